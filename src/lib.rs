@@ -1,2 +1,16 @@
 //! wgpt pretrains, fine-tunes and samples GPT-family language models with hand-written WGSL compute shaders.
+//!
+//! Model code builds a static [`graph`] of coarse [`ops`]; it is differentiated by appending nodes, planned once into
+//! buffers and dispatches, and replayed by an [`executor`]: the [`gpu`] through wgpu, or the CPU [`reference`].
+
 pub mod error;
+pub mod executor;
+pub mod gpu;
+pub mod graph;
+pub mod ops;
+pub mod reference;
+pub mod shaders;
+pub mod data {
+    /// target marker
+    pub const IGNORED: u32 = u32::MAX;
+}

@@ -1,0 +1,20 @@
+// add_in_place: a += b, elementwise. Reference: src/ops/add.rs
+//
+//   a, b (LEN)
+// use: index
+const LEN: u32 = 256u;
+
+@group(0) @binding(0) var<storage, read> b: array<f32>;
+@group(0) @binding(1) var<storage, read_write> a: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = workgroup_index(id, count) * 256u + thread;
+    if i < LEN {
+        a[i] += b[i];
+    }
+}

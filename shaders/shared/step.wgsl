@@ -1,0 +1,9 @@
+
+// What changes from replay to replay. Host side: graph::Step.
+struct Step {
+    step: u32,
+    micro_batch: u32,
+    seed: u32,
+    learning_rate: f32,
+    reserved: vec4<u32>,
+}

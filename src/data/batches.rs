@@ -1,0 +1,124 @@
+//! Batches of windows of tokens: inputs, and targets that are the same window one token later.
+//!
+//! Training windows are random, as in nanoGPT. The state is plain data, a seed and the number of batches drawn: batch
+//! `n` depends on these two alone, so `seek` costs no more than drawing one batch and a resumed run sees what an
+//! uninterrupted one would have. The generator is PCG XSL RR 128/64 (O'Neill 2014), which can jump ahead in its
+//! sequence and gives the same numbers on every machine.
+//!
+//! Validation windows are spread evenly over the tokens and the same every time.
+
+use std::sync::Arc;
+
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64;
+
+use super::tokens::Tokens;
+use crate::{error::Result, fail};
+
+/// Draws batches from tokens.
+#[derive(Clone, Debug)]
+pub struct Batches {
+    tokens: Arc<Tokens>,
+    batch: usize,
+    context: usize,
+    order: Order,
+    position: u64,
+    /// The context and the one token after it.
+    window: Vec<u32>,
+}
+
+#[derive(Clone, Debug)]
+enum Order {
+    Random { start: Pcg64 },
+    Even { count: u64 },
+}
+
+impl Batches {
+    /// Endless random windows of `context` tokens, `batch` at a time.
+    pub fn new(tokens: Arc<Tokens>, batch: usize, context: usize, seed: u64) -> Result<Batches> {
+        Batches::with_order(tokens, batch, context, Order::Random { start: Pcg64::seed_from_u64(seed) })
+    }
+
+    /// `count` batches of windows at even distances, the first and the last token included; then the same again.
+    pub fn evenly(tokens: Arc<Tokens>, batch: usize, context: usize, count: u64) -> Result<Batches> {
+        if count == 0 {
+            fail!(Usage, "evaluation needs at least one batch; give --eval-batches 1 or more");
+        }
+        Batches::with_order(tokens, batch, context, Order::Even { count })
+    }
+
+    /// Fills the next batch: `batch` rows of `context` ids, and for each id the one that follows it.
+    pub fn next(&mut self, inputs: &mut [u32], targets: &mut [u32]) -> Result<()> {
+        let size = self.batch * self.context;
+        assert_eq!((inputs.len(), targets.len()), (size, size), "a batch is {} x {}", self.batch, self.context);
+        let mut random = match &self.order {
+            Order::Random { start } => Some(at_batch(start, self.position, self.batch)),
+            Order::Even { .. } => None,
+        };
+        let rows = inputs.chunks_exact_mut(self.context).zip(targets.chunks_exact_mut(self.context));
+        for (row, (inputs, targets)) in (0..).zip(rows) {
+            let start = match &mut random {
+                Some(random) => below(random.next_u64(), self.starts()),
+                None => self.even_start(row),
+            };
+            self.tokens.read(start, &mut self.window)?;
+            inputs.copy_from_slice(&self.window[..self.context]);
+            targets.copy_from_slice(&self.window[1..]);
+        }
+        self.position += 1;
+        Ok(())
+    }
+
+    /// How many batches have been drawn.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Goes on as if `position` batches had been drawn.
+    pub fn seek(&mut self, position: u64) {
+        self.position = position;
+    }
+
+    /// What the batches are drawn from.
+    pub fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
+    }
+
+    fn with_order(tokens: Arc<Tokens>, batch: usize, context: usize, order: Order) -> Result<Batches> {
+        if batch == 0 || context == 0 || batch.checked_mul(context).is_none_or(|size| size >= u32::MAX as usize) {
+            fail!(Usage, "a batch of {batch} windows of {context} tokens is impossible; change --batch or --context");
+        }
+        let (name, length, needed) = (tokens.name(), tokens.len(), context as u64 + 1);
+        if length < needed {
+            let remedy = "give more data or a smaller --context";
+            fail!(Input, "{name} has {length} tokens, but a context of {context} needs at least {needed}; {remedy}");
+        }
+        Ok(Batches { tokens, batch, context, order, position: 0, window: vec![0; context + 1] })
+    }
+
+    /// The number of places where a window can start.
+    fn starts(&self) -> u64 {
+        self.tokens.len() - self.context as u64
+    }
+
+    fn even_start(&self, row: u64) -> u64 {
+        let Order::Even { count } = self.order else { return 0 };
+        let (rows, last) = (self.batch as u64, u128::from(self.starts() - 1));
+        let window = u128::from(self.position % count) * u128::from(rows) + u128::from(row);
+        let windows = u128::from(count) * u128::from(rows);
+        (last * window / (windows - 1).max(1)) as u64
+    }
+}
+
+/// The generator as it is after `position` batches, each of which takes one number per row.
+fn at_batch(start: &Pcg64, position: u64, batch: usize) -> Pcg64 {
+    let mut random = start.clone();
+    random.advance(u128::from(position) * batch as u128);
+    random
+}
+
+/// Maps a random number to `0..bound`. Unlike drawing again until it fits, this always takes exactly one number; the
+/// bias is at most `bound / 2^64`.
+fn below(random: u64, bound: u64) -> u64 {
+    ((u128::from(random) * u128::from(bound)) >> 64) as u64
+}

@@ -1,0 +1,353 @@
+//! Tokenizers: text to token ids and back.
+//!
+//! - `char`: one id per character, the sorted set of characters of a text (as nanoGPT's `shakespeare_char`).
+//! - `bytes`: one id per byte; the id is the byte's value, so the vocabulary is 256 and any text can be encoded.
+//! - a Hugging Face `tokenizer.json` file, run by the `tokenizers` crate.
+//!
+//! All three are saved as a `tokenizer.json` that the Hugging Face libraries load and that gives the same ids there:
+//! `char` as a WordLevel model over single characters, `bytes` as a byte-level BPE model without merges (GPT-2's
+//! printable alphabet for the 256 bytes). Such a file is recognised again by its content when it is loaded.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokenizers::{
+    DecoderWrapper, Model,
+    decoders::fuse::Fuse,
+    models::{bpe::BPE, wordlevel::WordLevel},
+    pre_tokenizers::{byte_level::ByteLevel, split::Split},
+    tokenizer::SplitDelimiterBehavior,
+};
+
+use super::source::Source;
+use crate::{
+    error::{Error, Result},
+    fail,
+};
+
+/// The file of a model folder that holds the tokenizer.
+pub const FILE_NAME: &str = "tokenizer.json";
+/// The token that separates documents, where a `tokenizer.json` has it.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// Text to token ids and back; see the module for the kinds there are.
+pub struct Tokenizer {
+    kind: Kind,
+    /// The bytes of its `tokenizer.json`, for `save` and `hash`.
+    json: Vec<u8>,
+}
+
+enum Kind {
+    Chars { chars: Vec<char>, ids: HashMap<char, u32> },
+    Bytes,
+    File { inner: Box<tokenizers::Tokenizer>, vocabulary_size: usize, end_of_text: Option<u32> },
+}
+
+/// Why a text could not be encoded, with the byte offset in the text where that is known.
+pub(crate) struct Unencodable {
+    pub offset: Option<usize>,
+    pub reason: String,
+}
+
+impl Tokenizer {
+    /// The tokenizer that `--tokenizer` names: `char` (made from `source`), `bytes`, or the path of a `tokenizer.json`.
+    pub fn choose(choice: &str, source: &Source) -> Result<Tokenizer> {
+        match choice {
+            "char" => Tokenizer::from_alphabet(source.alphabet()?),
+            "bytes" => Tokenizer::bytes(),
+            path => Tokenizer::load(Path::new(path)),
+        }
+    }
+
+    /// One id per character of `text`, in sorted order.
+    pub fn chars(text: &str) -> Result<Tokenizer> {
+        Tokenizer::from_alphabet(text.chars().collect())
+    }
+
+    /// One id per character of the set, in sorted order.
+    pub fn from_alphabet(alphabet: BTreeSet<char>) -> Result<Tokenizer> {
+        if alphabet.is_empty() {
+            fail!(Input, "a character tokenizer needs at least one character, and the text has none");
+        }
+        let chars: Vec<char> = alphabet.into_iter().collect();
+        let json = chars_json(&chars).map_err(invalid)?;
+        let ids = chars.iter().zip(0..).map(|(&c, id)| (c, id)).collect();
+        Ok(Tokenizer { kind: Kind::Chars { chars, ids }, json })
+    }
+
+    /// One id per byte, its value.
+    pub fn bytes() -> Result<Tokenizer> {
+        Ok(Tokenizer { kind: Kind::Bytes, json: bytes_json().map_err(invalid)? })
+    }
+
+    /// Reads a `tokenizer.json`, or the one in the folder `path`.
+    pub fn load(path: &Path) -> Result<Tokenizer> {
+        let file = if path.is_dir() { path.join(FILE_NAME) } else { path.to_path_buf() };
+        if !file.exists() {
+            let choices = "--tokenizer takes `char`, `bytes` or the path of a tokenizer.json";
+            fail!(Input, "there is no tokenizer at {}; {choices}", file.display());
+        }
+        let json = fs::read(&file).map_err(Error::io("read the tokenizer", &file))?;
+        Tokenizer::from_json(json).map_err(|reason| {
+            let expected = "give a tokenizer.json as the Hugging Face libraries save it";
+            Error::Input(format!("{} is not a usable tokenizer: {reason}; {expected}", file.display()))
+        })
+    }
+
+    /// Writes `tokenizer.json` into the folder, and a `tokenizer_config.json` that makes the Hugging Face libraries
+    /// use that file as it is. Each is written to a temporary name, synced and renamed.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        // Without this, `AutoTokenizer` takes a model of type gpt2 to have GPT-2's own pre-tokenizer.
+        let mut config = serde_json::json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": false,
+        });
+        if self.end_of_text().is_some() {
+            config["eos_token"] = END_OF_TEXT.into();
+        }
+        write_file(&dir.join(FILE_NAME), &self.json)?;
+        write_file(&dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())
+    }
+
+    /// The ids of a text. A `tokenizer.json` adds no tokens of its own, but special tokens spelled out in the text,
+    /// such as `<|endoftext|>`, become their ids.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.try_encode(text).map_err(|Unencodable { offset, reason }| {
+            let position = offset.map(|offset| format!(" at character {}", text[..offset].chars().count() + 1));
+            Error::Input(format!("cannot encode the text{}: {reason}", position.unwrap_or_default()))
+        })
+    }
+
+    /// The text of the ids, special tokens included. Bytes that are not UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        if let Some(id) = ids.iter().find(|&&id| !self.knows(id)) {
+            fail!(Input, "token id {id} is not in the tokenizer's vocabulary of {}", self.vocabulary_size());
+        }
+        match &self.kind {
+            Kind::Chars { chars, .. } => Ok(ids.iter().map(|&id| chars[id as usize]).collect()),
+            Kind::Bytes => {
+                let bytes: Vec<u8> = ids.iter().map(|&id| id as u8).collect();
+                Ok(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            Kind::File { inner, .. } => inner
+                .decode(ids, false)
+                .map_err(|cause| Error::Input(format!("the tokenizer cannot decode {} ids: {cause}", ids.len()))),
+        }
+    }
+
+    /// One more than the largest id.
+    pub fn vocabulary_size(&self) -> usize {
+        match &self.kind {
+            Kind::Chars { chars, .. } => chars.len(),
+            Kind::Bytes => 256,
+            Kind::File { vocabulary_size, .. } => *vocabulary_size,
+        }
+    }
+
+    /// The id of `<|endoftext|>`, if the vocabulary has it.
+    pub fn end_of_text(&self) -> Option<u32> {
+        match self.kind {
+            Kind::File { end_of_text, .. } => end_of_text,
+            _ => None,
+        }
+    }
+
+    /// How many bytes of text each id stands for (special tokens: none), for bits per byte. None for a tokenizer
+    /// whose tokens have no text of their own, such as one that adds or strips spaces when it decodes.
+    pub fn token_bytes(&self) -> Option<Vec<u32>> {
+        match &self.kind {
+            Kind::Chars { chars, .. } => Some(chars.iter().map(|c| c.len_utf8() as u32).collect()),
+            Kind::Bytes => Some(vec![1; 256]),
+            Kind::File { inner, vocabulary_size, .. } => byte_level_lengths(inner, *vocabulary_size),
+        }
+    }
+
+    /// Decodes ids one at a time, as they are drawn.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream { tokenizer: self, ids: Vec::new(), shown: 0 }
+    }
+
+    /// SHA-256 of its `tokenizer.json`.
+    pub fn hash(&self) -> [u8; 32] {
+        Sha256::digest(&self.json).into()
+    }
+
+    pub(crate) fn try_encode(&self, text: &str) -> std::result::Result<Vec<u32>, Unencodable> {
+        match &self.kind {
+            Kind::Chars { chars, ids } => text
+                .char_indices()
+                .map(|(offset, c)| ids.get(&c).copied().ok_or_else(|| unknown_character(c, offset, chars.len())))
+                .collect(),
+            Kind::Bytes => Ok(text.bytes().map(u32::from).collect()),
+            Kind::File { inner, .. } => inner
+                .encode_fast(text, false)
+                .map(|encoding| encoding.get_ids().to_vec())
+                .map_err(|cause| Unencodable { offset: None, reason: one_line(cause) }),
+        }
+    }
+
+    fn from_json(json: Vec<u8>) -> std::result::Result<Tokenizer, String> {
+        let value: Value = serde_json::from_slice(&json).map_err(|cause| format!("it is not JSON ({cause})"))?;
+        if let Some(kind) = recognise(&value) {
+            return Ok(Tokenizer { kind, json });
+        }
+        let mut inner = tokenizers::Tokenizer::from_bytes(&json).map_err(one_line)?;
+        // A file may ask for texts to be cut or filled up to a length, which would silently change the data.
+        inner.with_padding(None).with_truncation(None).map_err(one_line)?;
+        let largest = inner.get_vocab(true).into_values().max().ok_or("its vocabulary is empty")?;
+        // Every token takes more than a byte of the file; tables by id must not become larger than that.
+        if largest as usize >= json.len() {
+            return Err(format!("it has a token id {largest}, which is far beyond the number of its tokens"));
+        }
+        let end_of_text = inner.token_to_id(END_OF_TEXT);
+        let kind = Kind::File { inner: Box::new(inner), vocabulary_size: largest as usize + 1, end_of_text };
+        Ok(Tokenizer { kind, json })
+    }
+
+    fn knows(&self, id: u32) -> bool {
+        match &self.kind {
+            Kind::File { inner, .. } => inner.id_to_token(id).is_some(),
+            _ => (id as usize) < self.vocabulary_size(),
+        }
+    }
+}
+
+/// Text that appears id by id: characters whose bytes are spread over several tokens are held back until complete.
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The last ids shown, as context for a decoder that looks at its neighbours, then the ids not shown yet.
+    ids: Vec<u32>,
+    shown: usize,
+}
+
+impl TextStream<'_> {
+    /// Ids held back at most: a character has at most four bytes, so a longer wait means bytes that are no UTF-8.
+    const PATIENCE: usize = 8;
+
+    /// The text that `id` completes; empty while a character is incomplete.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let text = self.pending()?;
+        if text.is_empty() || (text.ends_with('\u{FFFD}') && self.ids.len() - self.shown < Self::PATIENCE) {
+            return Ok(String::new());
+        }
+        self.ids.drain(..self.shown);
+        self.shown = self.ids.len();
+        Ok(text)
+    }
+
+    /// What was held back.
+    pub fn finish(self) -> Result<String> {
+        self.pending()
+    }
+
+    fn pending(&self) -> Result<String> {
+        let before = self.tokenizer.decode(&self.ids[..self.shown])?;
+        let text = self.tokenizer.decode(&self.ids)?;
+        Ok(text.get(before.len()..).unwrap_or_default().to_string())
+    }
+}
+
+/// The tokenizer that `save` has written as this JSON, if it is `char` or `bytes`.
+fn recognise(value: &Value) -> Option<Kind> {
+    let same = |json: tokenizers::Result<Vec<u8>>| {
+        json.is_ok_and(|json| serde_json::from_slice::<Value>(&json).is_ok_and(|expected| expected == *value))
+    };
+    let model = value.get("model")?;
+    let vocabulary = model.get("vocab")?.as_object()?;
+    match model.get("type")?.as_str()? {
+        "BPE" if vocabulary.len() == 256 => same(bytes_json()).then_some(Kind::Bytes),
+        "WordLevel" => {
+            let chars: BTreeSet<char> = vocabulary.keys().filter_map(|token| token.chars().next()).collect();
+            let chars: Vec<char> = chars.into_iter().collect();
+            let ids = chars.iter().zip(0..).map(|(&c, id)| (c, id)).collect();
+            (!chars.is_empty() && same(chars_json(&chars))).then_some(Kind::Chars { chars, ids })
+        }
+        _ => None,
+    }
+}
+
+fn chars_json(chars: &[char]) -> tokenizers::Result<Vec<u8>> {
+    let vocabulary = chars.iter().zip(0..).map(|(c, id)| (c.to_string(), id)).collect();
+    // A token for unknown characters must be named but is not in the vocabulary, so that they stay an error.
+    let model = WordLevel::builder().vocab(vocabulary).unk_token("<unk>".into()).build()?;
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(Split::new("", SplitDelimiterBehavior::Isolated, false)?));
+    tokenizer.with_decoder(Some(Fuse::new()));
+    Ok(tokenizer.to_string(true)?.into_bytes())
+}
+
+fn bytes_json() -> tokenizers::Result<Vec<u8>> {
+    let alphabet = byte_alphabet();
+    let vocabulary: [(String, u32); 256] = std::array::from_fn(|byte| (alphabet[byte].to_string(), byte as u32));
+    let model = BPE::builder().vocab_and_merges(vocabulary, Vec::new()).build()?;
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, false)));
+    tokenizer.with_decoder(Some(ByteLevel::new(false, true, false)));
+    Ok(tokenizer.to_string(true)?.into_bytes())
+}
+
+/// The printable character that stands for each byte in GPT-2's vocabulary: printable Latin-1 for itself, and the
+/// others by U+0100 and up, in order.
+fn byte_alphabet() -> [char; 256] {
+    let mut others = '\u{100}'..;
+    std::array::from_fn(|byte| match byte as u8 {
+        byte @ (0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) => char::from(byte),
+        _ => others.next().unwrap_or_default(),
+    })
+}
+
+fn byte_level_lengths(inner: &tokenizers::Tokenizer, vocabulary_size: usize) -> Option<Vec<u32>> {
+    if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
+        return None;
+    }
+    let alphabet = ByteLevel::alphabet();
+    let length = |token: &str| {
+        let characters = token.chars().count();
+        if token.chars().all(|c| alphabet.contains(&c)) { characters } else { token.len() }
+    };
+    let mut lengths = vec![0; vocabulary_size];
+    for (token, id) in inner.get_model().get_vocab() {
+        lengths[id as usize] = length(&token) as u32;
+    }
+    for (id, token) in inner.get_added_tokens_decoder() {
+        lengths[id as usize] = if token.special { 0 } else { token.content.len() as u32 };
+    }
+    Some(lengths)
+}
+
+fn unknown_character(character: char, offset: usize, alphabet: usize) -> Unencodable {
+    let code = u32::from(character);
+    let remedy = "leave it out, or train with --tokenizer bytes";
+    let reason = format!(
+        "the character {character:?} (U+{code:04X}) is not among the tokenizer's {alphabet} characters; {remedy}"
+    );
+    Unencodable { offset: Some(offset), reason }
+}
+
+fn invalid(cause: tokenizers::Error) -> Error {
+    Error::Input(format!("cannot make the tokenizer: {}", one_line(cause)))
+}
+
+fn one_line(cause: tokenizers::Error) -> String {
+    cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Writes a small file so that after a crash there is either the old one or the new one.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let dir = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|failure| failure.error)?;
+        Ok(())
+    };
+    write().map_err(Error::io("write", path))
+}

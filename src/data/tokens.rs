@@ -1,0 +1,301 @@
+//! Token ids for random access: in memory, or memory-mapped files, read as one long sequence.
+//!
+//! Files are little-endian, whatever the machine:
+//!
+//! - nanoGPT's `train.bin`: nothing but u16 ids.
+//! - llm.c's shards: 256 i32 (magic, version, number of ids, zeros), then the ids: u16 for magic 20240520 version 1,
+//!   u32 for magic 20240801 version 7 (its `dev/data/data_common.py`).
+//! - this program's own shards (see `shards`): nothing but u16 or u32 ids.
+//!
+//! The first four bytes tell llm.c's files from nanoGPT's: as u16 they would be ids beyond 50 257.
+
+use std::{
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use memmap2::Mmap;
+
+use crate::{
+    error::{Error, Result},
+    fail,
+};
+
+const HEADER_BYTES: u64 = 256 * 4;
+const MAGIC_U16: i32 = 20_240_520;
+const MAGIC_U32: i32 = 20_240_801;
+/// llm.c's multiple-choice evaluation sets, which hold more than ids.
+const MAGIC_EVALUATION: i32 = 20_240_522;
+
+/// A read-only sequence of token ids; cheap to clone and to share.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    name: Arc<str>,
+    shards: Arc<[Shard]>,
+    /// The part of all shards that this is.
+    range: Range<u64>,
+    max_id: u32,
+    text_bytes: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    /// The position of its first id among those of all shards.
+    start: u64,
+    ids: Ids,
+}
+
+#[derive(Debug)]
+enum Ids {
+    Memory(Vec<u32>),
+    File(IdFile),
+}
+
+impl Tokens {
+    /// Ids held in memory.
+    pub fn from_ids(ids: Vec<u32>) -> Tokens {
+        let max_id = ids.iter().copied().max().unwrap_or(0);
+        let range = 0..ids.len() as u64;
+        let shards = [Shard { start: 0, ids: Ids::Memory(ids) }].into();
+        Tokens { name: "the data".into(), shards, range, max_id, text_bytes: None }
+    }
+
+    /// The ids of the files one after the other, none of them above `max_id`.
+    pub(crate) fn from_files(files: Vec<IdFile>, max_id: u32) -> Tokens {
+        let mut end = 0;
+        let shards = files.into_iter().map(|file| {
+            let start = end;
+            end += file.count;
+            Shard { start, ids: Ids::File(file) }
+        });
+        let shards: Arc<[Shard]> = shards.collect();
+        Tokens { name: "the data".into(), shards, range: 0..end, max_id, text_bytes: None }
+    }
+
+    /// The same with a name for messages.
+    pub fn named(mut self, name: &str) -> Tokens {
+        self.name = name.into();
+        self
+    }
+
+    /// The same with the number of bytes of text that it stands for.
+    pub fn with_text_bytes(mut self, text_bytes: Option<u64>) -> Tokens {
+        self.text_bytes = text_bytes;
+        self
+    }
+
+    /// A part of it. How much text that is, is not known.
+    pub fn slice(&self, part: Range<u64>) -> Tokens {
+        assert!(part.start <= part.end && part.end <= self.len(), "{part:?} of {} tokens", self.len());
+        let range = self.range.start + part.start..self.range.start + part.end;
+        Tokens { range, text_bytes: None, ..self.clone() }
+    }
+
+    /// What messages call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The number of ids.
+    pub fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Whether there are no ids.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// No id is larger.
+    pub fn max_id(&self) -> u32 {
+        self.max_id
+    }
+
+    /// The number of bytes of text that the ids stand for, if known: what bits per byte are counted over.
+    pub fn text_bytes(&self) -> Option<u64> {
+        self.text_bytes
+    }
+
+    /// Counts the bytes of text by those of each id (`Tokenizer::token_bytes`).
+    pub fn count_text_bytes(&self, token_bytes: &[u32]) -> Result<u64> {
+        let mut ids = vec![0; 1 << 16];
+        let mut total = 0;
+        let mut at = 0;
+        while at < self.len() {
+            let ids = &mut ids[..(self.len() - at).min(1 << 16) as usize];
+            self.read(at, ids)?;
+            total += ids.iter().map(|&id| u64::from(token_bytes.get(id as usize).copied().unwrap_or(0))).sum::<u64>();
+            at += ids.len() as u64;
+        }
+        Ok(total)
+    }
+
+    /// Copies the ids from position `start` on; `out` must end within the sequence. Fails only if a mapped file has
+    /// been overwritten with ids above `max_id`, which a model's embedding could not look up.
+    pub fn read(&self, start: u64, out: &mut [u32]) -> Result<()> {
+        let end = start.saturating_add(out.len() as u64);
+        assert!(end <= self.len(), "tokens {start}..{end} of {}", self.len());
+        let (mut at, mut rest) = (self.range.start + start, out);
+        let mut index = self.shards.partition_point(|shard| shard.start <= at).saturating_sub(1);
+        while !rest.is_empty() {
+            let shard = &self.shards[index];
+            let within = at - shard.start;
+            let count = (shard.ids.count() - within).min(rest.len() as u64) as usize;
+            let (now, later) = rest.split_at_mut(count);
+            shard.ids.copy(within, now);
+            if let Some(id) = now.iter().find(|&&id| id > self.max_id) {
+                let remedy = "it was changed while in use; start again";
+                fail!(Input, "{} now holds the token id {id}, above its largest {}; {remedy}", self.name, self.max_id);
+            }
+            (at, rest, index) = (at + count as u64, later, index + 1);
+        }
+        Ok(())
+    }
+}
+
+impl Ids {
+    fn count(&self) -> u64 {
+        match self {
+            Ids::Memory(ids) => ids.len() as u64,
+            Ids::File(file) => file.count,
+        }
+    }
+
+    fn copy(&self, start: u64, out: &mut [u32]) {
+        match self {
+            Ids::Memory(ids) => out.copy_from_slice(&ids[start as usize..][..out.len()]),
+            Ids::File(file) => file.copy(start, out),
+        }
+    }
+}
+
+/// How an id is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Width {
+    U16,
+    U32,
+}
+
+impl Width {
+    /// The narrowest that holds every id below `vocabulary_size`.
+    pub fn for_vocabulary(vocabulary_size: usize) -> Width {
+        if vocabulary_size <= 1 << 16 { Width::U16 } else { Width::U32 }
+    }
+
+    pub fn bytes(self) -> u64 {
+        match self {
+            Width::U16 => 2,
+            Width::U32 => 4,
+        }
+    }
+}
+
+/// A mapped file of ids.
+#[derive(Debug)]
+pub(crate) struct IdFile {
+    pub path: PathBuf,
+    map: Mmap,
+    offset_bytes: u64,
+    width: Width,
+    pub count: u64,
+}
+
+impl IdFile {
+    /// Maps a nanoGPT or llm.c file.
+    pub fn open_bin(path: &Path) -> Result<IdFile> {
+        let (map, size_bytes) = map(path)?;
+        let name = path.display();
+        let integer = |index: usize| Some(i32::from_le_bytes(map.get(index * 4..index * 4 + 4)?.try_into().ok()?));
+        let (width, version) = match integer(0) {
+            Some(MAGIC_U16) => (Width::U16, 1),
+            Some(MAGIC_U32) => (Width::U32, 7),
+            Some(MAGIC_EVALUATION) => {
+                fail!(Input, "{name} is an llm.c evaluation set, not a text; give a train or val shard")
+            }
+            _ if size_bytes == 0 => fail!(Input, "{name} is empty; write token ids to it or remove it"),
+            _ if size_bytes % 2 == 1 => {
+                fail!(Input, "{name} has an odd length of {size_bytes} bytes, but u16 ids have two each; write it anew")
+            }
+            _ => {
+                return Ok(IdFile { path: path.into(), map, offset_bytes: 0, width: Width::U16, count: size_bytes / 2 });
+            }
+        };
+        if integer(1) != Some(version) {
+            let found = integer(1).map_or("no version".to_string(), |found| format!("version {found}"));
+            fail!(Input, "{name} has an llm.c header of {found}, but {version} is expected; convert it anew");
+        }
+        let header = size_bytes >= HEADER_BYTES;
+        let count = integer(2).filter(|_| header).and_then(|count| u64::try_from(count).ok());
+        let Some(count) = count else {
+            fail!(Input, "{name} has a broken llm.c header; convert it anew");
+        };
+        let expected = HEADER_BYTES + count * width.bytes();
+        if expected != size_bytes {
+            let claim = format!("its header says {count} tokens, which is {expected} bytes");
+            fail!(Input, "{name} is {size_bytes} bytes long, but {claim}; copy or convert it anew");
+        }
+        if count == 0 {
+            fail!(Input, "{name} is empty: its header says 0 tokens; write token ids to it or remove it");
+        }
+        Ok(IdFile { path: path.into(), map, offset_bytes: HEADER_BYTES, width, count })
+    }
+
+    /// Maps a file of nothing but `count` ids; None if its length differs.
+    pub fn open_raw(path: &Path, width: Width, count: u64) -> Result<Option<IdFile>> {
+        let (map, size_bytes) = map(path)?;
+        let fits = count.checked_mul(width.bytes()) == Some(size_bytes);
+        Ok(fits.then(|| IdFile { path: path.into(), map, offset_bytes: 0, width, count }))
+    }
+
+    /// The largest id in the file.
+    pub fn max_id(&self) -> u32 {
+        let bytes = self.bytes_from(0);
+        match self.width {
+            Width::U16 => u16_ids(bytes).max(),
+            Width::U32 => u32_ids(bytes).max(),
+        }
+        .unwrap_or(0)
+    }
+
+    /// The first id that a vocabulary of this size does not have, and its position.
+    pub fn first_beyond(&self, vocabulary_size: usize) -> Option<(u64, u32)> {
+        let bytes = self.bytes_from(0);
+        let beyond = |(_, id): &(u64, u32)| *id as usize >= vocabulary_size;
+        match self.width {
+            Width::U16 => (0..).zip(u16_ids(bytes)).find(beyond),
+            Width::U32 => (0..).zip(u32_ids(bytes)).find(beyond),
+        }
+    }
+
+    fn copy(&self, start: u64, out: &mut [u32]) {
+        let bytes = self.bytes_from(start);
+        match self.width {
+            Width::U16 => out.iter_mut().zip(u16_ids(bytes)).for_each(|(out, id)| *out = id),
+            Width::U32 => out.iter_mut().zip(u32_ids(bytes)).for_each(|(out, id)| *out = id),
+        }
+    }
+
+    fn bytes_from(&self, start: u64) -> &[u8] {
+        &self.map[(self.offset_bytes + start * self.width.bytes()) as usize..]
+    }
+}
+
+fn u16_ids(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.chunks_exact(2).map(|id| u32::from(u16::from_le_bytes([id[0], id[1]])))
+}
+
+fn u32_ids(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]))
+}
+
+fn map(path: &Path) -> Result<(Mmap, u64)> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    // SAFETY: the map is only read, as bytes, for which every value is valid. Nothing here writes to a file after it
+    // has its final name. Should someone else overwrite it, other ids are read, and `Tokens::read` checks those; should
+    // someone shorten it, the system ends the process at the next read, as for every program that maps files.
+    let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
+    let size_bytes = map.len() as u64;
+    Ok((map, size_bytes))
+}

@@ -1,0 +1,52 @@
+//! What a plan is run on: the GPU through wgpu, or the CPU through the ops' references. Callers see one trait.
+
+use crate::error::Result;
+use crate::graph::{Graph, Limits, Plan, Step};
+
+/// Handle of a loaded plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program(pub usize);
+
+/// A device with a store of named state and any number of loaded plans that share it.
+pub trait Executor {
+    /// One line for the user: adapter, driver, backend.
+    fn description(&self) -> String;
+
+    fn limits(&self) -> &Limits;
+
+    /// Allocates what `plan`, which was made from `graph`, needs and is not in the store yet (zero-filled), and compiles.
+    fn load(&mut self, graph: &Graph, plan: Plan) -> Result<Program>;
+
+    /// Fills all temporaries and outputs of a program with NaN, so that a kernel which does not write shows.
+    fn poison(&mut self, program: Program) -> Result<()>;
+
+    /// Frees a program's own buffers; its handle must not be used again. The store stays.
+    fn unload(&mut self, program: Program);
+
+    /// Writes an input of a program; `bytes` has exactly its size.
+    fn write(&mut self, program: Program, input: &str, bytes: &[u8]) -> Result<()>;
+
+    /// Replays one segment of a program. Does not wait for it.
+    fn run(&mut self, program: Program, segment: usize, step: &Step) -> Result<()>;
+
+    /// Waits, then reads an output of a program.
+    fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>>;
+
+    /// Writes a named state of the store.
+    fn write_state(&mut self, name: &str, values: &[f32]) -> Result<()>;
+
+    /// Waits, then reads a named state of the store.
+    fn read_state(&mut self, name: &str) -> Result<Vec<f32>>;
+
+    /// Starts copying a small named state to the host, behind the work queued so far, under a tag.
+    fn post(&mut self, state: &str, tag: u64) -> Result<()>;
+
+    /// Copies that have arrived, in the order of their posting; all of them if `wait`.
+    fn collect(&mut self, wait: bool) -> Result<Vec<(u64, Vec<f32>)>>;
+
+    /// Bytes of all buffers allocated for the store and the loaded plans.
+    fn allocated_bytes(&self) -> u64;
+
+    /// Buffers allocated and pipelines compiled so far: neither may grow while a plan is replayed.
+    fn created(&self) -> (usize, usize);
+}

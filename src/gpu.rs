@@ -1,0 +1,9 @@
+//! Everything that knows of wgpu: finding an adapter, opening a device, compiling pipelines, replaying plans.
+
+pub mod adapter;
+pub mod device;
+pub mod executor;
+pub mod pipelines;
+
+pub use adapter::{Adapter, adapters, choose};
+pub use executor::Gpu;

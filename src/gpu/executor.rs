@@ -1,0 +1,332 @@
+//! Replays plans on a GPU: bind groups and pipelines are made at load, a replay only encodes and submits.
+
+use super::adapter::{Adapter, choose};
+use super::device::Device;
+use super::pipelines::{Pipeline, Pipelines};
+use crate::error::Result;
+use crate::executor::{Executor, Program};
+use crate::graph::memory::Class;
+use crate::graph::plan::{Bound, Command};
+use crate::graph::{Family, Graph, Limits, Plan, Step};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Read-backs that may be under way at once; posting one more waits for the oldest, so the host never runs further ahead.
+const RING: usize = 4;
+/// Largest state that can be posted.
+const POST_BYTES: u64 = 1024;
+
+/// An open GPU with its store and loaded plans.
+pub struct Gpu {
+    adapter: Adapter,
+    device: Device,
+    limits: Limits,
+    checks: bool,
+    pipelines: Pipelines,
+    store: HashMap<String, wgpu::Buffer>,
+    programs: Vec<Loaded>,
+    step: wgpu::Buffer,
+    ring: Vec<Posted>,
+    /// Ring slots under way, oldest first.
+    pending: VecDeque<usize>,
+    allocated_bytes: u64,
+}
+
+/// One slot of the read-back ring.
+struct Posted {
+    staging: wgpu::Buffer,
+    tag: u64,
+    size_bytes: u64,
+    arrived: Arc<AtomicBool>,
+}
+
+struct Loaded {
+    plan: Plan,
+    buffers: Vec<wgpu::Buffer>,
+    segments: Vec<Vec<Submit>>,
+}
+
+/// Commands that go to the device together: a bounded amount of work, so that no watchdog fires.
+type Submit = Vec<Action>;
+
+enum Action {
+    Dispatch { pipeline: Arc<Pipeline>, group: wgpu::BindGroup, workgroups: [u32; 3] },
+    Copy { from: usize, to: usize, size_bytes: u64 },
+}
+
+impl Gpu {
+    /// Opens the adapter that `wanted` means (see [`choose`]); shaders keep their bounds checks in debug builds.
+    pub fn open(wanted: &str) -> Result<Gpu> {
+        Gpu::with(choose(wanted)?, None, cfg!(debug_assertions))
+    }
+
+    /// Opens an adapter, optionally with the kernels of another family than its own.
+    pub fn with(adapter: Adapter, family: Option<Family>, checks: bool) -> Result<Gpu> {
+        let mut device = Device::open(&adapter)?;
+        let mut limits = adapter.limits.clone();
+        limits.family = family.unwrap_or(limits.family);
+        let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let step = device.buffer("step", size_of::<Step>() as u64, uniform)?;
+        let mut ring = vec![];
+        for _ in 0..RING {
+            let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+            let staging = device.buffer("posted", POST_BYTES, usage)?;
+            ring.push(Posted { staging, tag: 0, size_bytes: 0, arrived: Arc::default() });
+        }
+        Ok(Gpu {
+            adapter,
+            device,
+            limits,
+            checks,
+            pipelines: Pipelines::default(),
+            store: HashMap::new(),
+            programs: vec![],
+            step,
+            ring,
+            pending: VecDeque::new(),
+            allocated_bytes: 0,
+        })
+    }
+
+    pub fn adapter(&self) -> &Adapter {
+        &self.adapter
+    }
+
+    /// Restricts what plans may use, so that a test can exercise a smaller device's limits.
+    pub fn limits_mut(&mut self) -> &mut Limits {
+        &mut self.limits
+    }
+
+    /// Destroys the device, as a driver reset would; later calls end with a device-lost error.
+    pub fn destroy(&self) {
+        self.device.device.destroy();
+    }
+
+    fn storage(&mut self, label: &str, size_bytes: u64) -> Result<wgpu::Buffer> {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer = self.device.buffer(label, size_bytes, usage)?;
+        self.allocated_bytes += size_bytes;
+        Ok(buffer)
+    }
+
+    fn bind(&self, pipeline: &Pipeline, bindings: &[Bound], buffers: &[wgpu::Buffer]) -> wgpu::BindGroup {
+        let entries: Vec<wgpu::BindGroupEntry> = bindings
+            .iter()
+            .enumerate()
+            .map(|(i, b)| wgpu::BindGroupEntry {
+                binding: i as u32,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: b.buffer.map_or(&self.step, |i| &buffers[i]),
+                    offset: b.range.start,
+                    size: wgpu::BufferSize::new(b.range.end - b.range.start),
+                }),
+            })
+            .collect();
+        let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries };
+        self.device.device.create_bind_group(&descriptor)
+    }
+
+    /// Turns a segment's commands into submits of bounded work.
+    fn actions(
+        &self,
+        commands: &[Command],
+        buffers: &[wgpu::Buffer],
+        pipelines: &mut impl Iterator<Item = Arc<Pipeline>>,
+    ) -> Vec<Submit> {
+        let budget = submit_budget(self.limits.family);
+        let mut submits = vec![vec![]];
+        let mut work = 0;
+        for command in commands {
+            let action = match command {
+                Command::Copy { from, to, size_bytes } => {
+                    Action::Copy { from: *from, to: *to, size_bytes: *size_bytes }
+                }
+                Command::Dispatch(kernel) => {
+                    let pipeline = pipelines.next().expect("a pipeline for every kernel");
+                    let group = self.bind(&pipeline, &kernel.bindings, buffers);
+                    // A byte takes about as long as ten operations on most devices.
+                    work += kernel.cost.flops.max(10 * kernel.cost.size_bytes);
+                    Action::Dispatch { pipeline, group, workgroups: kernel.workgroups }
+                }
+            };
+            submits.last_mut().expect("never empty").push(action);
+            if work > budget {
+                submits.push(vec![]);
+                work = 0;
+            }
+        }
+        submits.retain(|s| !s.is_empty());
+        submits
+    }
+
+    fn state(&self, name: &str) -> &wgpu::Buffer {
+        self.store.get(name).unwrap_or_else(|| panic!("`{name}` is no state of a loaded plan"))
+    }
+
+    /// Takes the oldest posted read-back, waiting for it if need be.
+    fn take_posted(&mut self) -> Result<(u64, Vec<f32>)> {
+        let slot = self.pending.pop_front().expect("a posted read-back");
+        let posted = &self.ring[slot];
+        if !posted.arrived.load(Ordering::Acquire) {
+            self.device.wait()?;
+        }
+        let view = posted.staging.slice(..posted.size_bytes).get_mapped_range();
+        let values = view.map(|v| bytemuck::pod_collect_to_vec(&v)).map_err(|e| {
+            let lost = self.device.check().err();
+            lost.unwrap_or_else(|| crate::error::Error::Device(format!("cannot read back from the device: {e}")))
+        })?;
+        posted.staging.unmap();
+        Ok((posted.tag, values))
+    }
+}
+
+/// Work per submit, in FLOPs: tens of milliseconds on a slow device of the family.
+fn submit_budget(family: Family) -> u64 {
+    match family {
+        Family::Gpu => 40_000_000_000,
+        Family::Software => 400_000_000,
+    }
+}
+
+impl Executor for Gpu {
+    fn description(&self) -> String {
+        self.adapter.description()
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn load(&mut self, _graph: &Graph, plan: Plan) -> Result<Program> {
+        let mut buffers = vec![];
+        for info in &plan.buffers {
+            let known = self.store.get(&info.label).filter(|_| info.class == Class::State).cloned();
+            let buffer = match known {
+                Some(buffer) => buffer,
+                None => self.storage(&info.label, info.size_bytes)?,
+            };
+            if info.class == Class::State {
+                self.store.insert(info.label.clone(), buffer.clone());
+            }
+            buffers.push(buffer);
+        }
+        let kernels: Vec<_> = plan.kernels().collect();
+        let pipelines = self.pipelines.compile(&self.device, &kernels, self.checks)?;
+        let mut pipelines = pipelines.into_iter();
+        let segments = plan.segments.iter().map(|s| self.actions(&s.commands, &buffers, &mut pipelines)).collect();
+        self.device.check()?;
+        self.programs.push(Loaded { plan, buffers, segments });
+        Ok(Program(self.programs.len() - 1))
+    }
+
+    fn poison(&mut self, program: Program) -> Result<()> {
+        let loaded = &self.programs[program.0];
+        for (buffer, info) in loaded.buffers.iter().zip(&loaded.plan.buffers) {
+            if matches!(info.class, Class::Temporary | Class::Output) {
+                self.device.write(buffer, &vec![0xff; info.size_bytes as usize])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unload(&mut self, program: Program) {
+        let loaded = &mut self.programs[program.0];
+        self.allocated_bytes -= loaded.plan.size_bytes(|class| *class != Class::State);
+        (loaded.segments, loaded.buffers) = (vec![], vec![]);
+    }
+
+    fn write(&mut self, program: Program, input: &str, bytes: &[u8]) -> Result<()> {
+        let loaded = &self.programs[program.0];
+        let (_, buffer, shape) =
+            loaded.plan.inputs.iter().find(|(name, ..)| name == input).expect("an input of the plan");
+        assert_eq!(bytes.len() as u64, shape.size_bytes(), "input `{input}` has {shape:?}");
+        self.device.write(&loaded.buffers[*buffer], bytes)
+    }
+
+    fn run(&mut self, program: Program, segment: usize, step: &Step) -> Result<()> {
+        self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        let loaded = &self.programs[program.0];
+        for submit in &loaded.segments[segment] {
+            let mut encoder = self.device.device.create_command_encoder(&Default::default());
+            let mut pass = None;
+            for action in submit {
+                match action {
+                    Action::Copy { from, to, size_bytes } => {
+                        pass = None;
+                        encoder.copy_buffer_to_buffer(&loaded.buffers[*from], 0, &loaded.buffers[*to], 0, *size_bytes);
+                    }
+                    Action::Dispatch { pipeline, group, workgroups: [x, y, z] } => {
+                        let pass = pass
+                            .get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
+                        pass.set_pipeline(&pipeline.pipeline);
+                        pass.set_bind_group(0, group, &[]);
+                        pass.dispatch_workgroups(*x, *y, *z);
+                    }
+                }
+            }
+            drop(pass);
+            self.device.queue.submit([encoder.finish()]);
+        }
+        self.device.check()
+    }
+
+    fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {
+        let loaded = &self.programs[program.0];
+        let (_, buffer, shape) = loaded.plan.outputs.iter().find(|(name, ..)| name == output).expect("a named output");
+        let (buffer, size_bytes) = (loaded.buffers[*buffer].clone(), shape.size_bytes());
+        self.device.read(&buffer, size_bytes)
+    }
+
+    fn write_state(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let buffer = self.state(name);
+        assert_eq!(buffer.size(), 4 * values.len() as u64, "state `{name}` has another size");
+        self.device.write(buffer, bytemuck::cast_slice(values))
+    }
+
+    fn read_state(&mut self, name: &str) -> Result<Vec<f32>> {
+        let buffer = self.state(name).clone();
+        self.device.read(&buffer, buffer.size())
+    }
+
+    fn post(&mut self, state: &str, tag: u64) -> Result<()> {
+        assert!(self.pending.len() < RING, "collect before posting more than {RING} times");
+        let buffer = self.state(state).clone();
+        let slot = (0..RING).find(|s| !self.pending.contains(s)).expect("a free slot");
+        let posted = &mut self.ring[slot];
+        (posted.tag, posted.size_bytes, posted.arrived) = (tag, buffer.size(), Arc::default());
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&buffer, 0, &posted.staging, 0, posted.size_bytes);
+        self.device.queue.submit([encoder.finish()]);
+        let arrived = posted.arrived.clone();
+        let done = move |_| arrived.store(true, Ordering::Release);
+        posted.staging.slice(..posted.size_bytes).map_async(wgpu::MapMode::Read, done);
+        self.pending.push_back(slot);
+        self.device.check()
+    }
+
+    fn collect(&mut self, wait: bool) -> Result<Vec<(u64, Vec<f32>)>> {
+        // A poll that fails means a lost device, which `check` reports in our own words.
+        if self.device.device.poll(wgpu::PollType::Poll).is_err() {
+            self.device.check()?;
+        }
+        let mut taken = vec![];
+        while let Some(&slot) = self.pending.front() {
+            let full = self.pending.len() == RING;
+            if !(wait || full || self.ring[slot].arrived.load(Ordering::Acquire)) {
+                break;
+            }
+            taken.push(self.take_posted()?);
+        }
+        self.device.check()?;
+        Ok(taken)
+    }
+
+    fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes
+    }
+
+    fn created(&self) -> (usize, usize) {
+        (self.device.buffers_created, self.pipelines.len())
+    }
+}

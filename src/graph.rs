@@ -1,0 +1,184 @@
+//! The static graph of coarse ops: appended to by model code, differentiated by appending, planned once.
+//!
+//! Nodes are only ever appended, so an index is a topological order. Nothing here knows of a device.
+
+pub mod gradient;
+pub mod memory;
+pub mod op;
+pub mod plan;
+pub mod shape;
+
+pub use op::{Binding, Constant, Cost, Dispatch, Family, Limits, Op, Shader, Shapes, Step};
+pub use plan::{Command, Plan, Segment};
+pub use shape::{Dtype, Shape};
+
+use std::sync::Arc;
+
+/// A small handle: output `slot` of node `node`. Only slot 0 carries a gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tensor {
+    pub node: usize,
+    pub slot: usize,
+}
+
+/// Where a tensor without an op comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaf {
+    /// A named buffer of the store that training changes: a parameter, a gradient, optimiser state.
+    State,
+    /// A named buffer that the host writes before a replay.
+    Input,
+}
+
+/// What a node computes.
+#[derive(Clone, Debug)]
+pub enum Source {
+    Leaf(Leaf),
+    Op(Arc<dyn Op>),
+}
+
+/// One op applied to tensors, or a leaf.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Checkpoint name for a leaf (`h.3.attn.c_attn.weight`); the op's name and the place for the rest.
+    pub label: String,
+    pub source: Source,
+    pub inputs: Vec<Tensor>,
+    pub outputs: Vec<Shape>,
+}
+
+/// An append-only graph. Model code calls [`Graph::apply`] through the constructors in [`crate::ops`].
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    outputs: Vec<(String, Tensor)>,
+    segments: Vec<(String, usize)>,
+    scope: String,
+}
+
+impl Graph {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A named buffer of the store, shared by every plan that names it.
+    pub fn state(&mut self, name: &str, dims: &[usize]) -> Tensor {
+        self.leaf(name, Leaf::State, Shape::f32(dims))
+    }
+
+    /// A named input that the host writes before a replay.
+    pub fn input(&mut self, name: &str, shape: Shape) -> Tensor {
+        self.leaf(name, Leaf::Input, shape)
+    }
+
+    fn leaf(&mut self, name: &str, leaf: Leaf, shape: Shape) -> Tensor {
+        let found = self.nodes.iter().position(|n| matches!(n.source, Source::Leaf(_)) && n.label == name);
+        if let Some(node) = found {
+            let known = &self.nodes[node].outputs[0];
+            assert!(*known == shape, "`{name}` is {known:?} already, and cannot be {shape:?} as well");
+            return Tensor { node, slot: 0 };
+        }
+        self.push(Node { label: name.into(), source: Source::Leaf(leaf), inputs: vec![], outputs: vec![shape] })
+    }
+
+    /// Appends `op` over `inputs` and returns its slot 0; panics with the op's and the tensors' names if shapes do not fit.
+    #[track_caller]
+    pub fn apply(&mut self, op: impl Op + 'static, inputs: &[Tensor]) -> Tensor {
+        self.apply_shared(Arc::new(op), inputs)
+    }
+
+    /// [`Graph::apply`] with an op that is shared already.
+    #[track_caller]
+    pub fn apply_shared(&mut self, op: Arc<dyn Op>, inputs: &[Tensor]) -> Tensor {
+        let shapes: Vec<&Shape> = inputs.iter().map(|t| self.shape(*t)).collect();
+        let outputs = op.outputs(&shapes);
+        assert!(!outputs.is_empty(), "{} has no output", op.name());
+        let label = if self.scope.is_empty() { op.name().into() } else { format!("{}: {}", self.scope, op.name()) };
+        self.push(Node { label, source: Source::Op(op), inputs: inputs.to_vec(), outputs })
+    }
+
+    fn push(&mut self, node: Node) -> Tensor {
+        self.nodes.push(node);
+        Tensor { node: self.nodes.len() - 1, slot: 0 }
+    }
+
+    /// Nodes appended from now on carry `scope` in their labels, so that profiles and errors name the place.
+    pub fn scope(&mut self, scope: impl Into<String>) {
+        self.scope = scope.into();
+    }
+
+    /// Keeps `tensor` readable under `name` after a replay.
+    pub fn output(&mut self, name: &str, tensor: Tensor) {
+        self.outputs.push((name.into(), tensor));
+    }
+
+    /// Starts a segment: the nodes appended from here to the next segment are replayed together.
+    pub fn segment(&mut self, name: &str) {
+        self.segments.push((name.into(), self.nodes.len()));
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub fn outputs(&self) -> &[(String, Tensor)] {
+        &self.outputs
+    }
+
+    /// Segments as (name, range of nodes), in order; one called `main` if none was named.
+    pub fn segments(&self) -> Vec<(String, std::ops::Range<usize>)> {
+        let mut starts = self.segments.clone();
+        if starts.is_empty() {
+            starts.push(("main".into(), 0));
+        }
+        let ends = starts.iter().skip(1).map(|s| s.1).chain([self.nodes.len()]).collect::<Vec<_>>();
+        starts.into_iter().zip(ends).map(|((name, start), end)| (name, start..end)).collect()
+    }
+
+    pub fn shape(&self, tensor: Tensor) -> &Shape {
+        &self.nodes[tensor.node].outputs[tensor.slot]
+    }
+
+    /// The op of a node, if it is not a leaf.
+    pub fn op(&self, node: usize) -> Option<&Arc<dyn Op>> {
+        match &self.nodes[node].source {
+            Source::Op(op) => Some(op),
+            Source::Leaf(_) => None,
+        }
+    }
+
+    /// Shapes of a node's inputs and outputs, as its op wants them.
+    pub fn shapes(&self, node: usize) -> Shapes<'_> {
+        let at = &self.nodes[node];
+        Shapes { inputs: at.inputs.iter().map(|t| self.shape(*t)).collect(), outputs: at.outputs.iter().collect() }
+    }
+
+    /// The named leaf that a tensor is stored in, following ops that work in place.
+    pub fn root(&self, mut tensor: Tensor) -> Tensor {
+        while let Some(op) = self.op(tensor.node) {
+            match op.in_place().iter().find(|(slot, _)| *slot == tensor.slot) {
+                Some((_, input)) => tensor = self.nodes[tensor.node].inputs[*input],
+                None => break,
+            }
+        }
+        tensor
+    }
+
+    /// Adds `value` to `into` in place and returns the sum. Where the op that made `value` can add by itself, it does:
+    /// its node, which must be newer than `into` and unread, is amended; otherwise an addition is appended.
+    pub fn accumulate(&mut self, value: Tensor, into: Tensor, newer_than: usize) -> Tensor {
+        let unread = value.node >= newer_than
+            && value.node > into.node
+            && self.nodes[value.node + 1..].iter().all(|n| !n.inputs.contains(&value));
+        let amended = self.op(value.node).filter(|_| unread).and_then(|op| op.accumulating(value.slot));
+        match amended {
+            Some(op) => {
+                let node = &mut self.nodes[value.node];
+                node.inputs.push(into);
+                node.source = Source::Op(op);
+                value
+            }
+            None => self.apply(crate::ops::add::AddInPlace, &[into, value]),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Reverse-mode differentiation by appending nodes: mark, walk backwards, call `vjp`, add where a tensor is used twice.
+
+use super::{Graph, Leaf, Source, Tensor};
+use crate::ops::fill::Fill;
+use std::collections::HashMap;
+
+/// Appends the backward pass of the scalar `loss`. For each `(parameter, gradient)` pair it **adds**
+/// `scale * d loss / d parameter` into the state `gradient` of the same shape. Activations' gradients are written, not added.
+pub fn gradient(g: &mut Graph, loss: Tensor, scale: f32, wanted: &[(Tensor, Tensor)]) {
+    assert!(g.shape(loss).len() == 1 && loss.slot == 0, "the loss is one number in slot 0, not {:?}", g.shape(loss));
+    let mut sums: HashMap<Tensor, Tensor> = wanted.iter().copied().collect();
+    let needed = mark(g, loss.node, wanted);
+    let mut grads: HashMap<Tensor, Tensor> = HashMap::new();
+    g.scope("gradient");
+    let seed = g.apply(Fill { value: scale }, &[]);
+    grads.insert(loss, seed);
+    for node in (0..=loss.node).rev() {
+        let at = Tensor { node, slot: 0 };
+        let (Some(op), Some(dy)) = (g.op(node).cloned(), grads.get(&at).copied()) else { continue };
+        let inputs = g.nodes()[node].inputs.clone();
+        let wants: Vec<bool> = inputs.iter().map(|t| t.slot == 0 && needed[t.node]).collect();
+        g.scope(format!("gradient of {}", g.nodes()[node].label));
+        let first_new = g.nodes().len();
+        let parts = op.vjp(g, node, dy, &wants);
+        assert!(parts.len() == inputs.len(), "{}: vjp returns one gradient per input", op.name());
+        for ((input, part), want) in inputs.iter().zip(parts).zip(wants) {
+            let Some(part) = part.filter(|_| want) else { continue };
+            assert!(
+                g.shape(part) == g.shape(*input),
+                "{}: the gradient of {} is {:?}",
+                op.name(),
+                g.nodes()[input.node].label,
+                g.shape(part)
+            );
+            let totals = if sums.contains_key(input) { &mut sums } else { &mut grads };
+            let total = totals.get(input).copied();
+            let sum = total.map_or(part, |total| g.accumulate(part, total, first_new));
+            totals.insert(*input, sum);
+        }
+    }
+    g.scope("");
+}
+
+/// Nodes up to `last` on a path from a wanted parameter.
+fn mark(g: &Graph, last: usize, wanted: &[(Tensor, Tensor)]) -> Vec<bool> {
+    let mut needed = vec![false; last + 1];
+    for (parameter, total) in wanted {
+        assert!(
+            matches!(g.nodes()[parameter.node].source, Source::Leaf(Leaf::State)),
+            "only parameters have gradients"
+        );
+        assert!(g.shape(*parameter) == g.shape(*total), "a gradient has its parameter's shape");
+        needed[parameter.node] = true;
+    }
+    for node in 0..=last {
+        needed[node] |= g.nodes()[node].inputs.iter().any(|t| needed[t.node]);
+    }
+    needed
+}

@@ -1,0 +1,305 @@
+//! The one trait an op implements, and what it hands to the planner: dispatches as plain data.
+
+use super::{Graph, Shape, Tensor};
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One coarse operation. Everything that is known about it stands in its own file.
+pub trait Op: Debug + Send + Sync {
+    /// The stem of its file, its shader and its label.
+    fn name(&self) -> &'static str;
+
+    /// Shapes of all outputs; slot 0 is the result. Panics with the shapes where they do not fit.
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape>;
+
+    /// The kernels to run, in order.
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch>;
+
+    /// Gradients with respect to each input, given that of slot 0: pushes nodes on the graph. `needed` says which inputs
+    /// lead to a wanted parameter; the others may be `None`.
+    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>>;
+
+    /// The CPU twin. Sums in f64. u32 tensors travel as bits (see [`as_ids`]). Outputs computed in place arrive filled with
+    /// that input; the others arrive poisoned with NaN.
+    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step);
+
+    /// FLOPs, and bytes that must be moved at least.
+    fn cost(&self, shapes: &Shapes) -> Cost;
+
+    /// (output slot, input) pairs that share one buffer: the op reads and writes it in place.
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        vec![]
+    }
+
+    /// The same op, adding output `slot` into one more input at the end of its list, in place.
+    fn accumulating(&self, _slot: usize) -> Option<Arc<dyn Op>> {
+        None
+    }
+
+    /// Output slots, from the last, that only this op's own kernels read.
+    fn scratch(&self) -> usize {
+        0
+    }
+}
+
+/// Shapes of a node's inputs and outputs.
+#[derive(Debug)]
+pub struct Shapes<'a> {
+    pub inputs: Vec<&'a Shape>,
+    pub outputs: Vec<&'a Shape>,
+}
+
+impl Shapes<'_> {
+    /// Bytes of all inputs and outputs, each moved once.
+    pub fn size_bytes(&self) -> u64 {
+        self.inputs.iter().chain(&self.outputs).map(|s| s.size_bytes()).sum()
+    }
+}
+
+/// Floating-point operations (a multiply and an add are two) and bytes moved at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    pub flops: u64,
+    pub size_bytes: u64,
+}
+
+impl std::ops::Add for Cost {
+    type Output = Cost;
+    fn add(self, other: Cost) -> Cost {
+        Cost { flops: self.flops + other.flops, size_bytes: self.size_bytes + other.size_bytes }
+    }
+}
+
+impl std::iter::Sum for Cost {
+    fn sum<I: Iterator<Item = Cost>>(costs: I) -> Cost {
+        costs.fold(Cost::default(), std::ops::Add::add)
+    }
+}
+
+/// What kind of adapter the kernels are for, until a tuner measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Workgroup memory is fast and a barrier is cheap.
+    Gpu,
+    /// A CPU behind a graphics API: a barrier is a coroutine switch, workgroup memory is plain memory, lanes are SIMD.
+    Software,
+}
+
+/// What a dispatch must respect. Plain numbers, so that plans are made and tested without a device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    pub family: Family,
+    /// `max_storage_buffer_binding_size`.
+    pub binding_bytes: u64,
+    /// `max_buffer_size`.
+    pub buffer_bytes: u64,
+    /// `max_compute_workgroups_per_dimension`.
+    pub workgroups: u32,
+    /// `max_compute_invocations_per_workgroup`.
+    pub invocations: u32,
+    /// `max_compute_workgroup_storage_size`.
+    pub workgroup_bytes: u64,
+    /// `min_storage_buffer_offset_alignment`.
+    pub alignment_bytes: u64,
+}
+
+impl Limits {
+    /// What every WebGPU implementation offers.
+    pub fn portable(family: Family) -> Self {
+        Limits {
+            family,
+            binding_bytes: 128 << 20,
+            buffer_bytes: 256 << 20,
+            workgroups: 65535,
+            invocations: 256,
+            workgroup_bytes: 16384,
+            alignment_bytes: 256,
+        }
+    }
+
+    /// Folds `count` workgroups into two dimensions. The shader unfolds with `workgroup_index` and drops the overhang.
+    pub fn fold(&self, count: usize) -> [u32; 3] {
+        let limit = self.workgroups as usize;
+        let y = count.div_ceil(limit).max(1);
+        assert!(y <= limit, "{count} workgroups are more than two dimensions of {limit} hold");
+        [count.div_ceil(y) as u32, y as u32, 1]
+    }
+
+    /// Threads per workgroup for kernels that reduce a row together: a small one where a barrier is expensive.
+    pub fn row_threads(&self) -> u32 {
+        match self.family {
+            Family::Gpu => 64,
+            Family::Software => 8,
+        }
+    }
+
+    /// Cuts `rows` rows of `row_bytes` into ranges whose bytes fit one binding and start aligned.
+    pub fn row_chunks(&self, rows: usize, row_bytes: u64) -> Vec<Range<usize>> {
+        let fit = (self.binding_bytes / row_bytes.max(1)) as usize;
+        if fit >= rows {
+            return vec![0..rows];
+        }
+        // A multiple of that many rows starts aligned whatever the length of a row, and holds whole strips of 64 rows.
+        let step = (self.alignment_bytes / 4).max(64) as usize;
+        let size = fit / step * step;
+        assert!(size > 0, "a row of {row_bytes} bytes is too long for bindings of {} bytes", self.binding_bytes);
+        (0..rows).step_by(size).map(|start| start..rows.min(start + size)).collect()
+    }
+}
+
+/// A WGSL file: its stem and its text. Made by [`crate::shader!`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shader {
+    pub stem: &'static str,
+    pub source: &'static str,
+}
+
+impl Debug for Shader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.stem)
+    }
+}
+
+/// `shader!("layernorm")` is `shaders/layernorm.wgsl`.
+#[macro_export]
+macro_rules! shader {
+    ($stem:literal) => {
+        $crate::graph::Shader {
+            stem: $stem,
+            source: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $stem, ".wgsl")),
+        }
+    };
+}
+
+/// The right-hand side of a shader's `const`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Constant {
+    U32(u32),
+    F32(f32),
+    Bool(bool),
+}
+
+impl From<usize> for Constant {
+    #[track_caller]
+    fn from(value: usize) -> Self {
+        Constant::U32(u32::try_from(value).expect("a shader constant fits u32"))
+    }
+}
+
+impl From<u32> for Constant {
+    fn from(value: u32) -> Self {
+        Constant::U32(value)
+    }
+}
+
+impl From<f32> for Constant {
+    fn from(value: f32) -> Self {
+        Constant::F32(value)
+    }
+}
+
+impl From<bool> for Constant {
+    fn from(value: bool) -> Self {
+        Constant::Bool(value)
+    }
+}
+
+/// Which of a node's tensors a binding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    Input(usize),
+    Output(usize),
+    /// The small uniform that changes from replay to replay.
+    Step,
+}
+
+/// One binding: bytes `range` of an operand, all of it if `None`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    pub operand: Operand,
+    pub range: Option<Range<u64>>,
+    pub writes: bool,
+}
+
+/// One kernel launch as data. Bindings take the numbers 0, 1, 2, ... in the order in which they were added.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    pub shader: Shader,
+    pub constants: Vec<(&'static str, Constant)>,
+    /// Shared files that stand in for one the shader names in its `use:` line: (named there, taken instead).
+    pub swaps: Vec<(&'static str, &'static str)>,
+    pub bindings: Vec<Binding>,
+    pub workgroups: [u32; 3],
+}
+
+impl Dispatch {
+    pub fn new(shader: Shader) -> Self {
+        Dispatch { shader, constants: vec![], swaps: vec![], bindings: vec![], workgroups: [1, 1, 1] }
+    }
+
+    pub fn constant(mut self, name: &'static str, value: impl Into<Constant>) -> Self {
+        self.constants.push((name, value.into()));
+        self
+    }
+
+    pub fn swap(mut self, named: &'static str, taken: &'static str) -> Self {
+        self.swaps.push((named, taken));
+        self
+    }
+
+    pub fn read(self, input: usize) -> Self {
+        self.bind(Operand::Input(input), None, false)
+    }
+
+    pub fn read_range(self, input: usize, range: Range<u64>) -> Self {
+        self.bind(Operand::Input(input), Some(range), false)
+    }
+
+    /// Binds an output for reading only: what an earlier kernel of the same op wrote.
+    pub fn read_back(self, output: usize) -> Self {
+        self.bind(Operand::Output(output), None, false)
+    }
+
+    pub fn write(self, output: usize) -> Self {
+        self.bind(Operand::Output(output), None, true)
+    }
+
+    pub fn write_range(self, output: usize, range: Range<u64>) -> Self {
+        self.bind(Operand::Output(output), Some(range), true)
+    }
+
+    pub fn step(self) -> Self {
+        self.bind(Operand::Step, None, false)
+    }
+
+    pub fn bind(mut self, operand: Operand, range: Option<Range<u64>>, writes: bool) -> Self {
+        self.bindings.push(Binding { operand, range, writes });
+        self
+    }
+
+    pub fn groups(mut self, workgroups: [u32; 3]) -> Self {
+        self.workgroups = workgroups;
+        self
+    }
+}
+
+/// What changes from replay to replay, as the uniform `step` of `shaders/shared/step.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Step {
+    /// Optimiser steps done before this one.
+    pub step: u32,
+    /// Micro-batches done before this one, over the whole run: the counter of the dropout generator.
+    pub micro_batch: u32,
+    /// Seed of the dropout generator.
+    pub seed: u32,
+    /// Learning rate of this step.
+    pub learning_rate: f32,
+    pub reserved: [u32; 4],
+}
+
+/// Reads a u32 tensor that travels as f32 bits.
+pub fn as_ids(bits: &[f32]) -> &[u32] {
+    bytemuck::cast_slice(bits)
+}

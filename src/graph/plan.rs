@@ -1,0 +1,229 @@
+//! The plan: buffers and dispatches as plain data, made once from a graph. No closures, no device types.
+
+use super::memory::{Class, Life, Storage, pack};
+use super::op::{Constant, Cost, Limits, Operand, Shader};
+use super::{Graph, Shape, Tensor};
+use crate::error::Result;
+use std::fmt;
+use std::ops::Range;
+
+/// A buffer of a plan. State is found in the store by its label; the others belong to the plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    pub class: Class,
+    pub label: String,
+    pub size_bytes: u64,
+}
+
+/// A binding of a kernel: bytes `range` of buffer `buffer`, or the step uniform where that is `None`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bound {
+    pub buffer: Option<usize>,
+    pub range: Range<u64>,
+    pub writes: bool,
+}
+
+/// One kernel launch.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The node's label: the op and the place it stands at.
+    pub label: String,
+    pub shader: Shader,
+    pub constants: Vec<(&'static str, Constant)>,
+    pub swaps: Vec<(&'static str, &'static str)>,
+    pub bindings: Vec<Bound>,
+    pub workgroups: [u32; 3],
+    /// The op's cost, shared evenly among its kernels.
+    pub cost: Cost,
+}
+
+/// What a segment does, in order.
+#[derive(Clone, Debug)]
+pub enum Command {
+    Dispatch(Kernel),
+    /// Copies a whole buffer: an op works in place over a tensor that is still needed.
+    Copy {
+        from: usize,
+        to: usize,
+        size_bytes: u64,
+    },
+}
+
+/// A run of commands that is replayed as one.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub name: String,
+    pub commands: Vec<Command>,
+}
+
+/// Everything a host needs to allocate buffers and replay a graph.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub buffers: Vec<Buffer>,
+    pub segments: Vec<Segment>,
+    /// Tensors that the host reads: (name, buffer, shape).
+    pub outputs: Vec<(String, usize, Shape)>,
+    /// Tensors that the host writes: (name, buffer, shape).
+    pub inputs: Vec<(String, usize, Shape)>,
+    /// State by name: (name, buffer, shape).
+    pub states: Vec<(String, usize, Shape)>,
+}
+
+impl Plan {
+    /// Plans memory and kernels. Fails where a tensor or a binding is larger than `limits` allow, naming it.
+    pub fn new(g: &Graph, limits: &Limits) -> Result<Plan> {
+        let storage = Storage::new(g);
+        let (buffers, buffer_of) = allocate(&storage);
+        for buffer in &buffers {
+            if buffer.size_bytes > limits.buffer_bytes {
+                crate::fail!(
+                    OutOfMemory,
+                    "`{}` needs a buffer of {} MiB and this device allows {} MiB: use a smaller batch or a smaller model",
+                    buffer.label,
+                    buffer.size_bytes >> 20,
+                    limits.buffer_bytes >> 20
+                );
+            }
+        }
+        let buffer = |t: Tensor| buffer_of[storage.of[&t]];
+        let mut segments = vec![];
+        for (name, range) in g.segments() {
+            let mut commands = vec![];
+            for node in range {
+                for (_, from, slot) in storage.copies.iter().filter(|c| c.0 == node) {
+                    let size_bytes = g.shape(*from).size_bytes();
+                    commands.push(Command::Copy {
+                        from: buffer(*from),
+                        to: buffer(Tensor { node, slot: *slot }),
+                        size_bytes,
+                    });
+                }
+                for kernel in kernels(g, node, limits, &buffer)? {
+                    commands.push(Command::Dispatch(kernel));
+                }
+            }
+            segments.push(Segment { name, commands });
+        }
+        let leaves = |class: Class| {
+            let leaf = |(node, at): (usize, &super::Node)| {
+                let t = Tensor { node, slot: 0 };
+                let is_leaf = matches!(at.source, super::Source::Leaf(_)) && buffers[buffer(t)].class == class;
+                is_leaf.then(|| (at.label.clone(), buffer(t), at.outputs[0].clone()))
+            };
+            g.nodes().iter().enumerate().filter_map(leaf).collect::<Vec<_>>()
+        };
+        let outputs = g.outputs().iter().map(|(name, t)| (name.clone(), buffer(*t), g.shape(*t).clone())).collect();
+        Ok(Plan { inputs: leaves(Class::Input), states: leaves(Class::State), buffers, segments, outputs })
+    }
+
+    /// Bytes of all buffers that satisfy `wanted`.
+    pub fn size_bytes(&self, wanted: impl Fn(&Class) -> bool) -> u64 {
+        self.buffers.iter().filter(|b| wanted(&b.class)).map(|b| b.size_bytes).sum()
+    }
+
+    /// Index of the segment called `name`.
+    #[track_caller]
+    pub fn segment(&self, name: &str) -> usize {
+        self.segments.iter().position(|s| s.name == name).unwrap_or_else(|| panic!("the plan has no segment `{name}`"))
+    }
+
+    /// All kernels, in order.
+    pub fn kernels(&self) -> impl Iterator<Item = &Kernel> {
+        self.segments.iter().flat_map(|s| &s.commands).filter_map(|c| match c {
+            Command::Dispatch(kernel) => Some(kernel),
+            Command::Copy { .. } => None,
+        })
+    }
+}
+
+impl fmt::Display for Plan {
+    /// One line per buffer and per command, for reading and for diffs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, b) in self.buffers.iter().enumerate() {
+            writeln!(f, "buffer {i} {:?} {} bytes {}", b.class, b.size_bytes, b.label)?;
+        }
+        for segment in &self.segments {
+            writeln!(f, "segment {}", segment.name)?;
+            for command in &segment.commands {
+                match command {
+                    Command::Copy { from, to, size_bytes } => writeln!(f, "  copy {from} -> {to} {size_bytes} bytes")?,
+                    Command::Dispatch(k) => {
+                        let bound = |b: &Bound| {
+                            let mark = if b.writes { "*" } else { "" };
+                            b.buffer.map_or("step".into(), |i| format!("{mark}{i}[{}..{}]", b.range.start, b.range.end))
+                        };
+                        let bindings: Vec<String> = k.bindings.iter().map(bound).collect();
+                        writeln!(f, "  {:?} {:?} {} {}", k.shader, k.workgroups, bindings.join(" "), k.label)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Buffers of all storage, and the buffer of each: temporaries are packed, the others own theirs.
+fn allocate(storage: &Storage) -> (Vec<Buffer>, Vec<usize>) {
+    let mut buffers = vec![];
+    let mut buffer_of = vec![usize::MAX; storage.entries.len()];
+    let mut temporary: Vec<usize> = vec![];
+    for (i, (class, label, life)) in storage.entries.iter().enumerate() {
+        if *class == Class::Temporary {
+            temporary.push(i);
+        } else {
+            buffer_of[i] = buffers.len();
+            buffers.push(Buffer { class: class.clone(), label: label.clone(), size_bytes: life.size_bytes });
+        }
+    }
+    let lives: Vec<Life> = temporary.iter().map(|&i| storage.entries[i].2.clone()).collect();
+    let (assigned, sizes) = pack(&lives);
+    let first = buffers.len();
+    for (n, size_bytes) in sizes.into_iter().enumerate() {
+        let largest = temporary.iter().zip(&assigned).filter(|(_, a)| **a == n).map(|(&i, _)| &storage.entries[i]);
+        let label = largest.max_by_key(|e| e.2.size_bytes).map_or(String::new(), |e| e.1.clone());
+        buffers.push(Buffer { class: Class::Temporary, label, size_bytes });
+    }
+    for (n, &i) in temporary.iter().enumerate() {
+        buffer_of[i] = first + assigned[n];
+    }
+    (buffers, buffer_of)
+}
+
+/// The kernels of one node, bound to buffers.
+fn kernels(g: &Graph, node: usize, limits: &Limits, buffer: &impl Fn(Tensor) -> usize) -> Result<Vec<Kernel>> {
+    let Some(op) = g.op(node) else { return Ok(vec![]) };
+    let at = &g.nodes()[node];
+    let shapes = g.shapes(node);
+    let dispatches = op.dispatch(&shapes, limits);
+    let share = op.cost(&shapes);
+    let count = dispatches.len().max(1) as u64;
+    let cost = Cost { flops: share.flops / count, size_bytes: share.size_bytes / count };
+    let mut kernels = vec![];
+    for d in dispatches {
+        let mut bindings = vec![];
+        for b in &d.bindings {
+            let tensor = match b.operand {
+                Operand::Input(i) => Some(at.inputs[i]),
+                Operand::Output(slot) => Some(Tensor { node, slot }),
+                Operand::Step => None,
+            };
+            let range = b.range.clone().unwrap_or(0..tensor.map_or(32, |t| g.shape(t).size_bytes()));
+            let size_bytes = range.end - range.start;
+            if size_bytes > limits.binding_bytes {
+                let (mib, limit) = (size_bytes >> 20, limits.binding_bytes >> 20);
+                crate::fail!(OutOfMemory, "{} binds {mib} MiB at once and this device allows {limit} MiB", at.label);
+            }
+            bindings.push(Bound { buffer: tensor.map(buffer), range, writes: b.writes });
+        }
+        kernels.push(Kernel {
+            label: at.label.clone(),
+            shader: d.shader,
+            constants: d.constants,
+            swaps: d.swaps,
+            bindings,
+            workgroups: d.workgroups,
+            cost,
+        });
+    }
+    Ok(kernels)
+}

@@ -1,0 +1,166 @@
+//! A case: an op with shapes and tolerances. Tests, benches and `wgpt doctor` iterate the same list.
+
+use crate::error::Result;
+use crate::executor::Executor;
+use crate::graph::{Dtype, Graph, Op, Plan, Shape, Step, Tensor};
+use crate::reference::Cpu;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+use std::sync::Arc;
+
+/// How an input is drawn. Always seeded and random, never zeros.
+#[derive(Clone, Copy, Debug)]
+pub enum Draw {
+    /// Uniform in `-scale..scale`.
+    Uniform(f32),
+    /// Uniform in `low..high`, for what must be positive.
+    Between(f32, f32),
+    /// Ids below a vocabulary size.
+    Ids(u32),
+    /// Ids below a vocabulary size, one in five ignored.
+    Targets(u32),
+}
+
+/// One op at one shape.
+pub struct Case {
+    /// The op, the shape and what is special, for the reader of a table.
+    pub name: &'static str,
+    pub op: fn() -> Arc<dyn Op>,
+    /// Dimensions and distribution of each input.
+    pub inputs: &'static [(&'static [usize], Draw)],
+    /// Whether `vjp` runs as well: backward kernels are compared, and checked against finite differences if small enough.
+    pub gradient: bool,
+    /// Absolute and relative tolerance of shader against reference.
+    pub atol: f32,
+    pub rtol: f32,
+    /// Why these tolerances.
+    pub reason: &'static str,
+}
+
+/// Comparison of one tensor: the largest share of its error budget that any element used.
+#[derive(Debug)]
+pub struct Compared {
+    pub tensor: String,
+    pub share: f64,
+}
+
+/// A graph of a case: the op over its inputs, and its gradients if it has them.
+pub struct Built {
+    pub graph: Graph,
+    pub inputs: Vec<(String, Vec<f32>)>,
+    /// Names of the graph's outputs: `y0`, `y1`, ... and `d0`, `d1`, ... for the gradients of the inputs.
+    pub outputs: Vec<String>,
+}
+
+impl Case {
+    /// The case's graph with inputs drawn from `seed`.
+    pub fn build(&self, seed: u64) -> Built {
+        let op = (self.op)();
+        let mut g = Graph::new();
+        let mut rng = Pcg64::seed_from_u64(seed);
+        let mut inputs = vec![];
+        let mut tensors = vec![];
+        for (i, (dims, draw)) in self.inputs.iter().enumerate() {
+            let shape = Shape { dims: dims.to_vec(), dtype: draw.dtype() };
+            inputs.push((format!("x{i}"), draw.values(shape.len(), &mut rng)));
+            tensors.push(g.input(&format!("x{i}"), shape));
+        }
+        let y = g.apply_shared(op.clone(), &tensors);
+        let mut outputs = vec![];
+        let slots = g.nodes()[y.node].outputs.len() - op.scratch();
+        let mut keep = |g: &mut Graph, name: String, t: Tensor| {
+            g.output(&name, t);
+            outputs.push(name);
+        };
+        for slot in 0..slots {
+            keep(&mut g, format!("y{slot}"), Tensor { node: y.node, slot });
+        }
+        if self.gradient {
+            let shape = g.shape(y).clone();
+            inputs.push(("dy".into(), Draw::Uniform(1.0).values(shape.len(), &mut rng)));
+            let dy = g.input("dy", shape);
+            let needed: Vec<bool> = self.inputs.iter().map(|(_, draw)| draw.dtype() == Dtype::F32).collect();
+            for (i, d) in op.vjp(&mut g, y.node, dy, &needed).into_iter().enumerate() {
+                // An op may pass `dy` through as it is; then there is nothing to compare.
+                if let Some(d) = d.filter(|d| *d != dy && needed[i]) {
+                    keep(&mut g, format!("d{i}"), d);
+                }
+            }
+        }
+        Built { graph: g, inputs, outputs }
+    }
+
+    /// Runs the case on `device` and on the reference and compares every output; the error budget's share of each, or
+    /// the first element that is over it.
+    pub fn check(&self, device: &mut dyn Executor, seed: u64) -> Result<std::result::Result<Vec<Compared>, String>> {
+        let built = self.build(seed);
+        let got = built.run(device)?;
+        let want = built.run(&mut Cpu::default())?;
+        let mut compared = vec![];
+        for ((name, got), want) in built.outputs.iter().zip(&got).zip(&want) {
+            match check_close(&format!("{} {name}", self.name), got, want, self.atol, self.rtol) {
+                Ok(share) => compared.push(Compared { tensor: name.clone(), share }),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        Ok(Ok(compared))
+    }
+}
+
+impl Built {
+    /// Values of all outputs on a device, in the order of their names.
+    pub fn run(&self, device: &mut dyn Executor) -> Result<Vec<Vec<f32>>> {
+        let plan = Plan::new(&self.graph, device.limits())?;
+        let program = device.load(&self.graph, plan)?;
+        device.poison(program)?;
+        for (name, values) in &self.inputs {
+            device.write(program, name, bytemuck::cast_slice(values))?;
+        }
+        let step = Step { step: 3, micro_batch: 5, seed: 7, learning_rate: 0.01, ..Step::default() };
+        device.run(program, 0, &step)?;
+        let outputs = self.outputs.iter().map(|name| device.read(program, name)).collect();
+        device.unload(program);
+        outputs
+    }
+}
+
+impl Draw {
+    fn dtype(self) -> Dtype {
+        match self {
+            Draw::Uniform(_) | Draw::Between(..) => Dtype::F32,
+            Draw::Ids(_) | Draw::Targets(_) => Dtype::U32,
+        }
+    }
+
+    /// `len` values; ids travel as bits.
+    fn values(self, len: usize, rng: &mut Pcg64) -> Vec<f32> {
+        let mut one = || match self {
+            Draw::Uniform(scale) => rng.random_range(-scale..scale),
+            Draw::Between(low, high) => rng.random_range(low..high),
+            Draw::Ids(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
+            Draw::Targets(_) if rng.random_ratio(1, 5) => f32::from_bits(crate::data::IGNORED),
+            Draw::Targets(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
+        };
+        (0..len).map(|_| one()).collect()
+    }
+}
+
+/// Fails unless `|got - want| <= atol + rtol * |want|` for every element, written so that NaN fails; returns the largest
+/// share of the budget used, or a line with the tensor, the index and both values.
+pub fn check_close(tensor: &str, got: &[f32], want: &[f32], atol: f32, rtol: f32) -> std::result::Result<f64, String> {
+    if got.len() != want.len() {
+        return Err(format!("{tensor} has {} elements and should have {}", got.len(), want.len()));
+    }
+    let mut largest = 0.0f64;
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        let budget = f64::from(atol) + f64::from(rtol) * f64::from(w).abs();
+        let share = (f64::from(g) - f64::from(w)).abs() / budget;
+        // A NaN share compares false with everything, so it must fail the comparison that lets an element pass.
+        if share <= 1.0 {
+            largest = largest.max(share);
+        } else {
+            return Err(format!("{tensor}[{i}] is {g} and should be {w}: {share:.2} of its budget {budget:.2e}"));
+        }
+    }
+    Ok(largest)
+}

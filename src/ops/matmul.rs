@@ -1,0 +1,354 @@
+//! matmul: C = op(A) op(B) (+ bias) (then GELU), or C += op(A) op(B), for all four transpositions.
+//!
+//!   A (..., K), or (K, M) if `ta`;  B (K, N), or (N, K) if `tb`;  bias (N);  C (..., N)
+//!
+//! Leading dimensions of A and C are rows. With GELU, slot 1 keeps the pre-activation for backward.
+//! Backward: dA = dC op(B)^T and dB = op(A)^T dC, each a matmul again, and the bias gets dC's column sums.
+//! Cost: 2 M N K FLOPs; every matrix moved once at least.
+//!
+//! Matrices larger than a binding are worked on in pieces: of M where C, or an untransposed A, is too large; of N where a
+//! transposed B is; of K where a transposed A or an untransposed B is, each further piece adding to the first.
+
+use super::case::{Case, Draw};
+use super::column_sum::ColumnSum;
+use super::gelu::{Form, GeluBackward, gelu};
+use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
+use crate::shader;
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// C = op(A) op(B), with what is added before it is stored.
+#[derive(Clone, Debug, Default)]
+pub struct Matmul {
+    /// A is stored (K, M).
+    pub ta: bool,
+    /// B is stored (N, K).
+    pub tb: bool,
+    /// A third input (N) is added to each row.
+    pub bias: bool,
+    /// C is passed through GELU; slot 1 keeps the pre-activation. Only with a bias.
+    pub gelu: Option<Form>,
+    /// The last input (M, N) is added to, in place.
+    pub accumulate: bool,
+}
+
+/// M, N, K.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+/// A tiling of one of the two shaders.
+struct Tiling {
+    shader: Shader,
+    constants: Vec<(&'static str, usize)>,
+    /// Rows and columns of C per workgroup.
+    tile: (usize, usize),
+}
+
+impl Matmul {
+    fn size(&self, inputs: &[&Shape]) -> Size {
+        let (a, b) = (inputs[0], inputs[1]);
+        let (m, k) = if self.ta { (a.columns(), a.rows()) } else { (a.rows(), a.columns()) };
+        let (kb, n) = if self.tb { (b.columns(), b.rows()) } else { (b.rows(), b.columns()) };
+        assert!(k == kb, "matmul of {a:?}{} and {b:?}{}: {k} is not {kb}", mark(self.ta), mark(self.tb));
+        Size { m, n, k }
+    }
+
+    /// The kernel for one piece: rows `m`, columns `n`, depth `k` of the product.
+    fn piece(&self, size: Size, m: Range<usize>, n: Range<usize>, k: Range<usize>, limits: &Limits) -> Dispatch {
+        let Size { m: full_m, n: full_n, k: full_k } = size;
+        let (lda, ldb) = (if self.ta { full_m } else { full_k }, if self.tb { full_k } else { full_n });
+        let rows = |rows: &Range<usize>, ld: usize| (rows.start * ld * 4) as u64..(rows.end * ld * 4) as u64;
+        let (a_rows, a_column) = if self.ta { (&k, m.start) } else { (&m, k.start) };
+        let (b_rows, b_column) = if self.tb { (&n, k.start) } else { (&k, n.start) };
+        let tiling = Tiling::choose(m.len(), n.len(), limits);
+        let tiles = m.len().div_ceil(tiling.tile.0) * n.len().div_ceil(tiling.tile.1);
+        let first = k.start == 0;
+        let mut d = Dispatch::new(tiling.shader)
+            .constant("M", m.len())
+            .constant("N", n.len())
+            .constant("K", k.len())
+            .constant("LDA", lda)
+            .constant("LDB", ldb)
+            .constant("LDC", full_n)
+            .constant("A_COLUMN", a_column)
+            .constant("B_COLUMN", b_column)
+            .constant("C_COLUMN", n.start)
+            .constant("TA", self.ta)
+            .constant("TB", self.tb)
+            .constant("ACCUMULATE", self.accumulate || !first)
+            .read_range(0, rows(a_rows, lda))
+            .read_range(1, rows(b_rows, ldb))
+            .write_range(0, rows(&m, full_n))
+            .groups(limits.fold(tiles));
+        for (name, value) in tiling.constants {
+            d = d.constant(name, value);
+        }
+        if self.bias {
+            d = d.read(2).swap("store", if self.gelu.is_some() { "store_bias_gelu" } else { "store_bias" });
+        }
+        if let Some(form) = self.gelu {
+            d = d.write_range(1, rows(&m, full_n)).constant("GELU_ERF", form == Form::Erf);
+        }
+        d
+    }
+}
+
+impl Tiling {
+    /// A tiling for an M x N product on this kind of adapter.
+    fn choose(m: usize, n: usize, limits: &Limits) -> Tiling {
+        if limits.family == Family::Software {
+            let tm = if m <= 4 { 4 } else { 8 };
+            let tn = if n <= 16 { 2 } else { 4 };
+            let constants = vec![("TM", tm), ("TN", tn)];
+            return Tiling { shader: shader!("matmul_registers"), constants, tile: (tm, 8 * tn) };
+        }
+        // The largest tile that still leaves enough workgroups to fill a large GPU; 256 threads in any case.
+        let (bm, bn, bk, tm, tn) = match m.div_ceil(128) * n.div_ceil(128) {
+            tiles if tiles >= 128 => (128, 128, 8, 8, 8),
+            _ if m.min(n) > 32 => (64, 64, 16, 4, 4),
+            _ => (32, 32, 16, 2, 2),
+        };
+        let constants = vec![("BM", bm), ("BN", bn), ("BK", bk), ("TM", tm), ("TN", tn)];
+        Tiling { shader: shader!("matmul_tiled"), constants, tile: (bm, bn) }
+    }
+}
+
+impl Op for Matmul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        let count = 2 + usize::from(self.bias) + usize::from(self.accumulate);
+        assert!(inputs.len() == count, "matmul takes {count} tensors here, not {inputs:?}");
+        let Size { m, n, .. } = self.size(inputs);
+        let c = if self.ta { Shape::f32(&[m, n]) } else { inputs[0].with_columns(n) };
+        if self.bias {
+            assert!(inputs[2].dims == [n], "matmul's bias is ({n}), not {:?}", inputs[2]);
+        }
+        if self.accumulate {
+            let into = inputs[count - 1];
+            assert!(!self.bias && into.len() == m * n, "matmul adds ({m}, {n}) into {into:?}");
+            return vec![into.clone()];
+        }
+        assert!(self.gelu.is_none() || self.bias, "matmul's GELU epilogue needs a bias");
+        vec![c; 1 + usize::from(self.gelu.is_some())]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let size = self.size(&shapes.inputs);
+        // What limits each dimension: the longest row of a matrix whose rows it counts.
+        let word = 4u64;
+        let m_row = if self.ta { size.n } else { size.n.max(size.k) } as u64 * word;
+        let n_row = if self.tb { size.k as u64 * word } else { 0 };
+        let k_row = match (self.ta, self.tb) {
+            (true, false) => size.m.max(size.n) as u64 * word,
+            (true, true) => size.m as u64 * word,
+            (false, false) => size.n as u64 * word,
+            (false, true) => 0,
+        };
+        let mut dispatches = vec![];
+        for m in limits.row_chunks(size.m, m_row) {
+            for n in limits.row_chunks(size.n, n_row) {
+                for k in limits.row_chunks(size.k, k_row) {
+                    dispatches.push(self.piece(size, m.clone(), n.clone(), k, limits));
+                }
+            }
+        }
+        dispatches
+    }
+
+    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
+        let inputs = g.nodes()[node].inputs.clone();
+        let (a, b) = (inputs[0], inputs[1]);
+        let plain = |ta, tb| Matmul { ta, tb, ..Matmul::default() };
+        let dc = match self.gelu {
+            Some(form) => g.apply(GeluBackward { form }, &[Tensor { node, slot: 1 }, dy]),
+            None => dy,
+        };
+        // dA = dC op(B)^T, or its transpose op(B) dC^T where A is stored transposed; likewise dB.
+        let da = needed[0].then(|| match self.ta {
+            false => g.apply(plain(false, !self.tb), &[dc, b]),
+            true => g.apply(plain(self.tb, true), &[b, dc]),
+        });
+        let db = needed[1].then(|| match self.tb {
+            false => g.apply(plain(!self.ta, false), &[a, dc]),
+            true => g.apply(plain(true, self.ta), &[dc, a]),
+        });
+        let mut grads = vec![da, db];
+        if self.bias {
+            grads.push(needed[2].then(|| g.apply(ColumnSum::default(), &[dc])));
+        }
+        if self.accumulate {
+            grads.push(Some(dc));
+        }
+        grads
+    }
+
+    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        let Size { m, n, k } = self.size(&shapes.inputs);
+        // Both operands with K innermost, so that a dot product reads contiguous words.
+        let a = if self.ta { transpose(inputs[0], k, m) } else { inputs[0].to_vec() };
+        let b = if self.tb { inputs[1].to_vec() } else { transpose(inputs[1], k, n) };
+        let bias = self.bias.then(|| inputs[2]);
+        outputs[0].par_chunks_mut(n).zip(a.par_chunks(k)).for_each(|(row, a_row)| {
+            for (j, (c, b_row)) in row.iter_mut().zip(b.chunks(k)).enumerate() {
+                let dot: f64 = a_row.iter().zip(b_row).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+                let start = if self.accumulate { *c } else { bias.map_or(0.0, |bias| bias[j]) };
+                *c = (f64::from(start) + dot) as f32;
+            }
+        });
+        if let Some(form) = self.gelu {
+            outputs[1] = outputs[0].clone();
+            outputs[0].iter_mut().for_each(|y| *y = gelu(form, f64::from(*y)) as f32);
+        }
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        let Size { m, n, k } = self.size(&shapes.inputs);
+        Cost { flops: 2 * m as u64 * n as u64 * k as u64, size_bytes: shapes.size_bytes() }
+    }
+
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        if self.accumulate { vec![(0, 2)] } else { vec![] }
+    }
+
+    fn accumulating(&self, slot: usize) -> Option<Arc<dyn Op>> {
+        let can = slot == 0 && !self.bias && !self.accumulate;
+        can.then(|| Arc::new(Matmul { accumulate: true, ..self.clone() }) as Arc<dyn Op>)
+    }
+}
+
+fn mark(transposed: bool) -> &'static str {
+    if transposed { "^T" } else { "" }
+}
+
+/// (rows, columns) to (columns, rows).
+fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    for (r, row) in x.chunks(columns).enumerate() {
+        for (c, value) in row.iter().enumerate() {
+            y[c * rows + r] = *value;
+        }
+    }
+    y
+}
+
+const SUM: &str = "f32 sums of K products of numbers below 1: about sqrt(K) roundings of 6e-8, tenfold";
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "matmul 1x1x1",
+        op: || Arc::new(Matmul::default()),
+        inputs: &[(&[1, 1], Draw::Uniform(1.0)), (&[1, 1], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 1e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul 2x33x70 by 70x65",
+        op: || Arc::new(Matmul::default()),
+        inputs: &[(&[2, 33, 70], Draw::Uniform(1.0)), (&[70, 65], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul A^T 70x65 by 70x33",
+        op: || Arc::new(Matmul { ta: true, ..Matmul::default() }),
+        inputs: &[(&[70, 65], Draw::Uniform(1.0)), (&[70, 33], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul 65x70 by B^T 33x70",
+        op: || Arc::new(Matmul { tb: true, ..Matmul::default() }),
+        inputs: &[(&[65, 70], Draw::Uniform(1.0)), (&[33, 70], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul A^T 19x130 by B^T 9x19",
+        op: || Arc::new(Matmul { ta: true, tb: true, ..Matmul::default() }),
+        inputs: &[(&[19, 130], Draw::Uniform(1.0)), (&[9, 19], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul with bias 5x33 by 33x17",
+        op: || Arc::new(Matmul { bias: true, ..Matmul::default() }),
+        inputs: &[(&[5, 33], Draw::Uniform(1.0)), (&[33, 17], Draw::Uniform(1.0)), (&[17], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul with bias and gelu tanh 67x40 by 40x66",
+        op: || Arc::new(Matmul { bias: true, gelu: Some(Form::Tanh), ..Matmul::default() }),
+        inputs: &[(&[67, 40], Draw::Uniform(1.0)), (&[40, 66], Draw::Uniform(1.0)), (&[66], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 1.5e-5,
+        rtol: 5e-6,
+        reason: "as without GELU; backward sums 67 gradients that carry GELU's own error",
+    },
+    Case {
+        name: "matmul with bias and gelu erf 9x40 by 40x16",
+        op: || Arc::new(Matmul { bias: true, gelu: Some(Form::Erf), ..Matmul::default() }),
+        inputs: &[(&[9, 40], Draw::Uniform(1.0)), (&[40, 16], Draw::Uniform(1.0)), (&[16], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 1.5e-5,
+        rtol: 5e-6,
+        reason: "as without GELU; backward sums 16 gradients that carry GELU's own error",
+    },
+    Case {
+        name: "matmul += A^T 33x20 by 33x70",
+        op: || Arc::new(Matmul { ta: true, accumulate: true, ..Matmul::default() }),
+        inputs: &[(&[33, 20], Draw::Uniform(1.0)), (&[33, 70], Draw::Uniform(1.0)), (&[20, 70], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul 129x257 by 257x131",
+        op: || Arc::new(Matmul::default()),
+        inputs: &[(&[129, 257], Draw::Uniform(1.0)), (&[257, 131], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 1.2e-5,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul, more rows than 65535: 65600x3 by 3x2",
+        op: || Arc::new(Matmul::default()),
+        inputs: &[(&[65600, 3], Draw::Uniform(1.0)), (&[3, 2], Draw::Uniform(1.0))],
+        gradient: false,
+        atol: 1e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul, GPT-2's classifier: 3x768 by B^T 50257x768",
+        op: || Arc::new(Matmul { tb: true, ..Matmul::default() }),
+        inputs: &[(&[3, 768], Draw::Uniform(1.0)), (&[50257, 768], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 1.5e-3,
+        rtol: 2e-6,
+        reason: "dA sums 50257 products in order: sums near 75 round by up to 3.8e-6, sqrt(50257) of them give a standard \
+                 deviation of 3e-4, and 2304 elements reach 3.5 of those",
+    },
+];

@@ -1,0 +1,159 @@
+//! The CPU executor: runs a graph from its ops' references. Shaders are tested against it, and it is `--device cpu`.
+
+use crate::error::Result;
+use crate::executor::{Executor, Program};
+use crate::graph::{Family, Graph, Leaf, Limits, Plan, Shapes, Source, Step, Tensor};
+use std::collections::HashMap;
+
+/// A store of named values and the graphs that use it.
+pub struct Cpu {
+    limits: Limits,
+    store: HashMap<String, Vec<f32>>,
+    programs: Vec<Loaded>,
+    posted: Vec<(u64, Vec<f32>)>,
+    allocated_bytes: u64,
+}
+
+struct Loaded {
+    graph: Graph,
+    inputs: HashMap<String, Vec<f32>>,
+    /// Values of every op's outputs, freed after their last reader unless the host reads them.
+    values: HashMap<Tensor, Vec<f32>>,
+    last_use: HashMap<Tensor, usize>,
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        let unlimited =
+            Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..Limits::portable(Family::Software) };
+        Cpu { limits: unlimited, store: HashMap::new(), programs: vec![], posted: vec![], allocated_bytes: 0 }
+    }
+}
+
+impl Loaded {
+    fn new(graph: &Graph) -> Self {
+        let mut last_use = HashMap::new();
+        for (i, node) in graph.nodes().iter().enumerate() {
+            node.inputs.iter().for_each(|t| _ = last_use.insert(*t, i));
+        }
+        graph.outputs().iter().for_each(|(_, t)| _ = last_use.insert(*t, usize::MAX));
+        Loaded { graph: graph.clone(), inputs: HashMap::new(), values: HashMap::new(), last_use }
+    }
+
+    /// The values of a tensor: in the store, among the inputs, or made by an op.
+    fn value<'a>(&'a self, store: &'a HashMap<String, Vec<f32>>, t: Tensor) -> &'a [f32] {
+        let root = self.graph.root(t);
+        let leaf = &self.graph.nodes()[root.node];
+        match leaf.source {
+            Source::Leaf(Leaf::State) => &store[&leaf.label],
+            Source::Leaf(Leaf::Input) if root == t => &self.inputs[&leaf.label],
+            _ => &self.values[&t],
+        }
+    }
+
+    /// Runs one op: outputs in place start as their input, the others as NaN.
+    fn run_node(&mut self, store: &mut HashMap<String, Vec<f32>>, node: usize, step: &Step) {
+        let Some(op) = self.graph.op(node).cloned() else { return };
+        let at = self.graph.nodes()[node].clone();
+        let shapes = Shapes {
+            inputs: at.inputs.iter().map(|t| self.graph.shape(*t)).collect(),
+            outputs: at.outputs.iter().collect(),
+        };
+        let in_place = op.in_place();
+        let mut outputs: Vec<Vec<f32>> = vec![];
+        for (slot, shape) in at.outputs.iter().enumerate() {
+            outputs.push(match in_place.iter().find(|(s, _)| *s == slot) {
+                Some((_, input)) => self.value(store, at.inputs[*input]).to_vec(),
+                None => vec![f32::NAN; shape.len()],
+            });
+        }
+        let inputs: Vec<&[f32]> = at.inputs.iter().map(|t| self.value(store, *t)).collect();
+        op.reference(&shapes, &inputs, &mut outputs, step);
+        for (slot, output) in outputs.into_iter().enumerate() {
+            let t = Tensor { node, slot };
+            let root = &self.graph.nodes()[self.graph.root(t).node];
+            match root.source {
+                Source::Leaf(Leaf::State) => _ = store.insert(root.label.clone(), output),
+                _ => _ = self.values.insert(t, output),
+            }
+        }
+        let dead = |t: &Tensor| self.last_use.get(t).is_none_or(|last| *last <= node);
+        self.values.retain(|t, _| !dead(t));
+    }
+}
+
+impl Executor for Cpu {
+    fn description(&self) -> String {
+        format!("CPU reference, {} threads", rayon::current_num_threads())
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn load(&mut self, graph: &Graph, plan: Plan) -> Result<Program> {
+        for (name, buffer, shape) in &plan.states {
+            self.store.entry(name.clone()).or_insert_with(|| {
+                self.allocated_bytes += plan.buffers[*buffer].size_bytes;
+                vec![0.0; shape.len()]
+            });
+        }
+        self.allocated_bytes += plan.size_bytes(|class| *class != crate::graph::memory::Class::State);
+        self.programs.push(Loaded::new(graph));
+        Ok(Program(self.programs.len() - 1))
+    }
+
+    fn poison(&mut self, _program: Program) -> Result<()> {
+        Ok(()) // every output that is not in place starts as NaN anyway
+    }
+
+    fn unload(&mut self, program: Program) {
+        self.programs[program.0] = Loaded::new(&Graph::new());
+    }
+
+    fn write(&mut self, program: Program, input: &str, bytes: &[u8]) -> Result<()> {
+        self.programs[program.0].inputs.insert(input.into(), bytemuck::pod_collect_to_vec(bytes));
+        Ok(())
+    }
+
+    fn run(&mut self, program: Program, segment: usize, step: &Step) -> Result<()> {
+        let loaded = &mut self.programs[program.0];
+        let (_, nodes) = loaded.graph.segments()[segment].clone();
+        nodes.for_each(|node| loaded.run_node(&mut self.store, node, step));
+        Ok(())
+    }
+
+    fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {
+        let loaded = &self.programs[program.0];
+        let (_, t) =
+            loaded.graph.outputs().iter().find(|(name, _)| name == output).expect("a named output of the graph");
+        Ok(loaded.value(&self.store, *t).to_vec())
+    }
+
+    fn write_state(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let state = self.store.get_mut(name).expect("a state of a loaded plan");
+        state.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn read_state(&mut self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.store[name].clone())
+    }
+
+    fn post(&mut self, state: &str, tag: u64) -> Result<()> {
+        self.posted.push((tag, self.store[state].clone()));
+        Ok(())
+    }
+
+    fn collect(&mut self, _wait: bool) -> Result<Vec<(u64, Vec<f32>)>> {
+        Ok(std::mem::take(&mut self.posted))
+    }
+
+    fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes
+    }
+
+    fn created(&self) -> (usize, usize) {
+        (self.store.len(), 0)
+    }
+}

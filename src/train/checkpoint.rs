@@ -1,0 +1,427 @@
+//! The run folder: a model folder that also holds what is needed to continue training exactly.
+//!
+//! ```text
+//! run/  config.json model.safetensors tokenizer.json   the newest model, loadable as any model folder
+//!       optimizer.safetensors trainer.json             the rest of the newest state
+//!       log.jsonl loss.svg                             written by the trainer, not here
+//!       checkpoints/step-000120/                       the same five files and SHA256SUMS; the last three are kept
+//! ```
+//!
+//! A checkpoint is written and synced under a temporary name and appears by one rename, so that a kill or a power loss
+//! at any moment leaves complete checkpoints only. The files at the top are made from it afterwards, one rename each;
+//! resuming reads `checkpoints/` alone.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::fail;
+use crate::files::{HashingWriter, TEMPORARY_PREFIX, one_line, sync_directory, write_atomic, write_synced};
+use crate::models::config::Gpt2Config;
+use crate::models::folder::{self, CONFIG_FILE, NamedTensor, TOKENIZER_FILE, TensorFile, WEIGHTS_FILE, Weights};
+
+pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+pub const TRAINER_FILE: &str = "trainer.json";
+pub const LOG_FILE: &str = "log.jsonl";
+pub const PLOT_FILE: &str = "loss.svg";
+
+/// Checkpoints that stay on disk.
+const KEPT: usize = 3;
+const CHECKPOINTS: &str = "checkpoints";
+const LOCK_FILE: &str = ".wgpt.lock";
+/// Hashes of a checkpoint's files in the format of `sha256sum -c`; written last.
+const SUMS_FILE: &str = "SHA256SUMS";
+const STATE_FILES: [&str; 5] = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, OPTIMIZER_FILE, TRAINER_FILE];
+/// A checkpoint that is being written.
+const UNFINISHED: &str = ".tmp";
+/// A checkpoint that a new one of the same step is about to replace.
+const REPLACED: &str = ".replaced";
+/// A checkpoint that is being deleted.
+const DELETED: &str = ".deleted";
+
+/// What a new run does with a folder that holds one already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Refuses.
+    Fresh,
+    /// Removes the files that a run makes, and no others.
+    Overwrite,
+}
+
+/// Everything needed to continue a run with the same bits. `T` is the trainer's own state (step, seeds, position in
+/// the data, hyperparameters), kept as JSON.
+#[derive(Debug)]
+pub struct Checkpoint<'a, T> {
+    /// Optimizer steps done.
+    pub step: u64,
+    pub config: &'a Gpt2Config,
+    /// The bytes of `tokenizer.json`.
+    pub tokenizer: &'a [u8],
+    /// Parameters by their names without prefix.
+    pub parameters: &'a [NamedTensor<'a>],
+    /// `<parameter>.exp_avg` and `<parameter>.exp_avg_sq` for every parameter, and any small state by name.
+    pub optimizer: &'a [NamedTensor<'a>],
+    pub trainer: &'a T,
+}
+
+/// A checkpoint read back. It holds memory maps: drop it before the next save, which Windows would refuse otherwise.
+#[derive(Debug)]
+pub struct LoadedCheckpoint {
+    pub step: u64,
+    pub config: Gpt2Config,
+    pub tokenizer: Vec<u8>,
+    pub weights: Weights,
+    pub optimizer: TensorFile,
+    pub trainer: serde_json::Value,
+    /// One line for every newer checkpoint that was damaged and passed over.
+    pub warnings: Vec<String>,
+}
+
+/// A run folder, locked against other trainers until it is dropped.
+#[derive(Debug)]
+pub struct RunFolder {
+    root: PathBuf,
+    /// Held, never read: closing it releases the lock.
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Prepares a folder, with its parents, for a new run. Refuses a file, a folder that cannot be written to, a
+    /// folder in use, a model folder that no run made, and (with [`Mode::Fresh`]) a folder with a run in it.
+    pub fn create(root: &Path, mode: Mode) -> Result<Self> {
+        if root.exists() && !root.is_dir() {
+            fail!(Usage, "{} is a file; give --out the name of a folder", root.display());
+        }
+        fs::create_dir_all(root).map_err(Error::io("create the folder", root))?;
+        let run = Self::lock(root)?;
+        let holds = |names: &[&str]| names.iter().any(|name| root.join(name).exists());
+        if holds(&[CHECKPOINTS, LOG_FILE, TRAINER_FILE, OPTIMIZER_FILE]) {
+            if mode == Mode::Fresh {
+                fail!(
+                    Usage,
+                    "{} already holds a run; use --resume to continue it or --overwrite to start anew",
+                    root.display()
+                );
+            }
+            run.remove_run().map_err(Error::io("remove the old run in", root))?;
+        } else if holds(&[CONFIG_FILE, WEIGHTS_FILE]) {
+            fail!(
+                Usage,
+                "{} holds a model that was not trained there; choose another folder for --out",
+                root.display()
+            );
+        }
+        let checkpoints = run.checkpoints();
+        fs::create_dir_all(&checkpoints).map_err(Error::io("create the folder", &checkpoints))?;
+        sync_directory(root).map_err(Error::io("write to", root))?;
+        Ok(run)
+    }
+
+    /// Opens a folder to resume its run, and clears what a crash left behind. Fails if there is nothing to resume.
+    pub fn open(root: &Path) -> Result<Self> {
+        if !root.join(CHECKPOINTS).is_dir() {
+            fail!(Usage, "{} holds no run to resume; leave out --resume to start one", root.display());
+        }
+        let run = Self::lock(root)?;
+        run.clean_up().map_err(Error::io("clean up", root))?;
+        if run.steps()?.is_empty() {
+            fail!(Usage, "{} has no checkpoint to resume from; start again with --overwrite", root.display());
+        }
+        Ok(run)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.root.join(LOG_FILE)
+    }
+
+    pub fn plot_path(&self) -> PathBuf {
+        self.root.join(PLOT_FILE)
+    }
+
+    /// Saves a checkpoint, makes the files at the top of the folder from it, and deletes all but the last three. After
+    /// an error the earlier checkpoints are as they were. Needs room for four.
+    pub fn save<T: Serialize>(&self, checkpoint: &Checkpoint<T>) -> Result<()> {
+        let saved = self.directory(checkpoint.step);
+        let unfinished = with_suffix(&saved, UNFINISHED);
+        let written = remove_checkpoint(&unfinished).and_then(|()| write_checkpoint(&unfinished, checkpoint));
+        if let Err(source) = written {
+            let _ = remove_checkpoint(&unfinished); // the reason to report is the first one
+            return Err(Error::Io { action: format!("save a checkpoint to {}", saved.display()), source });
+        }
+        self.put_in_place(&unfinished, &saved).map_err(Error::io("save a checkpoint to", &saved))?;
+        self.publish(&saved)?;
+        self.rotate(checkpoint.step)
+    }
+
+    /// The newest checkpoint whose files all match their checksums; its warnings name newer ones that do not. `None`
+    /// if nothing was saved yet; an error if checkpoints exist and every one is damaged.
+    pub fn latest(&self) -> Result<Option<LoadedCheckpoint>> {
+        let mut warnings = Vec::new();
+        for step in self.steps()? {
+            let directory = self.directory(step);
+            match load_checkpoint(&directory, step) {
+                Ok(loaded) => {
+                    // A crash may have come between a checkpoint and the files at the top.
+                    self.publish(&directory)?;
+                    return Ok(Some(LoadedCheckpoint { warnings, ..loaded }));
+                }
+                Err(error) => warnings.push(format!("{error}; going back to an earlier checkpoint")),
+            }
+        }
+        match warnings.first() {
+            None => Ok(None),
+            Some(_) => {
+                let root = self.root.display();
+                fail!(Input, "every checkpoint in {root} is damaged; restore one from a copy, or use --overwrite")
+            }
+        }
+    }
+
+    /// Steps of all checkpoints under their final names, newest first.
+    pub fn steps(&self) -> Result<Vec<u64>> {
+        let checkpoints = self.checkpoints();
+        let names = entry_names(&checkpoints).map_err(Error::io("list", &checkpoints))?;
+        let mut steps: Vec<u64> = names.iter().filter_map(|name| step_of(name)).collect();
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(steps)
+    }
+
+    /// Where the checkpoint of a step is or would be.
+    pub fn directory(&self, step: u64) -> PathBuf {
+        self.checkpoints().join(directory_name(step))
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.root.join(CHECKPOINTS)
+    }
+
+    fn lock(root: &Path) -> Result<Self> {
+        let path = root.join(LOCK_FILE);
+        let open = File::options().create(true).write(true).truncate(false).open(&path);
+        let lock = open.map_err(Error::io("write to the folder, which must be writable:", root))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                fail!(Usage, "another process is training in {}; wait for it or choose another folder", root.display())
+            }
+            // Some network file systems have no locks; training there is better than refusing.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
+        }
+        Ok(Self { root: root.to_path_buf(), _lock: lock })
+    }
+
+    /// Renames a finished checkpoint to its final name. One of the same step (damaged, or from before a change of
+    /// hyperparameters) steps aside first and comes back in `clean_up` if the process ends between the two renames.
+    fn put_in_place(&self, unfinished: &Path, saved: &Path) -> io::Result<()> {
+        let replaced = with_suffix(saved, REPLACED);
+        if saved.exists() {
+            remove_checkpoint(&replaced)?;
+            fs::rename(saved, &replaced)?;
+        }
+        fs::rename(unfinished, saved)?;
+        sync_directory(&self.checkpoints())?;
+        remove_checkpoint(&replaced)
+    }
+
+    /// Makes the files at the top of the folder from a checkpoint.
+    fn publish(&self, directory: &Path) -> Result<()> {
+        for name in STATE_FILES {
+            let (from, to) = (directory.join(name), self.root.join(name));
+            if name.ends_with(".json") {
+                // Copied, because an editor may change a small text file in place, which would reach through a link.
+                let bytes = fs::read(&from).map_err(Error::io("read", &from))?;
+                write_atomic(&to, |writer| writer.write_all(&bytes))?;
+            } else {
+                link_or_copy(&from, &to).map_err(Error::io("write", &to))?;
+            }
+        }
+        sync_directory(&self.root).map_err(Error::io("write to", &self.root))
+    }
+
+    /// Deletes all but the last three up to `newest`, and any beyond it: those were damaged and training has gone back
+    /// behind them. What cannot be deleted now (Windows keeps mapped files) is tried again after the next save.
+    fn rotate(&self, newest: u64) -> Result<()> {
+        let (abandoned, valid): (Vec<_>, Vec<_>) = self.steps()?.into_iter().partition(|&step| step > newest);
+        for step in abandoned.into_iter().chain(valid.into_iter().skip(KEPT)) {
+            let (directory, deleted) = (self.directory(step), with_suffix(&self.directory(step), DELETED));
+            // Renamed first, so that a half-deleted one never looks like a checkpoint.
+            let _ = fs::rename(&directory, &deleted).and_then(|()| remove_checkpoint(&deleted));
+        }
+        Ok(())
+    }
+
+    /// Removes temporary files and unfinished checkpoints, and brings back a checkpoint that was being replaced.
+    fn clean_up(&self) -> io::Result<()> {
+        for name in entry_names(&self.checkpoints())? {
+            let path = self.checkpoints().join(&name);
+            if let Some(original) = name.strip_suffix(REPLACED).filter(|original| step_of(original).is_some()) {
+                let original = self.checkpoints().join(original);
+                if original.exists() { remove_checkpoint(&path)? } else { fs::rename(&path, &original)? }
+            } else if [UNFINISHED, DELETED].iter().any(|suffix| name.strip_suffix(suffix).and_then(step_of).is_some()) {
+                remove_checkpoint(&path)?;
+            }
+        }
+        for name in entry_names(&self.root)?.iter().filter(|name| name.starts_with(TEMPORARY_PREFIX)) {
+            fs::remove_file(self.root.join(name))?;
+        }
+        Ok(())
+    }
+
+    fn remove_run(&self) -> io::Result<()> {
+        // The checkpoints go last: whatever is left after a crash in between still counts as a run.
+        for name in STATE_FILES.into_iter().chain([LOG_FILE, PLOT_FILE]) {
+            remove_if_present(&self.root.join(name))?;
+        }
+        if !self.checkpoints().is_dir() {
+            return Ok(());
+        }
+        self.clean_up()?;
+        for name in entry_names(&self.checkpoints())?.iter().filter(|name| step_of(name).is_some()) {
+            remove_checkpoint(&self.checkpoints().join(name))?;
+        }
+        Ok(())
+    }
+}
+
+fn write_checkpoint<T: Serialize>(directory: &Path, checkpoint: &Checkpoint<T>) -> io::Result<()> {
+    let Checkpoint { step, config, tokenizer, parameters, optimizer, trainer } = checkpoint;
+    fs::create_dir(directory)?;
+    let notes = [("step", step.to_string())];
+    let mut trainer = serde_json::to_vec_pretty(trainer)?;
+    trainer.push(b'\n');
+    let mut sums = String::new();
+    let mut add = |name: &str, write: &mut dyn FnMut(&mut Hashing) -> io::Result<()>| {
+        let sum = write_hashed(&directory.join(name), write)?;
+        sums += &format!("{sum}  {name}\n");
+        io::Result::Ok(())
+    };
+    add(CONFIG_FILE, &mut |w| w.write_all(config.to_json().as_bytes()))?;
+    add(WEIGHTS_FILE, &mut |w| folder::write_weights_to(w, parameters, &notes))?;
+    add(TOKENIZER_FILE, &mut |w| w.write_all(tokenizer))?;
+    add(OPTIMIZER_FILE, &mut |w| folder::write_tensors_to(w, optimizer, &notes))?;
+    add(TRAINER_FILE, &mut |w| w.write_all(&trainer))?;
+    write_synced(File::create(directory.join(SUMS_FILE))?, |w| w.write_all(sums.as_bytes()))?;
+    sync_directory(directory)
+}
+
+type Hashing<'a> = HashingWriter<&'a mut BufWriter<File>>;
+
+/// Writes and syncs a file; its SHA-256.
+fn write_hashed(path: &Path, write: &mut dyn FnMut(&mut Hashing) -> io::Result<()>) -> io::Result<String> {
+    let mut sum = String::new();
+    write_synced(File::create(path)?, |buffered| {
+        let mut hashing = HashingWriter::new(buffered);
+        write(&mut hashing)?;
+        sum = hashing.finish();
+        Ok(())
+    })?;
+    Ok(sum)
+}
+
+fn load_checkpoint(directory: &Path, step: u64) -> Result<LoadedCheckpoint> {
+    verify(directory)?;
+    let config = folder::read_config(directory)?;
+    let read = |name| {
+        let path = directory.join(name);
+        fs::read(&path).map_err(Error::io("read", &path))
+    };
+    let trainer = serde_json::from_slice(&read(TRAINER_FILE)?).map_err(|error| {
+        let text = one_line(&error.to_string());
+        Error::Input(format!("{} is not valid JSON ({text})", directory.join(TRAINER_FILE).display()))
+    })?;
+    let weights = Weights::from_file(TensorFile::open(&directory.join(WEIGHTS_FILE))?, &config)?;
+    let optimizer = TensorFile::open(&directory.join(OPTIMIZER_FILE))?;
+    for (name, shape) in config.parameters() {
+        optimizer.check(&format!("{name}.exp_avg"), &shape)?;
+        optimizer.check(&format!("{name}.exp_avg_sq"), &shape)?;
+    }
+    let tokenizer = read(TOKENIZER_FILE)?;
+    Ok(LoadedCheckpoint { step, config, tokenizer, weights, optimizer, trainer, warnings: Vec::new() })
+}
+
+/// Compares every file of a checkpoint with its recorded hash.
+fn verify(directory: &Path) -> Result<()> {
+    let path = directory.join(SUMS_FILE);
+    let sums = fs::read(&path).map_err(Error::io("read", &path))?;
+    let sums = String::from_utf8_lossy(&sums);
+    for name in STATE_FILES {
+        let path = directory.join(name);
+        let sum = hash_file(&path).map_err(Error::io("read", &path))?;
+        if !sums.lines().any(|line| line.split_once("  ") == Some((&sum, name))) {
+            fail!(Input, "{} is damaged (its checksum does not match)", path.display());
+        }
+    }
+    Ok(())
+}
+
+fn hash_file(path: &Path) -> io::Result<String> {
+    let file = File::open(path)?;
+    let mut hashing = HashingWriter::new(io::sink());
+    io::copy(&mut io::BufReader::with_capacity(1 << 20, file), &mut hashing)?;
+    Ok(hashing.finish())
+}
+
+/// Gives a large file a second name, or a copy where the file system has no hard links, replacing `to` in one rename.
+fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = to.with_file_name(format!("{TEMPORARY_PREFIX}{name}"));
+    remove_if_present(&temporary)?;
+    if fs::hard_link(from, &temporary).is_err() {
+        let copied = fs::copy(from, &temporary).and_then(|_| File::options().write(true).open(&temporary)?.sync_all());
+        if let Err(error) = copied {
+            let _ = fs::remove_file(&temporary); // the reason to report is the first one
+            return Err(error);
+        }
+    }
+    fs::rename(&temporary, to)?;
+    // Renaming one link of a file over another does nothing and leaves both.
+    remove_if_present(&temporary)
+}
+
+/// Deletes a checkpoint's own files and its folder, if present. A folder with foreign files stays, with those alone.
+fn remove_checkpoint(directory: &Path) -> io::Result<()> {
+    for name in STATE_FILES.into_iter().chain([SUMS_FILE]) {
+        remove_if_present(&directory.join(name))?;
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn remove_if_present(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Names in a folder that are text; no name of ours is anything else.
+fn entry_names(directory: &Path) -> io::Result<Vec<String>> {
+    let names = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    names.filter_map(io::Result::transpose).collect()
+}
+
+fn directory_name(step: u64) -> String {
+    format!("step-{step:06}")
+}
+
+/// The step of a checkpoint's folder name; nothing else has one.
+fn step_of(name: &str) -> Option<u64> {
+    let step = name.strip_prefix("step-")?.parse().ok()?;
+    (directory_name(step) == name).then_some(step)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

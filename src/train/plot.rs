@@ -1,0 +1,162 @@
+//! `loss.svg`: the loss over the steps of a run.
+
+use std::io::Write;
+use std::path::Path;
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::error::Result;
+use crate::files::write_atomic;
+use crate::train::log::Record;
+
+/// What to draw. Values that are not finite are left out; without any points the axes are drawn alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Plot<'a> {
+    pub title: &'a str,
+    pub records: &'a [Record],
+    /// A loss, in nats per token, that no model can beat or that is the one to beat, and its name.
+    pub floor: Option<(f64, &'a str)>,
+}
+
+const SIZE: (u32, u32) = (900, 520);
+/// More points than this along the horizontal axis cannot be told apart.
+const MOST_POINTS: usize = 900;
+const FONT: &str = "Helvetica, Arial, 'DejaVu Sans', sans-serif";
+const INK: RGBColor = RGBColor(45, 52, 64);
+const FAINT: RGBColor = RGBColor(226, 230, 236);
+const TRAIN_LIGHT: RGBColor = RGBColor(176, 202, 236);
+const TRAIN: RGBColor = RGBColor(38, 98, 178);
+const VALIDATION: RGBColor = RGBColor(214, 94, 26);
+const FLOOR: RGBColor = RGBColor(110, 118, 130);
+
+/// Draws the plot and replaces `path` by it in one step.
+pub fn write(path: &Path, plot: &Plot) -> Result<()> {
+    let svg = render(plot);
+    write_atomic(path, |writer| writer.write_all(svg.as_bytes()))
+}
+
+/// The plot as SVG text.
+pub fn render(plot: &Plot) -> String {
+    let mut svg = String::new();
+    draw(plot, &mut svg).expect("drawing into memory cannot fail");
+    svg
+}
+
+type Point = (f64, f64);
+type DrawResult = std::result::Result<(), Box<dyn std::error::Error>>;
+
+fn draw(plot: &Plot, svg: &mut String) -> DrawResult {
+    let train = thinned(&points(plot.records, |record| Some(record.loss)));
+    let validation = points(plot.records, |record| record.val_loss);
+    let floor = plot.floor.filter(|(loss, _)| loss.is_finite());
+    let steps = step_range(&train, &validation);
+    let losses = loss_range(&train, &validation, floor.map(|(loss, _)| loss));
+    let inside = |points: &[Point]| -> Vec<Point> {
+        points.iter().map(|&(step, loss)| (step, loss.clamp(losses.start, losses.end))).collect()
+    };
+
+    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(plot.title, (FONT, 22).into_font().color(&INK))
+        .margin(16)
+        .margin_right(28)
+        .x_label_area_size(48)
+        .y_label_area_size(64)
+        .build_cartesian_2d(steps.clone(), losses.clone())?;
+    let decimals = if losses.end - losses.start < 1.0 { 2 } else { 1 };
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(FAINT)
+        .axis_style(INK.mix(0.6))
+        .x_desc("step")
+        .y_desc("loss (nats per token)")
+        .x_label_formatter(&|step| format!("{step:.0}"))
+        .y_label_formatter(&|loss| format!("{loss:.decimals$}"))
+        .label_style((FONT, 14).into_font().color(&INK))
+        .axis_desc_style((FONT, 16).into_font().color(&INK))
+        .draw()?;
+
+    chart.draw_series(LineSeries::new(inside(&train), TRAIN_LIGHT.stroke_width(1)))?;
+    if let Some((loss, name)) = floor {
+        let ends = [(steps.start, loss), (steps.end, loss)];
+        chart.draw_series(DashedLineSeries::new(ends, 7, 5, FLOOR.stroke_width(2)))?;
+        let style = (FONT, 14).into_font().color(&FLOOR).pos(Pos::new(HPos::Right, VPos::Bottom));
+        chart.draw_series([Text::new(format!("{name} {loss:.2}"), (steps.end, loss), style)])?;
+    }
+    chart
+        .draw_series(LineSeries::new(inside(&smoothed(&train)), TRAIN.stroke_width(3)))?
+        .label("train")
+        .legend(|at| swatch(at, TRAIN));
+    if !validation.is_empty() {
+        chart
+            .draw_series(LineSeries::new(inside(&validation), VALIDATION.stroke_width(2)))?
+            .label("validation")
+            .legend(|at| swatch(at, VALIDATION));
+        chart.draw_series(inside(&validation).into_iter().map(|point| Circle::new(point, 4, VALIDATION.filled())))?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .margin(14)
+        .background_style(WHITE.mix(0.9))
+        .border_style(FAINT)
+        .label_font((FONT, 15).into_font().color(&INK))
+        .draw()?;
+    root.present()?;
+    Ok(())
+}
+
+fn swatch((x, y): (i32, i32), color: RGBColor) -> PathElement<(i32, i32)> {
+    PathElement::new([(x, y), (x + 18, y)], color.stroke_width(3))
+}
+
+/// (step, loss) of the records that have a finite one.
+fn points(records: &[Record], loss: impl Fn(&Record) -> Option<f32>) -> Vec<Point> {
+    let all = records.iter().filter_map(|record| Some((record.step as f64, f64::from(loss(record)?))));
+    all.filter(|(_, loss)| loss.is_finite()).collect()
+}
+
+/// At most [`MOST_POINTS`] points, each the mean of its neighbours, so that a long run does not make a large file.
+fn thinned(points: &[Point]) -> Vec<Point> {
+    points.chunks(points.len().div_ceil(MOST_POINTS).max(1)).map(mean).collect()
+}
+
+/// The mean over a window around every point, one thirtieth of all to each side, less at the ends.
+fn smoothed(points: &[Point]) -> Vec<Point> {
+    let reach = points.len() / 30;
+    let window = |at: usize| {
+        let reach = reach.min(at).min(points.len() - 1 - at); // symmetric, or steep ends would be pulled in
+        mean(&points[at - reach..=at + reach]).1
+    };
+    points.iter().enumerate().map(|(at, &(step, _))| (step, window(at))).collect()
+}
+
+fn mean(points: &[Point]) -> Point {
+    let (steps, losses) = points.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
+    (steps / points.len() as f64, losses / points.len() as f64)
+}
+
+/// From step 0 to the last one.
+fn step_range(train: &[Point], validation: &[Point]) -> std::ops::Range<f64> {
+    let last = train.iter().chain(validation).map(|point| point.0).fold(1.0, f64::max);
+    0.0..last
+}
+
+/// All losses with some room, except that a few high ones (a spike, the first steps of a long run) do not squeeze the
+/// rest: the top is at most a quarter above the 99th percentile.
+fn loss_range(train: &[Point], validation: &[Point], floor: Option<f64>) -> std::ops::Range<f64> {
+    let mut losses: Vec<f64> = train.iter().chain(validation).map(|point| point.1).collect();
+    losses.sort_unstable_by(f64::total_cmp);
+    let (Some(&lowest), Some(&highest)) = (losses.first(), losses.last()) else {
+        let floor = floor.unwrap_or(0.0);
+        return floor.min(0.0)..floor.max(0.0) + 1.0;
+    };
+    let usual = losses[(losses.len() - 1) * 99 / 100];
+    let low = floor.map_or(lowest, |floor| floor.min(lowest));
+    let high = highest.min(usual + 0.25 * (usual - low).max(0.4)).max(floor.unwrap_or(lowest));
+    let room = 0.06 * (high - low).max(0.2);
+    low - room..high + room
+}

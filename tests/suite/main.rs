@@ -1,0 +1,4 @@
+//! One binary with all integration tests. They need a Vulkan, Metal or DX12 adapter (a software one will do) and fail
+//! without one.
+
+mod ops;

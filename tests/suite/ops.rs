@@ -1,0 +1,103 @@
+//! Every op's cases: shader against reference for both families of kernels, and `vjp` against finite differences.
+
+use wgpt::executor::Executor;
+use wgpt::gpu::{Gpu, choose};
+use wgpt::graph::Family;
+use wgpt::ops::case::check_close;
+use wgpt::ops::{Case, cases};
+
+/// The best adapter, with the kernels of `family`.
+fn gpu(family: Family) -> Gpu {
+    Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap()
+}
+
+fn check_all(family: Family) {
+    let mut gpu = gpu(family);
+    let mut failures = vec![];
+    for case in cases() {
+        match case.check(&mut gpu, 42).unwrap() {
+            Ok(compared) => assert!(!compared.is_empty(), "{} compares nothing", case.name),
+            Err(why) => failures.push(why),
+        }
+    }
+    assert!(failures.is_empty(), "{family:?}: {} cases fail:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn shaders_for_software_adapters_agree_with_the_reference() {
+    check_all(Family::Software);
+}
+
+#[test]
+fn shaders_for_gpus_agree_with_the_reference() {
+    check_all(Family::Gpu);
+}
+
+#[test]
+fn gradients_agree_with_finite_differences() {
+    let mut checked = 0;
+    for case in cases().into_iter().filter(|c| c.gradient) {
+        checked += finite_differences(case);
+    }
+    assert!(checked > 100, "only {checked} gradients were checked");
+}
+
+/// Central differences of L = sum(dy * y) through the reference, at up to 12 elements of each input with a gradient.
+fn finite_differences(case: &Case) -> usize {
+    if case.inputs.iter().map(|(dims, _)| dims.iter().product::<usize>()).sum::<usize>() > 200_000 {
+        return 0; // the same code at a smaller shape is checked
+    }
+    let built = case.build(42);
+    let values = built.run(&mut wgpt::reference::Cpu::default()).unwrap();
+    let dy = built.inputs.last().unwrap().1.clone();
+    let loss = |input: usize, at: usize, by: f32| {
+        let mut moved = case.build(42);
+        moved.inputs[input].1[at] += by;
+        let y = moved.run(&mut wgpt::reference::Cpu::default()).unwrap().swap_remove(0);
+        let moved_by = f64::from(moved.inputs[input].1[at]) - f64::from(built.inputs[input].1[at]);
+        (y.iter().zip(&dy).map(|(y, dy)| f64::from(*y) * f64::from(*dy)).sum::<f64>(), moved_by)
+    };
+    let mut checked = 0;
+    for (name, got) in built.outputs.iter().zip(&values).filter(|(name, _)| name.starts_with('d')) {
+        let input: usize = name[1..].parse().unwrap();
+        for sample in 0..got.len().min(12) {
+            let at = sample * (got.len() / got.len().min(12));
+            let ((up, up_by), (down, down_by)) = (loss(input, at, 4e-3), loss(input, at, -4e-3));
+            let want = ((up - down) / (up_by - down_by)) as f32;
+            // Outputs are f32: their rounding, about 1e-7 of each of the n terms of L, is divided by the 8e-3 between the
+            // two points; the third derivative adds about h^2 = 1.6e-5.
+            let noise = 1e-7 * (dy.len() as f32).sqrt() / 8e-3;
+            check_close(&format!("{} {name} at {at}", case.name), &[got[at]], &[want], 2e-3 + 3.0 * noise, 2e-3)
+                .unwrap();
+            checked += 1;
+        }
+    }
+    checked
+}
+
+#[test]
+fn the_checker_rejects_one_changed_element_and_nan() {
+    let want: Vec<f32> = (0..1000).map(|i| (i as f32).sin()).collect();
+    let changed = |at: usize, value: f32| {
+        let mut got = want.clone();
+        got[at] = value;
+        check_close("t", &got, &want, 1e-5, 1e-5)
+    };
+    assert!(changed(0, want[0]).unwrap() == 0.0);
+    let message = changed(700, want[700] + 1e-3).unwrap_err();
+    assert!(message.contains("t[700]"), "{message}");
+    assert!(changed(3, f32::NAN).is_err() && changed(3, f32::INFINITY).is_err());
+    assert!(check_close("t", &want, &[f32::NAN; 1000], 1e-5, 1e-5).is_err(), "a NaN reference passes nothing");
+    assert!(check_close("t", &want[..999], &want, 1e-5, 1e-5).is_err(), "a missing element is a difference");
+}
+
+#[test]
+fn a_kernel_that_writes_nothing_is_caught() {
+    // Outputs are poisoned before a run: without a replay, every one of them is NaN.
+    let mut gpu = gpu(Family::Software);
+    let built = wgpt::ops::add::CASES[0].build(1);
+    let plan = wgpt::graph::Plan::new(&built.graph, gpu.limits()).unwrap();
+    let program = gpu.load(&built.graph, plan).unwrap();
+    gpu.poison(program).unwrap();
+    assert!(gpu.read(program, "y0").unwrap().iter().all(|v| v.is_nan()));
+}
