@@ -65,7 +65,7 @@ impl Batches {
             inputs.copy_from_slice(&self.window[..self.context]);
             targets.copy_from_slice(&self.window[1..]);
         }
-        self.position += 1;
+        self.position = self.position.wrapping_add(1);
         Ok(())
     }
 

@@ -293,16 +293,18 @@ impl LineReader {
 
 /// Where to end a piece so that it and the rest give the same tokens as both together.
 ///
-/// Byte-level and sentence-piece pre-tokenizers begin a word with the space before it, so before a single space between
-/// words is best. Next is after a single newline between letters or digits: beside punctuation or more white space
-/// some pre-tokenizers take the newline as part of what surrounds it. Otherwise anywhere.
+/// Byte-level and sentence-piece pre-tokenizers never join a word and the space after it, so before a space that
+/// follows a word is best. Next is after a single newline between letters or digits: beside punctuation or more white
+/// space some pre-tokenizers take the newline as part of what surrounds it. Otherwise anywhere.
 fn cut(text: &str) -> usize {
-    let between = |at: usize, fits: fn(char) -> bool| {
-        text[..at].chars().next_back().is_some_and(fits) && text[at + 1..].chars().next().is_some_and(fits)
+    let before = |at: usize| text[..at].chars().next_back().unwrap_or(' ');
+    let after = |at: usize| text[at + 1..].chars().next().unwrap_or(' ');
+    let space = text.rmatch_indices(' ').map(|(at, _)| at).find(|&at| !before(at).is_whitespace());
+    let newline = || {
+        let mut newlines = text.rmatch_indices('\n').map(|(at, _)| at);
+        newlines.find(|&at| before(at).is_alphanumeric() && after(at).is_alphanumeric())
     };
-    let space = || text.rmatch_indices(' ').map(|(at, _)| at).find(|&at| between(at, |c| !c.is_whitespace()));
-    let newline = || text.rmatch_indices('\n').map(|(at, _)| at).find(|&at| between(at, char::is_alphanumeric));
-    space().or_else(|| newline().map(|at| at + 1)).unwrap_or(text.len())
+    space.or_else(|| newline().map(|at| at + 1)).unwrap_or(text.len())
 }
 
 fn valid_part(bytes: &[u8], length: usize) -> &str {

@@ -138,7 +138,7 @@ impl Limits {
     pub fn row_chunks(&self, rows: usize, row_bytes: u64) -> Vec<Range<usize>> {
         let fit = (self.binding_bytes / row_bytes.max(1)) as usize;
         if fit >= rows {
-            return vec![0..rows];
+            return std::iter::once(0..rows).collect();
         }
         // A multiple of that many rows starts aligned whatever the length of a row, and holds whole strips of 64 rows.
         let step = (self.alignment_bytes / 4).max(64) as usize;
