@@ -43,7 +43,7 @@ impl Error {
         }
     }
 
-    /// Wraps an I/O error as "cannot <action> <path>: <cause>"; made for `map_err`.
+    /// Wraps an I/O error as `cannot <action> <path>: <cause>`; made for `map_err`.
     pub fn io(action: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         let action = format!("{action} {}", path.display());
         move |source| Error::Io { action, source }

@@ -22,6 +22,11 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io:
     })
 }
 
+/// [`write_atomic`] of bytes that are at hand.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic(path, |file| file.write_all(bytes))
+}
+
 /// Runs `write` on `file`, then flushes and syncs, so that an error that only appears late is not lost.
 pub fn write_synced(file: File, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
     let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, file);

@@ -3,14 +3,15 @@
 //! Model code builds a static [`graph`] of coarse [`ops`]; it is differentiated by appending nodes, planned once into
 //! buffers and dispatches, and replayed by an [`executor`]: the [`gpu`] through wgpu, or the CPU [`reference`].
 
+pub mod data;
 pub mod error;
 pub mod executor;
+pub mod files;
+pub mod generate;
 pub mod gpu;
 pub mod graph;
+pub mod models;
 pub mod ops;
 pub mod reference;
 pub mod shaders;
-pub mod data {
-    /// target marker
-    pub const IGNORED: u32 = u32::MAX;
-}
+pub mod train;

@@ -1,17 +1,40 @@
 //! The ops, each in a file of its own with its shaders of the same stem, and the cases that tests, benches and
 //! `wgpt doctor` iterate.
 
+pub mod adamw;
 pub mod add;
+pub mod attention;
+pub mod attention_backward;
 pub mod case;
 pub mod column_sum;
+pub mod cross_entropy;
+pub mod dropout;
 pub mod elementwise;
+pub mod embedding;
 pub mod fill;
 pub mod gelu;
+pub mod global_norm;
+pub mod layernorm;
 pub mod matmul;
+pub mod select_row;
 
 pub use case::{Case, Draw};
 
 /// Every op's cases.
 pub fn cases() -> Vec<&'static Case> {
-    [add::CASES, column_sum::CASES, gelu::CASES, matmul::CASES].into_iter().flatten().collect()
+    let ops = [
+        adamw::CASES,
+        add::CASES,
+        attention::CASES,
+        column_sum::CASES,
+        cross_entropy::CASES,
+        dropout::CASES,
+        embedding::CASES,
+        gelu::CASES,
+        global_norm::CASES,
+        layernorm::CASES,
+        matmul::CASES,
+        select_row::CASES,
+    ];
+    ops.into_iter().flatten().collect()
 }

@@ -5,5 +5,8 @@ struct Step {
     micro_batch: u32,
     seed: u32,
     learning_rate: f32,
-    reserved: vec4<u32>,
+    position: u32,
+    reserved_0: u32,
+    reserved_1: u32,
+    reserved_2: u32,
 }

@@ -24,12 +24,13 @@ use sha2::{Digest, Sha256};
 
 use super::{
     source::{Piece, Source},
-    tokenizer::{Tokenizer, write_file},
+    tokenizer::Tokenizer,
     tokens::{IdFile, Tokens, Width},
 };
 use crate::{
     error::{Error, Result},
     fail,
+    files::write_bytes,
 };
 
 const FORMAT_VERSION: u64 = 1;
@@ -148,7 +149,7 @@ fn write(source: &Source, tokenizer: &Tokenizer, folder: &Path, sizes: Sizes) ->
     let index = Index { width: Some(width), shards: writer.counts, max_id, text_bytes };
     let path = folder.join(INDEX);
     let json = serde_json::to_vec_pretty(&index).map_err(|cause| Error::io("write", &path)(cause.into()))?;
-    write_file(&path, &json)
+    write_bytes(&path, &json)
 }
 
 /// Gives a finished folder its name, unless another process has made the same one meanwhile.
@@ -304,7 +305,7 @@ fn largest_id(file: &IdFile, cache: &Path) -> Result<u32> {
         return Ok(max_id);
     }
     let max_id = file.max_id();
-    write_file(&note, max_id.to_string().as_bytes())?;
+    write_bytes(&note, max_id.to_string().as_bytes())?;
     key.remove_former(cache);
     Ok(max_id)
 }

@@ -25,9 +25,9 @@ use rand_pcg::Pcg64;
 use rand_pcg::rand_core::SeedableRng;
 
 pub use self::grammar::Entropy;
-pub use self::tales::TALES;
 #[cfg(doc)]
 use self::grammar::Grammar;
+pub use self::tales::TALES;
 
 /// The bit that tells the seeds of held-out stories from those of training stories.
 const HELD_OUT: u64 = 1 << 63;

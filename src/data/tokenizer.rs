@@ -29,6 +29,7 @@ use super::source::Source;
 use crate::{
     error::{Error, Result},
     fail,
+    files::write_bytes,
 };
 
 /// The file of a model folder that holds the tokenizer.
@@ -111,8 +112,13 @@ impl Tokenizer {
         if self.end_of_text().is_some() {
             config["eos_token"] = END_OF_TEXT.into();
         }
-        write_file(&dir.join(FILE_NAME), &self.json)?;
-        write_file(&dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())
+        write_bytes(&dir.join(FILE_NAME), &self.json)?;
+        write_bytes(&dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())
+    }
+
+    /// The bytes of its `tokenizer.json`.
+    pub fn json(&self) -> &[u8] {
+        &self.json
     }
 
     /// The ids of a text. A `tokenizer.json` adds no tokens of its own, but special tokens spelled out in the text,
@@ -221,37 +227,45 @@ impl Tokenizer {
 /// Text that appears id by id: characters whose bytes are spread over several tokens are held back until complete.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// The last ids shown, as context for a decoder that looks at its neighbours, then the ids not shown yet.
+    /// The last ids: some decoders look at a token's neighbours.
     ids: Vec<u32>,
+    /// How much of the text of `ids` has been handed out, in bytes.
     shown: usize,
 }
 
 impl TextStream<'_> {
-    /// Ids held back at most: a character has at most four bytes, so a longer wait means bytes that are no UTF-8.
-    const PATIENCE: usize = 8;
+    /// Ids decoded at a time, at most, and how many of them stay when they become more.
+    const WINDOW: (usize, usize) = (32, 8);
 
     /// The text that `id` completes; empty while a character is incomplete.
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.ids.push(id);
-        let text = self.pending()?;
-        if text.is_empty() || (text.ends_with('\u{FFFD}') && self.ids.len() - self.shown < Self::PATIENCE) {
-            return Ok(String::new());
+        let text = self.tokenizer.decode(&self.ids)?;
+        let end = complete(&text);
+        let new = text.get(self.shown..end).unwrap_or_default().to_string();
+        self.shown = self.shown.max(end);
+        let (most, keep) = Self::WINDOW;
+        if self.ids.len() > most {
+            // What the first of the remaining ids stand for may look different now; what is held back does not.
+            let held_back = text.len().saturating_sub(self.shown);
+            self.ids.drain(..self.ids.len() - keep);
+            self.shown = self.tokenizer.decode(&self.ids)?.len().saturating_sub(held_back);
         }
-        self.ids.drain(..self.shown);
-        self.shown = self.ids.len();
-        Ok(text)
+        Ok(new)
     }
 
     /// What was held back.
     pub fn finish(self) -> Result<String> {
-        self.pending()
-    }
-
-    fn pending(&self) -> Result<String> {
-        let before = self.tokenizer.decode(&self.ids[..self.shown])?;
         let text = self.tokenizer.decode(&self.ids)?;
-        Ok(text.get(before.len()..).unwrap_or_default().to_string())
+        Ok(text.get(self.shown..).unwrap_or_default().to_string())
     }
+}
+
+/// The length of the text without what may be the beginning of a character: at most three bytes, each of which a
+/// decoder may show as a U+FFFD.
+fn complete(text: &str) -> usize {
+    let incomplete = text.chars().rev().take(3).take_while(|&c| c == char::REPLACEMENT_CHARACTER).count();
+    text.len() - incomplete * char::REPLACEMENT_CHARACTER.len_utf8()
 }
 
 /// The tokenizer that `save` has written as this JSON, if it is `char` or `bytes`.
@@ -337,17 +351,4 @@ fn invalid(cause: tokenizers::Error) -> Error {
 
 fn one_line(cause: tokenizers::Error) -> String {
     cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Writes a small file so that after a crash there is either the old one or the new one.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
-        let dir = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|failure| failure.error)?;
-        Ok(())
-    };
-    write().map_err(Error::io("write", path))
 }

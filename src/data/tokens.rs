@@ -219,7 +219,13 @@ impl IdFile {
                 fail!(Input, "{name} has an odd length of {size_bytes} bytes, but u16 ids have two each; write it anew")
             }
             _ => {
-                return Ok(IdFile { path: path.into(), map, offset_bytes: 0, width: Width::U16, count: size_bytes / 2 });
+                return Ok(IdFile {
+                    path: path.into(),
+                    map,
+                    offset_bytes: 0,
+                    width: Width::U16,
+                    count: size_bytes / 2,
+                });
             }
         };
         if integer(1) != Some(version) {

@@ -5,8 +5,9 @@ use crate::ops::fill::Fill;
 use std::collections::HashMap;
 
 /// Appends the backward pass of the scalar `loss`. For each `(parameter, gradient)` pair it **adds**
-/// `scale * d loss / d parameter` into the state `gradient` of the same shape. Activations' gradients are written, not added.
-pub fn gradient(g: &mut Graph, loss: Tensor, scale: f32, wanted: &[(Tensor, Tensor)]) {
+/// `scale * d loss / d parameter` into the state `gradient` of the same shape, and returns the states as they are then.
+/// Activations' gradients are written, not added.
+pub fn gradient(g: &mut Graph, loss: Tensor, scale: f32, wanted: &[(Tensor, Tensor)]) -> Vec<Tensor> {
     assert!(g.shape(loss).len() == 1 && loss.slot == 0, "the loss is one number in slot 0, not {:?}", g.shape(loss));
     let mut sums: HashMap<Tensor, Tensor> = wanted.iter().copied().collect();
     let needed = mark(g, loss.node, wanted);
@@ -39,6 +40,7 @@ pub fn gradient(g: &mut Graph, loss: Tensor, scale: f32, wanted: &[(Tensor, Tens
         }
     }
     g.scope("");
+    wanted.iter().map(|(parameter, _)| sums[parameter]).collect()
 }
 
 /// Nodes up to `last` on a path from a wanted parameter.

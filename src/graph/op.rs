@@ -296,7 +296,9 @@ pub struct Step {
     pub seed: u32,
     /// Learning rate of this step.
     pub learning_rate: f32,
-    pub reserved: [u32; 4],
+    /// Position in the sequence that `select_row` takes.
+    pub position: u32,
+    pub reserved: [u32; 3],
 }
 
 /// Reads a u32 tensor that travels as f32 bits.

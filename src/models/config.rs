@@ -201,14 +201,15 @@ impl Gpt2Config {
         }
         if !self.width.is_multiple_of(self.heads) {
             return Some(format!(
-                "{} heads (n_head) do not divide a width (n_embd) of {}; choose a width that is a multiple of the heads",
+                "{} heads (n_head) do not divide a width (n_embd) of {}; choose a width that is a multiple of \
+                 the heads",
                 self.heads, self.width
             ));
         }
         if !self.head_size().is_multiple_of(4) || self.head_size() > MOST_HEAD_SIZE {
             return Some(format!(
-                "width {} over {} heads gives a head size of {}, but it must be a multiple of 4 up to {MOST_HEAD_SIZE}; \
-                 change the heads or the width",
+                "width {} over {} heads gives a head size of {}, but it must be a multiple of 4 up to \
+                 {MOST_HEAD_SIZE}; change the heads or the width",
                 self.width,
                 self.heads,
                 self.head_size()

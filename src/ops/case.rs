@@ -1,5 +1,6 @@
 //! A case: an op with shapes and tolerances. Tests, benches and `wgpt doctor` iterate the same list.
 
+use super::global_norm::report;
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::graph::{Dtype, Graph, Op, Plan, Shape, Step, Tensor};
@@ -19,6 +20,8 @@ pub enum Draw {
     Ids(u32),
     /// Ids below a vocabulary size, one in five ignored.
     Targets(u32),
+    /// The report of a fine step: clip factor 0.7, update number 5.
+    Report,
 }
 
 /// One op at one shape.
@@ -127,19 +130,27 @@ impl Built {
 impl Draw {
     fn dtype(self) -> Dtype {
         match self {
-            Draw::Uniform(_) | Draw::Between(..) => Dtype::F32,
+            Draw::Uniform(_) | Draw::Between(..) | Draw::Report => Dtype::F32,
             Draw::Ids(_) | Draw::Targets(_) => Dtype::U32,
         }
     }
 
     /// `len` values; ids travel as bits.
     fn values(self, len: usize, rng: &mut Pcg64) -> Vec<f32> {
+        if let Draw::Report = self {
+            let mut words = vec![0.5; len];
+            words[report::CLIP] = 0.7;
+            words[report::BAD] = f32::from_bits(report::FINE);
+            words[report::UPDATES] = f32::from_bits(5);
+            return words;
+        }
         let mut one = || match self {
             Draw::Uniform(scale) => rng.random_range(-scale..scale),
             Draw::Between(low, high) => rng.random_range(low..high),
             Draw::Ids(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
             Draw::Targets(_) if rng.random_ratio(1, 5) => f32::from_bits(crate::data::IGNORED),
             Draw::Targets(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
+            Draw::Report => unreachable!("made above"),
         };
         (0..len).map(|_| one()).collect()
     }
@@ -154,7 +165,7 @@ pub fn check_close(tensor: &str, got: &[f32], want: &[f32], atol: f32, rtol: f32
     let mut largest = 0.0f64;
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
         let budget = f64::from(atol) + f64::from(rtol) * f64::from(w).abs();
-        let share = (f64::from(g) - f64::from(w)).abs() / budget;
+        let share = if g == w { 0.0 } else { (f64::from(g) - f64::from(w)).abs() / budget };
         // A NaN share compares false with everything, so it must fail the comparison that lets an element pass.
         if share <= 1.0 {
             largest = largest.max(share);

@@ -166,22 +166,24 @@ impl RunFolder {
         let mut warnings = Vec::new();
         for step in self.steps()? {
             let directory = self.directory(step);
+            let mut damaged = |error| warnings.push(format!("{error}; going back to an earlier checkpoint"));
+            if let Err(error) = verify(&directory) {
+                damaged(error);
+                continue;
+            }
+            // A crash may have come between a checkpoint and the files at the top. Before the maps are made: Windows
+            // may refuse to replace a link to a mapped file.
+            self.publish(&directory)?;
             match load_checkpoint(&directory, step) {
-                Ok(loaded) => {
-                    // A crash may have come between a checkpoint and the files at the top.
-                    self.publish(&directory)?;
-                    return Ok(Some(LoadedCheckpoint { warnings, ..loaded }));
-                }
-                Err(error) => warnings.push(format!("{error}; going back to an earlier checkpoint")),
+                Ok(loaded) => return Ok(Some(LoadedCheckpoint { warnings, ..loaded })),
+                Err(error) => damaged(error),
             }
         }
-        match warnings.first() {
-            None => Ok(None),
-            Some(_) => {
-                let root = self.root.display();
-                fail!(Input, "every checkpoint in {root} is damaged; restore one from a copy, or use --overwrite")
-            }
+        if warnings.is_empty() {
+            return Ok(None);
         }
+        let root = self.root.display();
+        fail!(Input, "every checkpoint in {root} is damaged; restore one from a copy, or start anew with --overwrite")
     }
 
     /// Steps of all checkpoints under their final names, newest first.
@@ -326,8 +328,8 @@ fn write_hashed(path: &Path, write: &mut dyn FnMut(&mut Hashing) -> io::Result<(
     Ok(sum)
 }
 
+/// Opens a checkpoint whose files are verified.
 fn load_checkpoint(directory: &Path, step: u64) -> Result<LoadedCheckpoint> {
-    verify(directory)?;
     let config = folder::read_config(directory)?;
     let read = |name| {
         let path = directory.join(name);

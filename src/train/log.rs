@@ -95,7 +95,8 @@ pub fn console_line(record: &Record, steps: u64) -> String {
     let skipped = record.skipped.as_ref().map_or(String::new(), |reason| format!("  skipped: {reason}"));
     let ms_decimals = if record.step_ms < 9.95 { 1 } else { 0 };
     format!(
-        "step {:>digits$}/{steps}  loss {:.3}{val}  norm {:.2}  lr {:.1e}  {:.ms_decimals$} ms  {:.0} tok/s  {}{skipped}",
+        "step {:>digits$}/{steps}  loss {:.3}{val}  \
+         norm {:.2}  lr {:.1e}  {:.ms_decimals$} ms  {:.0} tok/s  {}{skipped}",
         record.step,
         record.loss,
         record.grad_norm,

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -19,7 +20,11 @@ pub struct Plot<'a> {
     pub floor: Option<(f64, &'a str)>,
 }
 
+/// Width and height in pixels.
 const SIZE: (u32, u32) = (900, 520);
+/// Coordinates per pixel: the drawing library rounds to whole ones, and whole pixels would make slow curves look
+/// like stairs.
+const DETAIL: u32 = 8;
 /// More points than this along the horizontal axis cannot be told apart.
 const MOST_POINTS: usize = 900;
 /// The axis reaches at least this step, so that the first ones do not stretch over the whole width.
@@ -40,83 +45,118 @@ pub fn write(path: &Path, plot: &Plot) -> Result<()> {
 
 /// The plot as SVG text.
 pub fn render(plot: &Plot) -> String {
+    let (width, height) = SIZE;
+    let fine = (width * DETAIL, height * DETAIL);
     let mut svg = String::new();
-    draw(plot, &mut svg).expect("drawing into memory cannot fail");
-    svg
+    draw(plot, SVGBackend::with_string(&mut svg, fine).into_drawing_area()).expect("drawing into memory cannot fail");
+    let drawn_size = format!("<svg width=\"{}\" height=\"{}\"", fine.0, fine.1);
+    svg.replacen(&drawn_size, &format!("<svg width=\"{width}\" height=\"{height}\""), 1)
 }
 
+/// A step and a loss.
 type Point = (f64, f64);
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type DrawResult = std::result::Result<(), Box<dyn std::error::Error>>;
 
-fn draw(plot: &Plot, svg: &mut String) -> DrawResult {
+fn draw(plot: &Plot, root: Area) -> DrawResult {
     let train = thinned(&points(plot.records, |record| Some(record.loss)));
     let validation = points(plot.records, |record| record.val_loss);
     let floor = plot.floor.filter(|(loss, _)| loss.is_finite());
-    let steps = step_range(&train, &validation);
     let losses = loss_range(&train, &validation, floor.map(|(loss, _)| loss));
-    let inside = |points: &[Point]| -> Vec<Point> {
-        points.iter().map(|&(step, loss)| (step, loss.clamp(losses.start, losses.end))).collect()
-    };
-
-    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption(plot.title, (FONT, 22).into_font().color(&INK))
-        .margin(16)
-        .margin_right(28)
-        .x_label_area_size(48)
-        .y_label_area_size(64)
-        .build_cartesian_2d(steps.clone(), losses.clone())?;
-    let decimals = if losses.end - losses.start < 1.0 { 2 } else { 1 };
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(FAINT)
-        .axis_style(INK.mix(0.6))
-        .x_desc("step")
-        .y_desc("loss (nats per token)")
-        .x_label_formatter(&|step| format!("{step:.0}"))
-        .y_label_formatter(&|loss| format!("{loss:.decimals$}"))
-        .label_style((FONT, 14).into_font().color(&INK))
-        .axis_desc_style((FONT, 16).into_font().color(&INK))
-        .draw()?;
-
-    chart.draw_series(LineSeries::new(inside(&train), TRAIN_LIGHT.stroke_width(1)))?;
+        .caption(plot.title, font(22).color(&INK))
+        .margin(px(16))
+        .margin_right(px(28))
+        .x_label_area_size(px(48))
+        .y_label_area_size(px(64))
+        .build_cartesian_2d(step_range(&train, &validation), losses)?;
+    draw_axes(&mut chart)?;
+    chart.draw_series(line(&chart, &train, TRAIN_LIGHT, 1))?;
     if let Some((loss, name)) = floor {
-        let ends = [(steps.start, loss), (steps.end, loss)];
-        chart.draw_series(DashedLineSeries::new(ends, 7, 5, FLOOR.stroke_width(2)))?;
-        // At the left, where a loss curve is far above.
-        let style = (FONT, 14).into_font().color(&FLOOR).pos(Pos::new(HPos::Left, VPos::Bottom));
-        chart.draw_series([Text::new(format!("{name} {loss:.2}"), (steps.start + 0.012 * steps.end, loss), style)])?;
+        draw_floor(&mut chart, loss, name)?;
     }
-    if let [alone] = inside(&train)[..] {
-        chart.draw_series([Circle::new(alone, 4, TRAIN.filled())])?;
+    let smooth = line(&chart, &smoothed(&train), TRAIN, 3);
+    chart.draw_series(smooth)?.label("train").legend(|at| swatch(at, TRAIN));
+    if let [alone] = train[..] {
+        chart.draw_series([Circle::new(alone, px(4), TRAIN.filled())])?;
     }
-    chart
-        .draw_series(LineSeries::new(inside(&smoothed(&train)), TRAIN.stroke_width(3)))?
-        .label("train")
-        .legend(|at| swatch(at, TRAIN));
     if !validation.is_empty() {
-        chart
-            .draw_series(LineSeries::new(inside(&validation), VALIDATION.stroke_width(2)))?
-            .label("validation")
-            .legend(|at| swatch(at, VALIDATION));
-        chart.draw_series(inside(&validation).into_iter().map(|point| Circle::new(point, 4, VALIDATION.filled())))?;
+        let joined = line(&chart, &validation, VALIDATION, 2);
+        chart.draw_series(joined)?.label("validation").legend(|at| swatch(at, VALIDATION));
+        let dots = inside(&chart, &validation).into_iter().map(|at| Circle::new(at, px(4), VALIDATION.filled()));
+        chart.draw_series(dots)?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .margin(14)
-        .background_style(WHITE.mix(0.9))
-        .border_style(FAINT)
-        .label_font((FONT, 15).into_font().color(&INK))
-        .draw()?;
+    draw_legend(&mut chart)?;
     root.present()?;
     Ok(())
 }
 
+fn draw_axes(chart: &mut Chart) -> DrawResult {
+    let losses = chart.y_range();
+    let decimals = if losses.end - losses.start < 1.0 { 2 } else { 1 };
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(FAINT.stroke_width(px(1)))
+        .axis_style(INK.mix(0.6).stroke_width(px(1)))
+        .set_all_tick_mark_size(px(5))
+        .x_desc("step")
+        .y_desc("loss (nats per token)")
+        .x_label_formatter(&|step| format!("{step:.0}"))
+        .y_label_formatter(&|loss| format!("{loss:.decimals$}"))
+        .label_style(font(14).color(&INK))
+        .axis_desc_style(font(16).color(&INK))
+        .draw()?;
+    Ok(())
+}
+
+fn draw_floor(chart: &mut Chart, loss: f64, name: &str) -> DrawResult {
+    let (steps, losses) = (chart.x_range(), chart.y_range());
+    let ends = [(steps.start, loss), (steps.end, loss)];
+    chart.draw_series(DashedLineSeries::new(ends, px(7), px(5), FLOOR.stroke_width(px(2))))?;
+    // At the left, where a loss curve is far above, and a little off the axis and the line.
+    let at = (steps.start + 0.012 * (steps.end - steps.start), loss + 0.012 * (losses.end - losses.start));
+    let style = font(14).color(&FLOOR).pos(Pos::new(HPos::Left, VPos::Bottom));
+    chart.draw_series([Text::new(format!("{name} {loss:.2}"), at, style)])?;
+    Ok(())
+}
+
+fn draw_legend<'b: 'a, 'a>(chart: &mut Chart<'a, 'b>) -> DrawResult {
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .margin(px(12))
+        .legend_area_size(px(30))
+        .background_style(WHITE.mix(0.9))
+        .border_style(FAINT.stroke_width(px(1)))
+        .label_font(font(15).color(&INK))
+        .draw()?;
+    Ok(())
+}
+
 fn swatch((x, y): (i32, i32), color: RGBColor) -> PathElement<(i32, i32)> {
-    PathElement::new([(x, y), (x + 18, y)], color.stroke_width(3))
+    PathElement::new([(x, y), (x + px(20) as i32, y)], color.stroke_width(px(3)))
+}
+
+fn line(chart: &Chart, points: &[Point], color: RGBColor, width: u32) -> LineSeries<SVGBackend<'static>, Point> {
+    LineSeries::new(inside(chart, points), color.stroke_width(px(width)))
+}
+
+/// The points with losses beyond the axis moved to its ends; the library would draw them outside.
+fn inside(chart: &Chart, points: &[Point]) -> Vec<Point> {
+    let losses = chart.y_range();
+    points.iter().map(|&(step, loss)| (step, loss.clamp(losses.start, losses.end))).collect()
+}
+
+/// Pixels in the drawing's own coordinates.
+fn px(pixels: u32) -> u32 {
+    pixels * DETAIL
+}
+
+fn font(pixels: u32) -> TextStyle<'static> {
+    (FONT, px(pixels)).into_font().into()
 }
 
 /// (step, loss) of the records that have a finite one.

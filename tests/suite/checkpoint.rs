@@ -391,7 +391,8 @@ fn hostile_headers_are_refused() {
     let path = folder.path().join("model.safetensors");
     // A sum of sizes that overflows 64 bits only when the header's own length is added.
     let halves = format!(
-        r#"{{"a":{{"dtype":"U8","shape":[{0}],"data_offsets":[0,{0}]}},"b":{{"dtype":"U8","shape":[{0}],"data_offsets":[{0},{1}]}},
+        r#"{{"a":{{"dtype":"U8","shape":[{0}],"data_offsets":[0,{0}]}},
+            "b":{{"dtype":"U8","shape":[{0}],"data_offsets":[{0},{1}]}},
             "c":{{"dtype":"U8","shape":[{0}],"data_offsets":[{1},{2}]}}}}"#,
         (1u64 << 61) - 1,
         (1u64 << 62) - 2,
@@ -404,7 +405,8 @@ fn hostile_headers_are_refused() {
         r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[4294967296,4294967312]}}"#,
         r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,16]}}"#,
         r#"{"a":{"dtype":"F99\n","shape":[4],"data_offsets":[0,16]}}"#,
-        r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},
+            "b":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}}"#,
         r#"{"__metadata__":7}"#,
         "[]",
         "",
@@ -428,7 +430,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn random_bytes_are_no_model(header in prop::collection::vec(any::<u8>(), 0..200), length in prop::option::of(any::<u64>())) {
+    fn random_bytes_are_no_model(
+        header in prop::collection::vec(any::<u8>(), 0..200),
+        length in prop::option::of(any::<u64>()),
+    ) {
         let folder = tempdir().unwrap();
         let length = length.unwrap_or(header.len() as u64 / 2);
         fs::write(folder.path().join("model.safetensors"), [&length.to_le_bytes()[..], &header].concat()).unwrap();
@@ -456,7 +461,10 @@ proptest! {
     }
 
     #[test]
-    fn random_configs_never_panic(key in prop::sample::select(vec!["n_layer", "n_head", "n_embd", "n_positions", "vocab_size"]), value in any::<i64>()) {
+    fn random_configs_never_panic(
+        key in prop::sample::select(vec!["n_layer", "n_head", "n_embd", "n_positions", "vocab_size"]),
+        value in any::<i64>(),
+    ) {
         let mut object: Value = serde_json::from_str(&small_config().to_json()).unwrap();
         object[key] = json!(value);
         object.as_object_mut().unwrap().remove("n_ctx");
@@ -767,7 +775,10 @@ fn log_lines_have_the_documented_keys() {
     let text = fs::read_to_string(&path).unwrap();
     assert_eq!(
         text.lines().next().unwrap(),
-        r#"{"step":1,"loss":1.734,"val_loss":1.802,"lr":0.00058,"grad_norm":0.91,"step_ms":212.0,"tokens_per_second":2415.0,"memory_bytes":42991616}"#
+        concat!(
+            r#"{"step":1,"loss":1.734,"val_loss":1.802,"lr":0.00058,"#,
+            r#""grad_norm":0.91,"step_ms":212.0,"tokens_per_second":2415.0,"memory_bytes":42991616}"#
+        )
     );
     let second: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
     assert!(second["loss"].is_null() && second.get("val_loss").is_none(), "{second}");
@@ -823,11 +834,14 @@ fn console_lines_are_dense() {
 
 // --- schedule -------------------------------------------------------------------------------------------------------
 
+const KINDS: [ScheduleKind; 4] =
+    [ScheduleKind::Cosine, ScheduleKind::Linear, ScheduleKind::Constant, ScheduleKind::Wsd];
+
 #[test]
 fn schedules_follow_their_formulas() {
     let schedule = |kind| Schedule { kind, peak: 1.0, min: 0.1, warmup: 10, steps: 110 };
     let at = |kind, step| schedule(kind).learning_rate(step);
-    for kind in [ScheduleKind::Cosine, ScheduleKind::Linear, ScheduleKind::Constant, ScheduleKind::Wsd] {
+    for kind in KINDS {
         assert_eq!(at(kind, 0), 1.0 / 11.0, "{kind:?}");
         assert_eq!(at(kind, 9), 10.0 / 11.0, "{kind:?}");
         assert_eq!(at(kind, 10), 1.0, "{kind:?}");
@@ -850,7 +864,7 @@ proptest! {
 
     #[test]
     fn learning_rates_stay_between_zero_and_the_peak(
-        kind in prop::sample::select(vec![ScheduleKind::Cosine, ScheduleKind::Linear, ScheduleKind::Constant, ScheduleKind::Wsd]),
+        kind in prop::sample::select(KINDS.to_vec()),
         warmup in 0..50u64, steps in 0..50u64, step in 0..60u64,
     ) {
         let schedule = Schedule { kind, peak: 1e-3, min: 1e-4, warmup, steps };
@@ -877,6 +891,7 @@ fn the_plot_shows_what_it_says() {
     }
     assert_eq!(svg.matches("<circle").count(), 8, "one point for every measurement on held-out data");
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && !svg.contains("NaN"));
+    // To look at it: WGPT_TEST_PLOT=plot.svg cargo test the_plot_shows
     if let Some(path) = std::env::var_os("WGPT_TEST_PLOT") {
         fs::write(path, svg).unwrap();
     }

@@ -1,4 +1,8 @@
 //! One binary with all integration tests. They need a Vulkan, Metal or DX12 adapter (a software one will do) and fail
 //! without one.
 
+mod checkpoint;
+mod data;
+mod gpt2;
 mod ops;
+mod story;

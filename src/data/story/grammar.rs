@@ -310,7 +310,9 @@ impl Mark {
     /// The word for the mark, out of the row's words.
     fn word(&self, row: &str) -> String {
         let mut word = row.split('/').nth(self.column).unwrap_or_default().to_owned();
-        if self.capital && let Some(first) = word.get_mut(..1) {
+        if self.capital
+            && let Some(first) = word.get_mut(..1)
+        {
             first.make_ascii_uppercase();
         }
         word

@@ -1,0 +1,19 @@
+// clear: y = 0, elementwise. Reference: src/ops/embedding.rs
+//
+//   y (LEN)
+// use: index
+const LEN: u32 = 256u;
+
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = workgroup_index(id, count) * 256u + thread;
+    if i < LEN {
+        y[i] = 0.0;
+    }
+}

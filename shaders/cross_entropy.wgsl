@@ -1,0 +1,44 @@
+// cross_entropy: rows[r] = (log-sum-exp(logits[r]), log-sum-exp - logits[r, target]), one workgroup per row.
+//
+//   logits (ROWS, V)    targets (ROWS) u32, 2^32 - 1 to ignore    rows (ROWS, 2): log-sum-exp and loss
+//
+// The maximum first, so that no exponential overflows. Reference: src/ops/cross_entropy.rs
+// use: index reduce
+const ROWS: u32 = 1u;
+const V: u32 = 64u;
+const THREADS: u32 = 64u;
+
+@group(0) @binding(0) var<storage, read> logits: array<f32>;
+@group(0) @binding(1) var<storage, read> targets: array<u32>;
+@group(0) @binding(2) var<storage, read_write> rows: array<f32>;
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let row = workgroup_index(id, count);
+    if row >= ROWS {
+        return;
+    }
+    var largest = -1e30;
+    for (var i = thread; i < V; i += THREADS) {
+        largest = max(largest, logits[row * V + i]);
+    }
+    largest = workgroup_max(largest, thread);
+    var sum = 0.0;
+    for (var i = thread; i < V; i += THREADS) {
+        sum += exp(logits[row * V + i] - largest);
+    }
+    let lse = largest + log(workgroup_sum(sum, thread));
+    if thread == 0u {
+        let target_id = targets[row];
+        rows[2u * row] = lse;
+        if target_id == 0xffffffffu {
+            rows[2u * row + 1u] = 0.0;
+        } else {
+            rows[2u * row + 1u] = lse - logits[row * V + target_id];
+        }
+    }
+}

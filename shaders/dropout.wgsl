@@ -1,0 +1,26 @@
+// dropout: y = x * keep, keep being 0 with probability p and 1 / (1 - p) otherwise, from a counter-based generator.
+//
+//   x, y (LEN): elements FIRST.. of the tensor. Backward is the same kernel over dy. Reference: src/ops/dropout.rs
+// use: index random step
+const LEN: u32 = 256u;
+const FIRST: u32 = 0u;
+const SALT: u32 = 0u;
+// p * 2^32
+const THRESHOLD: u32 = 429496729u;
+const SCALE: f32 = 1.1111111;
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<uniform> step: Step;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = workgroup_index(id, count) * 256u + thread;
+    if i < LEN {
+        y[i] = x[i] * keep_factor(FIRST + i, step.micro_batch, step.seed, SALT, THRESHOLD, SCALE);
+    }
+}

@@ -1,0 +1,48 @@
+// layernorm_backward: dx = rstd * (g - mean(g) - n * mean(g * n)), with n = (x - mean) * rstd and g = dy * weight; or dx += it.
+//
+//   x, dy, dx (ROWS, C)    weight (C)    stats (ROWS, 2): mean, rstd
+//
+// One workgroup per row; both means in one pass. Reference: src/ops/layernorm.rs
+// use: index reduce
+const ROWS: u32 = 1u;
+const C: u32 = 64u;
+const THREADS: u32 = 64u;
+const ACCUMULATE: bool = false;
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> weight: array<f32>;
+@group(0) @binding(2) var<storage, read> stats: array<f32>;
+@group(0) @binding(3) var<storage, read> dy: array<f32>;
+@group(0) @binding(4) var<storage, read_write> dx: array<f32>;
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let row = workgroup_index(id, count);
+    if row >= ROWS {
+        return;
+    }
+    let mean = stats[2u * row];
+    let rstd = stats[2u * row + 1u];
+    var sum_g = 0.0;
+    var sum_gn = 0.0;
+    for (var c = thread; c < C; c += THREADS) {
+        let g = dy[row * C + c] * weight[c];
+        sum_g += g;
+        sum_gn += g * (x[row * C + c] - mean) * rstd;
+    }
+    let mean_g = workgroup_sum(sum_g, thread) / f32(C);
+    let mean_gn = workgroup_sum(sum_gn, thread) / f32(C);
+    for (var c = thread; c < C; c += THREADS) {
+        let n = (x[row * C + c] - mean) * rstd;
+        let value = rstd * (dy[row * C + c] * weight[c] - mean_g - n * mean_gn);
+        if ACCUMULATE {
+            dx[row * C + c] += value;
+        } else {
+            dx[row * C + c] = value;
+        }
+    }
+}

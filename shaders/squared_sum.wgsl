@@ -1,0 +1,31 @@
+// squared_sum: partial[FIRST + i] = sum of squares of elements i * ELEMENTS .. of a gradient, one workgroup each.
+//
+//   gradient (LEN)    partial (all partials of the model). Reference: src/ops/global_norm.rs
+// use: index reduce
+const LEN: u32 = 16384u;
+const ELEMENTS: u32 = 16384u;
+const FIRST: u32 = 0u;
+const THREADS: u32 = 64u;
+
+@group(0) @binding(0) var<storage, read> gradient: array<f32>;
+@group(0) @binding(1) var<storage, read_write> partial_sums: array<f32>;
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let group = workgroup_index(id, count);
+    if group >= (LEN + ELEMENTS - 1u) / ELEMENTS {
+        return;
+    }
+    var sum = 0.0;
+    for (var i = group * ELEMENTS + thread; i < min(LEN, (group + 1u) * ELEMENTS); i += THREADS) {
+        sum += gradient[i] * gradient[i];
+    }
+    sum = workgroup_sum(sum, thread);
+    if thread == 0u {
+        partial_sums[FIRST + group] = sum;
+    }
+}

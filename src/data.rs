@@ -1,0 +1,12 @@
+//! Data: the built-in corpus, files of text or tokens, tokenizers, and batches.
+
+pub mod batches;
+pub mod corpus;
+pub mod shards;
+pub mod source;
+pub mod story;
+pub mod tokenizer;
+pub mod tokens;
+
+/// The target of a position that does not count towards the loss.
+pub const IGNORED: u32 = u32::MAX;

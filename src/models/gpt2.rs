@@ -1,0 +1,135 @@
+//! GPT-2: "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019), section 2.3.
+//!
+//! A decoder of `layers` blocks with layernorm **before** attention and MLP and one more at the end; learned positions; the
+//! token embedding is the output projection as well. Tensors carry the names and layouts of Hugging Face checkpoints.
+
+use super::config::{Activation, Gpt2Config};
+use crate::graph::{Graph, Shape, Tensor};
+use crate::ops::add::Add;
+use crate::ops::attention::Attention;
+use crate::ops::cross_entropy::CrossEntropy;
+use crate::ops::dropout::Dropout;
+use crate::ops::embedding::Embedding;
+use crate::ops::gelu::Form;
+use crate::ops::layernorm::LayerNorm;
+use crate::ops::matmul::Matmul;
+use crate::ops::select_row::SelectRow;
+use rand::SeedableRng;
+use rand_distr::{Distribution, Normal};
+use rand_pcg::Pcg64;
+
+/// Builds a model's graph. Dropout is on only while training.
+pub struct Gpt2<'a> {
+    pub config: &'a Gpt2Config,
+    pub training: bool,
+}
+
+impl Gpt2<'_> {
+    /// Mean cross-entropy, in nats per token, of inputs `ids` (B, T) against `targets` (B, T).
+    pub fn loss(&self, g: &mut Graph, batch: usize, context: usize) -> Tensor {
+        let ids = g.input("ids", Shape::u32(&[batch, context]));
+        let targets = g.input("targets", Shape::u32(&[batch, context]));
+        let logits = self.logits(g, ids);
+        g.scope("loss");
+        g.apply(CrossEntropy, &[logits, targets])
+    }
+
+    /// Logits (B, T, V) of token ids (B, T).
+    pub fn logits(&self, g: &mut Graph, ids: Tensor) -> Tensor {
+        let x = self.hidden(g, ids);
+        self.head(g, x)
+    }
+
+    /// Logits (B, V) at one position, which comes with each replay.
+    pub fn next_logits(&self, g: &mut Graph, ids: Tensor) -> Tensor {
+        let x = self.hidden(g, ids);
+        let x = g.apply(SelectRow, &[x]);
+        self.head(g, x)
+    }
+
+    /// The output projection, which is the token embedding: x wte^T.
+    fn head(&self, g: &mut Graph, x: Tensor) -> Tensor {
+        g.scope("lm_head");
+        let wte = g.state("wte.weight", &[self.config.vocab_size, self.config.width]);
+        g.apply(Matmul { tb: true, ..Matmul::default() }, &[x, wte])
+    }
+
+    /// Hidden states (B, T, C) after the last layernorm.
+    fn hidden(&self, g: &mut Graph, ids: Tensor) -> Tensor {
+        let Gpt2Config { vocab_size: v, context, width: c, layers, dropout, .. } = *self.config;
+        g.scope("embedding");
+        let wte = g.state("wte.weight", &[v, c]);
+        let wpe = g.state("wpe.weight", &[context, c]);
+        let mut x = g.apply(Embedding, &[ids, wte, wpe]); // (B, T, C)
+        x = self.dropout(g, x, dropout.embedding, 0);
+        for layer in 0..layers {
+            x = self.block(g, x, layer);
+        }
+        g.scope("ln_f");
+        self.layernorm(g, x, "ln_f")
+    }
+
+    /// x + attention(layernorm(x)), then x + mlp(layernorm(x)).
+    fn block(&self, g: &mut Graph, x: Tensor, layer: usize) -> Tensor {
+        let Gpt2Config { heads, width: c, dropout, .. } = *self.config;
+        let salt = 3 * layer as u32;
+        let h = |name: &str| format!("h.{layer}.{name}");
+
+        g.scope(h("attn"));
+        let n = self.layernorm(g, x, &h("ln_1"));
+        let qkv = self.linear(g, n, &h("attn.c_attn"), c, 3 * c, None); // (B, T, 3C)
+        let p = if self.training { dropout.attention } else { 0.0 };
+        let y = g.apply(Attention { heads, dropout: p, salt: salt + 1 }, &[qkv]); // (B, T, C)
+        let y = self.linear(g, y, &h("attn.c_proj"), c, c, None);
+        let y = self.dropout(g, y, dropout.residual, salt + 2);
+        let x = g.apply(Add, &[x, y]);
+
+        g.scope(h("mlp"));
+        let n = self.layernorm(g, x, &h("ln_2"));
+        let y = self.linear(g, n, &h("mlp.c_fc"), c, 4 * c, Some(self.gelu())); // (B, T, 4C)
+        let y = self.linear(g, y, &h("mlp.c_proj"), 4 * c, c, None);
+        let y = self.dropout(g, y, dropout.residual, salt + 3);
+        g.apply(Add, &[x, y])
+    }
+
+    fn layernorm(&self, g: &mut Graph, x: Tensor, name: &str) -> Tensor {
+        let c = self.config.width;
+        let weight = g.state(&format!("{name}.weight"), &[c]);
+        let bias = g.state(&format!("{name}.bias"), &[c]);
+        g.apply(LayerNorm { eps: self.config.layer_norm_epsilon }, &[x, weight, bias])
+    }
+
+    fn linear(&self, g: &mut Graph, x: Tensor, name: &str, from: usize, to: usize, gelu: Option<Form>) -> Tensor {
+        let weight = g.state(&format!("{name}.weight"), &[from, to]);
+        let bias = g.state(&format!("{name}.bias"), &[to]);
+        g.apply(Matmul { bias: true, gelu, ..Matmul::default() }, &[x, weight, bias])
+    }
+
+    fn dropout(&self, g: &mut Graph, x: Tensor, p: f32, salt: u32) -> Tensor {
+        if self.training && p > 0.0 { g.apply(Dropout { p, salt }, &[x]) } else { x }
+    }
+
+    fn gelu(&self) -> Form {
+        match self.config.activation {
+            Activation::GeluTanh => Form::Tanh,
+            Activation::GeluErf => Form::Erf,
+        }
+    }
+}
+
+/// GPT-2's initial values of one parameter: normal with standard deviation 0.02, the projections onto the residual stream
+/// scaled by 1 / sqrt(2 * layers), biases 0, layernorm weights 1. Each tensor has a stream of its own under `seed`.
+pub fn initial_values(config: &Gpt2Config, name: &str, len: usize, seed: u64) -> Vec<f32> {
+    if name.ends_with(".bias") {
+        return vec![0.0; len];
+    }
+    if name.contains("ln_") {
+        return vec![1.0; len];
+    }
+    let scale = if name.ends_with("c_proj.weight") { 1.0 / (2.0 * config.layers as f64).sqrt() } else { 1.0 };
+    let normal = Normal::new(0.0, 0.02 * scale).expect("a positive standard deviation");
+    // FNV-1a of the name picks the stream.
+    let stream = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let mut rng = Pcg64::seed_from_u64(seed ^ stream);
+    (0..len).map(|_| normal.sample(&mut rng) as f32).collect()
+}

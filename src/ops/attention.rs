@@ -1,0 +1,361 @@
+//! attention: causal multi-head self-attention, y = dropout(softmax(q k^T / sqrt(HS))) v for each head, in one kernel.
+//!
+//!   qkv (B, T, 3C): q | k | v along the last dimension, C = NH * HS, head h at columns h * HS of each
+//!   y (B, T, C);  lse (B, NH, T): log-sum-exp of a query's scaled scores, slot 1, kept for backward
+//!
+//! Keys pass in blocks under an online softmax, so that no T x T tensor exists: FlashAttention, Dao, Fu, Ermon, Rudra and Ré
+//! 2022, algorithm 1. A block of keys that no query of the workgroup sees is not visited.
+//! Cost: 2 B NH HS T (T + 1) FLOPs, the causal half of two products; qkv is read, y and lse are written.
+//!
+//! Where qkv is larger than a binding, ranges of whole batch entries are worked on: one entry, T * 3C * 4 bytes, must fit.
+
+use super::attention_backward::AttentionBackward;
+use super::case::{Case, Draw};
+use super::dropout::{keep_factor, threshold};
+use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
+use crate::shader;
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// y = attention(qkv). `salt` tells the dropout of one layer from another's.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    pub heads: usize,
+    /// Probability with which an attention weight is dropped.
+    pub dropout: f32,
+    pub salt: u32,
+}
+
+/// Sizes of the tensors.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    pub b: usize,
+    pub t: usize,
+    pub heads: usize,
+    /// Columns of a head.
+    pub hs: usize,
+}
+
+impl Attention {
+    /// Panics unless `qkv` is (B, T, 3 * heads * HS) with a head size that the kernels take.
+    pub(super) fn size(&self, qkv: &Shape) -> Size {
+        let fits = qkv.dims.len() == 3 && self.heads > 0 && qkv.dims[2].is_multiple_of(3 * self.heads);
+        assert!(fits, "attention takes q, k and v of {} heads as (B, T, 3C), not {qkv:?}", self.heads);
+        let hs = qkv.dims[2] / (3 * self.heads);
+        assert!(
+            hs.is_multiple_of(4) && (4..=128).contains(&hs),
+            "attention takes heads of 4, 8, .. 128 columns, not {hs}"
+        );
+        assert!((0.0..1.0).contains(&self.dropout), "attention cannot drop with probability {}", self.dropout);
+        assert!(u32::try_from(qkv.len()).is_ok(), "attention indexes with 32 bits: {qkv:?} is too large");
+        Size { b: qkv.dims[0], t: qkv.dims[1], heads: self.heads, hs }
+    }
+
+    /// What the kernels of both directions have in common, for the batch entries `entries`.
+    pub(super) fn kernel(&self, size: Size, tiling: &Tiling, entries: &Range<usize>, limits: &Limits) -> Dispatch {
+        let blocks = entries.len() * size.heads * size.t.div_ceil(tiling.block);
+        let mut d = Dispatch::new(tiling.shader)
+            .constant("B", entries.len())
+            .constant("B_FIRST", entries.start)
+            .constant("T", size.t)
+            .constant("NH", size.heads)
+            .constant("HS", size.hs)
+            .constant("DROPOUT", self.dropout > 0.0)
+            .constant("THRESHOLD", threshold(self.dropout))
+            .constant("KEEP_SCALE", 1.0 / (1.0 - self.dropout))
+            .constant("SALT", self.salt)
+            .groups(limits.fold(blocks));
+        for (name, value) in &tiling.constants {
+            d = d.constant(name, *value);
+        }
+        d
+    }
+}
+
+impl Size {
+    /// Shape of lse and delta.
+    pub fn statistics(&self) -> Shape {
+        Shape::f32(&[self.b, self.heads, self.t])
+    }
+
+    /// Pairs of a query and a key that it sees, over all heads.
+    pub fn pairs(&self) -> u64 {
+        (self.b * self.heads) as u64 * (self.t as u64 * (self.t as u64 + 1) / 2)
+    }
+
+    /// Bytes of `entries` in a tensor with `columns` columns per position.
+    pub fn bytes(&self, entries: &Range<usize>, columns: usize) -> Range<u64> {
+        let entry = (self.t * columns * 4) as u64;
+        entries.start as u64 * entry..entries.end as u64 * entry
+    }
+
+    /// Ranges of batch entries whose qkv fits one binding and whose qkv and y start aligned.
+    pub fn chunks(&self, limits: &Limits) -> Vec<Range<usize>> {
+        let y_entry = (self.t * self.heads * self.hs * 4) as u64;
+        let fit = (limits.binding_bytes / (3 * y_entry)) as usize;
+        if fit >= self.b {
+            return std::iter::once(0..self.b).collect();
+        }
+        // An alignment is a power of two, and y's entry has as many factors of two as qkv's.
+        let step = (limits.alignment_bytes >> y_entry.trailing_zeros()).max(1) as usize;
+        let count = fit / step * step;
+        let (mib, limit) = ((step as u64 * 3 * y_entry) >> 20, limits.binding_bytes >> 20);
+        assert!(
+            count > 0,
+            "attention binds at least {mib} MiB of q, k and v at {self:?}; this device allows {limit} MiB"
+        );
+        (0..self.b).step_by(count).map(|start| start..self.b.min(start + count)).collect()
+    }
+
+    /// The element of `x` (B, T, columns) at which a head's position `t` starts, in the `part`-th C columns.
+    pub fn at(&self, head: usize, t: usize, part: usize, columns: usize) -> usize {
+        let c = self.heads * self.hs;
+        (head / self.heads * self.t + t) * columns + part * c + head % self.heads * self.hs
+    }
+}
+
+/// A tiling of one of the shaders.
+pub(super) struct Tiling {
+    pub shader: Shader,
+    pub constants: Vec<(&'static str, usize)>,
+    /// Rows (queries, or keys in the kernel over keys) per workgroup.
+    pub block: usize,
+}
+
+/// Lanes of a workgroup where lanes are SIMD, and rows of its block.
+const LANES: usize = 8;
+/// More workgroup memory than this leaves too few workgroups at a time on a GPU's core.
+const SHARED_BYTES: u64 = 40 << 10;
+
+impl Tiling {
+    /// Rows that lie in registers; `name` is how many of the others pass at a time.
+    pub fn registers(shader: Shader, name: &'static str, count: usize) -> Tiling {
+        Tiling { shader, constants: vec![(name, count)], block: LANES }
+    }
+
+    /// The best of a list of tilings whose workgroup memory, `held` tiles of rows that stay beside those that pass, fits.
+    pub fn tiled(shader: Shader, hs: usize, held: usize, limits: &Limits) -> Tiling {
+        let columns = hs / 4;
+        // Threads that share a row divide its columns evenly where they can.
+        let tx = (4..=10).rev().find(|tx| columns.is_multiple_of(*tx)).unwrap_or(8);
+        let most = limits.workgroup_bytes.min(SHARED_BYTES);
+        let fits = |&(tx, ty, rows): &(usize, usize, usize)| {
+            let (block, pitch) = (ty * rows, columns | 1);
+            let vectors = (held * block + 4 * tx) * pitch + block * (tx | 1);
+            let size_bytes = 16 * vectors + 4 * block * tx;
+            size_bytes as u64 <= most && tx * ty <= limits.invocations as usize
+        };
+        // More rows per thread save reads of workgroup memory; more threads hide latency; fewer keys at a time save memory.
+        let shapes = [(16, 4), (12, 4), (16, 2), (8, 2), (8, 1)];
+        let list =
+            [tx, tx.div_ceil(2), tx.div_ceil(4)].into_iter().flat_map(|tx| shapes.map(|(ty, rows)| (tx, ty, rows)));
+        let (tx, ty, rows) = list.into_iter().find(fits).expect("a tiling for 16 KiB, which every device offers");
+        Tiling { shader, constants: vec![("TX", tx), ("TY", ty), ("ROWS", rows)], block: ty * rows }
+    }
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        assert!(inputs.len() == 1, "attention takes one tensor, not {inputs:?}");
+        let size = self.size(inputs[0]);
+        vec![inputs[0].with_columns(size.heads * size.hs), size.statistics()]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let size = self.size(shapes.inputs[0]);
+        let c = size.heads * size.hs;
+        let tiling = match limits.family {
+            Family::Gpu => Tiling::tiled(shader!("attention_tiled"), size.hs, 1, limits),
+            Family::Software => Tiling::registers(shader!("attention_registers"), "KEYS", 8),
+        };
+        let piece = |entries: Range<usize>| {
+            self.kernel(size, &tiling, &entries, limits)
+                .read_range(0, size.bytes(&entries, 3 * c))
+                .write_range(0, size.bytes(&entries, c))
+                .write(1)
+                .step()
+        };
+        size.chunks(limits).into_iter().map(piece).collect()
+    }
+
+    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        let qkv = g.nodes()[node].inputs[0];
+        let backward = AttentionBackward { forward: self.clone() };
+        vec![Some(g.apply(backward, &[qkv, Tensor { node, slot: 0 }, Tensor { node, slot: 1 }, dy]))]
+    }
+
+    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
+        let size = self.size(shapes.inputs[0]);
+        let (c, qkv) = (size.heads * size.hs, inputs[0]);
+        let part = |head, t, part| &qkv[size.at(head, t, part, 3 * c)..][..size.hs];
+        let one_head = |head: usize| {
+            let mut y = vec![0.0f64; size.t * size.hs];
+            let mut lse = vec![0.0f64; size.t];
+            for (i, y) in y.chunks_mut(size.hs).enumerate() {
+                let scores: Vec<f64> = (0..=i).map(|j| size.score(part(head, i, 0), part(head, j, 1))).collect();
+                lse[i] = log_sum_exp(&scores);
+                for (j, score) in scores.iter().enumerate() {
+                    let p = (score - lse[i]).exp() * self.keep(size, head, i, j, step);
+                    y.iter_mut().zip(part(head, j, 2)).for_each(|(y, v)| *y += p * f64::from(*v));
+                }
+            }
+            (y, lse)
+        };
+        let heads: Vec<_> = (0..size.b * size.heads).into_par_iter().map(one_head).collect();
+        for (head, (y, lse)) in heads.into_iter().enumerate() {
+            for t in 0..size.t {
+                outputs[1][head * size.t + t] = lse[t] as f32;
+                let row = &mut outputs[0][size.at(head, t, 0, c)..][..size.hs];
+                row.iter_mut().zip(&y[t * size.hs..]).for_each(|(to, y)| *to = *y as f32);
+            }
+        }
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        let size = self.size(shapes.inputs[0]);
+        Cost { flops: 2 * 2 * size.pairs() * size.hs as u64, size_bytes: shapes.size_bytes() }
+    }
+}
+
+/// Twins of what the shaders compute, for both references.
+impl Attention {
+    /// Dropout's factor for query i and key j of a head, counted over the batch.
+    pub(super) fn keep(&self, size: Size, head: usize, i: usize, j: usize, step: &Step) -> f64 {
+        if self.dropout == 0.0 {
+            return 1.0;
+        }
+        let element = ((head * size.t + i) as u32).wrapping_mul(size.t as u32).wrapping_add(j as u32);
+        f64::from(keep_factor(element, step, self.salt, self.dropout))
+    }
+}
+
+impl Size {
+    pub fn score(&self, q: &[f32], k: &[f32]) -> f64 {
+        dot(q, k) / (self.hs as f64).sqrt()
+    }
+}
+
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+fn log_sum_exp(scores: &[f64]) -> f64 {
+    let most = scores.iter().copied().fold(f64::MIN, f64::max);
+    most + scores.iter().map(|s| (s - most).exp()).sum::<f64>().ln()
+}
+
+const fn op(heads: usize, dropout: f32) -> Attention {
+    Attention { heads, dropout, salt: 11 }
+}
+
+const SMALL: &str = "scores below 2, whose exp WGSL allows 7 ulp, 4e-7 of each weight; the weights of a query sum to 1, those of a \
+                     key to about ln(T) < 6 times values below 1; lse below 8 from a log of 3 ulp";
+const LARGE: &str = "scores near 75 are sums that round by 4e-6 each, sixteen of them: weights are off by up to 3e-5, times values up \
+                     to 8 in y, and times dy v^T up to 60 in the gradients";
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "attention of one position, 3 heads of 16",
+        op: || Arc::new(op(3, 0.0)),
+        inputs: &[(&[2, 1, 144], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention 2x37, 3 heads of 16",
+        op: || Arc::new(op(3, 0.0)),
+        inputs: &[(&[2, 37, 144], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention 3x9, 2 heads of 4",
+        op: || Arc::new(op(2, 0.0)),
+        inputs: &[(&[3, 9, 24], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention 1x21, 3 heads of 20",
+        op: || Arc::new(op(3, 0.0)),
+        inputs: &[(&[1, 21, 180], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention 2x65, 2 heads of 64",
+        op: || Arc::new(op(2, 0.0)),
+        inputs: &[(&[2, 65, 384], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention 1x33, 2 heads of 80",
+        op: || Arc::new(op(2, 0.0)),
+        inputs: &[(&[1, 33, 480], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention 1x35, 1 head of 96",
+        op: || Arc::new(op(1, 0.0)),
+        inputs: &[(&[1, 35, 288], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention 1x19, 2 heads of 128",
+        op: || Arc::new(op(2, 0.0)),
+        inputs: &[(&[1, 19, 768], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention 1x257, 1 head of 32",
+        op: || Arc::new(op(1, 0.0)),
+        inputs: &[(&[1, 257, 96], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention with dropout 0.2, 2x37, 3 heads of 16",
+        op: || Arc::new(op(3, 0.2)),
+        inputs: &[(&[2, 37, 144], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention with scores up to 75, 1x37, 2 heads of 16",
+        op: || Arc::new(op(2, 0.0)),
+        inputs: &[(&[1, 37, 96], Draw::Uniform(8.0))],
+        gradient: true,
+        atol: 4e-4,
+        rtol: 1e-5,
+        reason: LARGE,
+    },
+];

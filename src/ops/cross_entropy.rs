@@ -1,0 +1,200 @@
+//! cross_entropy: loss = mean over rows of (log-sum-exp(logits) - logits[target]), rows whose target is ignored left out.
+//!
+//!   logits (..., V);  targets (rows) u32, `data::IGNORED` to leave a row out;  loss (1)
+//!   rows (rows, 2): log-sum-exp and loss of each row, kept for backward;  count (1): rows that count
+//!
+//! Backward works in place over the logits: dlogits = (softmax(logits) - onehot(target)) * dloss / count.
+//! Cost: about 6 FLOPs per logit forward and 4 backward; the logits are read once, and once more and written in backward.
+//! In nats. All targets ignored: the loss is 0, and so is the gradient.
+
+use super::case::{Case, Draw};
+use crate::data::IGNORED;
+use crate::graph::op::as_ids;
+use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::shader;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The mean cross-entropy of logits (..., V) against targets.
+#[derive(Debug)]
+pub struct CrossEntropy;
+
+/// Threads that share a row of the vocabulary.
+fn threads(limits: &Limits) -> u32 {
+    if limits.family == Family::Gpu { 256 } else { 8 }
+}
+
+impl Op for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        let rows = inputs[0].rows();
+        assert!(inputs.len() == 2 && inputs[1].len() == rows, "cross_entropy does not fit {inputs:?}");
+        vec![Shape::f32(&[1]), Shape::f32(&[rows, 2]), Shape::f32(&[1])]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let (rows, v) = (shapes.inputs[0].rows(), shapes.inputs[0].columns());
+        let piece = |rows: Range<usize>| {
+            Dispatch::new(shader!("cross_entropy"))
+                .constant("ROWS", rows.len())
+                .constant("V", v)
+                .constant("THREADS", threads(limits))
+                .read_range(0, bytes(&rows, v))
+                .read_range(1, bytes(&rows, 1))
+                .write_range(1, bytes(&rows, 2))
+                .groups(limits.fold(rows.len()))
+        };
+        let mut dispatches: Vec<_> = limits.row_chunks(rows, v as u64 * 4).into_iter().map(piece).collect();
+        dispatches.push(
+            Dispatch::new(shader!("cross_entropy_mean"))
+                .constant("ROWS", rows)
+                .constant("THREADS", threads(limits))
+                .read(1)
+                .read_back(1)
+                .write(0)
+                .write(2),
+        );
+        dispatches
+    }
+
+    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
+        let (logits, targets) = (g.nodes()[node].inputs[0], g.nodes()[node].inputs[1]);
+        let (rows, count) = (Tensor { node, slot: 1 }, Tensor { node, slot: 2 });
+        vec![needed[0].then(|| g.apply(CrossEntropyBackward, &[logits, targets, rows, count, dy])), None]
+    }
+
+    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        let v = shapes.inputs[0].columns();
+        let (mut sum, mut count) = (0.0f64, 0.0f64);
+        for (r, (row, target)) in inputs[0].chunks(v).zip(as_ids(inputs[1])).enumerate() {
+            let max = row.iter().fold(f32::MIN, |m, x| m.max(*x));
+            let lse = f64::from(max) + row.iter().map(|x| f64::from(x - max).exp()).sum::<f64>().ln();
+            let counts = *target != IGNORED;
+            let loss = if counts { lse - f64::from(row[*target as usize]) } else { 0.0 };
+            sum += loss;
+            count += f64::from(u8::from(counts));
+            (outputs[1][2 * r], outputs[1][2 * r + 1]) = (lse as f32, loss as f32);
+        }
+        outputs[0][0] = (sum / count.max(1.0)) as f32;
+        outputs[2][0] = count as f32;
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        Cost { flops: 6 * shapes.inputs[0].len() as u64, size_bytes: shapes.size_bytes() }
+    }
+}
+
+/// dlogits, in place over the logits.
+#[derive(Debug)]
+pub struct CrossEntropyBackward;
+
+impl Op for CrossEntropyBackward {
+    fn name(&self) -> &'static str {
+        "cross_entropy_backward"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        vec![inputs[0].clone()]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let (rows, v) = (shapes.inputs[0].rows(), shapes.inputs[0].columns());
+        let piece = |rows: Range<usize>| {
+            Dispatch::new(shader!("cross_entropy_backward"))
+                .constant("ROWS", rows.len())
+                .constant("V", v)
+                .constant("THREADS", threads(limits))
+                .read_range(1, bytes(&rows, 1))
+                .read_range(2, bytes(&rows, 2))
+                .read(3)
+                .read(4)
+                .write_range(0, bytes(&rows, v))
+                .groups(limits.fold(rows.len()))
+        };
+        limits.row_chunks(rows, v as u64 * 4).into_iter().map(piece).collect()
+    }
+
+    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        unreachable!("gradients of gradients are not taken")
+    }
+
+    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        let v = shapes.inputs[0].columns();
+        let scale = f64::from(inputs[4][0]) / f64::from(inputs[3][0]).max(1.0);
+        for (r, (row, target)) in outputs[0].chunks_mut(v).zip(as_ids(inputs[1])).enumerate() {
+            let lse = f64::from(inputs[2][2 * r]);
+            for (i, x) in row.iter_mut().enumerate() {
+                let hit = f64::from(u8::from(i == *target as usize));
+                let d = (f64::from(*x) - lse).exp() - hit;
+                *x = if *target == IGNORED { 0.0 } else { (d * scale) as f32 };
+            }
+        }
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        let logits = shapes.inputs[0];
+        Cost { flops: 4 * logits.len() as u64, size_bytes: 2 * logits.size_bytes() }
+    }
+
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        vec![(0, 0)]
+    }
+}
+
+/// Bytes of a range of rows of 4-byte words.
+fn bytes(rows: &Range<usize>, columns: usize) -> Range<u64> {
+    (rows.start * columns * 4) as u64..(rows.end * columns * 4) as u64
+}
+
+const LSE: &str = "log and exp are good to a few ulp of numbers near 10; the sum over V rounds about sqrt(V) times";
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "cross_entropy 1x2",
+        op: || Arc::new(CrossEntropy),
+        inputs: &[(&[1, 2], Draw::Uniform(3.0)), (&[1], Draw::Ids(2))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 4e-6,
+        reason: LSE,
+    },
+    Case {
+        name: "cross_entropy 3x7x65 with ignored targets",
+        op: || Arc::new(CrossEntropy),
+        inputs: &[(&[3, 7, 65], Draw::Uniform(10.0)), (&[3, 7], Draw::Targets(65))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 4e-6,
+        reason: LSE,
+    },
+    Case {
+        name: "cross_entropy of logits up to 1000",
+        op: || Arc::new(CrossEntropy),
+        inputs: &[(&[9, 300], Draw::Uniform(1000.0)), (&[9], Draw::Ids(300))],
+        gradient: false,
+        atol: 2e-6,
+        rtol: 4e-6,
+        reason: LSE,
+    },
+    Case {
+        name: "cross_entropy, more than 65535 rows: 65601x3",
+        op: || Arc::new(CrossEntropy),
+        inputs: &[(&[65601, 3], Draw::Uniform(3.0)), (&[65601], Draw::Targets(3))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 1e-5,
+        reason: LSE,
+    },
+    Case {
+        name: "cross_entropy, logits beyond one binding: 700x50257",
+        op: || Arc::new(CrossEntropy),
+        inputs: &[(&[700, 50257], Draw::Uniform(5.0)), (&[700], Draw::Targets(50257))],
+        gradient: true,
+        atol: 2e-6,
+        rtol: 4e-5,
+        reason: "8 lanes each sum 6282 exponentials in order: sqrt(6282) roundings of 6e-8 relative, tenfold",
+    },
+];

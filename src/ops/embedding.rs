@@ -1,0 +1,237 @@
+//! embedding: y[b, t] = wte[ids[b, t]] + wpe[t]: token and position embedding (GPT, Radford et al. 2018, section 3.1).
+//!
+//!   ids (B, T) u32;  wte (V, C);  wpe (positions, C), positions >= T;  y (B, T, C)
+//!
+//! Backward adds rows of dy that share a token, without atomics and in the order of their positions: a first kernel links
+//! each position to the next one with the same token, a second walks each chain from its first position.
+//!   next (B*T) u32, scratch: the next position of the same token, or B*T; the top bit marks the first of a chain
+//! Cost: one FLOP per element; y, and the rows that are used, moved once.
+
+use super::case::{Case, Draw};
+use super::elementwise::elementwise;
+use crate::graph::op::as_ids;
+use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::shader;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// y = wte[ids] + wpe.
+#[derive(Debug)]
+pub struct Embedding;
+
+impl Op for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        let (ids, wte, wpe) = (inputs[0], inputs[1], inputs[2]);
+        assert!(ids.dims.len() == 2 && wte.columns() == wpe.columns(), "embedding does not fit {inputs:?}");
+        assert!(ids.columns() <= wpe.rows(), "{} positions are more than the {} of wpe", ids.columns(), wpe.rows());
+        vec![Shape::f32(&[ids.rows(), ids.columns(), wte.columns()])]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let (ids, wte) = (shapes.inputs[0], shapes.inputs[1]);
+        let c = wte.columns();
+        let mut dispatches = vec![];
+        for rows in limits.row_chunks(ids.len(), c as u64 * 4) {
+            for tokens in limits.row_chunks(wte.rows(), c as u64 * 4) {
+                dispatches.push(
+                    elementwise(shader!("embedding"), rows.len() * c, limits)
+                        .constant("C", c)
+                        .constant("T", ids.columns())
+                        .constant("FIRST_ROW", rows.start)
+                        .constant("FIRST_TOKEN", tokens.start)
+                        .constant("TOKENS", tokens.len())
+                        .read(0)
+                        .read_range(1, bytes(&tokens, c))
+                        .read(2)
+                        .write_range(0, bytes(&rows, c)),
+                );
+            }
+        }
+        dispatches
+    }
+
+    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
+        let inputs = &g.nodes()[node].inputs;
+        let (vocabulary, positions) = (g.shape(inputs[1]).rows(), g.shape(inputs[2]).rows());
+        let ids = inputs[0];
+        let dwte = g.apply(EmbeddingBackward { vocabulary, positions, accumulate: vec![] }, &[ids, dy]);
+        vec![None, needed[1].then_some(dwte), needed[2].then_some(Tensor { slot: 1, ..dwte })]
+    }
+
+    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        let (t, c) = (shapes.inputs[0].columns(), shapes.inputs[1].columns());
+        for (row, (y, id)) in outputs[0].chunks_mut(c).zip(as_ids(inputs[0])).enumerate() {
+            let token = &inputs[1][*id as usize * c..][..c];
+            let position = &inputs[2][row % t * c..][..c];
+            y.iter_mut().zip(token).zip(position).for_each(|((y, token), position)| *y = token + position);
+        }
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        let y = shapes.outputs[0];
+        Cost { flops: y.len() as u64, size_bytes: 2 * y.size_bytes() + shapes.inputs[2].size_bytes() }
+    }
+}
+
+/// dwte (V, C) and dwpe (positions, C) from dy (B, T, C).
+#[derive(Clone, Debug)]
+pub struct EmbeddingBackward {
+    pub vocabulary: usize,
+    pub positions: usize,
+    /// Slots that are added into the inputs from the third on, in this order.
+    pub accumulate: Vec<usize>,
+}
+
+impl EmbeddingBackward {
+    /// Zeroes an output that is not added to: most of its rows are not written otherwise.
+    fn clear(&self, slot: usize, shape: &Shape, limits: &Limits) -> Vec<Dispatch> {
+        if self.accumulate.contains(&slot) {
+            return vec![];
+        }
+        let piece = |range: Range<usize>| {
+            elementwise(shader!("clear"), range.len(), limits).write_range(slot, bytes(&range, 1))
+        };
+        limits.row_chunks(shape.len(), 4).into_iter().map(piece).collect()
+    }
+}
+
+impl Op for EmbeddingBackward {
+    fn name(&self) -> &'static str {
+        "embedding_backward"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        let c = inputs[1].columns();
+        assert!(inputs[0].len() == inputs[1].rows(), "embedding_backward does not fit {inputs:?}");
+        vec![Shape::f32(&[self.vocabulary, c]), Shape::f32(&[self.positions, c]), Shape::u32(&[inputs[0].len()])]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let (ids, c) = (shapes.inputs[0], shapes.inputs[1].columns());
+        let (rows, t) = (ids.len(), ids.columns());
+        let mut dispatches = self.clear(0, shapes.outputs[0], limits);
+        dispatches.extend(self.clear(1, shapes.outputs[1], limits));
+        dispatches.push(elementwise(shader!("embedding_link"), rows, limits).read(0).write(2));
+        for dy in limits.row_chunks(rows, c as u64 * 4) {
+            for tokens in limits.row_chunks(self.vocabulary, c as u64 * 4) {
+                dispatches.push(
+                    Dispatch::new(shader!("embedding_backward"))
+                        .constant("ROWS", rows)
+                        .constant("C", c)
+                        .constant("FIRST_ROW", dy.start)
+                        .constant("DY_ROWS", dy.len())
+                        .constant("FIRST_TOKEN", tokens.start)
+                        .constant("TOKENS", tokens.len())
+                        .constant("THREADS", limits.row_threads())
+                        .read(0)
+                        .read_back(2)
+                        .read_range(1, bytes(&dy, c))
+                        .write_range(0, bytes(&tokens, c))
+                        .groups(limits.fold(rows)),
+                );
+            }
+            dispatches.push(
+                elementwise(shader!("embedding_backward_position"), t * c, limits)
+                    .constant("C", c)
+                    .constant("T", t)
+                    .constant("FIRST_ROW", dy.start)
+                    .constant("DY_ROWS", dy.len())
+                    .read_range(1, bytes(&dy, c))
+                    .write(1),
+            );
+        }
+        dispatches
+    }
+
+    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        unreachable!("gradients of gradients are not taken")
+    }
+
+    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        let (t, c) = (shapes.inputs[0].columns(), shapes.inputs[1].columns());
+        let start = |slot: usize, output: &[f32]| -> Vec<f64> {
+            let keep = self.accumulate.contains(&slot);
+            output.iter().map(|v| if keep { f64::from(*v) } else { 0.0 }).collect()
+        };
+        let (mut dwte, mut dwpe) = (start(0, &outputs[0]), start(1, &outputs[1]));
+        for (row, (dy, id)) in inputs[1].chunks(c).zip(as_ids(inputs[0])).enumerate() {
+            for (i, d) in dy.iter().enumerate() {
+                dwte[*id as usize * c + i] += f64::from(*d);
+                dwpe[row % t * c + i] += f64::from(*d);
+            }
+        }
+        for (output, sums) in outputs.iter_mut().zip([dwte, dwpe]) {
+            output.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum as f32);
+        }
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        let dy = shapes.inputs[1];
+        Cost { flops: 2 * dy.len() as u64, size_bytes: 3 * dy.size_bytes() }
+    }
+
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        self.accumulate.iter().enumerate().map(|(i, slot)| (*slot, 2 + i)).collect()
+    }
+
+    fn accumulating(&self, slot: usize) -> Option<Arc<dyn Op>> {
+        let accumulate = self.accumulate.iter().copied().chain([slot]).collect();
+        let can = slot < 2 && !self.accumulate.contains(&slot);
+        can.then(|| Arc::new(EmbeddingBackward { accumulate, ..self.clone() }) as Arc<dyn Op>)
+    }
+
+    fn scratch(&self) -> usize {
+        1
+    }
+}
+
+/// Bytes of a range of rows of f32.
+fn bytes(rows: &Range<usize>, columns: usize) -> Range<u64> {
+    (rows.start * columns * 4) as u64..(rows.end * columns * 4) as u64
+}
+
+const SUM: &str =
+    "one addition forward; backward sums as many rows as share a token or a position, each sum rounded in f32";
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "embedding 1x1 of 1x1",
+        op: || Arc::new(Embedding),
+        inputs: &[(&[1, 1], Draw::Ids(1)), (&[1, 1], Draw::Uniform(1.0)), (&[1, 1], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 1e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "embedding 3x17 of 11x67",
+        op: || Arc::new(Embedding),
+        inputs: &[(&[3, 17], Draw::Ids(11)), (&[11, 67], Draw::Uniform(1.0)), (&[20, 67], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 3e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "embedding, GPT-2's: 2x9 of 50257x768",
+        op: || Arc::new(Embedding),
+        inputs: &[(&[2, 9], Draw::Ids(50257)), (&[50257, 768], Draw::Uniform(1.0)), (&[9, 768], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 1e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "embedding, more than 65535 rows: 70x1000 of 50x3",
+        op: || Arc::new(Embedding),
+        inputs: &[(&[70, 1000], Draw::Ids(50)), (&[50, 3], Draw::Uniform(1.0)), (&[1000, 3], Draw::Uniform(1.0))],
+        gradient: true,
+        atol: 2e-4,
+        rtol: 1e-6,
+        reason: "a token's 1400 rows sum to about 20 with roundings of 1e-6 each, tenfold",
+    },
+];

@@ -1,0 +1,219 @@
+//! global_norm: the norm of all gradients together, the clip factor, and the guard against non-finite numbers.
+//!
+//! [`SquaredSum`] writes sums of squares of one gradient, one per 16384 elements, into its place in a shared list:
+//!   gradient (any shape);  partial (P), in place
+//! [`GlobalNorm`] reduces the list and publishes what the update and the log need:
+//!   partial (P);  report (8), in place;  loss_sum (1), in place, set to 0 for the next step
+//!   norm = sqrt(sum of partials),  clip = min(1, max_norm / (norm + 1e-6)) (Pascanu et al. 2013; torch.nn.utils.clip_grad_norm_)
+//!
+//! A non-finite gradient or loss is found by its bits (WGSL lets compilers assume that NaN and infinity do not occur): the
+//! step is then skipped, which costs nothing further, and the first non-finite partial tells the host which tensor it was.
+//! Cost: 2 FLOPs and 4 bytes per gradient element.
+
+use super::case::{Case, Draw};
+use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::shader;
+use std::sync::Arc;
+
+/// Elements of a gradient per partial sum.
+const ELEMENTS: usize = 16384;
+
+/// Words of the report.
+pub mod report {
+    /// Mean loss over the step's micro-batches.
+    pub const LOSS: usize = 0;
+    /// Gradient norm before clipping.
+    pub const NORM: usize = 1;
+    /// Factor that clips the gradients.
+    pub const CLIP: usize = 2;
+    /// One more than the index of the first non-finite partial (u32 bits); [`FINE`] if all is finite, [`LOSS_BAD`] if it is
+    /// only the loss.
+    pub const BAD: usize = 3;
+    /// Updates applied so far, this one included (u32 bits): AdamW's step number.
+    pub const UPDATES: usize = 4;
+    /// Steps skipped since the last applied one (u32 bits).
+    pub const SKIPPED_IN_A_ROW: usize = 5;
+    pub const LEN: usize = 8;
+
+    pub const FINE: u32 = 0;
+    pub const LOSS_BAD: u32 = 1 << 30;
+}
+
+/// Partial sums that a gradient of `len` elements takes.
+pub fn partials(len: usize) -> usize {
+    len.div_ceil(ELEMENTS)
+}
+
+fn threads(limits: &Limits) -> u32 {
+    if limits.family == Family::Gpu { 256 } else { 8 }
+}
+
+/// partial[first..] = sums of squares of a gradient.
+#[derive(Debug)]
+pub struct SquaredSum {
+    /// Place of this gradient's first partial in the list.
+    pub first: usize,
+}
+
+impl Op for SquaredSum {
+    fn name(&self) -> &'static str {
+        "squared_sum"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        let last = self.first + partials(inputs[0].len());
+        assert!(last <= inputs[1].len(), "squared_sum of {:?} ends at {last}, beyond {:?}", inputs[0], inputs[1]);
+        vec![inputs[1].clone()]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let mut dispatches = vec![];
+        // Cut at whole partials, so that a partial lies in one piece.
+        for piece in limits.row_chunks(partials(shapes.inputs[0].len()), ELEMENTS as u64 * 4) {
+            let end = shapes.inputs[0].len().min(piece.end * ELEMENTS);
+            let len = end - piece.start * ELEMENTS;
+            dispatches.push(
+                Dispatch::new(shader!("squared_sum"))
+                    .constant("LEN", len)
+                    .constant("ELEMENTS", ELEMENTS)
+                    .constant("FIRST", self.first + piece.start)
+                    .constant("THREADS", threads(limits))
+                    .read_range(0, (piece.start * ELEMENTS * 4) as u64..(end * 4) as u64)
+                    .write(0)
+                    .groups(limits.fold(piece.len())),
+            );
+        }
+        dispatches
+    }
+
+    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        unreachable!("squared_sum stands in updates only")
+    }
+
+    fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        for (i, piece) in inputs[0].chunks(ELEMENTS).enumerate() {
+            outputs[0][self.first + i] = piece.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>() as f32;
+        }
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        Cost { flops: 2 * shapes.inputs[0].len() as u64, size_bytes: shapes.inputs[0].size_bytes() }
+    }
+
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        vec![(0, 1)]
+    }
+}
+
+/// The report of a step, from all partial sums and the sum of the micro-batches' losses.
+#[derive(Debug)]
+pub struct GlobalNorm {
+    /// Gradients are scaled down to this norm; 0 leaves them alone.
+    pub max_norm: f32,
+    /// Micro-batches whose losses are in the sum.
+    pub micro_batches: usize,
+}
+
+impl Op for GlobalNorm {
+    fn name(&self) -> &'static str {
+        "global_norm"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        let fits = inputs[1].len() == report::LEN && inputs[2].len() == 1;
+        assert!(inputs.len() == 3 && fits, "global_norm does not fit {inputs:?}");
+        vec![inputs[1].clone(), inputs[2].clone()]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        vec![
+            Dispatch::new(shader!("global_norm"))
+                .constant("PARTIALS", shapes.inputs[0].len())
+                .constant("MAX_NORM", self.max_norm)
+                .constant("MICRO_BATCHES", self.micro_batches)
+                .constant("THREADS", threads(limits))
+                .read(0)
+                .write(0)
+                .write(1),
+        ]
+    }
+
+    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        unreachable!("global_norm stands in updates only")
+    }
+
+    fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        let loss = outputs[1][0] / self.micro_batches as f32;
+        outputs[1][0] = 0.0;
+        let bad = match inputs[0].iter().position(|p| !p.is_finite()) {
+            Some(first) => first as u32 + 1,
+            None if !loss.is_finite() => report::LOSS_BAD,
+            None => report::FINE,
+        };
+        let norm = inputs[0].iter().map(|p| f64::from(*p)).sum::<f64>().sqrt();
+        let clip = if self.max_norm > 0.0 { (f64::from(self.max_norm) / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        let out = &mut outputs[0];
+        let (updates, skipped) = (out[report::UPDATES].to_bits(), out[report::SKIPPED_IN_A_ROW].to_bits());
+        let fine = bad == report::FINE;
+        out[report::LOSS] = loss;
+        out[report::NORM] = norm as f32;
+        out[report::CLIP] = clip as f32;
+        out[report::BAD] = f32::from_bits(bad);
+        out[report::UPDATES] = f32::from_bits(if fine { updates + 1 } else { updates });
+        out[report::SKIPPED_IN_A_ROW] = f32::from_bits(if fine { 0 } else { skipped + 1 });
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        Cost { flops: shapes.inputs[0].len() as u64, size_bytes: shapes.size_bytes() }
+    }
+
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        vec![(0, 1), (1, 2)]
+    }
+}
+
+const SUM: &str =
+    "sums of 16384 squares below 1 in f32, by 8 or 256 threads: sqrt(2048) roundings of 6e-8 relative, tenfold";
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "squared_sum 1",
+        op: || Arc::new(SquaredSum { first: 1 }),
+        inputs: &[(&[1], Draw::Uniform(1.0)), (&[3], Draw::Uniform(1.0))],
+        gradient: false,
+        atol: 1e-9,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "squared_sum 181x181",
+        op: || Arc::new(SquaredSum { first: 2 }),
+        inputs: &[(&[181, 181], Draw::Uniform(1.0)), (&[7], Draw::Uniform(1.0))],
+        gradient: false,
+        atol: 1e-9,
+        rtol: 3e-5,
+        reason: SUM,
+    },
+    Case {
+        name: "squared_sum, beyond one binding: 50257x768",
+        op: || Arc::new(SquaredSum { first: 0 }),
+        inputs: &[(&[50257, 768], Draw::Uniform(1.0)), (&[2400], Draw::Uniform(1.0))],
+        gradient: false,
+        atol: 1e-9,
+        rtol: 3e-5,
+        reason: SUM,
+    },
+    Case {
+        name: "global_norm of 1000",
+        op: || Arc::new(GlobalNorm { max_norm: 1.0, micro_batches: 3 }),
+        inputs: &[
+            (&[1000], Draw::Between(0.1, 1.0)),
+            (&[report::LEN], Draw::Ids(100)),
+            (&[1], Draw::Between(1.0, 5.0)),
+        ],
+        gradient: false,
+        atol: 0.0,
+        rtol: 1e-5,
+        reason: "a sum of 1000 and a square root; the counters, denormal as floats, must be exact",
+    },
+];

@@ -1,0 +1,9 @@
+//! Training: the loop, its schedule, checkpoints, log and plot.
+
+pub mod checkpoint;
+pub mod graph;
+pub mod log;
+pub mod plot;
+pub mod schedule;
+pub mod settings;
+pub mod trainer;

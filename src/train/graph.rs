@@ -1,0 +1,107 @@
+//! The training step as a graph of two segments, and the graph that only evaluates.
+//!
+//! `accumulate` runs once per micro-batch: forward, backward, gradients added in place. `update` runs once per step: global
+//! norm, clip, AdamW. Loss, norm, clip factor and counters stay on the device, in the state [`REPORT`].
+
+use crate::graph::gradient::gradient;
+use crate::graph::{Graph, Tensor};
+use crate::ops::adamw::AdamW;
+use crate::ops::add::AddInPlace;
+use crate::ops::global_norm::{GlobalNorm, SquaredSum, partials, report};
+
+/// The segment that runs once per micro-batch.
+pub const ACCUMULATE: &str = "accumulate";
+/// The segment that runs once per step.
+pub const UPDATE: &str = "update";
+/// State: what the last step reports (see [`report`]).
+pub const REPORT: &str = "step.report";
+const LOSS_SUM: &str = "step.loss_sum";
+const PARTIALS: &str = "step.squared_sums";
+
+/// What the optimiser needs to know when the graph is made; the learning rate comes with each step.
+#[derive(Clone, Copy, Debug)]
+pub struct Optimizer {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f32,
+    /// On matrices; biases and norms have none.
+    pub weight_decay: f32,
+    /// Largest gradient norm; 0 for no clipping.
+    pub max_norm: f32,
+    /// Micro-batches per step.
+    pub accumulate: usize,
+}
+
+/// A training step's graph.
+pub struct TrainingGraph {
+    pub graph: Graph,
+    /// For each parameter the end of its partial sums of squares, to name a tensor from an index.
+    partial_ends: Vec<(String, usize)>,
+}
+
+impl TrainingGraph {
+    /// Extends the graph that `loss` builds with the backward pass and the update of `parameters` (name, shape).
+    pub fn new(
+        parameters: &[(String, Vec<usize>)],
+        optimizer: &Optimizer,
+        loss: impl FnOnce(&mut Graph) -> Tensor,
+    ) -> Self {
+        let mut g = Graph::new();
+        let state = |g: &mut Graph, suffix: &str| -> Vec<Tensor> {
+            parameters.iter().map(|(name, dims)| g.state(&format!("{name}{suffix}"), dims)).collect()
+        };
+        let values = state(&mut g, "");
+        let gradients = state(&mut g, ".grad");
+        let loss_sum = g.state(LOSS_SUM, &[1]);
+
+        g.segment(ACCUMULATE);
+        let loss = loss(&mut g);
+        let sum = g.apply(AddInPlace, &[loss_sum, loss]);
+        let wanted: Vec<_> = values.iter().copied().zip(gradients.iter().copied()).collect();
+        let totals = gradient(&mut g, loss, 1.0 / optimizer.accumulate as f32, &wanted);
+
+        g.segment(UPDATE);
+        let firsts: Vec<(String, usize)> = partial_ends(parameters);
+        let mut squares = g.state(PARTIALS, &[firsts.last().map_or(0, |(_, end)| *end)]);
+        for ((total, (_, dims)), (name, end)) in totals.iter().zip(parameters).zip(&firsts) {
+            g.scope(name.as_str());
+            let first = end - partials(dims.iter().product());
+            squares = g.apply(SquaredSum { first }, &[*total, squares]);
+        }
+        g.scope("step");
+        let reported = g.state(REPORT, &[report::LEN]);
+        let norm = GlobalNorm { max_norm: optimizer.max_norm, micro_batches: optimizer.accumulate };
+        let reported = g.apply(norm, &[squares, reported, sum]);
+        let (first, second) = (state(&mut g, ".exp_avg"), state(&mut g, ".exp_avg_sq"));
+        for (i, (name, dims)) in parameters.iter().enumerate() {
+            g.scope(name.as_str());
+            let weight_decay = if dims.len() >= 2 { optimizer.weight_decay } else { 0.0 };
+            let Optimizer { beta1, beta2, eps, .. } = *optimizer;
+            let update = AdamW { beta1, beta2, eps, weight_decay };
+            g.apply(update, &[values[i], totals[i], first[i], second[i], reported]);
+        }
+        TrainingGraph { graph: g, partial_ends: firsts }
+    }
+
+    /// What was not finite, given the report's word about it.
+    pub fn culprit(&self, bad: u32) -> Option<String> {
+        match bad {
+            report::FINE => None,
+            report::LOSS_BAD => Some("the loss is not finite".into()),
+            index => {
+                let name = self.partial_ends.iter().find(|(_, end)| index as usize <= *end).map(|(name, _)| name);
+                Some(format!("the gradient of {} is not finite", name.map_or("an unknown tensor", String::as_str)))
+            }
+        }
+    }
+}
+
+/// Each parameter with the end of its partial sums.
+fn partial_ends(parameters: &[(String, Vec<usize>)]) -> Vec<(String, usize)> {
+    let mut end = 0;
+    let place = |(name, dims): &(String, Vec<usize>)| {
+        end += partials(dims.iter().product());
+        (name.clone(), end)
+    };
+    parameters.iter().map(place).collect()
+}

@@ -1,0 +1,336 @@
+//! One run's state on a device: programs, batches, and the steps between them. Nothing here prints.
+
+use super::checkpoint::{Checkpoint, LoadedCheckpoint, RunFolder};
+use super::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
+use super::log::Record;
+use super::settings::Settings;
+use crate::data::batches::Batches;
+use crate::data::tokens::Tokens;
+use crate::error::{Error, Result};
+use crate::executor::{Executor, Program};
+use crate::fail;
+use crate::graph::memory::Class;
+use crate::graph::{Graph, Limits, Plan, Step};
+use crate::models::config::Gpt2Config;
+use crate::models::folder::{NamedTensor, Weights};
+use crate::models::gpt2::{Gpt2, initial_values};
+use crate::ops::global_norm::report;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Bad steps in a row after which a run stops.
+const MOST_SKIPPED: u32 = 5;
+
+/// The graphs of a run and the buffers they need.
+pub struct Blueprint {
+    training: TrainingGraph,
+    training_plan: Plan,
+    evaluation: Graph,
+    evaluation_plan: Plan,
+}
+
+impl Blueprint {
+    /// Plans a run for a device's limits, before anything is allocated.
+    pub fn new(config: &Gpt2Config, settings: &Settings, limits: &Limits) -> Result<Blueprint> {
+        let (batch, context) = (settings.batch, settings.context);
+        let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
+            Gpt2 { config, training: true }.loss(g, batch, context)
+        });
+        let mut evaluation = Graph::new();
+        let loss = Gpt2 { config, training: false }.loss(&mut evaluation, batch, context);
+        evaluation.output("loss", loss);
+        let training_plan = Plan::new(&training.graph, limits)?;
+        let evaluation_plan = Plan::new(&evaluation, limits)?;
+        Ok(Blueprint { training, training_plan, evaluation, evaluation_plan })
+    }
+
+    /// Bytes that loading this run allocates: state once, and each plan's own buffers.
+    pub fn memory_bytes(&self) -> u64 {
+        let own = |class: &Class| *class != Class::State;
+        self.training_plan.size_bytes(|_| true) + self.evaluation_plan.size_bytes(own)
+    }
+
+    pub fn training_plan(&self) -> &Plan {
+        &self.training_plan
+    }
+}
+
+/// What goes into `trainer.json`: with the tensors, everything that is needed to go on.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    pub step: u64,
+    pub batch_position: u64,
+    pub settings: Settings,
+    /// Where the data comes from, to find it again.
+    pub data: Option<String>,
+    pub validation: Option<String>,
+}
+
+/// A run on a device.
+pub struct Trainer {
+    executor: Box<dyn Executor>,
+    config: Gpt2Config,
+    settings: Settings,
+    training: TrainingGraph,
+    train: Program,
+    evaluate: Program,
+    segments: (usize, usize),
+    batches: Batches,
+    validation: Batches,
+    step: u64,
+    ids: Vec<u32>,
+    targets: Vec<u32>,
+    /// When the last record arrived, or the first step after a pause began.
+    last_arrival: Instant,
+    /// Nothing is queued: what happens until the next step does not count as its time.
+    idle: bool,
+    skipped_in_a_row: u32,
+}
+
+impl Trainer {
+    /// Allocates and compiles a run. Parameters are zero until [`Trainer::initialise`] or [`Trainer::restore`].
+    pub fn new(
+        mut executor: Box<dyn Executor>,
+        blueprint: Blueprint,
+        config: Gpt2Config,
+        settings: Settings,
+        (training, validation): (Arc<Tokens>, Arc<Tokens>),
+    ) -> Result<Trainer> {
+        let (batch, context) = (settings.batch, settings.context);
+        let batches = Batches::new(training, batch, context, settings.seed)?;
+        let validation = Batches::evenly(validation, batch, context, settings.eval_batches)?;
+        let Blueprint { training, training_plan, evaluation, evaluation_plan } = blueprint;
+        let segments = (training_plan.segment(ACCUMULATE), training_plan.segment(UPDATE));
+        let train = executor.load(&training.graph, training_plan)?;
+        let evaluate = executor.load(&evaluation, evaluation_plan)?;
+        Ok(Trainer {
+            executor,
+            config,
+            training,
+            train,
+            evaluate,
+            segments,
+            batches,
+            validation,
+            step: 0,
+            ids: vec![0; batch * context],
+            targets: vec![0; batch * context],
+            settings,
+            last_arrival: Instant::now(),
+            idle: true,
+            skipped_in_a_row: 0,
+        })
+    }
+
+    /// Sets GPT-2's initial values, seeded.
+    pub fn initialise(&mut self) -> Result<()> {
+        for (name, dims) in self.config.parameters() {
+            let values = initial_values(&self.config, &name, dims.iter().product(), self.settings.seed);
+            self.executor.write_state(&name, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Starts from a model's weights, with a fresh optimiser.
+    pub fn start_from(&mut self, weights: &Weights) -> Result<()> {
+        for (name, _) in self.config.parameters() {
+            self.executor.write_state(&name, &weights.read(&name)?)?;
+        }
+        Ok(())
+    }
+
+    /// Continues a checkpoint: weights, optimiser, counters and the position in the data.
+    pub fn restore(&mut self, checkpoint: &LoadedCheckpoint, state: &TrainerState) -> Result<()> {
+        self.start_from(&checkpoint.weights)?;
+        for name in self.optimizer_names() {
+            let values = checkpoint.optimizer.read(&name)?;
+            self.executor.write_state(&name, &values)?;
+        }
+        self.step = state.step;
+        self.batches.seek(state.batch_position);
+        Ok(())
+    }
+
+    /// Queues one optimiser step and returns the records of steps that have finished meanwhile.
+    pub fn step(&mut self) -> Result<Vec<Record>> {
+        let rate = self.settings.schedule().learning_rate(self.step);
+        let accumulate = self.settings.accumulate as u64;
+        let mut step =
+            Step { step: self.step as u32, seed: self.settings.seed as u32, learning_rate: rate, ..Step::default() };
+        if self.idle {
+            (self.idle, self.last_arrival) = (false, Instant::now());
+        }
+        for micro in 0..accumulate {
+            self.batches.next(&mut self.ids, &mut self.targets)?;
+            self.executor.write(self.train, "ids", bytemuck::cast_slice(&self.ids))?;
+            self.executor.write(self.train, "targets", bytemuck::cast_slice(&self.targets))?;
+            step.micro_batch = (self.step * accumulate + micro) as u32;
+            self.executor.run(self.train, self.segments.0, &step)?;
+        }
+        self.executor.run(self.train, self.segments.1, &step)?;
+        self.step += 1;
+        self.executor.post(REPORT, self.step)?;
+        self.records(false)
+    }
+
+    /// Waits for all queued steps and returns their records.
+    pub fn finish(&mut self) -> Result<Vec<Record>> {
+        let records = self.records(true);
+        self.idle = true;
+        records
+    }
+
+    fn records(&mut self, wait: bool) -> Result<Vec<Record>> {
+        let arrived = self.executor.collect(wait)?;
+        let ms = self.last_arrival.elapsed().as_secs_f32() * 1e3 / arrived.len().max(1) as f32;
+        if !arrived.is_empty() {
+            self.last_arrival = Instant::now();
+        }
+        let memory_bytes = self.executor.allocated_bytes();
+        let mut records = vec![];
+        for (step, words) in arrived {
+            self.skipped_in_a_row = words[report::SKIPPED_IN_A_ROW].to_bits();
+            records.push(Record {
+                step,
+                loss: words[report::LOSS],
+                val_loss: None,
+                lr: self.settings.schedule().learning_rate(step - 1),
+                grad_norm: words[report::NORM],
+                step_ms: ms,
+                tokens_per_second: self.settings.tokens_per_step() as f32 / (ms / 1e3),
+                memory_bytes,
+                skipped: self.training.culprit(words[report::BAD].to_bits()),
+            });
+        }
+        Ok(records)
+    }
+
+    /// True after five bad steps in a row: going on would not help.
+    pub fn is_hopeless(&self) -> bool {
+        self.skipped_in_a_row >= MOST_SKIPPED
+    }
+
+    /// Mean loss, in nats per token, over the fixed validation batches. Waits; call [`Trainer::finish`] first.
+    pub fn validate(&mut self) -> Result<f32> {
+        self.validation.seek(0);
+        let mut sum = 0.0f64;
+        for _ in 0..self.settings.eval_batches {
+            self.validation.next(&mut self.ids, &mut self.targets)?;
+            self.executor.write(self.evaluate, "ids", bytemuck::cast_slice(&self.ids))?;
+            self.executor.write(self.evaluate, "targets", bytemuck::cast_slice(&self.targets))?;
+            self.executor.run(self.evaluate, 0, &Step::default())?;
+            sum += f64::from(self.executor.read(self.evaluate, "loss")?[0]);
+        }
+        Ok((sum / self.settings.eval_batches as f64) as f32)
+    }
+
+    /// Writes a checkpoint of the steps done. Call [`Trainer::finish`] first.
+    pub fn save(
+        &mut self,
+        folder: &RunFolder,
+        tokenizer: &[u8],
+        data: Option<&str>,
+        validation: Option<&str>,
+    ) -> Result<()> {
+        let names: Vec<(String, Vec<usize>)> = self.config.parameters();
+        let mut parameters = vec![];
+        for (name, dims) in &names {
+            parameters.push((name.clone(), dims.clone(), self.executor.read_state(name)?));
+        }
+        let mut optimizer = vec![];
+        for name in self.optimizer_names() {
+            let values = self.executor.read_state(&name)?;
+            let of =
+                names.iter().find(|(n, _)| name.strip_prefix(n.as_str()).is_some_and(|s| s.starts_with(".exp_avg")));
+            let dims = of.map_or(vec![values.len()], |(_, dims)| dims.clone());
+            optimizer.push((name, dims, values));
+        }
+        let state = TrainerState {
+            step: self.step,
+            batch_position: self.batches.position(),
+            settings: self.settings.clone(),
+            data: data.map(str::to_string),
+            validation: validation.map(str::to_string),
+        };
+        folder.save(&Checkpoint {
+            step: self.step,
+            config: &self.config,
+            tokenizer,
+            parameters: &borrowed(&parameters),
+            optimizer: &borrowed(&optimizer),
+            trainer: &state,
+        })
+    }
+
+    /// States of the optimiser that a checkpoint holds. Gradients are zero between steps, and are not among them.
+    fn optimizer_names(&self) -> Vec<String> {
+        let parameters = self.config.parameters();
+        let moments = parameters.iter().flat_map(|(name, _)| [format!("{name}.exp_avg"), format!("{name}.exp_avg_sq")]);
+        moments.chain([REPORT.to_string()]).collect()
+    }
+
+    /// Steps done.
+    pub fn steps_done(&self) -> u64 {
+        self.step
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    pub fn executor(&mut self) -> &mut dyn Executor {
+        self.executor.as_mut()
+    }
+}
+
+fn borrowed(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<NamedTensor<'_>> {
+    tensors.iter().map(|(name, dims, values)| (name.clone(), dims.clone(), values.as_slice())).collect()
+}
+
+/// Reads `trainer.json`.
+pub fn trainer_state(checkpoint: &LoadedCheckpoint) -> Result<TrainerState> {
+    serde_json::from_value(checkpoint.trainer.clone()).map_err(|e| {
+        Error::Input(format!(
+            "trainer.json of step {} is not what wgpt writes ({e}): resume another run",
+            checkpoint.step
+        ))
+    })
+}
+
+/// Fails where a software adapter or the CPU would need more memory than the machine has free, saying what would fit.
+pub fn check_memory(
+    config: &Gpt2Config,
+    settings: &Settings,
+    limits: &Limits,
+    available_bytes: Option<u64>,
+) -> Result<Blueprint> {
+    let blueprint = Blueprint::new(config, settings, limits);
+    let too_much = match (&blueprint, available_bytes) {
+        (Err(Error::OutOfMemory(why)), _) => why.clone(),
+        (Ok(b), Some(available)) if b.memory_bytes() > available => {
+            format!("this run needs {} and {} are free", mib(b.memory_bytes()), mib(available))
+        }
+        _ => return blueprint,
+    };
+    let fits = |b: &Blueprint| available_bytes.is_none_or(|available| b.memory_bytes() <= available);
+    let mut smaller = settings.clone();
+    while smaller.batch > 1 {
+        smaller.batch /= 2;
+        smaller.accumulate = (settings.batch * settings.accumulate).div_ceil(smaller.batch);
+        if let Some(b) = Blueprint::new(config, &smaller, limits).ok().filter(fits) {
+            let (batch, accumulate) = (smaller.batch, smaller.accumulate);
+            fail!(OutOfMemory, "{too_much}: --batch {batch} --accumulate {accumulate} needs {}", mib(b.memory_bytes()));
+        }
+    }
+    fail!(OutOfMemory, "{too_much}: even --batch 1 does not fit, use a smaller --preset, --context or --width")
+}
+
+/// Bytes as MiB, rounded up.
+pub fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
