@@ -11,8 +11,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
-    io::Write,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use serde_json::Value;
