@@ -4,9 +4,13 @@ use crate::error::Result;
 use crate::executor::{Executor, Program};
 use crate::graph::{Graph, Plan, Shape, Step, Tensor};
 use crate::models::config::Gpt2Config;
+use crate::models::folder::Weights;
 use crate::models::gpt2::Gpt2;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
+
+/// Tokens that the smallest program sees.
+const SHORTEST_WINDOW: usize = 16;
 
 /// Logits of a model on a device whose store holds its parameters.
 pub struct Generator {
@@ -20,10 +24,19 @@ impl Generator {
         Generator { config: config.clone(), windows: vec![] }
     }
 
+    /// Writes a model's weights to the device's store.
+    pub fn load(&mut self, executor: &mut dyn Executor, weights: &Weights) -> Result<()> {
+        self.program(executor, self.config.context.min(SHORTEST_WINDOW))?; // allocates the store
+        for (name, _) in self.config.parameters() {
+            executor.write_state(&name, &weights.read(&name)?)?;
+        }
+        Ok(())
+    }
+
     /// Logits (V) of the token after `ids`. Of more than the model's context, the last tokens that fit are seen.
     pub fn next_logits(&mut self, executor: &mut dyn Executor, ids: &[u32]) -> Result<Vec<f32>> {
         let seen = &ids[ids.len().saturating_sub(self.config.context)..];
-        let window = self.config.context.min(seen.len().next_power_of_two().max(16));
+        let window = self.config.context.min(seen.len().next_power_of_two().max(SHORTEST_WINDOW));
         let program = self.program(executor, window)?;
         // Positions after the last are causal: what stands there changes nothing before.
         let padded: Vec<u32> = seen.iter().copied().chain(std::iter::repeat(0)).take(window).collect();
@@ -31,6 +44,11 @@ impl Generator {
         let step = Step { position: seen.len() as u32 - 1, ..Step::default() };
         executor.run(program, 0, &step)?;
         executor.read(program, "logits")
+    }
+
+    /// Frees the programs' buffers.
+    pub fn free(self, executor: &mut dyn Executor) {
+        self.windows.into_iter().for_each(|(_, program)| executor.unload(program));
     }
 
     fn program(&mut self, executor: &mut dyn Executor, window: usize) -> Result<Program> {

@@ -117,9 +117,10 @@ impl Gpt2<'_> {
     }
 }
 
-/// GPT-2's initial values of one parameter: normal with standard deviation 0.02, the projections onto the residual stream
-/// scaled by 1 / sqrt(2 * layers), biases 0, layernorm weights 1. Each tensor has a stream of its own under `seed`.
-pub fn initial_values(config: &Gpt2Config, name: &str, len: usize, seed: u64) -> Vec<f32> {
+/// GPT-2's initial values of one parameter: normal with standard deviation `std` (0.02 in GPT-2), the projections onto the
+/// residual stream scaled by 1 / sqrt(2 * layers), biases 0, layernorm weights 1. Each tensor has a stream of its own under
+/// `seed`.
+pub fn initial_values(config: &Gpt2Config, name: &str, len: usize, std: f32, seed: u64) -> Vec<f32> {
     if name.ends_with(".bias") {
         return vec![0.0; len];
     }
@@ -127,7 +128,7 @@ pub fn initial_values(config: &Gpt2Config, name: &str, len: usize, seed: u64) ->
         return vec![1.0; len];
     }
     let scale = if name.ends_with("c_proj.weight") { 1.0 / (2.0 * config.layers as f64).sqrt() } else { 1.0 };
-    let normal = Normal::new(0.0, 0.02 * scale).expect("a positive standard deviation");
+    let normal = Normal::new(0.0, f64::from(std) * scale).expect("a finite standard deviation");
     // FNV-1a of the name picks the stream.
     let stream = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let mut rng = Pcg64::seed_from_u64(seed ^ stream);

@@ -72,6 +72,9 @@ pub struct Choices {
     /// Dropout probability (embedding, attention, residual)
     #[arg(long)]
     pub dropout: Option<f32>,
+    /// Standard deviation of initial weights [default: 0.02, as GPT-2; the demo preset has its own]
+    #[arg(long)]
+    pub init_std: Option<f32>,
     /// Seed of initialisation, batches and dropout
     #[arg(long)]
     pub seed: Option<u64>,
@@ -115,6 +118,7 @@ pub struct Settings {
     pub beta2: f64,
     pub clip: f32,
     pub dropout: f32,
+    pub init_std: f32,
     pub seed: u64,
     pub eval_every: u64,
     pub eval_batches: u64,
@@ -133,6 +137,7 @@ struct Recipe {
     weight_decay: f32,
     beta2: f64,
     dropout: f32,
+    init_std: f32,
     every: u64,
     tokenizer: &'static str,
 }
@@ -150,6 +155,7 @@ impl Recipe {
                 weight_decay: 0.1,
                 beta2: 0.99,
                 dropout: 0.0,
+                init_std: 0.08,
                 every: 50,
                 tokenizer: "char",
             },
@@ -163,6 +169,7 @@ impl Recipe {
                 weight_decay: 0.1,
                 beta2: 0.99,
                 dropout: 0.2,
+                init_std: 0.02,
                 every: 250,
                 tokenizer: "char",
             },
@@ -176,6 +183,7 @@ impl Recipe {
                 weight_decay: 0.1,
                 beta2: 0.95,
                 dropout: 0.0,
+                init_std: 0.02,
                 every: 250,
                 tokenizer: "bytes",
             },
@@ -204,6 +212,7 @@ impl Choices {
             beta2: self.beta2.or(other.beta2),
             clip: self.clip.or(other.clip),
             dropout: self.dropout.or(other.dropout),
+            init_std: self.init_std.or(other.init_std),
             seed: self.seed.or(other.seed),
             eval_every: self.eval_every.or(other.eval_every),
             eval_batches: self.eval_batches.or(other.eval_batches),
@@ -241,6 +250,7 @@ impl Choices {
             beta2: self.beta2.unwrap_or(recipe.beta2),
             clip: self.clip.unwrap_or(1.0),
             dropout: self.dropout.unwrap_or(recipe.dropout),
+            init_std: self.init_std.unwrap_or(recipe.init_std),
             seed: self.seed.unwrap_or(1337),
             eval_every: self.eval_every.unwrap_or(recipe.every),
             eval_batches: self.eval_batches.unwrap_or(20),

@@ -126,7 +126,8 @@ impl Trainer {
     /// Sets GPT-2's initial values, seeded.
     pub fn initialise(&mut self) -> Result<()> {
         for (name, dims) in self.config.parameters() {
-            let values = initial_values(&self.config, &name, dims.iter().product(), self.settings.seed);
+            let values =
+                initial_values(&self.config, &name, dims.iter().product(), self.settings.init_std, self.settings.seed);
             self.executor.write_state(&name, &values)?;
         }
         Ok(())

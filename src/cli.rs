@@ -1,0 +1,114 @@
+//! The command line: one file per subcommand, and the only place that prints. Data goes to stdout, messages to stderr.
+
+mod doctor;
+mod eval;
+mod sample;
+mod train;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use wgpt::error::Result;
+use wgpt::executor::Executor;
+use wgpt::gpu::{Gpu, choose};
+use wgpt::graph::Family;
+use wgpt::reference::Cpu;
+
+/// Pretrain, evaluate and sample GPT language models with WGSL compute shaders on any Vulkan, Metal or DX12 GPU.
+#[derive(Parser)]
+#[command(name = "wgpt", version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(clap::Args)]
+struct Global {
+    /// Where to run: auto (the best GPU), cpu (the reference, slow), or part of an adapter's name
+    #[arg(long, global = true, default_value = "auto")]
+    device: String,
+    /// Say more: the plan, the device
+    #[arg(long, short, global = true)]
+    verbose: bool,
+    /// Say nothing but results and errors
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Pretrain a model from text or tokens, or continue one
+    Train(Box<train::Train>),
+    /// Generate text
+    Sample(sample::Sample),
+    /// Loss, perplexity and bits per byte of data, or the logits of given token ids
+    Eval(eval::Eval),
+    /// Adapters, limits, and every op against the reference on this device
+    Doctor(doctor::Doctor),
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let global = &arguments.global;
+    match &arguments.command {
+        Command::Train(train) => train.run(global),
+        Command::Sample(sample) => sample.run(global),
+        Command::Eval(eval) => eval.run(global),
+        Command::Doctor(doctor) => doctor.run(global),
+    }
+}
+
+impl Global {
+    /// Opens the device, announcing it, and a software adapter as what it is.
+    fn open(&self) -> Result<Box<dyn Executor>> {
+        if self.device.eq_ignore_ascii_case("cpu") {
+            self.say("device: the CPU reference (correct and slow)");
+            return Ok(Box::new(Cpu::default()));
+        }
+        let gpu = Gpu::open(&self.device)?;
+        let note = if gpu.adapter().is_software() { ": a CPU behind a graphics API, not a GPU" } else { "" };
+        self.say(&format!("device: {}{note}", gpu.description()));
+        Ok(Box::new(gpu))
+    }
+
+    /// A message for people.
+    fn say(&self, message: &str) {
+        if !self.quiet {
+            eprintln!("{message}");
+        }
+    }
+
+    /// A message for people who want to know more.
+    fn detail(&self, message: &str) {
+        if self.verbose {
+            eprintln!("{message}");
+        }
+    }
+}
+
+/// Bytes that buffers may take where they are host memory: 90% of what is free. `None` on a GPU, whose memory wgpu does not
+/// tell; there the allocation itself fails with our own error.
+fn host_memory(executor: &dyn Executor) -> Option<u64> {
+    if executor.limits().family != Family::Software {
+        return None;
+    }
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    Some(system.available_memory() / 10 * 9)
+}
+
+/// Where tokenised data is kept: `WGPT_CACHE`, or the user's cache folder.
+fn cache_folder() -> PathBuf {
+    if let Some(path) = std::env::var_os("WGPT_CACHE") {
+        return path.into();
+    }
+    let folders = directories::ProjectDirs::from("", "", "wgpt");
+    folders.map_or_else(|| std::env::temp_dir().join("wgpt-cache"), |f| f.cache_dir().to_path_buf())
+}
+
+/// Checks the name before anything is opened, so that a wrong one is refused at once.
+fn check_device(name: &str) -> Result<()> {
+    if name.eq_ignore_ascii_case("cpu") { Ok(()) } else { choose(name).map(|_| ()) }
+}

@@ -1,0 +1,143 @@
+//! `wgpt eval`: loss, perplexity and bits per byte of data as JSON; or the logits of given token ids.
+
+use super::Global;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use wgpt::data::IGNORED;
+use wgpt::data::corpus::tokens;
+use wgpt::data::source::Source;
+use wgpt::data::tokenizer::Tokenizer;
+use wgpt::data::tokens::Tokens;
+use wgpt::error::{Error, Result};
+use wgpt::fail;
+use wgpt::files::write_atomic;
+use wgpt::graph::{Graph, Plan, Shape, Step};
+use wgpt::models::config::Gpt2Config;
+use wgpt::models::folder::{Weights, read_config, write_tensors_to};
+use wgpt::models::gpt2::Gpt2;
+
+#[derive(clap::Args)]
+pub struct Eval {
+    /// Model folder
+    #[arg(long)]
+    model: PathBuf,
+    /// A file or folder of .txt, .jsonl or .bin to evaluate
+    #[arg(long, required_unless_present = "ids")]
+    data: Option<PathBuf>,
+    /// Sequences evaluated at once
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// A JSON file of token ids, [[...], ...], all sequences of one length
+    #[arg(long, requires = "logits", conflicts_with = "data")]
+    ids: Option<PathBuf>,
+    /// Where to write the logits of --ids, a safetensors file with one tensor `logits`
+    #[arg(long, requires = "ids")]
+    logits: Option<PathBuf>,
+}
+
+impl Eval {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        super::check_device(&global.device)?;
+        let config = read_config(&self.model)?;
+        let weights = Weights::open(&self.model, &config)?;
+        match (&self.ids, &self.logits, &self.data) {
+            (Some(ids), Some(logits), _) => dump_logits(global, &config, &weights, ids, logits),
+            (_, _, Some(data)) => self.evaluate(global, &config, &weights, data),
+            _ => fail!(Usage, "wgpt eval needs --data, or --ids with --logits"),
+        }
+    }
+
+    /// Mean loss of all tokens but the first, in windows of the context that follow each other.
+    fn evaluate(&self, global: &Global, config: &Gpt2Config, weights: &Weights, data: &Path) -> Result<()> {
+        if self.batch == 0 {
+            fail!(Usage, "--batch 0 does nothing: give 1 or more");
+        }
+        let source = Source::open(data)?;
+        let tokenizer = if source.is_text() { Some(Tokenizer::load(&self.model)?) } else { None };
+        let tokens = tokens(&source, tokenizer.as_ref(), config.vocab_size, &super::cache_folder())?;
+        if tokens.len() < 2 {
+            fail!(Input, "{} holds {} tokens and at least 2 are needed to predict one", data.display(), tokens.len());
+        }
+        let mut executor = global.open()?;
+        let mut g = Graph::new();
+        let loss = Gpt2 { config, training: false }.loss(&mut g, self.batch, config.context);
+        g.output("loss", loss);
+        let plan = Plan::new(&g, executor.limits())?;
+        let program = executor.load(&g, plan)?;
+        for (name, _) in config.parameters() {
+            executor.write_state(&name, &weights.read(&name)?)?;
+        }
+        let mut sum = 0.0;
+        let mut at = 0;
+        while at + 1 < tokens.len() {
+            let (ids, targets, counted) = windows(&tokens, at, self.batch, config.context)?;
+            executor.write(program, "ids", bytemuck::cast_slice(&ids))?;
+            executor.write(program, "targets", bytemuck::cast_slice(&targets))?;
+            executor.run(program, 0, &Step::default())?;
+            sum += f64::from(executor.read(program, "loss")?[0]) * counted as f64;
+            at += counted;
+        }
+        let predicted = tokens.len() - 1;
+        let loss = sum / predicted as f64;
+        let bytes = tokens.text_bytes().map(|bytes| bytes as f64 / tokens.len() as f64 * predicted as f64);
+        let bits_per_byte = bytes.map(|bytes| sum / std::f64::consts::LN_2 / bytes);
+        let result = json!({
+            "loss": loss,
+            "perplexity": loss.exp(),
+            "bits_per_byte": bits_per_byte,
+            "tokens": predicted,
+            "context": config.context,
+        });
+        println!("{result:#}");
+        Ok(())
+    }
+}
+
+/// The next `batch` windows from `at`: ids, targets, and how many targets count. Past the end nothing counts.
+fn windows(tokens: &Tokens, at: u64, batch: usize, context: usize) -> Result<(Vec<u32>, Vec<u32>, u64)> {
+    let size = batch * context;
+    let counted = (tokens.len() - 1 - at).min(size as u64);
+    let mut text = vec![0; counted as usize + 1];
+    tokens.read(at, &mut text)?;
+    let (mut ids, mut targets) = (text[..counted as usize].to_vec(), text[1..].to_vec());
+    ids.resize(size, 0);
+    targets.resize(size, IGNORED);
+    Ok((ids, targets, counted))
+}
+
+/// Writes logits (B, T, V) of the ids in a file.
+fn dump_logits(global: &Global, config: &Gpt2Config, weights: &Weights, path: &Path, out: &Path) -> Result<()> {
+    let ids = read_ids(path, config)?;
+    let (batch, time) = (ids.len(), ids[0].len());
+    let mut executor = global.open()?;
+    let mut g = Graph::new();
+    let input = g.input("ids", Shape::u32(&[batch, time]));
+    let logits = Gpt2 { config, training: false }.logits(&mut g, input);
+    g.output("logits", logits);
+    let plan = Plan::new(&g, executor.limits())?;
+    let program = executor.load(&g, plan)?;
+    for (name, _) in config.parameters() {
+        executor.write_state(&name, &weights.read(&name)?)?;
+    }
+    executor.write(program, "ids", bytemuck::cast_slice(&ids.concat()))?;
+    executor.run(program, 0, &Step::default())?;
+    let values = executor.read(program, "logits")?;
+    let dump = [("logits".into(), vec![batch, time, config.vocab_size], values.as_slice())];
+    write_atomic(out, |file| write_tensors_to(file, &dump, &[]))
+}
+
+fn read_ids(path: &Path, config: &Gpt2Config) -> Result<Vec<Vec<u32>>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let Ok(ids) = serde_json::from_str::<Vec<Vec<u32>>>(&text) else {
+        fail!(Input, "{} is not a JSON list of lists of token ids, such as [[1, 2], [3, 4]]", path.display());
+    };
+    let length = ids.first().map_or(0, Vec::len);
+    if length == 0 || length > config.context || ids.iter().any(|row| row.len() != length) {
+        let context = config.context;
+        fail!(Input, "{}: every sequence must have the same length, from 1 to the model's {context}", path.display());
+    }
+    if let Some(id) = ids.iter().flatten().find(|id| **id as usize >= config.vocab_size) {
+        fail!(Input, "{}: token id {id} is beyond the model's vocabulary of {}", path.display(), config.vocab_size);
+    }
+    Ok(ids)
+}
