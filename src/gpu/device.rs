@@ -141,7 +141,12 @@ impl Device {
 
     /// Waits for everything queued.
     pub fn wait(&self) -> Result<()> {
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.wait_for(None)
+    }
+
+    /// Waits for one submit and those before it; for everything queued if `None`.
+    pub(super) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let polled = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
         self.check()?;
         polled.map(|_| ()).map_err(|e| Error::Device(format!("waiting for the device failed: {}", one_line(&e))))
     }

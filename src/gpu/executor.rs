@@ -39,6 +39,8 @@ struct Posted {
     tag: u64,
     size_bytes: u64,
     arrived: Arc<AtomicBool>,
+    /// The submit that fills it.
+    submission: Option<wgpu::SubmissionIndex>,
 }
 
 struct Loaded {
@@ -72,7 +74,7 @@ impl Gpu {
         for _ in 0..RING {
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
             let staging = device.buffer("posted", POST_BYTES, usage)?;
-            ring.push(Posted { staging, tag: 0, size_bytes: 0, arrived: Arc::default() });
+            ring.push(Posted { staging, tag: 0, size_bytes: 0, arrived: Arc::default(), submission: None });
         }
         Ok(Gpu {
             adapter,
@@ -101,6 +103,11 @@ impl Gpu {
     /// Destroys the device, as a driver reset would; later calls end with a device-lost error.
     pub fn destroy(&self) {
         self.device.device.destroy();
+    }
+
+    /// Waits for everything queued.
+    pub fn wait(&self) -> Result<()> {
+        self.device.wait()
     }
 
     fn storage(&mut self, label: &str, size_bytes: u64) -> Result<wgpu::Buffer> {
@@ -169,7 +176,7 @@ impl Gpu {
         let slot = self.pending.pop_front().expect("a posted read-back");
         let posted = &self.ring[slot];
         if !posted.arrived.load(Ordering::Acquire) {
-            self.device.wait()?;
+            self.device.wait_for(posted.submission.clone())?;
         }
         let view = posted.staging.slice(..posted.size_bytes).get_mapped_range();
         let values = view.map(|v| bytemuck::pod_collect_to_vec(&v)).map_err(|e| {
@@ -297,7 +304,7 @@ impl Executor for Gpu {
         (posted.tag, posted.size_bytes, posted.arrived) = (tag, buffer.size(), Arc::default());
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&buffer, 0, &posted.staging, 0, posted.size_bytes);
-        self.device.queue.submit([encoder.finish()]);
+        posted.submission = Some(self.device.queue.submit([encoder.finish()]));
         let arrived = posted.arrived.clone();
         let done = move |_| arrived.store(true, Ordering::Release);
         posted.staging.slice(..posted.size_bytes).map_async(wgpu::MapMode::Read, done);

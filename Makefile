@@ -1,0 +1,36 @@
+# The commands a newcomer needs. Everything but `setup` works without this file, through cargo.
+
+# Software Vulkan writes a warning about this folder where it is not set.
+export XDG_RUNTIME_DIR ?= $(or $(TMPDIR),/tmp)
+OUT ?= runs/demo
+
+.PHONY: demo test bench soak check setup
+
+## Trains the demo model on the built-in stories and samples three texts.
+demo: setup
+	cargo build --release --locked
+	./target/release/wgpt train --preset demo --out $(OUT) --overwrite
+	@echo
+	./target/release/wgpt sample --model $(OUT) --count 3 --tokens 400 --stop "$$(printf '\n')" --temperature 0.5
+
+## All tests, on whatever adapter there is.
+test: setup
+	cargo test --locked
+
+## Speed of every op's cases, and of whole training steps.
+bench: setup
+	cargo bench --locked
+
+## 10,000 tiny steps: throughput must stay flat and memory constant.
+soak: setup
+	cargo build --release --locked
+	scripts/soak.sh
+
+## Formatting and lints, as CI has them.
+check:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+## Makes sure that a Vulkan driver is there (Debian and Ubuntu; macOS and Windows bring Metal and DX12).
+setup:
+	@scripts/setup.sh

@@ -1,0 +1,55 @@
+//! Every op's cases on the best adapter: time, FLOP/s and bytes/s by wall clock over enough replays to see past a submit.
+
+use std::time::{Duration, Instant};
+use wgpt::error::Result;
+use wgpt::executor::Executor;
+use wgpt::gpu::{Gpu, choose};
+use wgpt::graph::{Plan, Step};
+use wgpt::ops::{Case, cases};
+
+fn main() {
+    let filter: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let run = || -> Result<()> {
+        let mut gpu = Gpu::with(choose("auto")?, None, false)?;
+        println!("{}", gpu.description());
+        println!("{:66} {:>10} {:>12} {:>10}", "case, with its backward if it has one", "ms", "GFLOP/s", "GB/s");
+        cases().into_iter().filter(|c| filter.iter().all(|f| c.name.contains(f))).try_for_each(|c| measure(&mut gpu, c))
+    };
+    if let Err(error) = run() {
+        eprintln!("error: {error}");
+        std::process::exit(error.exit_code().into());
+    }
+}
+
+/// Median time of a case's graph, replayed until a tenth of a second has passed, five times.
+fn measure(gpu: &mut Gpu, case: &Case) -> Result<()> {
+    let built = case.build(42);
+    let plan = Plan::new(&built.graph, gpu.limits())?;
+    let cost = plan.kernels().map(|k| k.cost).sum::<wgpt::graph::Cost>();
+    let program = gpu.load(&built.graph, plan)?;
+    for (name, values) in &built.inputs {
+        gpu.write(program, name, bytemuck::cast_slice(values))?;
+    }
+    let output = built.outputs.last().expect("a case compares something");
+    let mut replay = |times: u32| -> Result<Duration> {
+        let start = Instant::now();
+        for _ in 0..times {
+            gpu.run(program, 0, &Step::default())?;
+        }
+        gpu.wait()?;
+        Ok(start.elapsed() / times)
+    };
+    replay(1)?;
+    let times = (Duration::from_millis(100).as_secs_f64() / replay(1)?.as_secs_f64()).clamp(1.0, 1000.0) as u32;
+    let mut spans = [Duration::ZERO; 5];
+    for span in &mut spans {
+        *span = replay(times)?;
+    }
+    spans.sort();
+    let seconds = spans[2].as_secs_f64();
+    let (gflops, gbytes) = (cost.flops as f64 / seconds / 1e9, cost.size_bytes as f64 / seconds / 1e9);
+    println!("{:66} {:10.3} {gflops:12.2} {gbytes:10.2}", case.name, seconds * 1e3);
+    gpu.read(program, output)?;
+    gpu.unload(program);
+    Ok(())
+}

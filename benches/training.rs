@@ -1,0 +1,99 @@
+//! Whole training steps: tokens per second of a model's forward, backward and update on the best adapter.
+//!
+//! `cargo bench --bench training` measures the shapes below. With `-- --serve` and model options it warms up, prints
+//! `ready`, and measures one block of steps per line on standard input, so that blocks can alternate with another
+//! program's in one run.
+
+use clap::Parser;
+use std::sync::Arc;
+use std::time::Instant;
+use wgpt::data::tokens::Tokens;
+use wgpt::error::Result;
+use wgpt::gpu::Gpu;
+use wgpt::train::settings::{Choices, Settings};
+use wgpt::train::trainer::{Blueprint, Trainer};
+
+#[derive(Parser)]
+struct Arguments {
+    /// auto, or part of an adapter's name
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Token ids of the random data
+    #[arg(long, default_value_t = 256)]
+    vocab: usize,
+    /// Steps per block
+    #[arg(long, default_value_t = 10)]
+    block: u64,
+    /// Measure one block per input line
+    #[arg(long)]
+    serve: bool,
+    /// What `cargo bench` passes
+    #[arg(long, hide = true)]
+    bench: bool,
+    #[command(flatten)]
+    choices: Choices,
+}
+
+/// Model options of the shapes that are measured without `--serve`.
+const SHAPES: &[&[&str]] = &[
+    &["--layers=3", "--heads=4", "--width=64", "--context=64", "--batch=8", "--vocab=39"],
+    &["--layers=4", "--heads=4", "--width=128", "--context=64", "--batch=8", "--vocab=256"],
+    &["--layers=6", "--heads=6", "--width=384", "--context=256", "--batch=1", "--vocab=65", "--block=2"],
+];
+
+fn main() {
+    let arguments = Arguments::parse();
+    let outcome = if arguments.serve { serve(&arguments) } else { SHAPES.iter().try_for_each(|s| measure(s)) };
+    if let Err(error) = outcome {
+        eprintln!("error: {error}");
+        std::process::exit(error.exit_code().into());
+    }
+}
+
+/// Three blocks of one shape after a warm-up: the median.
+fn measure(shape: &[&str]) -> Result<()> {
+    let arguments = Arguments::parse_from(std::iter::once(&"training").chain(shape));
+    let mut trainer = trainer(&arguments)?;
+    block(&mut trainer, 2)?;
+    let mut speeds = [0.0; 3];
+    for speed in &mut speeds {
+        *speed = block(&mut trainer, arguments.block)?;
+    }
+    speeds.sort_by(f64::total_cmp);
+    println!("{:70} {:8.0} tokens/s ({:.0} to {:.0})", shape.join(" "), speeds[1], speeds[0], speeds[2]);
+    Ok(())
+}
+
+fn serve(arguments: &Arguments) -> Result<()> {
+    let mut trainer = trainer(arguments)?;
+    block(&mut trainer, 3)?;
+    println!("ready");
+    for _ in std::io::stdin().lines() {
+        println!("tokens_per_second {:.1}", block(&mut trainer, arguments.block)?);
+    }
+    Ok(())
+}
+
+fn trainer(arguments: &Arguments) -> Result<Trainer> {
+    let choices = Choices { steps: Some(1_000_000), dropout: Some(0.0), ..arguments.choices.clone() };
+    let settings: Settings = choices.resolve(None)?;
+    let config = settings.config(arguments.vocab)?;
+    let gpu = Box::new(Gpu::open(&arguments.device)?);
+    let blueprint = Blueprint::new(&config, &settings, &gpu.adapter().limits)?;
+    // A fixed permutation of ids, repeated: no data to load, and nothing to learn by heart in a few steps.
+    let ids = (0..1 << 16).map(|i: u64| (i.wrapping_mul(2_654_435_761) >> 7) as u32 % arguments.vocab as u32).collect();
+    let tokens = Arc::new(Tokens::from_ids(ids));
+    let mut trainer = Trainer::new(gpu, blueprint, config, settings, (tokens.clone(), tokens))?;
+    trainer.initialise()?;
+    Ok(trainer)
+}
+
+/// Tokens per second of `steps` steps, the last one waited for.
+fn block(trainer: &mut Trainer, steps: u64) -> Result<f64> {
+    let start = Instant::now();
+    for _ in 0..steps {
+        trainer.step()?;
+    }
+    trainer.finish()?;
+    Ok((steps * trainer.settings().tokens_per_step()) as f64 / start.elapsed().as_secs_f64())
+}
