@@ -3,7 +3,7 @@
 //   p = exp(q k^T / sqrt(HS) - lse);  dv = (keep * p)^T dy;  ds = p (keep * (dy v^T) - delta);  dk = ds^T q / sqrt(HS)
 //   qkv, dqkv (B, T, 3C): q | k | v, C = NH * HS;  dy (B, T, C);  lse, delta (B, NH, T)
 //
-// A lane owns a key: k, v, dk and dv are in registers, queries pass QUERIES at a time at addresses that all lanes share, from
+// A lane owns ROWS keys: k, v, dk and dv are in registers, queries pass four at a time at addresses that all lanes share, from
 // the first one that sees a key of this workgroup. Writes the k and v parts of dqkv. Reference: src/ops/attention_backward.rs
 // use: index random step
 const B: u32 = 1u;
@@ -17,11 +17,11 @@ const DROPOUT: bool = false;
 const THRESHOLD: u32 = 0u;
 const KEEP_SCALE: f32 = 1.0;
 const SALT: u32 = 0u;
-const QUERIES: u32 = 4u;
+const ROWS: u32 = 2u;
 
 const LANES: u32 = 8u;
-const BLOCKS: u32 = (T + LANES - 1u) / LANES;
-const FOURS: u32 = QUERIES / 4u;
+const BK: u32 = LANES * ROWS;
+const BLOCKS: u32 = (T + BK - 1u) / BK;
 // Lengths in vec4: a head, a row of dy, a row of qkv.
 const HV: u32 = HS / 4u;
 const CV: u32 = NH * HV;
@@ -29,7 +29,7 @@ const ROW: u32 = 3u * CV;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 // WGSL knows no infinity: low enough that exp is 0.
 const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u && QUERIES % 4u == 0u;
+const_assert HS % 4u == 0u;
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> lse: array<f32>;
@@ -38,8 +38,12 @@ const_assert HS % 4u == 0u && QUERIES % 4u == 0u;
 @group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<f32>>;
 @group(0) @binding(5) var<uniform> step: Step;
 
-fn keep(row: u32, j: u32) -> f32 {
-    return keep_factor(row * T + j, step.micro_batch, step.seed, SALT, THRESHOLD, KEEP_SCALE);
+fn keep(row: vec4<u32>, j: u32) -> vec4<f32> {
+    var kept: vec4<f32>;
+    for (var n = 0u; n < 4u; n++) {
+        kept[n] = keep_factor(row[n] * T + j, step.micro_batch, step.seed, SALT, THRESHOLD, KEEP_SCALE);
+    }
+    return kept;
 }
 
 // Element x of q at four consecutive positions from i. Past the end the last one repeats; the mask covers those.
@@ -72,59 +76,63 @@ fn main(
         return;
     }
     let head = tile / BLOCKS;
-    let j0 = tile % BLOCKS * LANES;
-    // Lanes past the end repeat the last row and do not store it.
-    let j = min(j0 + lane, T - 1u);
-    let rows = (B_FIRST * NH + head) * T;
+    let j0 = tile % BLOCKS * BK;
     let at = head / NH * T * ROW + head % NH * HV;
     let dy_at = head / NH * T * CV + head % NH * HV;
-    var k: array<vec4<f32>, HV>;
-    var v: array<vec4<f32>, HV>;
-    var dk: array<vec4<f32>, HV>;
-    var dv: array<vec4<f32>, HV>;
-    for (var x = 0u; x < HV; x++) {
-        k[x] = qkv[at + j * ROW + CV + x] * SCALE;
-        v[x] = qkv[at + j * ROW + 2u * CV + x];
-    }
-    for (var i0 = j0; i0 < T; i0 += QUERIES) {
-        var p: array<vec4<f32>, FOURS>;
-        var ds: array<vec4<f32>, FOURS>;
+    let first_row = (B_FIRST * NH + head) * T;
+    var j: array<u32, ROWS>;
+    var k: array<array<vec4<f32>, HV>, ROWS>;
+    var v: array<array<vec4<f32>, HV>, ROWS>;
+    var dk: array<array<vec4<f32>, HV>, ROWS>;
+    var dv: array<array<vec4<f32>, HV>, ROWS>;
+    for (var r = 0u; r < ROWS; r++) {
+        // Rows past the end repeat the last one and are not stored.
+        j[r] = min(j0 + LANES * r + lane, T - 1u);
         for (var x = 0u; x < HV; x++) {
-            for (var n = 0u; n < FOURS; n++) {
-                p[n] += k[x] * four_q(at, i0 + 4u * n, x);
-                ds[n] += v[x] * four_dy(dy_at, i0 + 4u * n, x);
+            k[r][x] = qkv[at + j[r] * ROW + CV + x] * SCALE;
+            v[r][x] = qkv[at + j[r] * ROW + 2u * CV + x];
+        }
+    }
+    for (var i0 = j0; i0 < T; i0 += 4u) {
+        var p: array<vec4<f32>, ROWS>;
+        var ds: array<vec4<f32>, ROWS>;
+        for (var x = 0u; x < HV; x++) {
+            let q = four_q(at, i0, x);
+            let d = four_dy(dy_at, i0, x);
+            for (var r = 0u; r < ROWS; r++) {
+                p[r] += k[r][x] * q;
+                ds[r] += v[r][x] * d;
             }
         }
-        for (var n = 0u; n < FOURS; n++) {
-            let i = i0 + 4u * n + vec4<u32>(0u, 1u, 2u, 3u);
-            let row = rows + min(i, vec4<u32>(T - 1u));
-            let seen = (vec4<u32>(j) <= i) & (i < vec4<u32>(T));
-            let row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
-            let row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
-            p[n] = exp(select(vec4<f32>(MASKED), p[n] - row_lse, seen));
+        let i = i0 + vec4<u32>(0u, 1u, 2u, 3u);
+        let row = first_row + min(i, vec4<u32>(T - 1u));
+        let row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
+        let row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
+        for (var r = 0u; r < ROWS; r++) {
+            let seen = (vec4<u32>(j[r]) <= i) & (i < vec4<u32>(T));
+            let weight = exp(select(vec4<f32>(MASKED), p[r] - row_lse, seen));
+            var kept = vec4<f32>(1.0);
             if DROPOUT {
-                let kept = vec4<f32>(keep(row.x, j), keep(row.y, j), keep(row.z, j), keep(row.w, j));
-                ds[n] = p[n] * (kept * ds[n] - row_delta);
-                p[n] *= kept;
-            } else {
-                ds[n] = p[n] * (ds[n] - row_delta);
+                kept = keep(row, j[r]);
             }
+            p[r] = kept * weight;
+            ds[r] = weight * (kept * ds[r] - row_delta);
         }
         for (var x = 0u; x < HV; x++) {
-            var dk_sum = dk[x];
-            var dv_sum = dv[x];
-            for (var n = 0u; n < FOURS; n++) {
-                dk_sum += four_q(at, i0 + 4u * n, x) * ds[n];
-                dv_sum += four_dy(dy_at, i0 + 4u * n, x) * p[n];
+            let q = four_q(at, i0, x);
+            let d = four_dy(dy_at, i0, x);
+            for (var r = 0u; r < ROWS; r++) {
+                dk[r][x] += q * ds[r];
+                dv[r][x] += d * p[r];
             }
-            dk[x] = dk_sum;
-            dv[x] = dv_sum;
         }
     }
-    if j0 + lane < T {
-        for (var x = 0u; x < HV; x++) {
-            dqkv[at + j * ROW + CV + x] = dk[x] * SCALE;
-            dqkv[at + j * ROW + 2u * CV + x] = dv[x];
+    for (var r = 0u; r < ROWS; r++) {
+        if j0 + LANES * r + lane < T {
+            for (var x = 0u; x < HV; x++) {
+                dqkv[at + j[r] * ROW + CV + x] = dk[r][x] * SCALE;
+                dqkv[at + j[r] * ROW + 2u * CV + x] = dv[r][x];
+            }
         }
     }
 }

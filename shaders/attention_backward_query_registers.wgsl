@@ -3,8 +3,8 @@
 //   p = exp(q k^T / sqrt(HS) - lse);  dp = keep * (dy v^T);  ds = p (dp - delta);  dq = ds k / sqrt(HS)
 //   qkv, dqkv (B, T, 3C): q | k | v, C = NH * HS;  y, dy (B, T, C);  lse, delta (B, NH, T)
 //
-// A lane owns a query: q, dy and dq are in registers, keys pass KEYS at a time at addresses that all lanes share. Writes the
-// q part of dqkv; the other two come from attention_backward_key. Reference: src/ops/attention_backward.rs
+// A lane owns ROWS queries: q, dy and dq are in registers, keys pass four at a time at addresses that all lanes share. Writes
+// the q part of dqkv; the other two come from attention_backward_key. Reference: src/ops/attention_backward.rs
 // use: index random step
 const B: u32 = 1u;
 // Batch entries before those of this dispatch.
@@ -17,11 +17,11 @@ const DROPOUT: bool = false;
 const THRESHOLD: u32 = 0u;
 const KEEP_SCALE: f32 = 1.0;
 const SALT: u32 = 0u;
-const KEYS: u32 = 4u;
+const ROWS: u32 = 2u;
 
 const LANES: u32 = 8u;
-const BLOCKS: u32 = (T + LANES - 1u) / LANES;
-const FOURS: u32 = KEYS / 4u;
+const BQ: u32 = LANES * ROWS;
+const BLOCKS: u32 = (T + BQ - 1u) / BQ;
 // Lengths in vec4: a head, a row of y, a row of qkv.
 const HV: u32 = HS / 4u;
 const CV: u32 = NH * HV;
@@ -29,7 +29,7 @@ const ROW: u32 = 3u * CV;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 // WGSL knows no infinity: low enough that exp is 0.
 const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u && KEYS % 4u == 0u;
+const_assert HS % 4u == 0u;
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> y: array<vec4<f32>>;
@@ -39,8 +39,12 @@ const_assert HS % 4u == 0u && KEYS % 4u == 0u;
 @group(0) @binding(5) var<storage, read_write> delta: array<f32>;
 @group(0) @binding(6) var<uniform> step: Step;
 
-fn keep(row: u32, j: u32) -> f32 {
-    return keep_factor(row * T + j, step.micro_batch, step.seed, SALT, THRESHOLD, KEEP_SCALE);
+fn keep(row: u32, j: u32) -> vec4<f32> {
+    var kept: vec4<f32>;
+    for (var n = 0u; n < 4u; n++) {
+        kept[n] = keep_factor(row * T + j + n, step.micro_batch, step.seed, SALT, THRESHOLD, KEEP_SCALE);
+    }
+    return kept;
 }
 
 // Element x of four consecutive positions from j. Past the end the last one repeats; the mask covers those.
@@ -64,51 +68,57 @@ fn main(
         return;
     }
     let head = tile / BLOCKS;
-    let i0 = tile % BLOCKS * LANES;
-    // Lanes past the end repeat the last row and do not store it.
-    let i = min(i0 + lane, T - 1u);
-    let row = (B_FIRST * NH + head) * T + i;
+    let i0 = tile % BLOCKS * BQ;
     let at = head / NH * T * ROW + head % NH * HV;
-    let y_at = (head / NH * T + i) * CV + head % NH * HV;
-    var q: array<vec4<f32>, HV>;
-    var d: array<vec4<f32>, HV>;
-    var dq: array<vec4<f32>, HV>;
-    var row_delta = 0.0;
-    for (var x = 0u; x < HV; x++) {
-        q[x] = qkv[at + i * ROW + x] * SCALE;
-        d[x] = dy[y_at + x];
-        row_delta += dot(d[x], y[y_at + x]);
-    }
-    let row_lse = lse[row];
-    for (var j0 = 0u; j0 < min(i0 + LANES, T); j0 += KEYS) {
-        var s: array<vec4<f32>, FOURS>;
-        var ds: array<vec4<f32>, FOURS>;
+    let y_at = head / NH * T * CV + head % NH * HV;
+    let first_row = (B_FIRST * NH + head) * T;
+    var i: array<u32, ROWS>;
+    var row_lse: array<f32, ROWS>;
+    var row_delta: array<f32, ROWS>;
+    var q: array<array<vec4<f32>, HV>, ROWS>;
+    var d: array<array<vec4<f32>, HV>, ROWS>;
+    var dq: array<array<vec4<f32>, HV>, ROWS>;
+    for (var r = 0u; r < ROWS; r++) {
+        // Rows past the end repeat the last one and are not stored.
+        i[r] = min(i0 + LANES * r + lane, T - 1u);
+        row_lse[r] = lse[first_row + i[r]];
         for (var x = 0u; x < HV; x++) {
-            for (var n = 0u; n < FOURS; n++) {
-                s[n] += q[x] * four(at + CV, j0 + 4u * n, x);
-                ds[n] += d[x] * four(at + 2u * CV, j0 + 4u * n, x);
+            q[r][x] = qkv[at + i[r] * ROW + x] * SCALE;
+            d[r][x] = dy[y_at + i[r] * CV + x];
+            row_delta[r] += dot(d[r][x], y[y_at + i[r] * CV + x]);
+        }
+    }
+    for (var j0 = 0u; j0 < min(i0 + BQ, T); j0 += 4u) {
+        var s: array<vec4<f32>, ROWS>;
+        var ds: array<vec4<f32>, ROWS>;
+        for (var x = 0u; x < HV; x++) {
+            let k = four(at + CV, j0, x);
+            let v = four(at + 2u * CV, j0, x);
+            for (var r = 0u; r < ROWS; r++) {
+                s[r] += q[r][x] * k;
+                ds[r] += d[r][x] * v;
             }
         }
-        for (var n = 0u; n < FOURS; n++) {
-            let j = j0 + 4u * n;
+        for (var r = 0u; r < ROWS; r++) {
             if DROPOUT {
-                ds[n] *= vec4<f32>(keep(row, j), keep(row, j + 1u), keep(row, j + 2u), keep(row, j + 3u));
+                ds[r] *= keep(first_row + i[r], j0);
             }
-            let seen = j + vec4<u32>(0u, 1u, 2u, 3u) <= vec4<u32>(i);
-            ds[n] = exp(select(vec4<f32>(MASKED), s[n] - row_lse, seen)) * (ds[n] - row_delta);
+            let seen = j0 + vec4<u32>(0u, 1u, 2u, 3u) <= vec4<u32>(i[r]);
+            ds[r] = exp(select(vec4<f32>(MASKED), s[r] - row_lse[r], seen)) * (ds[r] - row_delta[r]);
         }
         for (var x = 0u; x < HV; x++) {
-            var sum = dq[x];
-            for (var n = 0u; n < FOURS; n++) {
-                sum += four(at + CV, j0 + 4u * n, x) * ds[n];
+            let k = four(at + CV, j0, x);
+            for (var r = 0u; r < ROWS; r++) {
+                dq[r][x] += k * ds[r];
             }
-            dq[x] = sum;
         }
     }
-    if i0 + lane < T {
-        for (var x = 0u; x < HV; x++) {
-            dqkv[at + i * ROW + x] = dq[x] * SCALE;
+    for (var r = 0u; r < ROWS; r++) {
+        if i0 + LANES * r + lane < T {
+            for (var x = 0u; x < HV; x++) {
+                dqkv[at + i[r] * ROW + x] = dq[r][x] * SCALE;
+            }
+            delta[first_row + i[r]] = row_delta[r];
         }
-        delta[row] = row_delta;
     }
 }

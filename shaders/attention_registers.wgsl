@@ -3,8 +3,9 @@
 //
 //   qkv (B, T, 3C): q | k | v, C = NH * HS, head h at h * HS in each;  y (B, T, C);  lse (B, NH, T): log-sum-exp, for backward
 //
-// A lane owns a query: q, and its output so far, are in registers. Keys pass KEYS at a time, at addresses that all lanes share,
-// with an online softmax; keys after the last query are never visited. Reference: src/ops/attention.rs
+// A lane owns ROWS queries: q, and the output so far, are in registers. Keys pass four at a time, at addresses that all lanes
+// share, with an online softmax; keys after the last query are never visited. Dao et al. 2022, algorithm 1, a block being four
+// keys. Reference: src/ops/attention.rs
 // use: index random step
 const B: u32 = 1u;
 // Batch entries before those of this dispatch.
@@ -17,11 +18,11 @@ const DROPOUT: bool = false;
 const THRESHOLD: u32 = 0u;
 const KEEP_SCALE: f32 = 1.0;
 const SALT: u32 = 0u;
-const KEYS: u32 = 8u;
+const ROWS: u32 = 2u;
 
 const LANES: u32 = 8u;
-const BLOCKS: u32 = (T + LANES - 1u) / LANES;
-const FOURS: u32 = KEYS / 4u;
+const BQ: u32 = LANES * ROWS;
+const BLOCKS: u32 = (T + BQ - 1u) / BQ;
 // Lengths in vec4: a head, a row of y, a row of qkv.
 const HV: u32 = HS / 4u;
 const CV: u32 = NH * HV;
@@ -29,15 +30,19 @@ const ROW: u32 = 3u * CV;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 // WGSL knows no infinity: low enough that exp is 0.
 const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u && KEYS % 4u == 0u;
+const_assert HS % 4u == 0u;
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(3) var<uniform> step: Step;
 
-fn keep(row: u32, j: u32) -> f32 {
-    return keep_factor(row * T + j, step.micro_batch, step.seed, SALT, THRESHOLD, KEEP_SCALE);
+fn keep(row: u32, j: u32) -> vec4<f32> {
+    var kept: vec4<f32>;
+    for (var n = 0u; n < 4u; n++) {
+        kept[n] = keep_factor(row * T + j + n, step.micro_batch, step.seed, SALT, THRESHOLD, KEEP_SCALE);
+    }
+    return kept;
 }
 
 // Element x of four consecutive positions from j. Past the end the last one repeats; the mask covers those.
@@ -61,53 +66,56 @@ fn main(
         return;
     }
     let head = tile / BLOCKS;
-    let i0 = tile % BLOCKS * LANES;
-    // Lanes past the end repeat the last row and do not store it.
-    let i = min(i0 + lane, T - 1u);
-    let row = (B_FIRST * NH + head) * T + i;
+    let i0 = tile % BLOCKS * BQ;
     let at = head / NH * T * ROW + head % NH * HV;
-    var q: array<vec4<f32>, HV>;
-    var o: array<vec4<f32>, HV>;
-    for (var x = 0u; x < HV; x++) {
-        q[x] = qkv[at + i * ROW + x] * SCALE;
-    }
-    var m = MASKED;
-    var l = 0.0;
-    for (var j0 = 0u; j0 < min(i0 + LANES, T); j0 += KEYS) {
-        var p: array<vec4<f32>, FOURS>;
+    let first_row = (B_FIRST * NH + head) * T;
+    var i: array<u32, ROWS>;
+    var m: array<f32, ROWS>;
+    var l: array<f32, ROWS>;
+    var q: array<array<vec4<f32>, HV>, ROWS>;
+    var o: array<array<vec4<f32>, HV>, ROWS>;
+    for (var r = 0u; r < ROWS; r++) {
+        // Rows past the end repeat the last one and are not stored.
+        i[r] = min(i0 + LANES * r + lane, T - 1u);
+        m[r] = MASKED;
         for (var x = 0u; x < HV; x++) {
-            for (var n = 0u; n < FOURS; n++) {
-                p[n] += q[x] * four(at + CV, j0 + 4u * n, x);
+            q[r][x] = qkv[at + i[r] * ROW + x] * SCALE;
+        }
+    }
+    for (var j0 = 0u; j0 < min(i0 + BQ, T); j0 += 4u) {
+        var p: array<vec4<f32>, ROWS>;
+        for (var x = 0u; x < HV; x++) {
+            let k = four(at + CV, j0, x);
+            for (var r = 0u; r < ROWS; r++) {
+                p[r] += q[r][x] * k;
             }
         }
-        let before = m;
-        for (var n = 0u; n < FOURS; n++) {
-            let j = j0 + 4u * n + vec4<u32>(0u, 1u, 2u, 3u);
-            p[n] = select(vec4<f32>(MASKED), p[n], j <= vec4<u32>(i));
-            m = max(m, max(max(p[n].x, p[n].y), max(p[n].z, p[n].w)));
-        }
-        let rescale = exp(before - m);
-        l *= rescale;
-        for (var n = 0u; n < FOURS; n++) {
-            p[n] = exp(p[n] - m);
-            l += p[n].x + p[n].y + p[n].z + p[n].w;
+        var rescale: array<f32, ROWS>;
+        for (var r = 0u; r < ROWS; r++) {
+            let seen = j0 + vec4<u32>(0u, 1u, 2u, 3u) <= vec4<u32>(i[r]);
+            p[r] = select(vec4<f32>(MASKED), p[r], seen);
+            let most = max(m[r], max(max(p[r].x, p[r].y), max(p[r].z, p[r].w)));
+            rescale[r] = exp(m[r] - most);
+            m[r] = most;
+            p[r] = exp(p[r] - most);
+            l[r] = l[r] * rescale[r] + p[r].x + p[r].y + p[r].z + p[r].w;
             if DROPOUT {
-                let j = j0 + 4u * n;
-                p[n] *= vec4<f32>(keep(row, j), keep(row, j + 1u), keep(row, j + 2u), keep(row, j + 3u));
+                p[r] *= keep(first_row + i[r], j0);
             }
         }
         for (var x = 0u; x < HV; x++) {
-            var sum = o[x] * rescale;
-            for (var n = 0u; n < FOURS; n++) {
-                sum += four(at + 2u * CV, j0 + 4u * n, x) * p[n];
+            let v = four(at + 2u * CV, j0, x);
+            for (var r = 0u; r < ROWS; r++) {
+                o[r][x] = o[r][x] * rescale[r] + v * p[r];
             }
-            o[x] = sum;
         }
     }
-    if i0 + lane < T {
-        for (var x = 0u; x < HV; x++) {
-            y[(head / NH * T + i) * CV + head % NH * HV + x] = o[x] / l;
+    for (var r = 0u; r < ROWS; r++) {
+        if i0 + LANES * r + lane < T {
+            for (var x = 0u; x < HV; x++) {
+                y[(head / NH * T + i[r]) * CV + head % NH * HV + x] = o[r][x] / l[r];
+            }
+            lse[first_row + i[r]] = m[r] + log(l[r]);
         }
-        lse[row] = m + log(l);
     }
 }

@@ -123,15 +123,17 @@ pub(super) struct Tiling {
     pub block: usize,
 }
 
-/// Lanes of a workgroup where lanes are SIMD, and rows of its block.
+/// Lanes of a workgroup where lanes are SIMD.
 const LANES: usize = 8;
 /// More workgroup memory than this leaves too few workgroups at a time on a GPU's core.
 const SHARED_BYTES: u64 = 40 << 10;
 
 impl Tiling {
-    /// Rows that lie in registers; `name` is how many of the others pass at a time.
-    pub fn registers(shader: Shader, name: &'static str, count: usize) -> Tiling {
-        Tiling { shader, constants: vec![(name, count)], block: LANES }
+    /// Up to `most` rows per lane in registers. Each saves reads of what passes; wide heads would compile for many seconds.
+    pub fn registers(shader: Shader, size: Size, most: usize) -> Tiling {
+        let most = if size.hs <= 64 { most } else { 1 };
+        let rows = most.min(size.t.div_ceil(LANES));
+        Tiling { shader, constants: vec![("ROWS", rows)], block: LANES * rows }
     }
 
     /// The best of a list of tilings whose workgroup memory, `held` tiles of rows that stay beside those that pass, fits.
@@ -171,7 +173,7 @@ impl Op for Attention {
         let c = size.heads * size.hs;
         let tiling = match limits.family {
             Family::Gpu => Tiling::tiled(shader!("attention_tiled"), size.hs, 1, limits),
-            Family::Software => Tiling::registers(shader!("attention_registers"), "KEYS", 8),
+            Family::Software => Tiling::registers(shader!("attention_registers"), size, 4),
         };
         let piece = |entries: Range<usize>| {
             self.kernel(size, &tiling, &entries, limits)
@@ -253,10 +255,10 @@ const fn op(heads: usize, dropout: f32) -> Attention {
     Attention { heads, dropout, salt: 11 }
 }
 
-const SMALL: &str = "scores below 2, whose exp WGSL allows 7 ulp, 4e-7 of each weight; the weights of a query sum to 1, those of a \
-                     key to about ln(T) < 6 times values below 1; lse below 8 from a log of 3 ulp";
-const LARGE: &str = "scores near 75 are sums that round by 4e-6 each, sixteen of them: weights are off by up to 3e-5, times values up \
-                     to 8 in y, and times dy v^T up to 60 in the gradients";
+const SMALL: &str = "scores below 2, whose exp WGSL allows 7 ulp, 4e-7 of each weight; the weights of a query sum to 1, \
+                     those of a key to about ln(T) < 6 times values below 1; lse below 8 from a log of 3 ulp";
+const LARGE: &str = "scores near 75 are sums that round by 4e-6 each, sixteen of them: weights are off by up to 3e-5, times \
+                     values up to 8 in y, and times dy v^T up to 60 in the gradients";
 
 pub const CASES: &[Case] = &[
     Case {
@@ -359,3 +361,26 @@ pub const CASES: &[Case] = &[
         reason: LARGE,
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_head_size_has_a_tiling_on_the_smallest_device() {
+        let limits = Limits::portable(Family::Gpu);
+        for (hs, held) in (4..=128).step_by(4).flat_map(|hs| [(hs, 1), (hs, 2)]) {
+            assert!(Tiling::tiled(shader!("attention_tiled"), hs, held, &limits).block >= 8);
+        }
+    }
+
+    #[test]
+    fn chunks_are_aligned_whole_entries_that_cover_the_batch() {
+        let limits = |binding_bytes| Limits { binding_bytes, ..Limits::portable(Family::Gpu) };
+        // One entry of y is 5 * 32 * 4 = 640 bytes: every second one starts at a multiple of 256.
+        let size = Size { b: 7, t: 5, heads: 2, hs: 16 };
+        assert_eq!(size.chunks(&limits(7 * 1920)).len(), 1);
+        assert_eq!(size.chunks(&limits(5 * 1920)), [0..4, 4..7]);
+        assert!(size.chunks(&limits(4000)).iter().all(|c| size.bytes(c, 32).start.is_multiple_of(256)));
+    }
+}
