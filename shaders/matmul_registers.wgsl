@@ -1,11 +1,13 @@
-// matmul_registers: C (M, N) = op(A) op(B), without workgroup memory. For CPUs behind a graphics API, where a barrier is a
-// coroutine switch and the lanes of a workgroup are SIMD.
+// matmul_registers: C (M, N) = op(A) op(B), without workgroup memory. For CPUs behind a graphics API, where the lanes of a
+// subgroup are SIMD, a barrier is a coroutine switch, and any load in a loop, uniform or not, takes the lanes one by one:
+// on lavapipe about 50 instructions per lane for a vec4, 30 for a word. Arithmetic is cheap next to that.
 //
 //   A is stored (M, K), or (K, M) if TA;  B is stored (K, N), or (N, K) if TB;  C (M, N); all row-major with row lengths LD*
 //
-// A workgroup of 8 lanes makes a tile of C of TM rows by 8 * TN columns: A is read at addresses that all lanes share, B along
-// contiguous columns. Reference: src/ops/matmul.rs
-// use: index store
+// A workgroup is one subgroup and makes a tile of C of TM rows by 4 * LANES columns, four columns per lane, from four steps
+// of K at a time. No word is loaded twice: each lane has its own quads of B, and the lanes share out those of A, whose
+// values then reach the others by shuffles, one instruction each. Reference: src/ops/matmul.rs
+// use: index store quads
 const M: u32 = 64u;
 const N: u32 = 64u;
 const K: u32 = 64u;
@@ -19,58 +21,92 @@ const C_COLUMN: u32 = 0u;
 const TA: bool = false;
 const TB: bool = false;
 const ACCUMULATE: bool = false;
-const TM: u32 = 8u;
-const TN: u32 = 8u;
-
+const TM: u32 = 16u;
+// Size of a subgroup: a power of two, at least 4.
 const LANES: u32 = 8u;
-const TILES_M: u32 = (M + TM - 1u) / TM;
-const TILES_N: u32 = (N + TN * LANES - 1u) / (TN * LANES);
 
-@group(0) @binding(0) var<storage, read> a: array<f32>;
-@group(0) @binding(1) var<storage, read> b: array<f32>;
+const TILES_M: u32 = (M + TM - 1u) / TM;
+const TILES_N: u32 = (N + 4u * LANES - 1u) / (4u * LANES);
+// One quad in each lane holds four steps of K for LANES rows of the tile.
+const GROUPS: u32 = (TM + LANES - 1u) / LANES;
+
 @group(0) @binding(2) var<storage, read_write> c: array<f32>;
 
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let tile = workgroup_index(id, count);
     if tile >= TILES_M * TILES_N {
         return;
     }
     let m0 = tile / TILES_N * TM;
-    let n0 = tile % TILES_N * (TN * LANES) + lane;
-    // Rows and columns past the edge repeat the last one, so that the inner loop needs no test; they are not stored.
-    var a_at: array<u32, TM>;
-    var b_at: array<u32, TN>;
-    for (var i = 0u; i < TM; i++) {
-        let m = min(m0 + i, M - 1u);
-        a_at[i] = A_COLUMN + select(m * LDA, m, TA);
-    }
-    for (var j = 0u; j < TN; j++) {
-        let n = min(n0 + j * LANES, N - 1u);
-        b_at[j] = B_COLUMN + select(n, n * LDB, TB);
-    }
-    var sums: array<array<f32, TN>, TM>;
-    for (var k = 0u; k < K; k++) {
-        var b_values: array<f32, TN>;
-        for (var j = 0u; j < TN; j++) {
-            b_values[j] = b[b_at[j] + select(k * LDB, k, TB)];
+    let n0 = tile % TILES_N * (4u * LANES) + 4u * lane;
+    var sums: array<vec4<f32>, TM>;
+    for (var k = 0u; k < K; k += 4u) {
+        var a_quads: array<vec4<f32>, GROUPS>;
+        for (var g = 0u; g < GROUPS; g++) {
+            a_quads[g] = load_a(m0 + g * LANES, k, lane);
         }
-        for (var i = 0u; i < TM; i++) {
-            let a_value = a[a_at[i] + select(k, k * LDA, TA)];
-            for (var j = 0u; j < TN; j++) {
-                sums[i][j] += a_value * b_values[j];
+        let b_quads = load_b(k, n0);
+        for (var step = 0u; step < 4u; step++) {
+            for (var i = 0u; i < TM; i++) {
+                let quad = a_quads[i / LANES];
+                let row = i % LANES;
+                let value = select(quad[step], quad[row % 4u], TA);
+                let holder = select(row, row / 4u * 4u + step, TA);
+                sums[i] += subgroupShuffle(value, holder) * b_quads[step];
             }
         }
     }
-    for (var i = 0u; i < TM; i++) {
-        for (var j = 0u; j < TN; j++) {
-            if m0 + i < M && n0 + j * LANES < N {
-                store(m0 + i, n0 + j * LANES, sums[i][j]);
+    // A row at a time, always from the same place: unrolled, the stores of all rows would take longest to compile.
+    for (var m = m0; m < min(m0 + TM, M); m++) {
+        for (var j = 0u; j < 4u; j++) {
+            if n0 + j < N {
+                store(m, n0 + j, sums[0][j]);
             }
         }
+        for (var i = 1u; i < TM; i++) {
+            sums[i - 1u] = sums[i];
+        }
     }
+}
+
+// Rows and columns past an edge of C repeat the last ones, so that no load leaves its matrix; they are not stored.
+
+// A lane's share of LANES rows of op(A) from `m`, in steps `k` to `k + 3`: its own row, or four rows at its own step.
+fn load_a(m: u32, k: u32, lane: u32) -> vec4<f32> {
+    if TA {
+        let step = k + lane % 4u;
+        let row = min(m + lane / 4u * 4u, (M - 1u) / 4u * 4u);
+        return select(vec4<f32>(), a_quad(min(step, K - 1u) * LDA + A_COLUMN + row), step < K);
+    }
+    return within_k(a_quad(min(m + lane, M - 1u) * LDA + A_COLUMN + k), k);
+}
+
+// Columns `n` to `n + 3` of op(B), in steps `k` to `k + 3`, each a column of the result.
+fn load_b(k: u32, n: u32) -> mat4x4<f32> {
+    var quads: mat4x4<f32>;
+    for (var i = 0u; i < 4u; i++) {
+        if TB {
+            quads[i] = within_k(b_quad(min(n + i, N - 1u) * LDB + B_COLUMN + k), k);
+        } else {
+            let quad = b_quad(min(k + i, K - 1u) * LDB + B_COLUMN + min(n, (N - 1u) / 4u * 4u));
+            quads[i] = select(vec4<f32>(), quad, k + i < K);
+        }
+    }
+    if TB {
+        return transpose(quads);
+    }
+    return quads;
+}
+
+// A quad along K from `k`, with zeros past its end.
+fn within_k(quad: vec4<f32>, k: u32) -> vec4<f32> {
+    if K % 4u == 0u {
+        return quad;
+    }
+    return select(vec4<f32>(), quad, k + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(K));
 }

@@ -1,10 +1,9 @@
-// squared_sum: partial[FIRST + i] = sum of squares of elements i * ELEMENTS .. of a gradient, one workgroup each.
+// squared_sum: partial[i] = sum of squares of elements i * ELEMENTS .. of a gradient, one workgroup each.
 //
-//   gradient (LEN)    partial (all partials of the model). Reference: src/ops/global_norm.rs
+//   gradient (LEN)    partial (its place in the model's list). Reference: src/ops/global_norm.rs
 // use: index reduce
 const LEN: u32 = 16384u;
 const ELEMENTS: u32 = 16384u;
-const FIRST: u32 = 0u;
 const THREADS: u32 = 64u;
 
 @group(0) @binding(0) var<storage, read> gradient: array<f32>;
@@ -26,6 +25,6 @@ fn main(
     }
     sum = workgroup_sum(sum, thread);
     if thread == 0u {
-        partial_sums[FIRST + group] = sum;
+        partial_sums[group] = sum;
     }
 }

@@ -10,6 +10,8 @@ const SHARED: &[Shader] = &[
     shader!("shared/reduce"),
     shader!("shared/random"),
     shader!("shared/gelu"),
+    shader!("shared/quads"),
+    shader!("shared/quads_unaligned"),
     shader!("shared/store"),
     shader!("shared/store_bias"),
     shader!("shared/store_bias_gelu"),

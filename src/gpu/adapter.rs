@@ -27,6 +27,7 @@ impl Adapter {
         let (info, limits, features) = (inner.get_info(), inner.limits(), inner.features());
         let (rank, kind) = kind(info.device_type);
         let family = if rank == SOFTWARE { Family::Software } else { Family::Gpu };
+        let shuffles = features.contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size == info.subgroup_max_size;
         let cooperative = inner.cooperative_matrix_properties();
         Adapter {
             name: info.name.clone(),
@@ -42,6 +43,7 @@ impl Adapter {
                 invocations: limits.max_compute_invocations_per_workgroup,
                 workgroup_bytes: limits.max_compute_workgroup_storage_size.into(),
                 alignment_bytes: limits.min_storage_buffer_offset_alignment.into(),
+                subgroup: if shuffles { info.subgroup_min_size as usize } else { 0 },
             },
             subgroup_sizes: (info.subgroup_min_size, info.subgroup_max_size),
             has_f16: features.contains(wgpu::Features::SHADER_F16),

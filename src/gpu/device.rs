@@ -29,9 +29,10 @@ enum Failure {
 impl Device {
     /// Opens `adapter` with all of its limits and the optional features we have a use for.
     pub fn open(adapter: &Adapter) -> Result<Device> {
+        let useful = wgpu::Features::PIPELINE_CACHE | wgpu::Features::SUBGROUP;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgpt"),
-            required_features: adapter.inner.features() & wgpu::Features::PIPELINE_CACHE,
+            required_features: adapter.inner.features() & useful,
             required_limits: adapter.inner.limits(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()

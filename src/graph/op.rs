@@ -102,6 +102,8 @@ pub struct Limits {
     pub workgroup_bytes: u64,
     /// `min_storage_buffer_offset_alignment`.
     pub alignment_bytes: u64,
+    /// Lanes of a subgroup, where they can be shuffled and are always as many; otherwise 0.
+    pub subgroup: usize,
 }
 
 impl Limits {
@@ -115,6 +117,7 @@ impl Limits {
             invocations: 256,
             workgroup_bytes: 16384,
             alignment_bytes: 256,
+            subgroup: 0,
         }
     }
 

@@ -173,7 +173,7 @@ impl Op for Attention {
         let c = size.heads * size.hs;
         let tiling = match limits.family {
             Family::Gpu => Tiling::tiled(shader!("attention_tiled"), size.hs, 1, limits),
-            Family::Software => Tiling::registers(shader!("attention_registers"), size, 4),
+            Family::Software => Tiling::registers(shader!("attention_registers"), size, 2),
         };
         let piece = |entries: Range<usize>| {
             self.kernel(size, &tiling, &entries, limits)

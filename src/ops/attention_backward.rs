@@ -27,7 +27,7 @@ impl AttentionBackward {
     fn over_queries(&self, size: Size, entries: &Range<usize>, limits: &Limits) -> Dispatch {
         let tiling = match limits.family {
             Family::Gpu => Tiling::tiled(shader!("attention_backward_query_tiled"), size.hs, 2, limits),
-            Family::Software => Tiling::registers(shader!("attention_backward_query_registers"), size, 2),
+            Family::Software => Tiling::registers(shader!("attention_backward_query_registers"), size, 1),
         };
         let c = size.heads * size.hs;
         self.forward
@@ -45,7 +45,7 @@ impl AttentionBackward {
     fn over_keys(&self, size: Size, entries: &Range<usize>, limits: &Limits) -> Dispatch {
         let tiling = match limits.family {
             Family::Gpu => Tiling::tiled(shader!("attention_backward_key_tiled"), size.hs, 2, limits),
-            Family::Software => Tiling::registers(shader!("attention_backward_key_registers"), size, 2),
+            Family::Software => Tiling::registers(shader!("attention_backward_key_registers"), size, 1),
         };
         let c = size.heads * size.hs;
         self.forward

@@ -1,0 +1,183 @@
+//! Every shader in every specialisation that plans ask for: valid WGSL without extensions, within the limits that every
+//! device has, and translatable for Vulkan, Metal and DX12.
+
+use crate::plan::{FAMILIES, case_graph, preset_graphs, roomy};
+use naga::AddressSpace;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use wgpt::graph::plan::Kernel;
+use wgpt::graph::{Limits, Plan, Shader};
+use wgpt::shaders::specialise;
+
+/// Distinct texts of the kernels of all cases and of three presets, each with its shader.
+fn texts(limits: &Limits) -> BTreeMap<String, Shader> {
+    kernels(limits).into_iter().map(|k| (specialise(k.shader, &k.constants, &k.swaps), k.shader)).collect()
+}
+
+fn kernels(limits: &Limits) -> Vec<Kernel> {
+    let presets = [("demo", 0.0), ("demo", 0.1), ("char", 0.2), ("gpt2", 0.0)];
+    let presets = presets.into_iter().flat_map(|(name, dropout)| preset_graphs(name, dropout));
+    let graphs: Vec<_> = wgpt::ops::cases().into_iter().map(case_graph).chain(presets).collect();
+    graphs.iter().flat_map(|g| Plan::new(g, limits).unwrap().kernels().cloned().collect::<Vec<_>>()).collect()
+}
+
+/// Parses and validates with nothing beyond core WGSL.
+fn validate(text: &str) -> Result<(naga::Module, ModuleInfo), String> {
+    let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    let info = validator.validate(&module).map_err(|e| e.emit_to_string(text))?;
+    Ok((module, info))
+}
+
+/// What the other backends make of a module, or why they cannot.
+fn translate(module: &naga::Module, info: &ModuleInfo) -> Result<(Vec<u32>, String, String), String> {
+    use naga::back::{hlsl, msl, spv};
+    let spirv = spv::write_vec(module, info, &spv::Options::default(), None).map_err(|e| format!("SPIR-V: {e}"))?;
+    // As wgpu on the oldest macOS that it supports.
+    let options = msl::Options { lang_version: (2, 0), fake_missing_bindings: true, ..Default::default() };
+    let pipeline = msl::PipelineOptions::default();
+    let (metal, names) = msl::write_string(module, info, &options, &pipeline).map_err(|e| format!("MSL: {e}"))?;
+    names.entry_point_names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| format!("MSL: {e}")))?;
+    // Shader model 5.1 is the least that wgpu compiles for.
+    let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+    let (mut dx, pipeline) = (String::new(), hlsl::PipelineOptions::default());
+    let names = hlsl::Writer::new(&mut dx, &options, &pipeline).write(module, info, None);
+    let names = names.map_err(|e| format!("HLSL: {e}"))?;
+    names.entry_point_names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| format!("HLSL: {e}")))?;
+    Ok((spirv, metal, dx))
+}
+
+/// Bytes of workgroup memory, each variable rounded up to 16 as WebGPU counts them.
+fn workgroup_bytes(module: &naga::Module) -> u64 {
+    let shared = module.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup);
+    shared.map(|(_, v)| u64::from(module.types[v.ty].inner.size(module.to_ctx())).next_multiple_of(16)).sum()
+}
+
+fn invocations(module: &naga::Module) -> u32 {
+    module.entry_points[0].workgroup_size.iter().product()
+}
+
+/// Everything that is wrong with a text under these limits.
+fn check(shader: Shader, text: &str, limits: &Limits) -> Result<(u64, u32), String> {
+    let at = |why: String| format!("{shader:?}: {why}");
+    let (module, info) = validate(text).map_err(at)?;
+    if module.entry_points.len() != 1 || module.entry_points[0].name != "main" {
+        return Err(at("it has not one entry point called main".into()));
+    }
+    translate(&module, &info).map_err(at)?;
+    let (memory, threads) = (workgroup_bytes(&module), invocations(&module));
+    if memory > limits.workgroup_bytes || threads > limits.invocations {
+        return Err(at(format!("{memory} bytes of workgroup memory, {threads} invocations")));
+    }
+    Ok((memory, threads))
+}
+
+#[test]
+fn every_specialisation_is_valid_and_translates_for_every_backend() {
+    for family in FAMILIES {
+        let limits = roomy(family);
+        assert_eq!((limits.workgroup_bytes, limits.invocations), (16384, 256), "what every device has");
+        let texts = texts(&limits);
+        assert!(texts.len() > 150, "{family:?}: only {} texts", texts.len());
+        let checked: Vec<_> = texts.par_iter().map(|(text, shader)| check(*shader, text, &limits)).collect();
+        let failures: Vec<String> = checked.iter().filter_map(|c| c.clone().err()).collect();
+        assert!(failures.is_empty(), "{family:?}: {} fail:\n{}", failures.len(), failures.join("\n"));
+        let most = checked.into_iter().flatten().map(|(memory, _)| memory).max().unwrap();
+        let least = if family == wgpt::graph::Family::Gpu { 8192 } else { 1 };
+        assert!(most >= least, "{family:?}: at most {most} bytes of workgroup memory, which cannot be right");
+    }
+}
+
+/// Tilings grow with what a device offers; they must not outgrow it.
+#[test]
+fn specialisations_for_larger_devices_keep_within_them() {
+    for (workgroup_bytes, invocations) in [(32 << 10, 256), (32 << 10, 1024), (48 << 10, 1024), (100 << 10, 1024)] {
+        let limits = Limits { workgroup_bytes, invocations, ..roomy(wgpt::graph::Family::Gpu) };
+        let failures: Vec<String> = texts(&limits)
+            .into_par_iter()
+            .filter(|(_, shader)| shader.stem.contains("tiled"))
+            .filter_map(|(text, shader)| check(shader, &text, &limits).err())
+            .collect();
+        assert!(failures.is_empty(), "{workgroup_bytes} bytes, {invocations}:\n{}", failures.join("\n"));
+    }
+}
+
+#[test]
+fn what_is_invalid_or_too_large_is_seen() {
+    let limits = Limits::portable(wgpt::graph::Family::Gpu);
+    let fill = wgpt::shader!("fill");
+    let text = specialise(fill, &[], &[]);
+    assert!(check(fill, &text, &limits).is_ok());
+    let wide = text.replace("@workgroup_size(1)", "@workgroup_size(257)");
+    assert!(check(fill, &wide, &limits).unwrap_err().contains("257 invocations"));
+    let large = format!("{text}\nvar<workgroup> shared_words: array<f32, 4097>;");
+    assert!(check(fill, &large, &limits).unwrap_err().contains("16400 bytes"));
+    let wrong = text.replace("y[0] = VALUE", "y[0] = 1u");
+    assert!(check(fill, &wrong, &limits).is_err());
+    let extended = text.replace("y: array<f32>", "y: array<f64>");
+    assert!(check(fill, &extended, &limits).is_err());
+}
+
+/// All files under shaders/, with their stems.
+fn files() -> Vec<(String, PathBuf)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let mut found = vec![];
+    for (prefix, folder) in [("", folder.clone()), ("shared/", folder.join("shared"))] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                assert_eq!(path.extension().unwrap(), "wgsl", "{} does not belong there", path.display());
+                found.push((format!("{prefix}{}", path.file_stem().unwrap().to_str().unwrap()), path));
+            }
+        }
+    }
+    assert!(found.len() > 30, "only {} files", found.len());
+    found.sort();
+    found
+}
+
+#[test]
+fn every_file_is_valid_as_it_stands_and_says_what_it_is() {
+    let limits = Limits::portable(wgpt::graph::Family::Gpu);
+    for (stem, path) in files() {
+        let source: &'static str = String::leak(std::fs::read_to_string(&path).unwrap());
+        assert!(source.ends_with('\n') && !source.contains('\t') && !source.contains('\r'), "{stem}");
+        assert!(!source.lines().any(|l| l.ends_with(' ')), "{stem} has blanks at a line's end");
+        if stem.starts_with("shared/") {
+            assert!(source.starts_with("\n// "), "{stem} starts with an empty line and says what it is");
+            continue;
+        }
+        assert!(source.starts_with(&format!("// {stem}: ")), "{stem} does not start with its name");
+        let shader = Shader { stem: String::leak(stem), source };
+        check(shader, &specialise(shader, &[], &[]), &limits).unwrap();
+    }
+}
+
+#[test]
+fn no_file_is_unused() {
+    let mut used: BTreeSet<String> = BTreeSet::new();
+    let names = |source: &str| -> Vec<String> {
+        let line = source.lines().find_map(|l| l.strip_prefix("// use:")).unwrap_or("");
+        line.split_whitespace().map(|name| format!("shared/{name}")).collect()
+    };
+    let sources: BTreeMap<String, String> =
+        files().into_iter().map(|(stem, path)| (stem, std::fs::read_to_string(path).unwrap())).collect();
+    let mut pending: Vec<String> = vec![];
+    for kernel in FAMILIES.into_iter().flat_map(|family| kernels(&roomy(family))) {
+        assert_eq!(sources[kernel.shader.stem], kernel.shader.source, "the file is what was compiled in");
+        used.insert(kernel.shader.stem.into());
+        // A file that is swapped for another is not used itself.
+        let swapped = |name: &String| kernel.swaps.iter().any(|(named, _)| *name == format!("shared/{named}"));
+        pending.extend(names(kernel.shader.source).into_iter().filter(|name| !swapped(name)));
+        pending.extend(kernel.swaps.iter().map(|(_, taken)| format!("shared/{taken}")));
+    }
+    while let Some(name) = pending.pop() {
+        if used.insert(name.clone()) {
+            pending.extend(names(&sources[&name]));
+        }
+    }
+    let unused: Vec<&String> = sources.keys().filter(|stem| !used.contains(*stem)).collect();
+    assert!(unused.is_empty(), "no op uses {unused:?}");
+}
