@@ -176,20 +176,21 @@ impl Run<'_> {
     fn steps(&mut self, bar: &ProgressBar, interrupted: &AtomicBool) -> Result<()> {
         let Settings { steps, eval_every, save_every, sample_every, .. } = *self.trainer.settings();
         while self.trainer.steps_done() < steps && !interrupted.load(Ordering::SeqCst) {
-            let records = self.trainer.step()?;
-            self.note(&records, bar)?;
+            let mut records = self.trainer.step()?;
             let done = self.trainer.steps_done();
             let due = |every: u64| done == steps || (every > 0 && done.is_multiple_of(every));
-            if due(eval_every) || due(save_every) || (due(sample_every) && sample_every > 0) {
-                let records = self.trainer.finish()?;
-                let val = if due(eval_every) { Some(self.trainer.validate()?) } else { None };
-                self.note_with(&records, val, bar)?;
-                if sample_every > 0 && due(sample_every) {
-                    self.sample(bar)?;
-                }
-                if due(save_every) {
-                    self.save()?;
-                }
+            let sampling = sample_every > 0 && due(sample_every);
+            let mut val = None;
+            if due(eval_every) || due(save_every) || sampling {
+                records.extend(self.trainer.finish()?);
+                val = if due(eval_every) { Some(self.trainer.validate()?) } else { None };
+            }
+            self.note_with(&records, val, bar)?;
+            if sampling {
+                self.sample(bar)?;
+            }
+            if due(save_every) {
+                self.save()?;
             }
             if self.trainer.is_hopeless() {
                 let records = self.trainer.finish()?;

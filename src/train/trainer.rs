@@ -16,11 +16,14 @@ use crate::models::folder::{NamedTensor, Weights};
 use crate::models::gpt2::{Gpt2, initial_values};
 use crate::ops::global_norm::report;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Bad steps in a row after which a run stops.
 const MOST_SKIPPED: u32 = 5;
+/// Steps whose mean time is logged.
+const WINDOW: usize = 8;
 
 /// The graphs of a run and the buffers they need.
 pub struct Blueprint {
@@ -81,10 +84,9 @@ pub struct Trainer {
     step: u64,
     ids: Vec<u32>,
     targets: Vec<u32>,
-    /// When the last record arrived, or the first step after a pause began.
-    last_arrival: Instant,
-    /// Nothing is queued: what happens until the next step does not count as its time.
-    idle: bool,
+    /// When the last records arrived, oldest first, and before them the start of the first step after a pause. Empty while
+    /// nothing is queued: what happens until the next step does not count as its time.
+    arrivals: VecDeque<Instant>,
     skipped_in_a_row: u32,
 }
 
@@ -117,8 +119,7 @@ impl Trainer {
             ids: vec![0; batch * context],
             targets: vec![0; batch * context],
             settings,
-            last_arrival: Instant::now(),
-            idle: true,
+            arrivals: VecDeque::new(),
             skipped_in_a_row: 0,
         })
     }
@@ -159,8 +160,8 @@ impl Trainer {
         let accumulate = self.settings.accumulate as u64;
         let mut step =
             Step { step: self.step as u32, seed: self.settings.seed as u32, learning_rate: rate, ..Step::default() };
-        if self.idle {
-            (self.idle, self.last_arrival) = (false, Instant::now());
+        if self.arrivals.is_empty() {
+            self.arrivals.push_back(Instant::now());
         }
         for micro in 0..accumulate {
             self.batches.next(&mut self.ids, &mut self.targets)?;
@@ -178,16 +179,13 @@ impl Trainer {
     /// Waits for all queued steps and returns their records.
     pub fn finish(&mut self) -> Result<Vec<Record>> {
         let records = self.records(true);
-        self.idle = true;
+        self.arrivals.clear();
         records
     }
 
     fn records(&mut self, wait: bool) -> Result<Vec<Record>> {
         let arrived = self.executor.collect(wait)?;
-        let ms = self.last_arrival.elapsed().as_secs_f32() * 1e3 / arrived.len().max(1) as f32;
-        if !arrived.is_empty() {
-            self.last_arrival = Instant::now();
-        }
+        let ms = self.step_ms(arrived.len());
         let memory_bytes = self.executor.allocated_bytes();
         let mut records = vec![];
         for (step, words) in arrived {
@@ -205,6 +203,17 @@ impl Trainer {
             });
         }
         Ok(records)
+    }
+
+    /// Mean time of the last few steps, of which `count` have just arrived: reports come in bunches.
+    fn step_ms(&mut self, count: usize) -> f32 {
+        let now = Instant::now();
+        self.arrivals.extend(std::iter::repeat_n(now, count));
+        while self.arrivals.len() > WINDOW + 1 {
+            self.arrivals.pop_front();
+        }
+        let span = self.arrivals.front().map_or(0.0, |first| (now - *first).as_secs_f32());
+        span * 1e3 / (self.arrivals.len().max(2) - 1) as f32
     }
 
     /// True after five bad steps in a row: going on would not help.

@@ -1,14 +1,14 @@
 //! Every shader in every specialisation that plans ask for: valid WGSL without extensions, within the limits that every
 //! device has, and translatable for Vulkan, Metal and DX12.
 
-use crate::plan::{FAMILIES, case_graph, preset_graphs, roomy};
+use crate::plan::{case_graph, devices, preset_graphs, roomy};
 use naga::AddressSpace;
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use wgpt::graph::plan::Kernel;
-use wgpt::graph::{Limits, Plan, Shader};
+use wgpt::graph::{Family, Limits, Plan, Shader};
 use wgpt::shaders::specialise;
 
 /// Distinct texts of the kernels of all cases and of three presets, each with its shader.
@@ -23,25 +23,34 @@ fn kernels(limits: &Limits) -> Vec<Kernel> {
     graphs.iter().flat_map(|g| Plan::new(g, limits).unwrap().kernels().cloned().collect::<Vec<_>>()).collect()
 }
 
-/// Parses and validates with nothing beyond core WGSL.
-fn validate(text: &str) -> Result<(naga::Module, ModuleInfo), String> {
+/// Parses and validates with nothing beyond core WGSL, but for subgroups on devices that have them.
+fn validate(text: &str, subgroups: bool) -> Result<(naga::Module, ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities(subgroups));
+    validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
     let info = validator.validate(&module).map_err(|e| e.emit_to_string(text))?;
     Ok((module, info))
 }
 
+fn capabilities(subgroups: bool) -> Capabilities {
+    if subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() }
+}
+
 /// What the other backends make of a module, or why they cannot.
-fn translate(module: &naga::Module, info: &ModuleInfo) -> Result<(Vec<u32>, String, String), String> {
+fn translate(module: &naga::Module, info: &ModuleInfo, subgroups: bool) -> Result<(Vec<u32>, String, String), String> {
     use naga::back::{hlsl, msl, spv};
-    let spirv = spv::write_vec(module, info, &spv::Options::default(), None).map_err(|e| format!("SPIR-V: {e}"))?;
-    // As wgpu on the oldest macOS that it supports.
-    let options = msl::Options { lang_version: (2, 0), fake_missing_bindings: true, ..Default::default() };
+    // Versions as of the oldest Vulkan, macOS and DX12 that wgpu runs on, or the oldest that have subgroups.
+    let (spirv_version, metal_version, shader_model) = match subgroups {
+        false => ((1, 0), (2, 0), hlsl::ShaderModel::V5_1),
+        true => ((1, 3), (2, 4), hlsl::ShaderModel::V6_0),
+    };
+    let options = spv::Options { lang_version: spirv_version, ..Default::default() };
+    let spirv = spv::write_vec(module, info, &options, None).map_err(|e| format!("SPIR-V: {e}"))?;
+    let options = msl::Options { lang_version: metal_version, fake_missing_bindings: true, ..Default::default() };
     let pipeline = msl::PipelineOptions::default();
     let (metal, names) = msl::write_string(module, info, &options, &pipeline).map_err(|e| format!("MSL: {e}"))?;
     names.entry_point_names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| format!("MSL: {e}")))?;
-    // Shader model 5.1 is the least that wgpu compiles for.
-    let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+    let options = hlsl::Options { shader_model, fake_missing_bindings: true, ..Default::default() };
     let (mut dx, pipeline) = (String::new(), hlsl::PipelineOptions::default());
     let names = hlsl::Writer::new(&mut dx, &options, &pipeline).write(module, info, None);
     let names = names.map_err(|e| format!("HLSL: {e}"))?;
@@ -62,11 +71,12 @@ fn invocations(module: &naga::Module) -> u32 {
 /// Everything that is wrong with a text under these limits.
 fn check(shader: Shader, text: &str, limits: &Limits) -> Result<(u64, u32), String> {
     let at = |why: String| format!("{shader:?}: {why}");
-    let (module, info) = validate(text).map_err(at)?;
+    let subgroups = limits.subgroup > 0;
+    let (module, info) = validate(text, subgroups).map_err(at)?;
     if module.entry_points.len() != 1 || module.entry_points[0].name != "main" {
         return Err(at("it has not one entry point called main".into()));
     }
-    translate(&module, &info).map_err(at)?;
+    translate(&module, &info, subgroups).map_err(at)?;
     let (memory, threads) = (workgroup_bytes(&module), invocations(&module));
     if memory > limits.workgroup_bytes || threads > limits.invocations {
         return Err(at(format!("{memory} bytes of workgroup memory, {threads} invocations")));
@@ -76,17 +86,16 @@ fn check(shader: Shader, text: &str, limits: &Limits) -> Result<(u64, u32), Stri
 
 #[test]
 fn every_specialisation_is_valid_and_translates_for_every_backend() {
-    for family in FAMILIES {
-        let limits = roomy(family);
+    for limits in devices() {
         assert_eq!((limits.workgroup_bytes, limits.invocations), (16384, 256), "what every device has");
         let texts = texts(&limits);
-        assert!(texts.len() > 150, "{family:?}: only {} texts", texts.len());
+        assert!(texts.len() > 150, "{limits:?}: only {} texts", texts.len());
         let checked: Vec<_> = texts.par_iter().map(|(text, shader)| check(*shader, text, &limits)).collect();
         let failures: Vec<String> = checked.iter().filter_map(|c| c.clone().err()).collect();
-        assert!(failures.is_empty(), "{family:?}: {} fail:\n{}", failures.len(), failures.join("\n"));
+        assert!(failures.is_empty(), "{limits:?}: {} fail:\n{}", failures.len(), failures.join("\n"));
         let most = checked.into_iter().flatten().map(|(memory, _)| memory).max().unwrap();
-        let least = if family == wgpt::graph::Family::Gpu { 8192 } else { 1 };
-        assert!(most >= least, "{family:?}: at most {most} bytes of workgroup memory, which cannot be right");
+        let least = if limits.family == Family::Gpu { 8192 } else { 1 };
+        assert!(most >= least, "{limits:?}: at most {most} bytes of workgroup memory, which cannot be right");
     }
 }
 
@@ -94,7 +103,7 @@ fn every_specialisation_is_valid_and_translates_for_every_backend() {
 #[test]
 fn specialisations_for_larger_devices_keep_within_them() {
     for (workgroup_bytes, invocations) in [(32 << 10, 256), (32 << 10, 1024), (48 << 10, 1024), (100 << 10, 1024)] {
-        let limits = Limits { workgroup_bytes, invocations, ..roomy(wgpt::graph::Family::Gpu) };
+        let limits = Limits { workgroup_bytes, invocations, ..roomy(Family::Gpu) };
         let failures: Vec<String> = texts(&limits)
             .into_par_iter()
             .filter(|(_, shader)| shader.stem.contains("tiled"))
@@ -106,7 +115,7 @@ fn specialisations_for_larger_devices_keep_within_them() {
 
 #[test]
 fn what_is_invalid_or_too_large_is_seen() {
-    let limits = Limits::portable(wgpt::graph::Family::Gpu);
+    let limits = Limits::portable(Family::Gpu);
     let fill = wgpt::shader!("fill");
     let text = specialise(fill, &[], &[]);
     assert!(check(fill, &text, &limits).is_ok());
@@ -118,6 +127,9 @@ fn what_is_invalid_or_too_large_is_seen() {
     assert!(check(fill, &wrong, &limits).is_err());
     let extended = text.replace("y: array<f32>", "y: array<f64>");
     assert!(check(fill, &extended, &limits).is_err());
+    let shuffled = text.replace("= VALUE", "= subgroupShuffle(VALUE, 0u)");
+    assert!(check(fill, &shuffled, &limits).unwrap_err().contains("SUBGROUP"));
+    assert!(check(fill, &shuffled, &Limits { subgroup: 4, ..limits }).is_ok());
 }
 
 /// All files under shaders/, with their stems.
@@ -140,7 +152,7 @@ fn files() -> Vec<(String, PathBuf)> {
 
 #[test]
 fn every_file_is_valid_as_it_stands_and_says_what_it_is() {
-    let limits = Limits::portable(wgpt::graph::Family::Gpu);
+    let limits = Limits { subgroup: 8, ..Limits::portable(Family::Gpu) };
     for (stem, path) in files() {
         let source: &'static str = String::leak(std::fs::read_to_string(&path).unwrap());
         assert!(source.ends_with('\n') && !source.contains('\t') && !source.contains('\r'), "{stem}");
@@ -165,7 +177,7 @@ fn no_file_is_unused() {
     let sources: BTreeMap<String, String> =
         files().into_iter().map(|(stem, path)| (stem, std::fs::read_to_string(path).unwrap())).collect();
     let mut pending: Vec<String> = vec![];
-    for kernel in FAMILIES.into_iter().flat_map(|family| kernels(&roomy(family))) {
+    for kernel in devices().iter().flat_map(kernels) {
         assert_eq!(sources[kernel.shader.stem], kernel.shader.source, "the file is what was compiled in");
         used.insert(kernel.shader.stem.into());
         // A file that is swapped for another is not used itself.

@@ -260,7 +260,7 @@ impl Manual {
 
 fn write_initial(device: &mut dyn Executor, config: &Gpt2Config) {
     for (name, dims) in config.parameters() {
-        device.write_state(&name, &initial_values(config, &name, dims.iter().product(), 3)).unwrap();
+        device.write_state(&name, &initial_values(config, &name, dims.iter().product(), 0.02, 3)).unwrap();
     }
 }
 
