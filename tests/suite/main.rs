@@ -5,4 +5,7 @@ mod checkpoint;
 mod data;
 mod gpt2;
 mod ops;
+mod plan;
+mod shaders;
 mod story;
+mod training;
