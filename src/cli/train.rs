@@ -307,7 +307,7 @@ fn path_text(path: Option<&Path>) -> Option<String> {
 fn read_choices(path: &Path) -> Result<Choices> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
     toml::from_str(&text).map_err(|e| {
-        let line = e.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         let what = e.message().split_whitespace().collect::<Vec<_>>().join(" ");
         Error::Usage(format!(
             "{}, line {line}: {what}; keys are the flags of wgpt train without the dashes",

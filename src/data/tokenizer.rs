@@ -59,7 +59,12 @@ impl Tokenizer {
     /// The tokenizer that `--tokenizer` names: `char` (made from `source`), `bytes`, or the path of a `tokenizer.json`.
     pub fn choose(choice: &str, source: &Source) -> Result<Tokenizer> {
         match choice {
-            "char" => Tokenizer::from_alphabet(source.alphabet()?),
+            "char" => match source.alphabet()? {
+                none if none.is_empty() => {
+                    fail!(Input, "{} holds no text: give data with at least one sentence", source.name())
+                }
+                alphabet => Tokenizer::from_alphabet(alphabet),
+            },
             "bytes" => Tokenizer::bytes(),
             path => Tokenizer::load(Path::new(path)),
         }
@@ -94,6 +99,10 @@ impl Tokenizer {
             fail!(Input, "there is no tokenizer at {}; {choices}", file.display());
         }
         let json = fs::read(&file).map_err(Error::io("read the tokenizer", &file))?;
+        if json.is_empty() {
+            let remedy = "put the tokenizer.json that made them there";
+            fail!(Input, "{} is empty: the model was trained on token ids without a tokenizer; {remedy}", file.display());
+        }
         Tokenizer::from_json(json).map_err(|reason| {
             let expected = "give a tokenizer.json as the Hugging Face libraries save it";
             Error::Input(format!("{} is not a usable tokenizer: {reason}; {expected}", file.display()))

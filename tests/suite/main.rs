@@ -2,6 +2,7 @@
 //! without one.
 
 mod checkpoint;
+mod cli;
 mod data;
 mod gpt2;
 mod ops;
