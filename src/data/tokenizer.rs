@@ -101,7 +101,11 @@ impl Tokenizer {
         let json = fs::read(&file).map_err(Error::io("read the tokenizer", &file))?;
         if json.is_empty() {
             let remedy = "put the tokenizer.json that made them there";
-            fail!(Input, "{} is empty: the model was trained on token ids without a tokenizer; {remedy}", file.display());
+            fail!(
+                Input,
+                "{} is empty: the model was trained on token ids without a tokenizer; {remedy}",
+                file.display()
+            );
         }
         Tokenizer::from_json(json).map_err(|reason| {
             let expected = "give a tokenizer.json as the Hugging Face libraries save it";

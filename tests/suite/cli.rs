@@ -216,7 +216,8 @@ fn damaged_models_are_refused() {
     let last = flipped.len() - 9;
     flipped[last] ^= 0x10;
     has(&with("flipped", &flipped, &config), &["model.safetensors"]);
-    has(&with("shape", &whole, &config.replace(": 16", ": 20")), &["model.safetensors"]);
+    let longer = config.replace("\"n_positions\": 16", "\"n_positions\": 20").replace("\"n_ctx\": 16", "\"n_ctx\": 20");
+    has(&with("shape", &whole, &longer), &["wpe.weight"]);
     has(&with("heads", &whole, &config.replace("\"n_head\": 2", "\"n_head\": 3")), &["n_head"]);
     has(&with("layers", &whole, &config.replace("\"n_layer\": 1", "\"n_layer\": 0")), &["n_layer"]);
     has(&with("text", &whole, "not json"), &["config.json"]);

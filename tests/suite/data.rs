@@ -223,7 +223,7 @@ fn bad_tokenizer_files_are_refused() {
         let path = write(&dir, "bad.json", contents);
         refused(Tokenizer::load(&path), &["bad.json", reason, "Hugging Face"]);
     }
-    refused(Tokenizer::chars(""), &["at least one character"]);
+    refused(Tokenizer::chars(""), &["holds no text"]);
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn data_without_any_text_is_refused() {
     for (name, contents) in [("empty.txt", ""), ("lines.jsonl", "\n\n"), ("texts.jsonl", "{\"text\": \"\"}\n")] {
         let path = write(&dir, name, contents);
         refused(tokenise(&path, &bytes(), Sizes::default()), &[name, "is empty"]);
-        refused(Tokenizer::choose("char", &Source::open(&path).unwrap()), &["at least one character"]);
+        refused(Tokenizer::choose("char", &Source::open(&path).unwrap()), &["holds no text"]);
     }
     let cache = dir.path().join("cache");
     let nothing = Source::from_text("nothing", "");

@@ -56,6 +56,7 @@ fn choices() -> Choices {
         warmup: Some(0),
         schedule: Some(ScheduleKind::Constant),
         eval_batches: Some(2),
+        init_std: Some(0.02),
         ..Choices::default()
     }
 }
