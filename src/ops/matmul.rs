@@ -373,8 +373,9 @@ pub const CASES: &[Case] = &[
         inputs: &[(&[3, 768], Draw::Uniform(1.0)), (&[50257, 768], Draw::Uniform(1.0))],
         gradient: true,
         atol: 1.5e-3,
-        rtol: 2e-6,
-        reason: "dA sums 50257 products in order: sums near 75 round by up to 3.8e-6, sqrt(50257) of them give a standard \
-                 deviation of 3e-4, and 2304 elements reach 3.5 of those",
+        rtol: 2e-5,
+        reason: "dA sums 50257 products in order: a partial sum near 75 rounds by up to 3.8e-6, which over sqrt(50257) gives a \
+                 standard deviation of 3e-4, and 2304 elements reach 3.5 of those; a sum that wanders to 200 rounds by four \
+                 times as much",
     },
 ];

@@ -213,7 +213,6 @@ fn bad_tokenizer_files_are_refused() {
     refused(Tokenizer::load(&dir.path().join("none.json")), &["no tokenizer at", "none.json", "`char`"]);
     refused(Tokenizer::load(dir.path()), &["no tokenizer at", "tokenizer.json"]);
     for (contents, reason) in [
-        ("", "not JSON"),
         ("{\"model\":", "not JSON"),
         ("{}", "not a usable tokenizer"),
         ("{\"version\":\"1.0\",\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", "vocabulary is empty"),
@@ -223,7 +222,8 @@ fn bad_tokenizer_files_are_refused() {
         let path = write(&dir, "bad.json", contents);
         refused(Tokenizer::load(&path), &["bad.json", reason, "Hugging Face"]);
     }
-    refused(Tokenizer::chars(""), &["holds no text"]);
+    refused(Tokenizer::load(&write(&dir, "empty.json", "")), &["empty.json is empty", "without a tokenizer"]);
+    refused(Tokenizer::chars(""), &["at least one character"]);
 }
 
 #[test]
