@@ -31,7 +31,7 @@ pub struct Sample {
     /// Choose among the most likely tokens only; 0 for all
     #[arg(long, default_value_t = 0)]
     top_k: usize,
-    /// End at this text
+    /// End at this text; \n stands for a line break
     #[arg(long)]
     stop: Option<String>,
     /// Texts to generate
@@ -100,7 +100,8 @@ impl Sample {
         let mut sampler = Sampler::new(strategy, seed);
         let mut stream = loaded.tokenizer.stream();
         let mut ids = prompt.to_vec();
-        let mut out = Printer { stop: self.stop.as_deref().filter(|s| !s.is_empty()), held: String::new() };
+        let stop = self.stop.as_ref().map(|stop| stop.replace("\\n", "\n"));
+        let mut out = Printer { stop: stop.as_deref().filter(|s| !s.is_empty()), held: String::new() };
         out.print(self.prompt.trim_start_matches('\n'))?;
         let mut stopped = false;
         for _ in 0..self.tokens {

@@ -4,6 +4,7 @@
 mod checkpoint;
 mod cli;
 mod data;
+mod generate;
 mod gpt2;
 mod ops;
 mod plan;
