@@ -1,10 +1,9 @@
 // adamw: m, v <- averages of g and g^2; p <- p (1 - lr decay) - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps).
 //
-//   parameter, gradient, exp_avg (m), exp_avg_sq (v) (LEN), all in place    report (8): see global_norm
+//   parameter, gradient, exp_avg (m), exp_avg_sq (v) of one length, all in place    report (8): see global_norm
 //
 // The gradient is scaled by the clip factor and set to 0. A step reported as bad changes nothing else. Reference: src/ops/adamw.rs
 // use: index step
-const LEN: u32 = 256u;
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.95;
 const ONE_MINUS_BETA1: f32 = 0.1;
@@ -36,7 +35,8 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
-    if i >= LEN {
+    // The length is asked for, not a constant: one pipeline serves all tensors.
+    if i >= arrayLength(&parameter) {
         return;
     }
     if report[3] == 0u {

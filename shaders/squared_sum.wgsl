@@ -1,8 +1,7 @@
 // squared_sum: partial[i] = sum of squares of elements i * ELEMENTS .. of a gradient, one workgroup each.
 //
-//   gradient (LEN)    partial (its place in the model's list). Reference: src/ops/global_norm.rs
+//   gradient, whose length is asked for so that one pipeline serves all tensors    partial (its place in the model's list). Reference: src/ops/global_norm.rs
 // use: index reduce
-const LEN: u32 = 16384u;
 const ELEMENTS: u32 = 16384u;
 const THREADS: u32 = 64u;
 
@@ -16,11 +15,12 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let group = workgroup_index(id, count);
-    if group >= (LEN + ELEMENTS - 1u) / ELEMENTS {
+    let len = arrayLength(&gradient);
+    if group >= (len + ELEMENTS - 1u) / ELEMENTS {
         return;
     }
     var sum = 0.0;
-    for (var i = group * ELEMENTS + thread; i < min(LEN, (group + 1u) * ELEMENTS); i += THREADS) {
+    for (var i = group * ELEMENTS + thread; i < min(len, (group + 1u) * ELEMENTS); i += THREADS) {
         sum += gradient[i] * gradient[i];
     }
     sum = workgroup_sum(sum, thread);

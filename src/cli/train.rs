@@ -22,7 +22,7 @@ use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::trainer::{Trainer, check_memory, mib, trainer_state};
 
 /// Bytes of the built-in corpus: training, and held out.
-const STORY_BYTES: (usize, usize) = (4 << 20, 200 << 10);
+const STORY_BYTES: (usize, usize) = (2 << 20, 200 << 10);
 
 #[derive(clap::Args)]
 pub struct Train {

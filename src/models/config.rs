@@ -67,7 +67,7 @@ pub struct Preset {
 
 /// The named sizes. Their vocabulary is a default: the tokenizer in use decides.
 pub const PRESETS: [Preset; 6] = [
-    Preset { name: "demo", layers: 4, heads: 4, width: 64, context: 128, vocab_size: 256 },
+    Preset { name: "demo", layers: 4, heads: 8, width: 64, context: 128, vocab_size: 256 },
     Preset { name: "char", layers: 6, heads: 6, width: 384, context: 256, vocab_size: 256 },
     Preset { name: "gpt2", layers: 12, heads: 12, width: 768, context: 1024, vocab_size: 50257 },
     Preset { name: "gpt2-medium", layers: 24, heads: 16, width: 1024, context: 1024, vocab_size: 50257 },

@@ -9,7 +9,6 @@
 //! written.
 
 use super::case::{Case, Draw};
-use super::elementwise::elementwise;
 use super::global_norm::report;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
@@ -40,7 +39,8 @@ impl Op for AdamW {
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let piece = |range: Range<usize>| {
             let bytes = range.start as u64 * 4..range.end as u64 * 4;
-            let mut d = elementwise(shader!("adamw"), range.len(), limits)
+            let mut d = Dispatch::new(shader!("adamw"))
+                .groups(limits.fold(range.len().div_ceil(256)))
                 .constant("BETA1", self.beta1 as f32)
                 .constant("BETA2", self.beta2 as f32)
                 // In f32, 1 - 0.999 and 0.999^t lose four digits: these are rounded once instead.

@@ -84,10 +84,8 @@ impl Op for SquaredSum {
         // Cut at whole partials, so that a partial lies in one piece.
         for piece in limits.row_chunks(shapes.inputs[0].len().div_ceil(ELEMENTS), ELEMENTS as u64 * 4) {
             let end = shapes.inputs[0].len().min(piece.end * ELEMENTS);
-            let len = end - piece.start * ELEMENTS;
             dispatches.push(
                 Dispatch::new(shader!("squared_sum"))
-                    .constant("LEN", len)
                     .constant("ELEMENTS", ELEMENTS)
                     .constant("THREADS", threads(limits))
                     .read_range(0, (piece.start * ELEMENTS * 4) as u64..(end * 4) as u64)
