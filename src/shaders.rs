@@ -34,6 +34,7 @@ pub fn specialise(shader: Shader, constants: &[(&str, Constant)], swaps: &[(&str
             seen.push(name);
             let file = shared(name).unwrap_or_else(|| panic!("{shader:?} uses `{name}`, which is not there"));
             pending.extend(uses(file.source));
+            text.push('\n');
             text.push_str(file.source);
         }
     }

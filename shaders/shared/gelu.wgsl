@@ -1,4 +1,3 @@
-
 // GELU and its derivative. GELU_ERF false: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); true: x Phi(x).
 const GELU_ERF: bool = false;
 const SQRT_2_OVER_PI: f32 = 0.7978845608;

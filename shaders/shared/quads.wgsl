@@ -1,4 +1,3 @@
-
 // Four words of A or B from word `i` on, where that is a multiple of four.
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;

@@ -1,4 +1,3 @@
-
 // Four words of A or B from word `i` on, wherever that is. Past the end of a matrix its last word repeats.
 @group(0) @binding(0) var<storage, read> a: array<f32>;
 @group(0) @binding(1) var<storage, read> b: array<f32>;

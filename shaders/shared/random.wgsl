@@ -1,4 +1,3 @@
-
 // Threefry-2x32 with 20 rounds (Salmon, Moraes, Dror, Shaw 2011): random words from a counter and a key, with no state.
 // CPU twin: ops::dropout::threefry.
 fn threefry(counter: vec2<u32>, key: vec2<u32>) -> vec2<u32> {

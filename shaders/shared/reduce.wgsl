@@ -1,4 +1,3 @@
-
 // Sum and maximum over the THREADS of a workgroup, as a tree of fixed shape: the same bits every time. THREADS is a power
 // of two. Every thread must call, and every thread gets the result.
 var<workgroup> reduce_scratch: array<f32, THREADS>;

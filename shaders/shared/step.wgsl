@@ -1,4 +1,3 @@
-
 // What changes from replay to replay. Host side: graph::Step.
 struct Step {
     step: u32,

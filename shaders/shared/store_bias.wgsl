@@ -1,4 +1,3 @@
-
 // Epilogue of a matmul: C = A B + bias. Further pieces of K accumulate on the first, which adds the bias.
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // (N)
 

@@ -1,4 +1,3 @@
-
 // Epilogue of a matmul: pre = A B + bias is kept for backward, C = gelu(pre).
 // use: gelu
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // (N)

@@ -8,6 +8,7 @@
 //! In nats. All targets ignored: the loss is 0, and so is the gradient.
 
 use super::case::{Case, Draw};
+use super::elementwise::bytes;
 use crate::data::IGNORED;
 use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
@@ -142,11 +143,6 @@ impl Op for CrossEntropyBackward {
     fn in_place(&self) -> Vec<(usize, usize)> {
         vec![(0, 0)]
     }
-}
-
-/// Bytes of a range of rows of 4-byte words.
-fn bytes(rows: &Range<usize>, columns: usize) -> Range<u64> {
-    (rows.start * columns * 4) as u64..(rows.end * columns * 4) as u64
 }
 
 const LSE: &str = "log and exp are good to a few ulp of numbers near 10; the sum over V rounds about sqrt(V) times";

@@ -1,6 +1,7 @@
-//! What elementwise ops share: one thread per element, folded into two dimensions.
+//! What ops share: elementwise dispatches, one thread per element, and the bytes of a range of rows.
 
 use crate::graph::{Dispatch, Limits, Shader};
+use std::ops::Range;
 
 /// Threads per workgroup of every elementwise shader.
 const THREADS: usize = 256;
@@ -8,4 +9,9 @@ const THREADS: usize = 256;
 /// A dispatch of `shader` over `len` elements; the shader has a constant LEN.
 pub fn elementwise(shader: Shader, len: usize, limits: &Limits) -> Dispatch {
     Dispatch::new(shader).constant("LEN", len).groups(limits.fold(len.div_ceil(THREADS)))
+}
+
+/// Bytes of a range of rows of 4-byte words.
+pub fn bytes(rows: &Range<usize>, columns: usize) -> Range<u64> {
+    (rows.start * columns * 4) as u64..(rows.end * columns * 4) as u64
 }

@@ -8,7 +8,7 @@
 //! Cost: one FLOP per element; y, and the rows that are used, moved once.
 
 use super::case::{Case, Draw};
-use super::elementwise::elementwise;
+use super::elementwise::{bytes, elementwise};
 use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
@@ -187,11 +187,6 @@ impl Op for EmbeddingBackward {
     fn scratch(&self) -> usize {
         1
     }
-}
-
-/// Bytes of a range of rows of f32.
-fn bytes(rows: &Range<usize>, columns: usize) -> Range<u64> {
-    (rows.start * columns * 4) as u64..(rows.end * columns * 4) as u64
 }
 
 const SUM: &str =

@@ -7,6 +7,7 @@
 //! Cost: about 8 FLOPs per element forward and 16 backward; every tensor moved once at least.
 
 use super::case::{Case, Draw};
+use super::elementwise::bytes;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::ops::Range;
@@ -193,11 +194,6 @@ impl Op for LayerNormBackward {
     fn scratch(&self) -> usize {
         2
     }
-}
-
-/// Bytes of a range of rows of f32.
-fn bytes(rows: &Range<usize>, columns: usize) -> Range<u64> {
-    (rows.start * columns * 4) as u64..(rows.end * columns * 4) as u64
 }
 
 const ROW: &str = "sums of C numbers near 1 in f32, divided by a standard deviation near 1; dweight sums R rows";
