@@ -163,7 +163,7 @@ impl Run<'_> {
         // Records that have arrived are kept whatever ended the run.
         self.log.sync()?;
         outcome?;
-        self.report(&bar)?;
+        self.report()?;
         if self.trainer.steps_done() < steps {
             let (done, out) = (self.trainer.steps_done(), self.out.display());
             self.global
@@ -274,7 +274,7 @@ impl Run<'_> {
     }
 
     /// The closing lines: the loss beside the floor, and where things are.
-    fn report(&self, _bar: &ProgressBar) -> Result<()> {
+    fn report(&self) -> Result<()> {
         let records = log::read(&self.folder.log_path())?;
         let Some(val) = records.iter().rev().find_map(|r| r.val_loss) else { return Ok(()) };
         match self.material.floor {
