@@ -7,6 +7,7 @@ pub mod source;
 pub mod story;
 pub mod tokenizer;
 pub mod tokens;
+mod vocabulary;
 
 /// The target of a position that does not count towards the loss.
 pub const IGNORED: u32 = u32::MAX;

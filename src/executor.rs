@@ -32,8 +32,11 @@ pub trait Executor {
     /// Waits, then reads an output of a program.
     fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>>;
 
-    /// Writes a named state of the store.
+    /// Writes a named state of the store; `values` has exactly its size.
     fn write_state(&mut self, name: &str, values: &[f32]) -> Result<()>;
+
+    /// Writes a part of a named state: `values` go to index `at` and on.
+    fn write_state_at(&mut self, name: &str, at: usize, values: &[f32]) -> Result<()>;
 
     /// Waits, then reads a named state of the store.
     fn read_state(&mut self, name: &str) -> Result<Vec<f32>>;

@@ -6,6 +6,7 @@ use crate::graph::{Graph, Plan, Shape, Step, Tensor};
 use crate::models::config::Gpt2Config;
 use crate::models::folder::Weights;
 use crate::models::gpt2::Gpt2;
+use crate::models::upload::upload;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
@@ -27,10 +28,7 @@ impl Generator {
     /// Writes a model's weights to the device's store.
     pub fn load(&mut self, executor: &mut dyn Executor, weights: &Weights) -> Result<()> {
         self.program(executor, self.config.context.min(SHORTEST_WINDOW))?; // allocates the store
-        for (name, _) in self.config.parameters() {
-            executor.write_state(&name, &weights.read(&name)?)?;
-        }
-        Ok(())
+        upload(executor, weights)
     }
 
     /// Logits (V) of the token after `ids`. Of more than the model's context, the last tokens that fit are seen.

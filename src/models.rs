@@ -2,4 +2,9 @@
 
 pub mod config;
 pub mod folder;
+pub mod generation_config;
 pub mod gpt2;
+mod keys;
+pub mod safetensors;
+pub mod source;
+pub mod upload;

@@ -136,6 +136,12 @@ impl Executor for Cpu {
         Ok(())
     }
 
+    fn write_state_at(&mut self, name: &str, at: usize, values: &[f32]) -> Result<()> {
+        let state = self.store.get_mut(name).expect("a state of a loaded plan");
+        state[at..at + values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
     fn read_state(&mut self, name: &str) -> Result<Vec<f32>> {
         Ok(self.store[name].clone())
     }

@@ -15,6 +15,7 @@ use wgpt::graph::{Graph, Plan, Shape, Step};
 use wgpt::models::config::Gpt2Config;
 use wgpt::models::folder::{Weights, read_config, write_tensors_to};
 use wgpt::models::gpt2::Gpt2;
+use wgpt::models::upload::upload;
 
 #[derive(clap::Args)]
 pub struct Eval {
@@ -64,9 +65,7 @@ impl Eval {
         g.output("loss", loss);
         let plan = Plan::new(&g, executor.limits())?;
         let program = executor.load(&g, plan)?;
-        for (name, _) in config.parameters() {
-            executor.write_state(&name, &weights.read(&name)?)?;
-        }
+        upload(executor.as_mut(), weights)?;
         let mut sum = 0.0;
         let mut at = 0;
         while at + 1 < tokens.len() {
@@ -116,9 +115,7 @@ fn dump_logits(global: &Global, config: &Gpt2Config, weights: &Weights, path: &P
     g.output("logits", logits);
     let plan = Plan::new(&g, executor.limits())?;
     let program = executor.load(&g, plan)?;
-    for (name, _) in config.parameters() {
-        executor.write_state(&name, &weights.read(&name)?)?;
-    }
+    upload(executor.as_mut(), weights)?;
     executor.write(program, "ids", bytemuck::cast_slice(&ids.concat()))?;
     executor.run(program, 0, &Step::default())?;
     let values = executor.read(program, "logits")?;

@@ -2,15 +2,16 @@
 //!
 //! - `char`: one id per character, the sorted set of characters of a text (as nanoGPT's `shakespeare_char`).
 //! - `bytes`: one id per byte; the id is the byte's value, so the vocabulary is 256 and any text can be encoded.
-//! - a Hugging Face `tokenizer.json` file, run by the `tokenizers` crate.
+//! - a Hugging Face `tokenizer.json` file, or GPT-2's `vocab.json` and `merges.txt`, run by the `tokenizers` crate.
 //!
 //! All three are saved as a `tokenizer.json` that the Hugging Face libraries load and that gives the same ids there:
 //! `char` as a WordLevel model over single characters, `bytes` as a byte-level BPE model without merges (GPT-2's
 //! printable alphabet for the 256 bytes). Such a file is recognised again by its content when it is loaded.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
-    fs,
+    fs, io,
     path::Path,
 };
 
@@ -25,10 +26,11 @@ use tokenizers::{
 };
 
 use super::source::Source;
+use super::vocabulary::{self, ADDED_FILE, MERGES_FILE, SETTINGS_FILE, VOCABULARY_FILE};
 use crate::{
     error::{Error, Result},
     fail,
-    files::write_bytes,
+    files::{self, write_bytes},
 };
 
 /// The file of a model folder that holds the tokenizer.
@@ -48,6 +50,9 @@ enum Kind {
     Bytes,
     File { inner: Box<tokenizers::Tokenizer>, vocabulary_size: usize, end_of_text: Option<u32> },
 }
+
+/// Gives the bytes of one of a model's files, or nothing where there is none of that name.
+pub type ReadFile<'a> = dyn Fn(&str) -> Result<Option<Cow<'static, [u8]>>> + 'a;
 
 /// Why a text could not be encoded, with the byte offset in the text where that is known.
 pub(crate) struct Unencodable {
@@ -91,14 +96,43 @@ impl Tokenizer {
         Ok(Tokenizer { kind: Kind::Bytes, json: bytes_json().map_err(invalid)? })
     }
 
-    /// Reads a `tokenizer.json`, or the one in the folder `path`.
+    /// Reads a `tokenizer.json`, or the tokenizer of the model folder `path`.
     pub fn load(path: &Path) -> Result<Tokenizer> {
-        let file = if path.is_dir() { path.join(FILE_NAME) } else { path.to_path_buf() };
-        if !file.exists() {
-            let choices = "--tokenizer takes `char`, `bytes` or the path of a tokenizer.json";
-            fail!(Input, "there is no tokenizer at {}; {choices}", file.display());
+        if path.is_dir() {
+            let read = |file: &str| match fs::read(path.join(file)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                bytes => bytes.map(|bytes| Some(bytes.into())).map_err(Error::io("read", &path.join(file))),
+            };
+            return Tokenizer::from_model(&read, path);
         }
-        let json = fs::read(&file).map_err(Error::io("read the tokenizer", &file))?;
+        if !path.exists() {
+            let choices = "--tokenizer takes `char`, `bytes` or the path of a tokenizer.json";
+            fail!(Input, "there is no tokenizer at {}; {choices}", path.display());
+        }
+        Tokenizer::from_file(fs::read(path).map_err(Error::io("read the tokenizer", path))?, path)
+    }
+
+    /// The tokenizer of a model whose files `read` gives, if they are there: `tokenizer.json`, or else `vocab.json` and
+    /// `merges.txt`. Errors say that they are in `place`.
+    pub fn from_model(read: &ReadFile, place: &Path) -> Result<Tokenizer> {
+        if let Some(json) = read(FILE_NAME)? {
+            return Tokenizer::from_file(json.into_owned(), &place.join(FILE_NAME));
+        }
+        let (Some(vocabulary), Some(merges)) = (read(VOCABULARY_FILE)?, read(MERGES_FILE)?) else {
+            let wanted = format!("no {FILE_NAME}, nor {VOCABULARY_FILE} with {MERGES_FILE}");
+            let remedy = "copy it from where the model is from";
+            fail!(Input, "there is no tokenizer at {} ({wanted}); {remedy}", place.display());
+        };
+        let (added, settings) = (read(ADDED_FILE)?, read(SETTINGS_FILE)?);
+        let (added, settings) = (added.as_deref(), settings.as_deref());
+        let files = vocabulary::Files { vocabulary: &vocabulary, merges: &merges, added, settings };
+        vocabulary::tokenizer_json(&files).and_then(Tokenizer::from_json).map_err(|reason| {
+            let remedy = "copy the tokenizer's files again";
+            Error::Input(format!("{} has no usable tokenizer: {}; {remedy}", place.display(), files::one_line(&reason)))
+        })
+    }
+
+    fn from_file(json: Vec<u8>, file: &Path) -> Result<Tokenizer> {
         if json.is_empty() {
             let remedy = "put the tokenizer.json that made them there";
             fail!(
@@ -109,6 +143,7 @@ impl Tokenizer {
         }
         Tokenizer::from_json(json).map_err(|reason| {
             let expected = "give a tokenizer.json as the Hugging Face libraries save it";
+            let reason = files::one_line(&reason);
             Error::Input(format!("{} is not a usable tokenizer: {reason}; {expected}", file.display()))
         })
     }

@@ -16,6 +16,8 @@ pub struct Device {
     failure: Arc<Mutex<Option<Failure>>>,
     /// Staging buffer for reads, made on the first one.
     staging: Option<wgpu::Buffer>,
+    /// The last piece that was written, which may still be under way.
+    piece: Option<wgpu::SubmissionIndex>,
     pub(super) buffers_created: usize,
 }
 
@@ -62,7 +64,7 @@ impl Device {
         device.set_device_lost_callback(move |reason, message| {
             note(shared.clone(), Failure::Lost(format!("{reason:?}: {}", message.replace('\n', " "))));
         });
-        Ok(Device { device, queue, failure, staging: None, buffers_created: 0 })
+        Ok(Device { device, queue, failure, staging: None, piece: None, buffers_created: 0 })
     }
 
     /// The first failure that happened since the device was opened, as our own error.
@@ -109,6 +111,16 @@ impl Device {
                 self.queue.submit([]);
                 self.wait()?;
             }
+        }
+        self.check()
+    }
+
+    /// Writes one of many pieces of a buffer. The device copies a piece while the host prepares the next.
+    pub fn write_piece(&mut self, buffer: &wgpu::Buffer, start: u64, bytes: &[u8]) -> Result<()> {
+        self.queue.write_buffer(buffer, start, bytes);
+        let queued = self.queue.submit([]);
+        if let Some(before) = self.piece.replace(queued) {
+            self.wait_for(Some(before))?;
         }
         self.check()
     }

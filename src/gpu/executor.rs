@@ -291,6 +291,11 @@ impl Executor for Gpu {
         self.device.write(buffer, bytemuck::cast_slice(values))
     }
 
+    fn write_state_at(&mut self, name: &str, at: usize, values: &[f32]) -> Result<()> {
+        let buffer = self.state(name).clone();
+        self.device.write_piece(&buffer, 4 * at as u64, bytemuck::cast_slice(values))
+    }
+
     fn read_state(&mut self, name: &str) -> Result<Vec<f32>> {
         let buffer = self.state(name).clone();
         self.device.read(&buffer, buffer.size())

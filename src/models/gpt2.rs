@@ -1,9 +1,10 @@
 //! GPT-2: "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019), section 2.3.
 //!
 //! A decoder of `layers` blocks with layernorm **before** attention and MLP and one more at the end; learned positions; the
-//! token embedding is the output projection as well. Tensors carry the names and layouts of Hugging Face checkpoints.
+//! token embedding is the output projection as well, unless the model has one of its own. Tensors carry the names and
+//! layouts of Hugging Face checkpoints.
 
-use super::config::{Activation, Gpt2Config};
+use super::config::{Activation, Gpt2Config, HEAD};
 use crate::graph::{Graph, Shape, Tensor};
 use crate::ops::add::Add;
 use crate::ops::attention::Attention;
@@ -47,11 +48,12 @@ impl Gpt2<'_> {
         self.head(g, x)
     }
 
-    /// The output projection, which is the token embedding: x wte^T.
+    /// The output projection x W^T, where W is the token embedding unless the model has a head of its own.
     fn head(&self, g: &mut Graph, x: Tensor) -> Tensor {
         g.scope("lm_head");
-        let wte = g.state("wte.weight", &[self.config.vocab_size, self.config.width]);
-        g.apply(Matmul { tb: true, ..Matmul::default() }, &[x, wte])
+        let name = if self.config.tied { "wte.weight" } else { HEAD };
+        let weight = g.state(name, &[self.config.vocab_size, self.config.width]);
+        g.apply(Matmul { tb: true, ..Matmul::default() }, &[x, weight])
     }
 
     /// Hidden states (B, T, C) after the last layernorm.
@@ -71,7 +73,7 @@ impl Gpt2<'_> {
 
     /// x + attention(layernorm(x)), then x + mlp(layernorm(x)).
     fn block(&self, g: &mut Graph, x: Tensor, layer: usize) -> Tensor {
-        let Gpt2Config { heads, width: c, dropout, .. } = *self.config;
+        let Gpt2Config { heads, width: c, inner, dropout, .. } = *self.config;
         let salt = 3 * layer as u32;
         let h = |name: &str| format!("h.{layer}.{name}");
 
@@ -86,8 +88,8 @@ impl Gpt2<'_> {
 
         g.scope(h("mlp"));
         let n = self.layernorm(g, x, &h("ln_2"));
-        let y = self.linear(g, n, &h("mlp.c_fc"), c, 4 * c, Some(self.gelu())); // (B, T, 4C)
-        let y = self.linear(g, y, &h("mlp.c_proj"), 4 * c, c, None);
+        let y = self.linear(g, n, &h("mlp.c_fc"), c, inner, Some(self.gelu())); // (B, T, inner)
+        let y = self.linear(g, y, &h("mlp.c_proj"), inner, c, None);
         let y = self.dropout(g, y, dropout.residual, salt + 3);
         g.apply(Add, &[x, y])
     }

@@ -311,6 +311,7 @@ impl Settings {
         let mut config = Gpt2Config::new(vocab_size, self.context, self.layers, self.heads, self.width);
         let p = self.dropout;
         config.dropout = Dropout { embedding: p, attention: p, residual: p };
+        config.initializer_range = self.init_std;
         config.validate()?;
         Ok(config)
     }

@@ -14,6 +14,7 @@ use crate::graph::{Graph, Limits, Plan, Step};
 use crate::models::config::Gpt2Config;
 use crate::models::folder::{NamedTensor, Weights};
 use crate::models::gpt2::{Gpt2, initial_values};
+use crate::models::upload::upload;
 use crate::ops::global_norm::report;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -136,10 +137,7 @@ impl Trainer {
 
     /// Starts from a model's weights, with a fresh optimiser.
     pub fn start_from(&mut self, weights: &Weights) -> Result<()> {
-        for (name, _) in self.config.parameters() {
-            self.executor.write_state(&name, &weights.read(&name)?)?;
-        }
-        Ok(())
+        upload(self.executor.as_mut(), weights)
     }
 
     /// Continues a checkpoint: weights, optimiser, counters and the position in the data.

@@ -6,6 +6,7 @@ mod cli;
 mod data;
 mod generate;
 mod gpt2;
+mod hugging_face;
 mod ops;
 mod plan;
 mod shaders;

@@ -1,0 +1,72 @@
+//! Typed access to the keys of a JSON object as found in a model folder.
+
+use serde_json::{Map, Value};
+
+use crate::files::one_line;
+
+/// A value, or what is wrong with it: a message that names the key.
+pub(super) type Found<T> = std::result::Result<T, String>;
+
+/// The keys of an object; every error names its key. A null counts as absent.
+pub(super) struct Keys(Map<String, Value>);
+
+impl Keys {
+    /// Parses a JSON object; `expected` is the file's usual name.
+    pub fn parse(text: &str, expected: &str) -> Found<Keys> {
+        serde_json::from_str(text)
+            .map(Keys)
+            .map_err(|error| format!("not a JSON object ({}); is this a {expected}?", one_line(&error.to_string())))
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A whole number in `range`.
+    pub fn whole(&self, key: &str, range: std::ops::RangeInclusive<usize>) -> Found<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
+        number.filter(|number| range.contains(number)).map(Some).ok_or_else(|| {
+            let (least, most) = range.into_inner();
+            format!("{key} is {}, but must be a whole number from {least} to {most}", shown(value))
+        })
+    }
+
+    pub fn number(&self, key: &str) -> Found<Option<f32>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value
+            .as_f64()
+            .map(|number| Some(number as f32))
+            .ok_or_else(|| format!("{key} is {}, not a number", shown(value)))
+    }
+
+    pub fn flag(&self, key: &str) -> Found<Option<bool>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| format!("{key} is {}, not true or false", shown(value)))
+    }
+
+    /// Token ids: a number or a list of numbers. What can never be an id, such as -1, names no token.
+    pub fn tokens(&self, key: &str) -> Vec<u32> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        match self.get(key) {
+            Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
+            Some(value) => id(value).into_iter().collect(),
+            None => vec![],
+        }
+    }
+
+    /// Refuses a key whose value is not the only one that is implemented; absent is fine.
+    pub fn only(&self, key: &str, supported: &Value) -> Found<()> {
+        match self.get(key) {
+            Some(value) if value != supported => {
+                Err(format!("{key} is {}, but only {supported} is supported here", shown(value)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A JSON value as text for a message.
+pub(super) fn shown(value: &Value) -> String {
+    one_line(&value.to_string())
+}

@@ -1,0 +1,123 @@
+//! Where a model's files come from: a folder as Hugging Face lays it out, or files compiled into the program.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::config::Gpt2Config;
+use super::folder::{CONFIG_FILE, Weights};
+use super::generation_config::GenerationConfig;
+use super::safetensors::TensorFile;
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::fail;
+
+/// A model's files by name: `config.json`, `model.safetensors`, `tokenizer.json` and what else there may be.
+#[derive(Debug, Clone)]
+pub enum ModelSource {
+    Folder(PathBuf),
+    /// A name for messages, and the files: (name, bytes).
+    Embedded(&'static str, &'static [(&'static str, &'static [u8])]),
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for ModelSource {
+    fn from(folder: &P) -> Self {
+        ModelSource::folder(folder.as_ref())
+    }
+}
+
+impl ModelSource {
+    pub fn folder(path: impl Into<PathBuf>) -> Self {
+        ModelSource::Folder(path.into())
+    }
+
+    /// A model that is compiled in: `files` as `&[("config.json", include_bytes!(..)), ..]`.
+    pub fn embedded(name: &'static str, files: &'static [(&'static str, &'static [u8])]) -> Self {
+        ModelSource::Embedded(name, files)
+    }
+
+    /// The shape of the model; everything unsupported is refused here, before any weights are opened.
+    pub fn config(&self) -> Result<Gpt2Config> {
+        let Some(text) = self.text(CONFIG_FILE)? else { return Err(self.lacks(CONFIG_FILE)) };
+        Gpt2Config::from_json(&text, &self.path(CONFIG_FILE))
+    }
+
+    /// The model's parameters, checked against its configuration.
+    pub fn weights(&self, config: &Gpt2Config) -> Result<Weights> {
+        Weights::open(self.clone(), config)
+    }
+
+    /// `tokenizer.json`, or else `vocab.json` and `merges.txt`.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::from_model(&|file| self.bytes(file), &self.path(""))
+    }
+
+    /// How the model's makers would have it sampled; all absent where they do not say.
+    pub fn generation_config(&self) -> Result<GenerationConfig> {
+        GenerationConfig::open(self)
+    }
+
+    /// What messages call a file.
+    pub fn path(&self, file: &str) -> PathBuf {
+        match self {
+            ModelSource::Folder(folder) => folder.join(file),
+            ModelSource::Embedded(name, _) => Path::new(name).join(file),
+        }
+    }
+
+    pub fn has(&self, file: &str) -> bool {
+        match self {
+            ModelSource::Folder(folder) => folder.join(file).exists(),
+            ModelSource::Embedded(..) => self.embedded_file(file).is_some(),
+        }
+    }
+
+    /// A file's bytes, or nothing where there is no such file.
+    pub fn bytes(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>> {
+        let ModelSource::Folder(folder) = self else { return Ok(self.embedded_file(file).map(Cow::Borrowed)) };
+        let path = folder.join(file);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(Error::io("read", &path)(error)),
+        }
+    }
+
+    /// A file's text, or nothing where there is no such file.
+    pub fn text(&self, file: &str) -> Result<Option<String>> {
+        let Some(bytes) = self.bytes(file)? else { return Ok(None) };
+        match String::from_utf8(bytes.into_owned()) {
+            Ok(text) => Ok(Some(text)),
+            Err(_) => fail!(Input, "{} is not UTF-8 text", self.path(file).display()),
+        }
+    }
+
+    /// Opens a safetensors file, which must be there.
+    pub fn tensors(&self, file: &str) -> Result<TensorFile> {
+        match self {
+            ModelSource::Folder(folder) => TensorFile::open(&folder.join(file)),
+            ModelSource::Embedded(..) => match self.embedded_file(file) {
+                Some(bytes) => TensorFile::embedded(&self.path(file), bytes),
+                None => Err(self.lacks(file)),
+            },
+        }
+    }
+
+    /// That a file which makes a folder a model folder is not there.
+    pub(super) fn lacks(&self, file: &str) -> Error {
+        let place = self.path("");
+        let place = place.display();
+        if self.has("pytorch_model.bin") && file != CONFIG_FILE {
+            let remedy = "load it in transformers and save it with save_pretrained";
+            return Error::Input(format!("{place} holds pytorch_model.bin but no {file}: {remedy}"));
+        }
+        Error::Input(format!("{place} is not a model folder: it has no {file}; give a folder in Hugging Face's layout"))
+    }
+
+    fn embedded_file(&self, file: &str) -> Option<&'static [u8]> {
+        match self {
+            ModelSource::Folder(_) => None,
+            ModelSource::Embedded(_, files) => files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes),
+        }
+    }
+}
