@@ -1,9 +1,9 @@
-// embedding: y[row, c] = wte[ids[row], c] + wpe[row % T, c], a thread per element.
+// embedding: y[row, c] = wte[ids[row], c] + wpe[position + row % T, c], a thread per element.
 //
 //   ids (rows) u32    wte (TOKENS, C): tokens FIRST_TOKEN.. of the table    wpe (positions, C)    y (LEN / C, C): rows FIRST_ROW..
 //
 // A table beyond one binding takes several dispatches; each writes the rows whose token it holds. Reference: src/ops/embedding.rs
-// use: index
+// use: index step
 const LEN: u32 = 256u;
 const C: u32 = 64u;
 const T: u32 = 64u;
@@ -15,6 +15,7 @@ const TOKENS: u32 = 64u;
 @group(0) @binding(1) var<storage, read> wte: array<f32>;
 @group(0) @binding(2) var<storage, read> wpe: array<f32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(4) var<uniform> step: Step;
 
 @compute @workgroup_size(256)
 fn main(
@@ -30,6 +31,6 @@ fn main(
     // Below the first token this wraps to a number beyond any table.
     let token = ids[row] - FIRST_TOKEN;
     if token < TOKENS {
-        y[i] = wte[token * C + i % C] + wpe[row % T * C + i % C];
+        y[i] = wte[token * C + i % C] + wpe[(step.position + row % T) * C + i % C];
     }
 }

@@ -7,7 +7,7 @@
 // A workgroup is one subgroup and makes a tile of C of TM rows by 4 * LANES columns, four columns per lane, from four steps
 // of K at a time. No word is loaded twice: each lane has its own quads of B, and the lanes share out those of A, whose
 // values then reach the others by shuffles, one instruction each. Reference: src/ops/matmul.rs
-// use: index store quads
+// use: index store edges
 const M: u32 = 64u;
 const N: u32 = 64u;
 const K: u32 = 64u;
@@ -74,8 +74,6 @@ fn main(
     }
 }
 
-// Rows and columns past an edge of C repeat the last ones, so that no load leaves its matrix; they are not stored.
-
 // A lane's share of LANES rows of op(A) from `m`, in steps `k` to `k + 3`: its own row, or four rows at its own step.
 fn load_a(m: u32, k: u32, lane: u32) -> vec4<f32> {
     if TA {
@@ -84,29 +82,4 @@ fn load_a(m: u32, k: u32, lane: u32) -> vec4<f32> {
         return select(vec4<f32>(), a_quad(min(step, K - 1u) * LDA + A_COLUMN + row), step < K);
     }
     return within_k(a_quad(min(m + lane, M - 1u) * LDA + A_COLUMN + k), k);
-}
-
-// Columns `n` to `n + 3` of op(B), in steps `k` to `k + 3`, each a column of the result.
-fn load_b(k: u32, n: u32) -> mat4x4<f32> {
-    var quads: mat4x4<f32>;
-    for (var i = 0u; i < 4u; i++) {
-        if TB {
-            quads[i] = within_k(b_quad(min(n + i, N - 1u) * LDB + B_COLUMN + k), k);
-        } else {
-            let quad = b_quad(min(k + i, K - 1u) * LDB + B_COLUMN + min(n, (N - 1u) / 4u * 4u));
-            quads[i] = select(vec4<f32>(), quad, k + i < K);
-        }
-    }
-    if TB {
-        return transpose(quads);
-    }
-    return quads;
-}
-
-// A quad along K from `k`, with zeros past its end.
-fn within_k(quad: vec4<f32>, k: u32) -> vec4<f32> {
-    if K % 4u == 0u {
-        return quad;
-    }
-    return select(vec4<f32>(), quad, k + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(K));
 }

@@ -1,108 +1,175 @@
-//! Generation: next-token logits from the full forward pass, and how a token is chosen from them.
+//! Generation: a prompt fills a cache of keys and values, and every further token is one replay of a small decode plan.
+//!
+//! The token that a step draws stays on the device, where the next step reads it: the host only watches, a few steps behind.
+//! Past the context length the last half of it is read again from position 0 and generation goes on from there: positions
+//! are learned, so a cache cannot simply slide.
+
+pub mod beam;
+mod decoder;
+pub mod stop;
 
 use crate::error::Result;
-use crate::executor::{Executor, Program};
-use crate::graph::{Graph, Plan, Shape, Step, Tensor};
+use crate::executor::Executor;
 use crate::models::config::Gpt2Config;
 use crate::models::folder::Weights;
-use crate::models::gpt2::Gpt2;
 use crate::models::upload::upload;
-use rand::{RngExt, SeedableRng};
-use rand_pcg::Pcg64;
+use beam::{BeamOptions, BeamSearch, Hypothesis, Next};
+use decoder::{Choice, Decoder};
 
-/// Tokens that the smallest program sees.
-const SHORTEST_WINDOW: usize = 16;
+pub use decoder::MOST_ROWS;
 
-/// Logits of a model on a device whose store holds its parameters.
+/// What one token was.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Token {
+    pub id: u32,
+    /// The model's log-probability of it, in nats: log-softmax of the unprocessed logits.
+    pub log_probability: f32,
+}
+
+/// How tokens are drawn: with the meaning of Hugging Face transformers, in the order of the fields.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// Above 1, tokens that the text has become less likely; 1 is off.
+    pub repetition_penalty: f32,
+    /// Below 1 is more likely text, above 1 more varied; 0 takes the most likely token.
+    pub temperature: f32,
+    /// Draws among this many of the most likely tokens; 0 for all.
+    pub top_k: usize,
+    /// Draws among the most likely tokens that together reach this probability; 1 for all.
+    pub top_p: f32,
+    /// Draws among tokens at least this many times as likely as the most likely one; 0 for all.
+    pub min_p: f32,
+}
+
+impl Draw {
+    /// The most likely token, always.
+    pub const GREEDY: Draw = Draw { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+}
+
+/// A model on a device that continues texts, `rows` of them at once.
 pub struct Generator {
-    config: Gpt2Config,
-    /// Programs for windows of growing length, made when first needed.
-    windows: Vec<(usize, Program)>,
+    decoder: Decoder,
 }
 
 impl Generator {
-    pub fn new(config: &Gpt2Config) -> Generator {
-        Generator { config: config.clone(), windows: vec![] }
+    /// A generator whose weights it writes to the device's store. `vocabulary`: ids below it may be drawn.
+    pub fn new(
+        executor: &mut dyn Executor,
+        config: &Gpt2Config,
+        weights: &Weights,
+        vocabulary: usize,
+        rows: usize,
+    ) -> Result<Generator> {
+        let generator = Generator::of_store(executor, config, vocabulary, rows)?;
+        upload(executor, weights)?;
+        Ok(generator)
     }
 
-    /// Writes a model's weights to the device's store.
-    pub fn load(&mut self, executor: &mut dyn Executor, weights: &Weights) -> Result<()> {
-        self.program(executor, self.config.context.min(SHORTEST_WINDOW))?; // allocates the store
-        upload(executor, weights)
+    /// A generator of the model whose weights are in the device's store, or will be.
+    pub fn of_store(
+        executor: &mut dyn Executor,
+        config: &Gpt2Config,
+        vocabulary: usize,
+        rows: usize,
+    ) -> Result<Generator> {
+        Ok(Generator { decoder: Decoder::new(executor, config, vocabulary, rows)? })
     }
 
-    /// Logits (V) of the token after `ids`. Of more than the model's context, the last tokens that fit are seen.
-    pub fn next_logits(&mut self, executor: &mut dyn Executor, ids: &[u32]) -> Result<Vec<f32>> {
-        let seen = &ids[ids.len().saturating_sub(self.config.context)..];
-        let window = self.config.context.min(seen.len().next_power_of_two().max(SHORTEST_WINDOW));
-        let program = self.program(executor, window)?;
-        // Positions after the last are causal: what stands there changes nothing before.
-        let padded: Vec<u32> = seen.iter().copied().chain(std::iter::repeat(0)).take(window).collect();
-        executor.write(program, "ids", bytemuck::cast_slice(&padded))?;
-        let step = Step { position: seen.len() as u32 - 1, ..Step::default() };
-        executor.run(program, 0, &step)?;
-        executor.read(program, "logits")
+    /// Draws up to `tokens` tokens in each row after `prompt`, of which the last tokens that fit the context are seen; row r
+    /// draws with seed `seed + r`. `take(row, token)` gets each token in order as it arrives and returns whether the row
+    /// goes on.
+    ///
+    /// Panics if `prompt` is empty.
+    pub fn sample(
+        &mut self,
+        executor: &mut dyn Executor,
+        prompt: &[u32],
+        tokens: usize,
+        draw: &Draw,
+        seed: u32,
+        take: &mut dyn FnMut(usize, Token) -> Result<bool>,
+    ) -> Result<()> {
+        let rows = self.decoder.rows();
+        let choice = Choice::Draw(draw.clone());
+        self.decoder.start(executor, prompt, &choice)?;
+        let mut texts = vec![prompt.to_vec(); rows];
+        let mut going = vec![true; rows];
+        let mut queued = 0;
+        while queued < tokens && going.contains(&true) {
+            if self.decoder.is_full() {
+                // The texts so far are needed to read the last of them again.
+                for step in self.decoder.collect(executor, true)? {
+                    deliver(&step, &mut texts, &mut going, take)?;
+                }
+                self.decoder.slide(executor, &texts)?;
+            }
+            self.decoder.step(executor, &choice, seed)?;
+            queued += 1;
+            for step in self.decoder.collect(executor, false)? {
+                deliver(&step, &mut texts, &mut going, take)?;
+            }
+        }
+        for step in self.decoder.collect(executor, true)? {
+            deliver(&step, &mut texts, &mut going, take)?;
+        }
+        Ok(())
+    }
+
+    /// The best continuations of `prompt` by beam search; the generator's rows are the beams.
+    ///
+    /// Panics if `prompt` is empty or the rows are not `options.beams`.
+    pub fn beams(
+        &mut self,
+        executor: &mut dyn Executor,
+        prompt: &[u32],
+        tokens: usize,
+        options: &BeamOptions,
+    ) -> Result<Vec<Hypothesis>> {
+        assert_eq!(self.decoder.rows(), options.beams, "a row for every beam");
+        let count = options.candidates().min(self.decoder.vocabulary());
+        let choice = Choice::Best { count, repetition_penalty: options.repetition_penalty };
+        self.decoder.start(executor, prompt, &choice)?;
+        let mut search = BeamSearch::new(*options, tokens);
+        let mut texts = vec![prompt.to_vec(); options.beams];
+        for _ in 0..tokens {
+            if self.decoder.is_full() {
+                self.decoder.slide(executor, &texts)?;
+            }
+            self.decoder.step(executor, &choice, 0)?;
+            let candidates = self.decoder.candidates(executor, &choice)?;
+            let Next::Continue { ids, parents } = search.advance(&candidates) else { break };
+            texts = parents.iter().map(|parent| texts[*parent as usize].clone()).collect();
+            texts.iter_mut().zip(&ids).for_each(|(text, id)| text.push(*id));
+            self.decoder.follow(executor, &choice, &ids, &parents)?;
+        }
+        Ok(search.finish())
+    }
+
+    /// Logits (rows, V) of the token after `prompt`.
+    pub fn logits(&mut self, executor: &mut dyn Executor, prompt: &[u32]) -> Result<Vec<f32>> {
+        let choice = Choice::Draw(Draw::GREEDY);
+        self.decoder.start(executor, prompt, &choice)?;
+        self.decoder.step(executor, &choice, 0)?;
+        self.decoder.collect(executor, true)?;
+        self.decoder.logits(executor, &choice)
     }
 
     /// Frees the programs' buffers.
     pub fn free(self, executor: &mut dyn Executor) {
-        self.windows.into_iter().for_each(|(_, program)| executor.unload(program));
-    }
-
-    fn program(&mut self, executor: &mut dyn Executor, window: usize) -> Result<Program> {
-        if let Some((_, program)) = self.windows.iter().find(|(w, _)| *w == window) {
-            return Ok(*program);
-        }
-        let mut g = Graph::new();
-        let ids = g.input("ids", Shape::u32(&[1, window]));
-        let logits: Tensor = Gpt2 { config: &self.config, training: false }.next_logits(&mut g, ids);
-        g.output("logits", logits);
-        let plan = Plan::new(&g, executor.limits())?;
-        let program = executor.load(&g, plan)?;
-        self.windows.push((window, program));
-        Ok(program)
+        self.decoder.free(executor);
     }
 }
 
-/// How the next token is chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Strategy {
-    /// The most likely token; the smallest id of equals.
-    Greedy,
-    /// A random token, by softmax(logits / temperature) over the `top_k` most likely ones (all if 0).
-    Sample { temperature: f32, top_k: usize },
-}
-
-/// Chooses tokens, seeded.
-pub struct Sampler {
-    strategy: Strategy,
-    rng: Pcg64,
-}
-
-impl Sampler {
-    pub fn new(strategy: Strategy, seed: u64) -> Sampler {
-        Sampler { strategy, rng: Pcg64::seed_from_u64(seed) }
+/// Hands one step's tokens on; rows that have ended stay silent.
+fn deliver(
+    step: &[Token],
+    texts: &mut [Vec<u32>],
+    going: &mut [bool],
+    take: &mut dyn FnMut(usize, Token) -> Result<bool>,
+) -> Result<()> {
+    for (row, token) in step.iter().enumerate() {
+        texts[row].push(token.id);
+        going[row] = going[row] && take(row, *token)?;
     }
-
-    /// The id chosen from logits (V).
-    pub fn choose(&mut self, logits: &[f32]) -> u32 {
-        // Ties go to the smaller id, as the sort is stable; non-finite logits of a broken model sort last.
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let logit = |id: u32| if logits[id as usize].is_finite() { logits[id as usize] } else { f32::MIN };
-        order.sort_by(|a, b| logit(*b).total_cmp(&logit(*a)));
-        match self.strategy {
-            Strategy::Greedy | Strategy::Sample { temperature: 0.0, .. } => order[0],
-            Strategy::Sample { temperature, top_k } => {
-                let kept = if top_k == 0 { &order[..] } else { &order[..top_k.min(order.len())] };
-                let largest = logit(kept[0]);
-                let weight = |id: &u32| (f64::from(logit(*id) - largest) / f64::from(temperature)).exp();
-                let mut left = self.rng.random_range(0.0..1.0) * kept.iter().map(weight).sum::<f64>();
-                let chosen = kept.iter().find(|id| {
-                    left -= weight(id);
-                    left < 0.0
-                });
-                *chosen.unwrap_or(&kept[0])
-            }
-        }
-    }
+    Ok(())
 }

@@ -66,6 +66,11 @@ impl Graph {
         self.leaf(name, Leaf::State, Shape::f32(dims))
     }
 
+    /// As [`Graph::state`], of token ids or bits.
+    pub fn state_u32(&mut self, name: &str, dims: &[usize]) -> Tensor {
+        self.leaf(name, Leaf::State, Shape::u32(dims))
+    }
+
     /// A named input that the host writes before a replay.
     pub fn input(&mut self, name: &str, shape: Shape) -> Tensor {
         self.leaf(name, Leaf::Input, shape)

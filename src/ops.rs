@@ -5,6 +5,10 @@ pub mod adamw;
 pub mod add;
 pub mod attention;
 pub mod attention_backward;
+pub mod attention_cached;
+pub mod best_tokens;
+pub mod cache_append;
+pub mod cache_reorder;
 pub mod case;
 pub mod column_sum;
 pub mod cross_entropy;
@@ -16,7 +20,7 @@ pub mod gelu;
 pub mod global_norm;
 pub mod layernorm;
 pub mod matmul;
-pub mod select_row;
+pub mod next_token;
 
 pub use case::{Case, Draw};
 
@@ -26,6 +30,10 @@ pub fn cases() -> Vec<&'static Case> {
         adamw::CASES,
         add::CASES,
         attention::CASES,
+        attention_cached::CASES,
+        best_tokens::CASES,
+        cache_append::CASES,
+        cache_reorder::CASES,
         column_sum::CASES,
         cross_entropy::CASES,
         dropout::CASES,
@@ -34,7 +42,7 @@ pub fn cases() -> Vec<&'static Case> {
         global_norm::CASES,
         layernorm::CASES,
         matmul::CASES,
-        select_row::CASES,
+        next_token::CASES,
     ];
     ops.into_iter().flatten().collect()
 }

@@ -9,7 +9,10 @@ const SHARED: &[Shader] = &[
     shader!("shared/index"),
     shader!("shared/reduce"),
     shader!("shared/random"),
+    shader!("shared/logit"),
+    shader!("shared/seen"),
     shader!("shared/gelu"),
+    shader!("shared/edges"),
     shader!("shared/quads"),
     shader!("shared/quads_unaligned"),
     shader!("shared/store"),
@@ -23,7 +26,7 @@ const SHARED: &[Shader] = &[
 pub fn specialise(shader: Shader, constants: &[(&str, Constant)], swaps: &[(&str, &str)]) -> String {
     let mut text = shader.source.to_string();
     for (named, taken) in swaps {
-        assert!(uses(&text).contains(named), "{shader:?} does not use `{named}`");
+        assert!(used(shader.source).contains(named), "{shader:?} does not use `{named}`");
         assert!(shared(taken).is_some(), "there is no shared shader `{taken}`");
     }
     let mut pending: Vec<&str> = uses(shader.source);
@@ -59,6 +62,17 @@ fn literal(value: Constant) -> String {
 
 fn shared(name: &str) -> Option<&'static Shader> {
     SHARED.iter().find(|s| s.stem.strip_prefix("shared/") == Some(name))
+}
+
+/// All shared files that a text uses, also through another.
+fn used(text: &str) -> Vec<&str> {
+    let mut names = uses(text);
+    let mut next = 0;
+    while let Some(file) = names.get(next).and_then(|name| shared(name)) {
+        names.extend(uses(file.source));
+        next += 1;
+    }
+    names
 }
 
 /// Names in the `// use:` line.

@@ -5,7 +5,7 @@ struct Step {
     seed: u32,
     learning_rate: f32,
     position: u32,
+    row: u32,
     reserved_0: u32,
     reserved_1: u32,
-    reserved_2: u32,
 }

@@ -7,8 +7,7 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::executor::Executor;
 use wgpt::fail;
-use wgpt::generate::{Generator, Sampler, Strategy};
-use wgpt::models::config::Gpt2Config;
+use wgpt::generate::{Draw, Generator};
 use wgpt::models::folder::{Weights, read_config};
 
 #[derive(clap::Args)]
@@ -53,7 +52,6 @@ struct Loaded {
     executor: Box<dyn Executor>,
     generator: Generator,
     tokenizer: Tokenizer,
-    config: Gpt2Config,
 }
 
 impl Sample {
@@ -86,37 +84,38 @@ impl Sample {
             );
         }
         let mut executor = global.open()?;
-        let mut generator = Generator::new(&config);
-        generator.load(executor.as_mut(), &weights)?;
-        Ok(Loaded { executor, generator, tokenizer, config })
+        let vocabulary = tokenizer.vocabulary_size();
+        let generator = Generator::new(executor.as_mut(), &config, &weights, vocabulary, 1)?;
+        Ok(Loaded { executor, generator, tokenizer })
     }
 
     /// Generates one text to stdout, ending with a newline.
     fn text(&self, loaded: &mut Loaded, prompt: &[u32], seed: u64) -> Result<()> {
-        let strategy = match self.strategy {
-            Choice::Greedy => Strategy::Greedy,
-            Choice::Sample => Strategy::Sample { temperature: self.temperature, top_k: self.top_k },
+        let temperature = match self.strategy {
+            Choice::Greedy => 0.0,
+            Choice::Sample => self.temperature,
         };
-        let mut sampler = Sampler::new(strategy, seed);
+        let draw = Draw { temperature, top_k: self.top_k, ..Draw::GREEDY };
         let mut stream = loaded.tokenizer.stream();
-        let mut ids = prompt.to_vec();
         let stop = self.stop.as_ref().map(|stop| stop.replace("\\n", "\n"));
         let mut out = Printer { stop: stop.as_deref().filter(|s| !s.is_empty()), held: String::new() };
         out.print(self.prompt.trim_start_matches('\n'))?;
         let mut stopped = false;
-        for _ in 0..self.tokens {
-            let logits = loaded.generator.next_logits(loaded.executor.as_mut(), &ids)?;
-            // Tokens that pad the vocabulary have no text.
-            let id = sampler.choose(&logits[..loaded.tokenizer.vocabulary_size().min(loaded.config.vocab_size)]);
-            if loaded.tokenizer.end_of_text() == Some(id) {
-                break;
-            }
-            ids.push(id);
-            if out.push(&stream.push(id)?)? {
-                stopped = true;
-                break;
-            }
-        }
+        let end = loaded.tokenizer.end_of_text();
+        loaded.generator.sample(
+            loaded.executor.as_mut(),
+            prompt,
+            self.tokens,
+            &draw,
+            seed as u32,
+            &mut |_, token| {
+                if end == Some(token.id) {
+                    return Ok(false);
+                }
+                stopped = out.push(&stream.push(token.id)?)?;
+                Ok(!stopped)
+            },
+        )?;
         if !stopped {
             let rest = stream.finish()?;
             out.push(&rest)?;

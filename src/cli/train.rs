@@ -12,7 +12,7 @@ use wgpt::data::story;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
-use wgpt::generate::{Generator, Sampler, Strategy};
+use wgpt::generate::{Draw, Generator};
 use wgpt::models::config::Gpt2Config;
 use wgpt::models::folder::{Weights, read_config};
 use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
@@ -259,17 +259,19 @@ impl Run<'_> {
     fn sample(&mut self, bar: &ProgressBar) -> Result<()> {
         let Some(tokenizer) = &self.material.tokenizer else { return Ok(()) };
         let config = self.trainer.config().clone();
-        let mut generator = Generator::new(&config);
-        let mut sampler = Sampler::new(Strategy::Sample { temperature: 0.8, top_k: 0 }, self.trainer.steps_done());
-        let mut ids = tokenizer.encode("\n").ok().filter(|ids| !ids.is_empty()).unwrap_or_else(|| vec![0]);
-        let start = ids.len();
-        for _ in 0..100 {
-            let logits = generator.next_logits(self.trainer.executor(), &ids)?;
-            ids.push(sampler.choose(&logits));
-        }
-        let text = tokenizer.decode(&ids[start..])?;
+        let vocabulary = tokenizer.vocabulary_size().min(config.vocab_size);
+        let prompt = tokenizer.encode("\n").ok().filter(|ids| !ids.is_empty()).unwrap_or_else(|| vec![0]);
+        let draw = Draw { temperature: 0.8, ..Draw::GREEDY };
+        let (seed, executor) = (self.trainer.steps_done() as u32, self.trainer.executor());
+        let mut generator = Generator::of_store(executor, &config, vocabulary, 1)?;
+        let mut ids = vec![];
+        generator.sample(executor, &prompt, 100, &draw, seed, &mut |_, token| {
+            ids.push(token.id);
+            Ok(true)
+        })?;
+        generator.free(executor);
+        let text = tokenizer.decode(&ids)?;
         bar.suspend(|| self.global.say(&format!("sample: {}", text.trim())));
-        generator.free(self.trainer.executor());
         Ok(())
     }
 

@@ -149,6 +149,19 @@ impl Limits {
         assert!(size > 0, "a row of {row_bytes} bytes is too long for bindings of {} bytes", self.binding_bytes);
         (0..rows).step_by(size).map(|start| start..rows.min(start + size)).collect()
     }
+
+    /// As [`Limits::row_chunks`], of a few long entries: ranges of any number of them that start aligned.
+    pub fn entry_chunks(&self, entries: usize, entry_bytes: u64) -> Vec<Range<usize>> {
+        let fit = (self.binding_bytes / entry_bytes.max(1)) as usize;
+        if fit >= entries {
+            return std::iter::once(0..entries).collect();
+        }
+        // An alignment is a power of two.
+        let step = (self.alignment_bytes >> entry_bytes.trailing_zeros()).max(1) as usize;
+        let size = fit / step * step;
+        assert!(size > 0, "{entry_bytes} bytes are too long for bindings of {} bytes", self.binding_bytes);
+        (0..entries).step_by(size).map(|start| start..entries.min(start + size)).collect()
+    }
 }
 
 /// A WGSL file: its stem and its text. Made by [`crate::shader!`].
@@ -299,9 +312,11 @@ pub struct Step {
     pub seed: u32,
     /// Learning rate of this step.
     pub learning_rate: f32,
-    /// Position in the sequence that `select_row` takes.
+    /// Position of the first token that is fed.
     pub position: u32,
-    pub reserved: [u32; 3],
+    /// First row of a key/value cache that is written.
+    pub row: u32,
+    pub reserved: [u32; 2],
 }
 
 /// Reads a u32 tensor that travels as f32 bits.

@@ -8,16 +8,28 @@ use super::config::{Activation, Gpt2Config, HEAD};
 use crate::graph::{Graph, Shape, Tensor};
 use crate::ops::add::Add;
 use crate::ops::attention::Attention;
+use crate::ops::attention_cached::AttentionCached;
+use crate::ops::cache_append::CacheAppend;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::dropout::Dropout;
 use crate::ops::embedding::Embedding;
 use crate::ops::gelu::Form;
 use crate::ops::layernorm::LayerNorm;
 use crate::ops::matmul::Matmul;
-use crate::ops::select_row::SelectRow;
 use rand::SeedableRng;
 use rand_distr::{Distribution, Normal};
 use rand_pcg::Pcg64;
+
+/// What attention sees beside the positions that are fed.
+#[derive(Clone, Copy)]
+enum Past {
+    /// Nothing: sequences are whole.
+    None,
+    /// Nothing yet: sequences are whole, and their keys and values go to a cache of this many rows.
+    Kept { rows: usize },
+    /// A cache of this many rows, to which the one new position of each row is added.
+    Cached { rows: usize },
+}
 
 /// Builds a model's graph. Dropout is on only while training.
 pub struct Gpt2<'a> {
@@ -37,15 +49,25 @@ impl Gpt2<'_> {
 
     /// Logits (B, T, V) of token ids (B, T).
     pub fn logits(&self, g: &mut Graph, ids: Tensor) -> Tensor {
-        let x = self.hidden(g, ids);
+        let x = self.hidden(g, ids, Past::None);
         self.head(g, x)
     }
 
-    /// Logits (B, V) at one position, which comes with each replay.
-    pub fn next_logits(&self, g: &mut Graph, ids: Tensor) -> Tensor {
-        let x = self.hidden(g, ids);
-        let x = g.apply(SelectRow, &[x]);
+    /// Stores the keys and values of token ids (1, T), positions from 0 on, in row `Step::row` of a cache of `rows` rows.
+    pub fn prefill(&self, g: &mut Graph, ids: Tensor, rows: usize) {
+        self.hidden(g, ids, Past::Kept { rows });
+    }
+
+    /// Logits (B, 1, V) after one more token of each row, ids (B, 1), at position `Step::position` of a cache of B rows.
+    pub fn decode(&self, g: &mut Graph, ids: Tensor) -> Tensor {
+        let rows = g.shape(ids).rows();
+        let x = self.hidden(g, ids, Past::Cached { rows });
         self.head(g, x)
+    }
+
+    /// The caches of all layers, each (rows, T, 2C): keys and values of every position.
+    pub fn caches(&self, g: &mut Graph, rows: usize) -> Vec<Tensor> {
+        (0..self.config.layers).map(|layer| self.cache(g, layer, rows)).collect()
     }
 
     /// The output projection x W^T, where W is the token embedding unless the model has a head of its own.
@@ -57,7 +79,7 @@ impl Gpt2<'_> {
     }
 
     /// Hidden states (B, T, C) after the last layernorm.
-    fn hidden(&self, g: &mut Graph, ids: Tensor) -> Tensor {
+    fn hidden(&self, g: &mut Graph, ids: Tensor, past: Past) -> Tensor {
         let Gpt2Config { vocab_size: v, context, width: c, layers, dropout, .. } = *self.config;
         g.scope("embedding");
         let wte = g.state("wte.weight", &[v, c]);
@@ -65,23 +87,22 @@ impl Gpt2<'_> {
         let mut x = g.apply(Embedding, &[ids, wte, wpe]); // (B, T, C)
         x = self.dropout(g, x, dropout.embedding, 0);
         for layer in 0..layers {
-            x = self.block(g, x, layer);
+            x = self.block(g, x, layer, past);
         }
         g.scope("ln_f");
         self.layernorm(g, x, "ln_f")
     }
 
     /// x + attention(layernorm(x)), then x + mlp(layernorm(x)).
-    fn block(&self, g: &mut Graph, x: Tensor, layer: usize) -> Tensor {
-        let Gpt2Config { heads, width: c, inner, dropout, .. } = *self.config;
+    fn block(&self, g: &mut Graph, x: Tensor, layer: usize, past: Past) -> Tensor {
+        let Gpt2Config { width: c, inner, dropout, .. } = *self.config;
         let salt = 3 * layer as u32;
         let h = |name: &str| format!("h.{layer}.{name}");
 
         g.scope(h("attn"));
         let n = self.layernorm(g, x, &h("ln_1"));
         let qkv = self.linear(g, n, &h("attn.c_attn"), c, 3 * c, None); // (B, T, 3C)
-        let p = if self.training { dropout.attention } else { 0.0 };
-        let y = g.apply(Attention { heads, dropout: p, salt: salt + 1 }, &[qkv]); // (B, T, C)
+        let y = self.attention(g, qkv, layer, past); // (B, T, C)
         let y = self.linear(g, y, &h("attn.c_proj"), c, c, None);
         let y = self.dropout(g, y, dropout.residual, salt + 2);
         let x = g.apply(Add, &[x, y]);
@@ -92,6 +113,25 @@ impl Gpt2<'_> {
         let y = self.linear(g, y, &h("mlp.c_proj"), inner, c, None);
         let y = self.dropout(g, y, dropout.residual, salt + 3);
         g.apply(Add, &[x, y])
+    }
+
+    /// Of whole sequences, or of one new position to the cache.
+    fn attention(&self, g: &mut Graph, qkv: Tensor, layer: usize, past: Past) -> Tensor {
+        let Gpt2Config { heads, dropout, .. } = *self.config;
+        if let Past::Kept { rows } | Past::Cached { rows } = past {
+            let cache = self.cache(g, layer, rows);
+            let cache = g.apply(CacheAppend, &[qkv, cache]);
+            if let Past::Cached { .. } = past {
+                return g.apply(AttentionCached { heads }, &[qkv, cache]);
+            }
+        }
+        let p = if self.training { dropout.attention } else { 0.0 };
+        g.apply(Attention { heads, dropout: p, salt: 3 * layer as u32 + 1 }, &[qkv])
+    }
+
+    fn cache(&self, g: &mut Graph, layer: usize, rows: usize) -> Tensor {
+        let Gpt2Config { context, width: c, .. } = *self.config;
+        g.state(&format!("cache.{rows}.h.{layer}"), &[rows, context, 2 * c])
     }
 
     fn layernorm(&self, g: &mut Graph, x: Tensor, name: &str) -> Tensor {

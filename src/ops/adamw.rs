@@ -108,6 +108,7 @@ macro_rules! case {
                 (&[report::LEN], Draw::Report),
             ],
             gradient: false,
+            position: 0,
             atol: 1e-7,
             rtol: 4e-6,
             reason: UPDATE,

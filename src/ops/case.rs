@@ -18,6 +18,8 @@ pub enum Draw {
     Between(f32, f32),
     /// Ids below a vocabulary size.
     Ids(u32),
+    /// As `Ids`, and what comes in their place is compared to the bit.
+    Exact(u32),
     /// Ids below a vocabulary size, one in five ignored.
     Targets(u32),
     /// The report of a fine step: clip factor 0.7, update number 5.
@@ -33,6 +35,8 @@ pub struct Case {
     pub inputs: &'static [(&'static [usize], Draw)],
     /// Whether `vjp` runs as well: backward kernels are compared, and checked against finite differences if small enough.
     pub gradient: bool,
+    /// `Step::position` of the replay.
+    pub position: u32,
     /// Absolute and relative tolerance of shader against reference.
     pub atol: f32,
     pub rtol: f32,
@@ -53,6 +57,7 @@ pub struct Built {
     pub inputs: Vec<(String, Vec<f32>)>,
     /// Names of the graph's outputs: `y0`, `y1`, ... and `d0`, `d1`, ... for the gradients of the inputs.
     pub outputs: Vec<String>,
+    position: u32,
 }
 
 impl Case {
@@ -90,7 +95,7 @@ impl Case {
                 }
             }
         }
-        Built { graph: g, inputs, outputs }
+        Built { graph: g, inputs, outputs, position: self.position }
     }
 
     /// Runs the case on `device` and on the reference and compares every output; the error budget's share of each, or
@@ -101,12 +106,25 @@ impl Case {
         let want = built.run(&mut Cpu::default())?;
         let mut compared = vec![];
         for ((name, got), want) in built.outputs.iter().zip(&got).zip(&want) {
-            match check_close(&format!("{} {name}", self.name), got, want, self.atol, self.rtol) {
+            let name_of = format!("{} {name}", self.name);
+            let same = if self.is_ids(name) {
+                check_bits(&name_of, got, want)
+            } else {
+                check_close(&name_of, got, want, self.atol, self.rtol)
+            };
+            match same {
                 Ok(share) => compared.push(Compared { tensor: name.clone(), share }),
                 Err(why) => return Ok(Err(why)),
             }
         }
         Ok(Ok(compared))
+    }
+
+    /// Whether an output is ids or bits, in place of such an input.
+    fn is_ids(&self, output: &str) -> bool {
+        let in_place = (self.op)().in_place();
+        let input = in_place.iter().find(|(slot, _)| output == format!("y{slot}")).map(|(_, input)| *input);
+        input.is_some_and(|input| matches!(self.inputs[input].1, Draw::Exact(_)))
     }
 }
 
@@ -119,7 +137,8 @@ impl Built {
         for (name, values) in &self.inputs {
             device.write(program, name, bytemuck::cast_slice(values))?;
         }
-        let step = Step { step: 3, micro_batch: 5, seed: 7, learning_rate: 0.01, ..Step::default() };
+        let position = self.position;
+        let step = Step { step: 3, micro_batch: 5, seed: 7, learning_rate: 0.01, position, ..Step::default() };
         device.run(program, 0, &step)?;
         let outputs = self.outputs.iter().map(|name| device.read(program, name)).collect();
         device.unload(program);
@@ -131,7 +150,7 @@ impl Draw {
     fn dtype(self) -> Dtype {
         match self {
             Draw::Uniform(_) | Draw::Between(..) | Draw::Report => Dtype::F32,
-            Draw::Ids(_) | Draw::Targets(_) => Dtype::U32,
+            Draw::Ids(_) | Draw::Exact(_) | Draw::Targets(_) => Dtype::U32,
         }
     }
 
@@ -147,12 +166,21 @@ impl Draw {
         let mut one = || match self {
             Draw::Uniform(scale) => rng.random_range(-scale..scale),
             Draw::Between(low, high) => rng.random_range(low..high),
-            Draw::Ids(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
+            Draw::Ids(vocabulary) | Draw::Exact(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
             Draw::Targets(_) if rng.random_ratio(1, 5) => f32::from_bits(crate::data::IGNORED),
             Draw::Targets(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
             Draw::Report => unreachable!("made above"),
         };
         (0..len).map(|_| one()).collect()
+    }
+}
+
+/// Fails unless ids and bits are the same.
+fn check_bits(tensor: &str, got: &[f32], want: &[f32]) -> std::result::Result<f64, String> {
+    let differ = got.iter().zip(want).position(|(g, w)| g.to_bits() != w.to_bits());
+    match differ {
+        Some(i) => Err(format!("{tensor}[{i}] is {:#x} and should be {:#x}", got[i].to_bits(), want[i].to_bits())),
+        None => Ok(0.0),
     }
 }
 

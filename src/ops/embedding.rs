@@ -1,6 +1,7 @@
-//! embedding: y[b, t] = wte[ids[b, t]] + wpe[t]: token and position embedding (GPT, Radford et al. 2018, section 3.1).
+//! embedding: y[b, t] = wte[ids[b, t]] + wpe[position + t]: token and position embedding (GPT, Radford et al. 2018, section 3.1).
 //!
 //!   ids (B, T) u32;  wte (V, C);  wpe (positions, C), positions >= T;  y (B, T, C)
+//!   the position of the first token comes with each replay (`Step::position`): 0 but for a token after a cache
 //!
 //! Backward adds rows of dy that share a token, without atomics and in the order of their positions: a first kernel links
 //! each position to the next one with the same token, a second walks each chain from its first position.
@@ -47,7 +48,8 @@ impl Op for Embedding {
                         .read(0)
                         .read_range(1, bytes(&tokens, c))
                         .read(2)
-                        .write_range(0, bytes(&rows, c)),
+                        .write_range(0, bytes(&rows, c))
+                        .step(),
                 );
             }
         }
@@ -62,11 +64,11 @@ impl Op for Embedding {
         vec![None, needed[1].then_some(dwte), needed[2].then_some(Tensor { slot: 1, ..dwte })]
     }
 
-    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
         let (t, c) = (shapes.inputs[0].columns(), shapes.inputs[1].columns());
         for (row, (y, id)) in outputs[0].chunks_mut(c).zip(as_ids(inputs[0])).enumerate() {
             let token = &inputs[1][*id as usize * c..][..c];
-            let position = &inputs[2][row % t * c..][..c];
+            let position = &inputs[2][(step.position as usize + row % t) * c..][..c];
             y.iter_mut().zip(token).zip(position).for_each(|((y, token), position)| *y = token + position);
         }
     }
@@ -198,6 +200,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Embedding),
         inputs: &[(&[1, 1], Draw::Ids(1)), (&[1, 1], Draw::Uniform(1.0)), (&[1, 1], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 1e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -207,6 +210,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Embedding),
         inputs: &[(&[3, 17], Draw::Ids(11)), (&[11, 67], Draw::Uniform(1.0)), (&[20, 67], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 3e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -216,6 +220,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Embedding),
         inputs: &[(&[2, 9], Draw::Ids(50257)), (&[50257, 768], Draw::Uniform(1.0)), (&[9, 768], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 1e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -225,6 +230,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Embedding),
         inputs: &[(&[70, 1000], Draw::Ids(50)), (&[50, 3], Draw::Uniform(1.0)), (&[1000, 3], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 2e-4,
         rtol: 1e-6,
         reason: "a token's 1400 rows sum to about 20 with roundings of 1e-6 each, tenfold",

@@ -206,6 +206,7 @@ macro_rules! case {
             op: || Arc::new(LayerNorm { eps: 1e-5 }),
             inputs: &[(&$rows, Draw::Uniform(2.0)), (&[$c], Draw::Between(0.5, 1.5)), (&[$c], Draw::Uniform(1.0))],
             gradient: $gradient,
+            position: 0,
             atol: $atol,
             rtol: 4e-6,
             reason: ROW,

@@ -41,7 +41,7 @@ struct Size {
     k: usize,
 }
 
-/// A tiling of one of the two shaders.
+/// A tiling of one of the shaders.
 struct Tiling {
     shader: Shader,
     constants: Vec<(&'static str, usize)>,
@@ -67,7 +67,7 @@ impl Matmul {
         let rows = |rows: &Range<usize>, ld: usize| (rows.start * ld * 4) as u64..(rows.end * ld * 4) as u64;
         let (a_rows, a_column) = if self.ta { (&k, m.start) } else { (&m, k.start) };
         let (b_rows, b_column) = if self.tb { (&n, k.start) } else { (&k, n.start) };
-        let tiling = Tiling::choose(m.len(), n.len(), limits);
+        let tiling = Tiling::choose(m.len(), n.len(), self.ta, limits);
         let tiles = m.len().div_ceil(tiling.tile.0) * n.len().div_ceil(tiling.tile.1);
         let first = k.start == 0;
         let mut d = Dispatch::new(tiling.shader)
@@ -106,7 +106,7 @@ impl Matmul {
 
 impl Tiling {
     /// A tiling for an M x N product on this kind of adapter.
-    fn choose(m: usize, n: usize, limits: &Limits) -> Tiling {
+    fn choose(m: usize, n: usize, ta: bool, limits: &Limits) -> Tiling {
         let lanes = limits.subgroup;
         if limits.family == Family::Software && lanes >= 4 && lanes.is_power_of_two() {
             // On lavapipe 8 rows reach three quarters of the speed of 16; 32 gain a fifth on one version and lose one on
@@ -114,6 +114,9 @@ impl Tiling {
             let tm = m.min(16);
             let constants = vec![("TM", tm), ("LANES", lanes)];
             return Tiling { shader: shader!("matmul_registers"), constants, tile: (tm, 4 * lanes), quads: true };
+        }
+        if m <= FEW_ROWS && !ta {
+            return Tiling::vector(m, n, limits);
         }
         // The largest tile that still leaves enough workgroups to fill a large GPU; 256 threads in any case.
         let (bm, bn, bk, tm, tn) = match m.div_ceil(128) * n.div_ceil(128) {
@@ -125,6 +128,25 @@ impl Tiling {
         Tiling { shader: shader!("matmul_tiled"), constants, tile: (bm, bn), quads: false }
     }
 }
+
+impl Tiling {
+    /// For few rows, where reading B is all that counts.
+    fn vector(m: usize, n: usize, limits: &Limits) -> Tiling {
+        let (across, slices) = match limits.family {
+            // Wide enough that a row of B is read in whole cache lines, narrow enough that a large GPU has work everywhere.
+            Family::Gpu => {
+                let across = [16, 8].into_iter().find(|across| n.div_ceil(4 * across) >= 128).unwrap_or(4);
+                (across, 256 / across)
+            }
+            Family::Software => (8, 1),
+        };
+        let constants = vec![("ACROSS", across), ("SLICES", slices)];
+        Tiling { shader: shader!("matmul_vector"), constants, tile: (m, 4 * across), quads: true }
+    }
+}
+
+/// Rows up to which a product is bound by reading B.
+const FEW_ROWS: usize = 8;
 
 impl Op for Matmul {
     fn name(&self) -> &'static str {
@@ -247,6 +269,22 @@ fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     y
 }
 
+/// A product of few rows, as in decoding.
+macro_rules! few_rows {
+    ($name:literal, $op:expr, $a:expr, $b:expr, $bias:expr) => {
+        Case {
+            name: $name,
+            op: || Arc::new($op),
+            inputs: &[($a, Draw::Uniform(1.0)), ($b, Draw::Uniform(1.0)), ($bias, Draw::Uniform(1.0))],
+            gradient: false,
+            position: 0,
+            atol: 2e-5,
+            rtol: 2e-6,
+            reason: SUM,
+        }
+    };
+}
+
 const SUM: &str = "f32 sums of K products of numbers below 1: about sqrt(K) roundings of 6e-8, tenfold";
 
 pub const CASES: &[Case] = &[
@@ -255,6 +293,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul::default()),
         inputs: &[(&[1, 1], Draw::Uniform(1.0)), (&[1, 1], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 1e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -264,6 +303,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul::default()),
         inputs: &[(&[2, 33, 70], Draw::Uniform(1.0)), (&[70, 65], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 6e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -273,6 +313,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul::default()),
         inputs: &[(&[33, 20], Draw::Uniform(1.0)), (&[20, 36], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 6e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -282,6 +323,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul { ta: true, tb: true, ..Matmul::default() }),
         inputs: &[(&[20, 36], Draw::Uniform(1.0)), (&[44, 20], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 6e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -291,6 +333,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul { ta: true, ..Matmul::default() }),
         inputs: &[(&[70, 65], Draw::Uniform(1.0)), (&[70, 33], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 6e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -300,6 +343,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul { tb: true, ..Matmul::default() }),
         inputs: &[(&[65, 70], Draw::Uniform(1.0)), (&[33, 70], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 6e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -309,6 +353,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul { ta: true, tb: true, ..Matmul::default() }),
         inputs: &[(&[19, 130], Draw::Uniform(1.0)), (&[9, 19], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 6e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -318,6 +363,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul { bias: true, ..Matmul::default() }),
         inputs: &[(&[5, 33], Draw::Uniform(1.0)), (&[33, 17], Draw::Uniform(1.0)), (&[17], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 6e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -327,6 +373,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul { bias: true, gelu: Some(Form::Tanh), ..Matmul::default() }),
         inputs: &[(&[67, 40], Draw::Uniform(1.0)), (&[40, 66], Draw::Uniform(1.0)), (&[66], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 1.5e-5,
         rtol: 5e-6,
         reason: "as without GELU; backward sums 67 gradients that carry GELU's own error",
@@ -336,6 +383,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul { bias: true, gelu: Some(Form::Erf), ..Matmul::default() }),
         inputs: &[(&[9, 40], Draw::Uniform(1.0)), (&[40, 16], Draw::Uniform(1.0)), (&[16], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 1.5e-5,
         rtol: 5e-6,
         reason: "as without GELU; backward sums 16 gradients that carry GELU's own error",
@@ -345,6 +393,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul { ta: true, accumulate: true, ..Matmul::default() }),
         inputs: &[(&[33, 20], Draw::Uniform(1.0)), (&[33, 70], Draw::Uniform(1.0)), (&[20, 70], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 6e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -354,15 +403,38 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul::default()),
         inputs: &[(&[129, 257], Draw::Uniform(1.0)), (&[257, 131], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 1.2e-5,
         rtol: 1e-6,
         reason: SUM,
     },
+    few_rows!(
+        "matmul of one row, with bias: 1x768 by 768x2304",
+        Matmul { bias: true, ..Matmul::default() },
+        &[1, 768],
+        &[768, 2304],
+        &[2304]
+    ),
+    few_rows!(
+        "matmul of four rows, with bias and gelu: 4x130 by 130x66",
+        Matmul { bias: true, gelu: Some(Form::Tanh), ..Matmul::default() },
+        &[4, 130],
+        &[130, 66],
+        &[66]
+    ),
+    few_rows!(
+        "matmul of eight rows, added: 8x257 by B^T 131x257",
+        Matmul { tb: true, accumulate: true, ..Matmul::default() },
+        &[8, 257],
+        &[131, 257],
+        &[8, 131]
+    ),
     Case {
         name: "matmul, more rows than 65535: 65600x3 by 3x2",
         op: || Arc::new(Matmul::default()),
         inputs: &[(&[65600, 3], Draw::Uniform(1.0)), (&[3, 2], Draw::Uniform(1.0))],
         gradient: false,
+        position: 0,
         atol: 1e-6,
         rtol: 1e-6,
         reason: SUM,
@@ -372,6 +444,7 @@ pub const CASES: &[Case] = &[
         op: || Arc::new(Matmul { tb: true, ..Matmul::default() }),
         inputs: &[(&[3, 768], Draw::Uniform(1.0)), (&[50257, 768], Draw::Uniform(1.0))],
         gradient: true,
+        position: 0,
         atol: 1.5e-3,
         rtol: 2e-5,
         reason: "dA sums 50257 products in order: a partial sum near 75 rounds by up to 3.8e-6, which over sqrt(50257) gives a \

@@ -1,91 +1,303 @@
-//! Next-token logits against the full forward pass, and the sampler's choices.
+//! Generation: cached against uncached logits, sliding, rows, what is drawn against exact probabilities, beams.
 
-use wgpt::executor::Executor;
-use wgpt::generate::{Generator, Sampler, Strategy};
-use wgpt::gpu::Gpu;
-use wgpt::graph::{Graph, Plan, Shape, Step};
+use wgpt::executor::{Executor, Program};
+use wgpt::generate::beam::{BeamOptions, BeamSearch, EarlyStopping, Next};
+use wgpt::generate::{Draw, Generator, Token};
+use wgpt::gpu::{Gpu, choose};
+use wgpt::graph::{Family, Graph, Plan, Shape, Step};
 use wgpt::models::config::Gpt2Config;
 use wgpt::models::gpt2::{Gpt2, initial_values};
 use wgpt::ops::case::check_close;
+use wgpt::ops::next_token::{NextToken, seen_words};
 use wgpt::reference::Cpu;
 
 const VOCABULARY: usize = 11;
+const CONTEXT: usize = 40;
 
 fn config() -> Gpt2Config {
-    Gpt2Config::new(VOCABULARY, 40, 2, 2, 16)
+    Gpt2Config::new(VOCABULARY, CONTEXT, 2, 2, 16)
 }
 
-/// Logits (T, V) of a whole sequence.
-fn all_logits(device: &mut dyn Executor, ids: &[u32]) -> Vec<f32> {
+fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
+    let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
+    vec![
+        ("reference", Box::new(Cpu::default())),
+        ("kernels for software adapters", gpu(Family::Software)),
+        ("kernels for GPUs", gpu(Family::Gpu)),
+    ]
+}
+
+/// A generator of a random model.
+fn generator(device: &mut dyn Executor, rows: usize) -> Generator {
     let config = config();
-    let mut g = Graph::new();
-    let input = g.input("ids", Shape::u32(&[1, ids.len()]));
-    let logits = Gpt2 { config: &config, training: false }.logits(&mut g, input);
-    g.output("logits", logits);
-    let plan = Plan::new(&g, device.limits()).unwrap();
-    let program = device.load(&g, plan).unwrap();
-    device.write(program, "ids", bytemuck::cast_slice(ids)).unwrap();
-    device.run(program, 0, &Step::default()).unwrap();
-    let values = device.read(program, "logits").unwrap();
-    device.unload(program);
-    values
+    let generator = Generator::of_store(device, &config, VOCABULARY, rows).unwrap();
+    for (name, dims) in config.parameters() {
+        let values = initial_values(&config, &name, dims.iter().product(), 0.3, 5);
+        device.write_state(&name, &values).unwrap();
+    }
+    generator
+}
+
+/// The forward pass over whole sequences, without a cache.
+struct Uncached(Program);
+
+impl Uncached {
+    fn new(device: &mut dyn Executor) -> Uncached {
+        let config = config();
+        let mut g = Graph::new();
+        let input = g.input("ids", Shape::u32(&[1, CONTEXT]));
+        let logits = Gpt2 { config: &config, training: false }.logits(&mut g, input);
+        g.output("logits", logits);
+        let plan = Plan::new(&g, device.limits()).unwrap();
+        Uncached(device.load(&g, plan).unwrap())
+    }
+
+    /// Logits (V) after the last `window` of `ids`. What is filled up comes after and changes nothing.
+    fn logits(&self, device: &mut dyn Executor, ids: &[u32], window: usize) -> Vec<f32> {
+        let mut seen = ids[ids.len() - window..].to_vec();
+        seen.resize(CONTEXT, 0);
+        device.write(self.0, "ids", bytemuck::cast_slice(&seen)).unwrap();
+        device.run(self.0, 0, &Step::default()).unwrap();
+        device.read(self.0, "logits").unwrap()[(window - 1) * VOCABULARY..window * VOCABULARY].to_vec()
+    }
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let total: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+    logits.iter().map(|x| f64::from(*x) - total.ln()).collect()
+}
+
+fn ids(len: usize) -> Vec<u32> {
+    (0..len as u32).map(|i| (i * i + 3 * i) % VOCABULARY as u32).collect()
+}
+
+/// The tokens of each row.
+fn sample(
+    device: &mut dyn Executor,
+    generator: &mut Generator,
+    rows: usize,
+    prompt: &[u32],
+    tokens: usize,
+    draw: &Draw,
+    seed: u32,
+) -> Vec<Vec<Token>> {
+    let mut texts = vec![vec![]; rows];
+    let mut take = |row: usize, token| {
+        let text: &mut Vec<Token> = &mut texts[row];
+        text.push(token);
+        Ok(true)
+    };
+    generator.sample(device, prompt, tokens, draw, seed, &mut take).unwrap();
+    texts
 }
 
 #[test]
-fn next_logits_are_those_of_the_full_forward_pass_at_every_length() {
-    let devices: [Box<dyn Executor>; 2] = [Box::new(Cpu::default()), Box::new(Gpu::open("auto").unwrap())];
-    for mut device in devices {
-        let config = config();
-        let mut generator = Generator::new(&config);
-        let ids: Vec<u32> = (0..50u32).map(|i| (i * i + 3 * i) % VOCABULARY as u32).collect();
-        generator.next_logits(device.as_mut(), &ids[..1]).unwrap(); // allocates the store
-        for (name, dims) in config.parameters() {
-            let values = initial_values(&config, &name, dims.iter().product(), 0.3, 5);
-            device.write_state(&name, &values).unwrap();
+fn cached_logits_are_those_of_the_full_forward_pass_at_every_position() {
+    for (label, mut device) in devices() {
+        let device = device.as_mut();
+        let mut generator = generator(device, 1);
+        let ids = ids(50);
+        let uncached = Uncached::new(device);
+        // Of a prompt longer than the context the last tokens that fit are seen.
+        for length in (1..=CONTEXT).chain([50]) {
+            let got = generator.logits(device, &ids[..length]).unwrap();
+            let want = uncached.logits(device, &ids[..length], length.min(CONTEXT));
+            // The same sums over the same numbers, in another order.
+            check_close(&format!("{label}: {length} tokens"), &got, &want, 1e-5, 1e-5).unwrap();
         }
-        let full = all_logits(device.as_mut(), &ids[..40]);
-        for length in [1, 2, 15, 16, 17, 31, 32, 33, 39, 40] {
-            let got = generator.next_logits(device.as_mut(), &ids[..length]).unwrap();
-            let want = &full[(length - 1) * VOCABULARY..length * VOCABULARY];
-            // The same sums over the same numbers; only the tiling of another length may differ.
-            check_close(&format!("{length} tokens"), &got, want, 1e-5, 1e-5).unwrap();
-        }
-        // Past the context the last 40 tokens are seen.
-        let got = generator.next_logits(device.as_mut(), &ids).unwrap();
-        let slid = all_logits(device.as_mut(), &ids[10..]);
-        check_close("a full context", &got, &slid[39 * VOCABULARY..], 1e-5, 1e-5).unwrap();
     }
 }
 
 #[test]
-fn greedy_takes_the_largest_and_the_first_of_equals() {
-    let mut sampler = Sampler::new(Strategy::Greedy, 0);
-    assert_eq!(sampler.choose(&[0.0, 2.0, 1.0, 2.0]), 1);
-    assert_eq!(sampler.choose(&[f32::NAN, -5.0, f32::NEG_INFINITY]), 1);
+fn every_token_is_drawn_from_what_the_full_forward_pass_sees_also_after_sliding() {
+    for (label, mut device) in devices() {
+        let device = device.as_mut();
+        let mut generator = generator(device, 1);
+        let uncached = Uncached::new(device);
+        for start in [1, 5, CONTEXT, CONTEXT + 9] {
+            let mut text = ids(start);
+            let mut window = start.min(CONTEXT);
+            let tokens = sample(device, &mut generator, 1, &text, 100, &Draw::GREEDY, 0).remove(0);
+            for token in tokens {
+                let log_probabilities = log_softmax(&uncached.logits(device, &text, window));
+                let largest = log_probabilities.iter().copied().fold(f64::MIN, f64::max);
+                let drawn = log_probabilities[token.id as usize];
+                // Rounding may decide between equals; what is drawn must be among the largest.
+                assert!(largest - drawn < 1e-4, "{label}: {} is drawn at {drawn}, below {largest}", token.id);
+                assert!((f64::from(token.log_probability) - drawn).abs() < 1e-4, "{label}: {token:?} at {drawn}");
+                text.push(token.id);
+                // Half a context and the new token are seen once the context is full.
+                window = if window == CONTEXT { CONTEXT / 2 + 1 } else { window + 1 };
+            }
+        }
+    }
 }
 
 #[test]
-fn samples_follow_the_softmax_and_top_k_cuts_it() {
-    let logits = [0.5f32, -1.0, 2.0, 0.0, 1.0];
-    let draws = 20_000;
-    for (temperature, top_k) in [(1.0, 0), (0.5, 0), (1.0, 3), (2.0, 2)] {
-        let mut sampler = Sampler::new(Strategy::Sample { temperature, top_k }, 9);
-        let mut counts = [0usize; 5];
-        (0..draws).for_each(|_| counts[sampler.choose(&logits) as usize] += 1);
-        let mut order: Vec<usize> = (0..5).collect();
-        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-        order.truncate(if top_k == 0 { 5 } else { top_k });
-        let weight = |i: &usize| f64::from(logits[*i] / temperature).exp();
-        let total: f64 = order.iter().map(weight).sum();
-        let mut chi_squared = 0.0;
-        for (i, count) in counts.into_iter().enumerate() {
-            let expected = if order.contains(&i) { draws as f64 * weight(&i) / total } else { 0.0 };
-            assert!(expected > 0.0 || count == 0, "token {i} is beyond the top {top_k}");
-            if expected > 0.0 {
-                chi_squared += (count as f64 - expected).powi(2) / expected;
+fn rows_draw_what_they_would_draw_alone() {
+    let draw = Draw { temperature: 0.9, top_k: 8, repetition_penalty: 1.1, ..Draw::GREEDY };
+    for (label, mut device) in devices() {
+        let device = device.as_mut();
+        let mut three = generator(device, 3);
+        let together = sample(device, &mut three, 3, &ids(7), 60, &draw, 11);
+        assert_ne!(together[0], together[1], "{label}: rows have seeds of their own");
+        let mut one = generator(device, 1);
+        for (row, text) in together.iter().enumerate() {
+            let alone = sample(device, &mut one, 1, &ids(7), 60, &draw, 11 + row as u32).remove(0);
+            let ids = |text: &[Token]| text.iter().map(|token| token.id).collect::<Vec<_>>();
+            assert_eq!(ids(text), ids(&alone), "{label}: row {row}");
+        }
+    }
+}
+
+#[test]
+fn a_row_that_has_ended_stays_silent_and_generation_ends_with_the_last_row() {
+    let mut device = Gpu::open("auto").unwrap();
+    let mut generator = generator(&mut device, 2);
+    let mut taken = [0, 0];
+    let mut take = |row: usize, _| {
+        taken[row] += 1;
+        Ok(taken[row] < [3, 7][row])
+    };
+    generator.sample(&mut device, &[1, 2], 1000, &Draw::GREEDY, 0, &mut take).unwrap();
+    assert_eq!(taken, [3, 7]);
+}
+
+#[test]
+fn the_loop_allocates_and_compiles_nothing() {
+    let mut device = Gpu::open("auto").unwrap();
+    let mut generator = generator(&mut device, 2);
+    let draw = Draw { temperature: 1.0, ..Draw::GREEDY };
+    sample(&mut device, &mut generator, 2, &ids(9), 60, &draw, 1);
+    let before = device.created();
+    sample(&mut device, &mut generator, 2, &ids(9), 60, &draw, 2);
+    assert_eq!(device.created(), before);
+}
+
+/// How often each token is drawn from `logits` by one op, over `draws` positions and rows.
+fn counts(device: &mut dyn Executor, op: &NextToken, logits: &[f32], draws: usize) -> Vec<f64> {
+    let (rows, v) = (64, logits.len());
+    let mut g = Graph::new();
+    let x = g.input("logits", Shape::f32(&[rows, v]));
+    let seen = g.state_u32("seen", &[rows, seen_words(v)]);
+    let ids = g.state_u32("ids", &[rows, 1]);
+    let report = g.state("report", &[rows, 2]);
+    g.apply(op.clone(), &[x, seen, ids, report]);
+    let plan = Plan::new(&g, device.limits()).unwrap();
+    let program = device.load(&g, plan).unwrap();
+    device.write(program, "logits", bytemuck::cast_slice(&logits.repeat(rows))).unwrap();
+    let mut counts = vec![0.0; v];
+    for position in 0..draws / rows {
+        device.run(program, 0, &Step { position: position as u32, seed: 99, ..Step::default() }).unwrap();
+        let ids = device.read_state("ids").unwrap();
+        ids.iter().for_each(|id| counts[id.to_bits() as usize] += 1.0);
+    }
+    device.unload(program);
+    counts
+}
+
+#[test]
+fn what_is_drawn_follows_the_exact_probabilities() {
+    let logits: Vec<f32> = (0..23).map(|i| ((i * 7 % 23) as f32 - 11.0) / 5.0).collect();
+    let plain = NextToken {
+        vocabulary: logits.len(),
+        repetition_penalty: 1.0,
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+    };
+    // Cuts by number, by mass and by the ratio to the largest, made by sorting.
+    let cases = [
+        (plain.clone(), 23),
+        (NextToken { temperature: 0.5, ..plain.clone() }, 23),
+        (NextToken { top_k: 6, temperature: 1.4, ..plain.clone() }, 6),
+        (NextToken { top_p: 0.5, ..plain.clone() }, 0),
+        (NextToken { min_p: 0.2, ..plain.clone() }, 0),
+        (NextToken { top_k: 12, top_p: 0.8, min_p: 0.15, temperature: 1.2, ..plain }, 0),
+    ];
+    for (label, mut device) in devices() {
+        for (op, size) in &cases {
+            let mut order: Vec<usize> = (0..logits.len()).collect();
+            order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+            let p = |i: usize| f64::from(logits[i] / op.temperature).exp();
+            order.truncate(if op.top_k > 0 { op.top_k } else { order.len() });
+            let total: f64 = order.iter().map(|i| p(*i)).sum();
+            let mut mass = 0.0;
+            order.retain(|i| {
+                let keep = op.top_p == 1.0 || mass < f64::from(op.top_p) * total;
+                mass += p(*i);
+                keep
+            });
+            let most = p(order[0]);
+            order.retain(|i| p(*i) >= f64::from(op.min_p) * most);
+            assert!(*size == 0 || order.len() == *size);
+            let total: f64 = order.iter().map(|i| p(*i)).sum();
+            let draws = 64 * 150;
+            let counts = counts(device.as_mut(), op, &logits, draws);
+            let mut chi_squared = 0.0;
+            for (i, count) in counts.iter().enumerate() {
+                if order.contains(&i) {
+                    let expected = draws as f64 * p(i) / total;
+                    chi_squared += (count - expected).powi(2) / expected;
+                } else {
+                    assert!(*count == 0.0, "{label}: {op:?} draws token {i}, which it cuts");
+                }
+            }
+            // Wilson and Hilferty's approximation of the value that one seed in ten thousand passes (3.72 sigma).
+            let freedom = (order.len() - 1) as f64;
+            let spread = 2.0 / (9.0 * freedom);
+            let limit = freedom * (1.0 - spread + 3.72 * spread.sqrt()).powi(3);
+            assert!(chi_squared < limit, "{label}: chi-squared {chi_squared} is beyond {limit} for {op:?}");
+        }
+    }
+}
+
+#[test]
+fn beams_are_those_of_a_search_over_uncached_logits() {
+    let stop_tokens = [3];
+    for (penalty, early_stopping, tokens) in
+        [(1.0, EarlyStopping::No, 12), (0.0, EarlyStopping::Yes, 60), (2.0, EarlyStopping::Never, 12)]
+    {
+        let options = BeamOptions {
+            beams: 4,
+            length_penalty: penalty,
+            early_stopping,
+            repetition_penalty: 1.0,
+            stop_tokens: &stop_tokens,
+            stops: None,
+            num_return: 4,
+        };
+        for (label, mut device) in devices() {
+            let device = device.as_mut();
+            let mut generator = generator(device, 4);
+            let uncached = Uncached::new(device);
+            let prompt = ids(6);
+            let got = generator.beams(device, &prompt, tokens, &options).unwrap();
+            // The same search with every logit from a whole forward pass; sliding as documented.
+            let mut search = BeamSearch::new(options, tokens);
+            let mut texts = vec![prompt.clone(); 4];
+            let mut window = prompt.len();
+            for _ in 0..tokens {
+                let row = |text: &Vec<u32>| {
+                    let all = log_softmax(&uncached.logits(&mut *device, text, window));
+                    let mut all: Vec<(u32, f32)> = (0..).zip(all.iter().map(|x| *x as f32)).collect();
+                    all.sort_by(|a, b| b.1.total_cmp(&a.1));
+                    all.truncate(options.candidates());
+                    all
+                };
+                let candidates: Vec<_> = texts.iter().map(row).collect();
+                let Next::Continue { ids, parents } = search.advance(&candidates) else { break };
+                texts = parents.iter().map(|parent| texts[*parent as usize].clone()).collect();
+                texts.iter_mut().zip(ids).for_each(|(text, id)| text.push(id));
+                window = if window == CONTEXT { CONTEXT / 2 + 1 } else { window + 1 };
+            }
+            let want = search.finish();
+            assert_eq!(got.len(), want.len(), "{label}");
+            for (got, want) in got.iter().zip(&want) {
+                assert_eq!(got.ids, want.ids, "{label}: length penalty {penalty}");
+                assert!((got.score - want.score).abs() < 1e-4 * want.score.abs(), "{label}: {got:?} {want:?}");
             }
         }
-        // At most four degrees of freedom: 23.5 is passed by one seed in ten thousand.
-        assert!(chi_squared < 23.5, "chi-squared {chi_squared} at temperature {temperature}, top {top_k}");
     }
 }

@@ -73,8 +73,8 @@ pub fn preset_graphs(preset: &str, dropout: f32) -> [Graph; 3] {
     let loss = model.loss(&mut evaluation, batch, context);
     evaluation.output("loss", loss);
     let mut generation = Graph::new();
-    let ids = generation.input("ids", Shape::u32(&[1, context]));
-    let logits = model.next_logits(&mut generation, ids);
+    let ids = generation.state_u32("ids", &[2, 1]);
+    let logits = model.decode(&mut generation, ids);
     generation.output("logits", logits);
     [training.graph, evaluation, generation]
 }

@@ -1,0 +1,107 @@
+// attention_cached: one query per row and head over SPLIT keys of the cache, a workgroup for each. The splits are combined
+// by attention_cached_combine. Reference: src/ops/attention_cached.rs
+//
+//   qkv (B, 3C): q | k | v    cache (B, T, 2C): rows FIRST.., k | v
+//   parts (B, NH, SPLITS, HS + 4): the sum of exp(score - max) v, then max and the sum of exp(score - max)
+//
+// use: index step reduce
+const B: u32 = 1u;
+const FIRST: u32 = 0u;
+const T: u32 = 64u;
+const NH: u32 = 1u;
+const HS: u32 = 64u;
+const SPLIT: u32 = 64u;
+const THREADS: u32 = 64u;
+// Threads side by side along a head's columns.
+const ACROSS: u32 = 16u;
+
+const SPLITS: u32 = (T + SPLIT - 1u) / SPLIT;
+// Lengths in vec4: a head, C.
+const HV: u32 = HS / 4u;
+const CV: u32 = NH * HV;
+// Columns, in vec4, of a thread, and threads that share a column.
+const COLUMNS: u32 = (HV + ACROSS - 1u) / ACROSS;
+const SLICES: u32 = THREADS / ACROSS;
+const SCALE: f32 = 1.0 / sqrt(f32(HS));
+const MASKED: f32 = -1e30;
+const_assert HS % 4u == 0u && ACROSS <= THREADS && ACROSS <= HV;
+
+@group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> cache: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> parts: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> step: Step;
+
+var<workgroup> weights: array<f32, SPLIT>;
+var<workgroup> slices: array<vec4<f32>, SLICES * HV>;
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let group = workgroup_index(id, count);
+    let first = group % SPLITS * SPLIT;
+    if group >= B * NH * SPLITS || first > step.position {
+        return;
+    }
+    let keys = min(SPLIT, step.position + 1u - first);
+    let row = group / (NH * SPLITS);
+    let head = group / SPLITS % NH;
+    let part = ((FIRST + row) * NH * SPLITS + group % (NH * SPLITS)) * (HV + 1u);
+    let k = (row * T + first) * 2u * CV + head * HV;
+
+    var q: array<vec4<f32>, HV>;
+    for (var x = 0u; x < HV; x++) {
+        q[x] = qkv[(FIRST + row) * 3u * CV + head * HV + x] * SCALE;
+    }
+    var most = MASKED;
+    for (var key = thread; key < keys; key += THREADS) {
+        var products: vec4<f32>;
+        for (var x = 0u; x < HV; x++) {
+            products += q[x] * cache[k + key * 2u * CV + x];
+        }
+        let score = products.x + products.y + products.z + products.w;
+        weights[key] = score;
+        most = max(most, score);
+    }
+    most = workgroup_max(most, thread);
+    var sum = 0.0;
+    for (var key = thread; key < keys; key += THREADS) {
+        let weight = exp(weights[key] - most);
+        weights[key] = weight;
+        sum += weight;
+    }
+    // Its barriers show the weights to all threads.
+    sum = workgroup_sum(sum, thread);
+
+    let slice = thread / ACROSS;
+    if slice < SLICES {
+        var values: array<vec4<f32>, COLUMNS>;
+        for (var key = slice; key < keys; key += SLICES) {
+            let weight = weights[key];
+            for (var i = 0u; i < COLUMNS; i++) {
+                // A column past the end repeats the last one and is not stored.
+                let x = min(thread % ACROSS + i * ACROSS, HV - 1u);
+                values[i] += weight * cache[k + key * 2u * CV + CV + x];
+            }
+        }
+        for (var i = 0u; i < COLUMNS; i++) {
+            let x = thread % ACROSS + i * ACROSS;
+            if x < HV {
+                slices[slice * HV + x] = values[i];
+            }
+        }
+    }
+    workgroupBarrier();
+    for (var x = thread; x < HV; x += THREADS) {
+        var value = slices[x];
+        for (var s = 1u; s < SLICES; s++) {
+            value += slices[s * HV + x];
+        }
+        parts[part + x] = value;
+    }
+    if thread == 0u {
+        parts[part + HV] = vec4<f32>(most, sum, 0.0, 0.0);
+    }
+}

@@ -1,0 +1,229 @@
+//! next_token: each row's next token, drawn from its logits without leaving the device.
+//!
+//!   logits (B, columns);  seen (B, words) u32: a bit per token, in place;  ids (B, 1) u32: fed last, becomes the next, in place
+//!   report (B, 2), in place: the next id's bits, and its log-probability (nats) under softmax of the unprocessed logits
+//!
+//! In the order, and with the meaning, of Hugging Face transformers: a repetition penalty on every token of the row (Keskar et
+//! al. 2019, section 4.1), temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024).
+//! Of tokens with equal logits, a cut keeps all or none. The random number is Threefry's of the row's seed, `Step::seed` plus
+//! the row, the position and the token: a row draws the same on every device, whatever stands beside it.
+//! Cost: two passes over the logits for the most likely token, four to draw one, and eight more for each of top-k and top-p.
+
+use super::case::{Case, Draw};
+use super::dropout::threefry;
+use crate::graph::op::as_ids;
+use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::shader;
+use std::sync::Arc;
+
+/// ids = a token drawn from softmax(logits).
+#[derive(Clone, Debug)]
+pub struct NextToken {
+    /// Ids below this may be drawn.
+    pub vocabulary: usize,
+    /// Logits of tokens that the row has seen are divided by this if positive and multiplied if negative; 1 for none.
+    pub repetition_penalty: f32,
+    /// Divides the logits; 0 takes the most likely token, the first of equals.
+    pub temperature: f32,
+    /// Keeps the tokens that have fewer than this many above them; 0 for all.
+    pub top_k: usize,
+    /// Keeps the tokens that have less than this mass above them; 1 for all.
+    pub top_p: f32,
+    /// Keeps the tokens at least this many times as likely as the most likely one; 0 for all.
+    pub min_p: f32,
+}
+
+/// Salt of the random numbers, so that they are not dropout's.
+const SALT: u32 = 0x746f_6b65;
+/// Stands for what is not finite, in a broken model.
+const LOWEST: f32 = -3e38;
+
+/// Words of a row of `seen`.
+pub fn seen_words(vocabulary: usize) -> usize {
+    vocabulary.div_ceil(128) * 4
+}
+
+/// Threads that work on a row of the vocabulary together. lavapipe ends every loop once a thread's loops have gone round
+/// 65,535 times in all, silently: over a large vocabulary a few lanes would get there.
+pub(super) const VOCABULARY_THREADS: usize = 128;
+
+/// The logits that count, what is not finite replaced.
+pub(super) fn finite(logits: &[f32]) -> Vec<f32> {
+    logits.iter().map(|x| if x.is_finite() { *x } else { LOWEST }).collect()
+}
+
+/// log of the sum of exp.
+pub(super) fn log_sum_exp(x: &[f32]) -> f64 {
+    let most = f64::from(x.iter().copied().fold(f32::MIN, f32::max));
+    most + x.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
+}
+
+/// The penalty on token `i` of a row that was fed `fed` last.
+pub(super) fn penalised(x: f32, i: usize, fed: u32, seen: &[u32], penalty: f32) -> f32 {
+    let known = i == fed as usize || seen[i / 32] >> (i % 32) & 1 == 1;
+    match known {
+        true if x < 0.0 => x * penalty,
+        true => x / penalty,
+        false => x,
+    }
+}
+
+impl NextToken {
+    /// The id that the device draws for `row` from logits that are finite.
+    fn choose(&self, logits: &[f32], seen: &[u32], fed: u32, row: usize, step: &Step) -> usize {
+        let scale = if self.temperature == 0.0 { 1.0 } else { self.temperature };
+        let process = |(i, x): (usize, &f32)| penalised(*x, i, fed, seen, self.repetition_penalty) / scale;
+        let x: Vec<f32> = logits.iter().enumerate().map(process).collect();
+        let first_of_largest = |x: &[f64]| (0..x.len()).rev().max_by(|a, b| x[*a].total_cmp(&x[*b])).expect("a token");
+        if self.temperature == 0.0 {
+            return first_of_largest(&x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
+        }
+        let kept = self.weights(&x);
+        let arrival = |(i, weight): (usize, &f64)| weight / exponential(i as u32, row as u32, step);
+        first_of_largest(&kept.iter().enumerate().map(arrival).collect::<Vec<_>>())
+    }
+
+    /// exp(x - largest) of the tokens that top-k, top-p and min-p keep, 0 of the others; x is divided by the temperature.
+    pub fn weights(&self, x: &[f32]) -> Vec<f64> {
+        let most = x.iter().copied().fold(f32::MIN, f32::max);
+        let mut weights: Vec<f64> = x.iter().map(|x| f64::from(x - most).exp()).collect();
+        let mut order: Vec<usize> = (0..x.len()).collect();
+        order.sort_by(|a, b| x[*b].total_cmp(&x[*a]));
+        let cut = |weights: &mut Vec<f64>, goal: f64, what: &dyn Fn(f64) -> f64| {
+            let (mut above, mut equals) = (0.0, 0.0);
+            for (n, i) in order.iter().enumerate() {
+                if n > 0 && x[order[n - 1]] > x[*i] {
+                    (above, equals) = (above + equals, 0.0);
+                }
+                equals += what(weights[*i]);
+                if above >= goal {
+                    weights[*i] = 0.0;
+                }
+            }
+        };
+        if self.top_k > 0 {
+            cut(&mut weights, self.top_k as f64, &|_| 1.0);
+        }
+        if self.top_p < 1.0 {
+            let goal = f64::from(self.top_p) * weights.iter().sum::<f64>();
+            cut(&mut weights, goal, &|w| w);
+        }
+        weights.iter().map(|w| if *w >= f64::from(self.min_p) { *w } else { 0.0 }).collect()
+    }
+}
+
+/// Twin of the shader's: exponentially distributed, of a token in a row at the step's position.
+fn exponential(token: u32, row: u32, step: &Step) -> f64 {
+    let words = threefry([token / 2, step.position], [step.seed.wrapping_add(row), SALT]);
+    let t = (f64::from(words[token as usize % 2]) + 0.5) / 4_294_967_296.0;
+    -(-t).ln_1p()
+}
+
+impl Op for NextToken {
+    fn name(&self) -> &'static str {
+        "next_token"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        let [logits, seen, ids, report] = inputs else { panic!("next_token takes four tensors, not {inputs:?}") };
+        let rows = ids.len();
+        let fits =
+            logits.rows() == rows && report.len() == 2 * rows && seen.len() == rows * seen_words(self.vocabulary);
+        assert!(fits && (1..=logits.columns()).contains(&self.vocabulary), "next_token does not fit {inputs:?}");
+        vec![(*ids).clone(), (*report).clone(), (*seen).clone()]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let logits = shapes.inputs[0];
+        let dispatch = Dispatch::new(shader!("next_token"))
+            .constant("COLUMNS", logits.columns())
+            .constant("V", self.vocabulary)
+            .constant("THREADS", VOCABULARY_THREADS)
+            .constant("TEMPERATURE", self.temperature)
+            .constant("TOP_K", self.top_k)
+            .constant("TOP_P", self.top_p)
+            .constant("MIN_P", self.min_p)
+            .constant("PENALTY", self.repetition_penalty)
+            .constant("WORDS", seen_words(self.vocabulary))
+            .read(0)
+            .write(2)
+            .write(0)
+            .write(1)
+            .step()
+            .groups(limits.fold(logits.rows()));
+        vec![dispatch]
+    }
+
+    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        unreachable!("next_token stands in generation only")
+    }
+
+    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
+        let (columns, words) = (shapes.inputs[0].columns(), seen_words(self.vocabulary));
+        for (row, logits) in inputs[0].chunks(columns).enumerate() {
+            let logits = finite(&logits[..self.vocabulary]);
+            let fed = as_ids(inputs[2])[row];
+            let seen: &mut [u32] = &mut bytemuck::cast_slice_mut(&mut outputs[2])[row * words..][..words];
+            let chosen = self.choose(&logits, seen, fed, row, step);
+            seen[fed as usize / 32] |= 1 << (fed % 32);
+            outputs[0][row] = f32::from_bits(chosen as u32);
+            outputs[1][2 * row] = f32::from_bits(chosen as u32);
+            outputs[1][2 * row + 1] = (f64::from(logits[chosen]) - log_sum_exp(&logits)) as f32;
+        }
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        Cost { flops: 0, size_bytes: shapes.inputs[0].size_bytes() }
+    }
+
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        vec![(0, 2), (1, 3), (2, 1)]
+    }
+}
+
+const GREEDY: NextToken =
+    NextToken { vocabulary: 61, repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+const REASON: &str = "the id is exact; a log-probability near -4 carries an exp and a log of a few 1e-7";
+
+/// A case over `rows` rows with the words that a vocabulary needs.
+macro_rules! case {
+    ($name:literal, $op:expr, $rows:literal, $columns:literal, $words:literal) => {
+        Case {
+            name: $name,
+            op: || Arc::new($op),
+            inputs: &[
+                (&[$rows, $columns], Draw::Uniform(4.0)),
+                (&[$rows, $words], Draw::Exact(u32::MAX)),
+                (&[$rows, 1], Draw::Exact($op.vocabulary as u32)),
+                (&[$rows, 2], Draw::Uniform(1.0)),
+            ],
+            gradient: false,
+            position: 9,
+            atol: 2e-6,
+            rtol: 1e-6,
+            reason: REASON,
+        }
+    };
+}
+
+pub const CASES: &[Case] = &[
+    case!("next_token, the most likely of 61", GREEDY, 3, 61, 4),
+    case!("next_token, the most likely after a penalty", NextToken { repetition_penalty: 1.7, ..GREEDY }, 5, 64, 4),
+    case!("next_token drawn at temperature 0.7", NextToken { temperature: 0.7, ..GREEDY }, 40, 64, 4),
+    case!("next_token drawn from the top 5", NextToken { temperature: 1.5, top_k: 5, ..GREEDY }, 40, 61, 4),
+    case!("next_token drawn from the top 0.6", NextToken { temperature: 2.0, top_p: 0.6, ..GREEDY }, 40, 61, 4),
+    case!(
+        "next_token, everything at once",
+        NextToken { temperature: 1.3, top_k: 9, top_p: 0.9, min_p: 0.05, repetition_penalty: 1.2, ..GREEDY },
+        40,
+        61,
+        4
+    ),
+    case!(
+        "next_token of GPT-2's vocabulary, padded",
+        NextToken { vocabulary: 50257, temperature: 1.0, top_k: 50, top_p: 0.95, ..GREEDY },
+        2,
+        50304,
+        1572
+    ),
+];
