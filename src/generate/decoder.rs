@@ -41,14 +41,14 @@ pub(super) struct Decoder {
 const SHORTEST_WINDOW: usize = 16;
 
 impl Decoder {
-    /// Allocates the parameters and the cache, unless they are in the executor's store.
+    /// Allocates the parameters, unless they are in the executor's store.
     pub fn new(executor: &mut dyn Executor, config: &Gpt2Config, vocabulary: usize, rows: usize) -> Result<Decoder> {
         assert!((1..=MOST_ROWS).contains(&rows), "from 1 to {MOST_ROWS} rows, not {rows}");
-        let config = config.clone();
+        let mut parameters = Graph::new();
+        config.parameters().iter().for_each(|(name, dims)| _ = parameters.state(name, dims));
+        load(executor, &parameters)?;
         let (windows, decoders) = (vec![], vec![]);
-        let mut decoder = Decoder { config, vocabulary, rows, windows, decoders, reorder: None, position: 0 };
-        decoder.prefill_program(executor, SHORTEST_WINDOW)?;
-        Ok(decoder)
+        Ok(Decoder { config: config.clone(), vocabulary, rows, windows, decoders, reorder: None, position: 0 })
     }
 
     pub fn rows(&self) -> usize {

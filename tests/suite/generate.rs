@@ -1,11 +1,13 @@
 //! Generation: cached against uncached logits, sliding, rows, what is drawn against exact probabilities, beams.
 
+use std::path::Path;
 use wgpt::executor::{Executor, Program};
 use wgpt::generate::beam::{BeamOptions, BeamSearch, EarlyStopping, Next};
 use wgpt::generate::{Draw, Generator, Token};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
 use wgpt::models::config::Gpt2Config;
+use wgpt::models::folder::{Weights, read_config};
 use wgpt::models::gpt2::{Gpt2, initial_values};
 use wgpt::ops::case::check_close;
 use wgpt::ops::next_token::{NextToken, seen_words};
@@ -297,6 +299,78 @@ fn beams_are_those_of_a_search_over_uncached_logits() {
             for (got, want) in got.iter().zip(&want) {
                 assert_eq!(got.ids, want.ids, "{label}: length penalty {penalty}");
                 assert!((got.score - want.score).abs() < 1e-4 * want.score.abs(), "{label}: {got:?} {want:?}");
+            }
+        }
+    }
+}
+
+const FIXTURES: [&str; 8] = [
+    "head_size_4",
+    "no_prefix",
+    "untied",
+    "inner_50_gelu",
+    "half",
+    "bfloat16_untied",
+    "sharded",
+    "sharded_half_untied",
+];
+
+/// A tensor of a folder that transformers wrote, and what it generated from it.
+fn dump<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(folder: &Path, name: &str) -> Vec<T> {
+    let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    bytemuck::pod_collect_to_vec(file.tensor(name).unwrap().data())
+}
+
+#[test]
+fn greedy_text_and_beams_are_those_of_transformers() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gpt2_random");
+    let cases = std::fs::read_to_string(fixtures.join("cases.json")).unwrap();
+    let cases: serde_json::Value = serde_json::from_str(&cases).unwrap();
+    for name in FIXTURES {
+        let (folder, case) = (fixtures.join(name), &cases[name]);
+        let config = read_config(&folder).unwrap();
+        let weights = Weights::open(&folder, &config).unwrap();
+        let prompt_tokens = case["prompt_tokens"].as_u64().unwrap() as usize;
+        let ids = dump::<u32>(&folder, "ids");
+        let sequences: Vec<&[u32]> = ids.chunks(ids.len() / 2).collect();
+        for (label, mut device) in devices() {
+            let device = device.as_mut();
+            let mut one = Generator::new(device, &config, &weights, config.vocab_size, 1).unwrap();
+            let greedy = dump::<u32>(&folder, "greedy");
+            for (sequence, want) in sequences.iter().zip(greedy.chunks(greedy.len() / 2)) {
+                let text = sample(device, &mut one, 1, &sequence[..prompt_tokens], want.len(), &Draw::GREEDY, 0);
+                let got: Vec<u32> = text[0].iter().map(|token| token.id).collect();
+                assert_eq!(got, want, "{name}, {label}");
+            }
+            let mut four = Generator::new(device, &config, &weights, config.vocab_size, 4).unwrap();
+            for (n, search) in case["beams"].as_array().unwrap().iter().enumerate() {
+                let stop_tokens: Vec<u32> = search["eos_token_id"].as_u64().map(|id| id as u32).into_iter().collect();
+                let tokens = search["max_new_tokens"].as_u64().unwrap() as usize;
+                let options = BeamOptions {
+                    beams: 4,
+                    length_penalty: search["length_penalty"].as_f64().unwrap(),
+                    early_stopping: match search["early_stopping"].as_bool() {
+                        Some(true) => EarlyStopping::Yes,
+                        Some(false) => EarlyStopping::No,
+                        None => EarlyStopping::Never,
+                    },
+                    repetition_penalty: 1.0,
+                    stop_tokens: &stop_tokens,
+                    stops: None,
+                    num_return: 4,
+                };
+                let found = four.beams(device, &sequences[0][..prompt_tokens], tokens, &options).unwrap();
+                let want = dump::<i32>(&folder, &format!("beams.{n}"));
+                let scores = dump::<f32>(&folder, &format!("beam_scores.{n}"));
+                assert_eq!(found.len(), 4, "{name}, {label}");
+                for ((found, want), score) in found.iter().zip(want.chunks(tokens)).zip(scores) {
+                    let want: Vec<u32> = want.iter().filter(|id| **id >= 0).map(|id| *id as u32).collect();
+                    assert_eq!(found.ids, want, "{name}, {label}: search {n}");
+                    // f32 sums of 24 log-probabilities of up to -100, whose logits are good to a few 1e-7.
+                    let off = (found.score - score).abs();
+                    assert!(off < 1e-4 + 2e-6 * score.abs(), "{name}, {label}: {} for {score}", found.score);
+                }
             }
         }
     }
