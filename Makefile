@@ -11,7 +11,7 @@ demo: setup
 	cargo build --release --locked
 	./target/release/wgpt train --preset demo --out $(OUT) --overwrite
 	@echo
-	./target/release/wgpt sample --model $(OUT) --count 3 --tokens 400 --stop '\n' --temperature 0.3
+	printf '\n' | ./target/release/wgpt sample --model $(OUT) --count 3 --tokens 400 --stop '\n' --temperature 0.3
 
 ## All tests, on whatever adapter there is.
 test: setup

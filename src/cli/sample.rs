@@ -1,167 +1,128 @@
 //! `wgpt sample`: generates text from a model folder, streaming it as it is decoded.
 
+mod prompt;
+mod settings;
+mod texts;
+
 use super::Global;
-use std::io::Write;
+use prompt::Prompt;
+use settings::Choices;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use texts::Writer;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
-use wgpt::executor::Executor;
 use wgpt::fail;
-use wgpt::generate::{Draw, Generator};
-use wgpt::models::folder::{Weights, read_config};
+use wgpt::generate::Generator;
+use wgpt::models::config::Gpt2Config;
+use wgpt::models::folder::Weights;
+use wgpt::models::generation_config::GenerationConfig;
+use wgpt::models::source::ModelSource;
 
 #[derive(clap::Args)]
 pub struct Sample {
     /// Model folder: config.json, model.safetensors, tokenizer.json
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Text to continue; without it, standard input, or prompts that are typed at a terminal
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// File with the text to continue
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompt_file: Option<PathBuf>,
+    #[command(flatten)]
+    choices: Choices,
+    /// Print one JSON object per text: prompt, text, ids, log_probabilities, finish_reason, seed or score
     #[arg(long)]
-    model: PathBuf,
-    /// Text to continue
-    #[arg(long, default_value = "\n")]
-    prompt: String,
-    /// Tokens to generate
-    #[arg(long, default_value_t = 200)]
-    tokens: usize,
-    /// How the next token is chosen
-    #[arg(long, value_enum, default_value_t = Choice::Sample)]
-    strategy: Choice,
-    /// Below 1 is more likely text, above 1 more varied
-    #[arg(long, default_value_t = 0.8)]
-    temperature: f32,
-    /// Choose among the most likely tokens only; 0 for all
-    #[arg(long, default_value_t = 0)]
-    top_k: usize,
-    /// End at this text; \n stands for a line break
-    #[arg(long)]
-    stop: Option<String>,
-    /// Texts to generate
-    #[arg(long, default_value_t = 1)]
-    count: u64,
-    /// Seed of the first text; each further one has the next
-    #[arg(long, default_value_t = 1337)]
-    seed: u64,
+    json: bool,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Choice {
-    Greedy,
-    Sample,
-}
-
-/// A model on a device, with its tokenizer.
-struct Loaded {
-    executor: Box<dyn Executor>,
-    generator: Generator,
+/// A model's files, read but not on a device yet.
+struct Files {
+    config: Gpt2Config,
+    weights: Weights,
     tokenizer: Tokenizer,
+    generation: GenerationConfig,
 }
 
 impl Sample {
     pub fn run(&self, global: &Global) -> Result<()> {
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            fail!(Usage, "--temperature {} is not a number from 0 up: give one", self.temperature);
+        match self.generate(global) {
+            // Whoever reads our output has seen enough.
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            other => other,
         }
-        super::check_device(&global.device)?;
-        let mut loaded = self.load(global)?;
-        let prompt = loaded.tokenizer.encode(&self.prompt)?;
-        if prompt.is_empty() {
-            fail!(Usage, "--prompt is empty: give at least one character to continue");
-        }
-        for n in 0..self.count {
-            self.text(&mut loaded, &prompt, self.seed.wrapping_add(n))?;
-        }
-        Ok(())
     }
 
-    fn load(&self, global: &Global) -> Result<Loaded> {
-        let config = read_config(&self.model)?;
-        let weights = Weights::open(&self.model, &config)?;
-        let tokenizer = Tokenizer::load(&self.model)?;
+    fn generate(&self, global: &Global) -> Result<()> {
+        self.choices.check()?;
+        super::check_device(&global.device)?;
+        let files = self.files()?;
+        // Tokens that pad the vocabulary have no text.
+        let vocabulary = files.tokenizer.vocabulary_size();
+        for key in &files.generation.unsupported {
+            global
+                .say(&format!("warning: the model's generation_config.json asks for {key}, which is not implemented"));
+        }
+        let settings = self.choices.settle(&files.generation, &files.ends(), vocabulary)?;
+        let prompt = Prompt::of(self)?;
+        let mut executor = global.open()?;
+        let Files { config, weights, tokenizer, .. } = files;
+        let generator = Generator::new(executor.as_mut(), &config, &weights, vocabulary, settings.rows())?;
+        drop(weights);
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let seed = settings.seed;
+        let (json, echo) = (self.json, matches!(prompt, Prompt::Text(_)));
+        let mut writer =
+            Writer { executor, generator, tokenizer, settings, json, echo, interrupted: interrupted.clone() };
+        match prompt {
+            Prompt::Text(text) => writer.write(&text, seed),
+            Prompt::Typed => {
+                stop_at_interrupt(global, interrupted);
+                prompt::converse(global, &mut writer)
+            }
+        }
+    }
+
+    fn files(&self) -> Result<Files> {
+        let Some(folder) = &self.model else {
+            fail!(Usage, "--model is missing: give the folder of a model, such as the --out of wgpt train");
+        };
+        let source = ModelSource::folder(folder);
+        let config = source.config()?;
+        let generation = source.generation_config()?;
+        let tokenizer = source.tokenizer()?;
         if tokenizer.vocabulary_size() > config.vocab_size {
             let (has, wants) = (config.vocab_size, tokenizer.vocabulary_size());
-            fail!(
-                Input,
-                "{}: its tokenizer has {wants} tokens and its model {has}: they do not belong together",
-                self.model.display()
-            );
+            let folder = folder.display();
+            fail!(Input, "{folder}: its tokenizer has {wants} tokens and its model {has}: they do not belong together");
         }
-        let mut executor = global.open()?;
-        let vocabulary = tokenizer.vocabulary_size();
-        let generator = Generator::new(executor.as_mut(), &config, &weights, vocabulary, 1)?;
-        Ok(Loaded { executor, generator, tokenizer })
-    }
-
-    /// Generates one text to stdout, ending with a newline.
-    fn text(&self, loaded: &mut Loaded, prompt: &[u32], seed: u64) -> Result<()> {
-        let temperature = match self.strategy {
-            Choice::Greedy => 0.0,
-            Choice::Sample => self.temperature,
-        };
-        let draw = Draw { temperature, top_k: self.top_k, ..Draw::GREEDY };
-        let mut stream = loaded.tokenizer.stream();
-        let stop = self.stop.as_ref().map(|stop| stop.replace("\\n", "\n"));
-        let mut out = Printer { stop: stop.as_deref().filter(|s| !s.is_empty()), held: String::new() };
-        out.print(self.prompt.trim_start_matches('\n'))?;
-        let mut stopped = false;
-        let end = loaded.tokenizer.end_of_text();
-        loaded.generator.sample(
-            loaded.executor.as_mut(),
-            prompt,
-            self.tokens,
-            &draw,
-            seed as u32,
-            &mut |_, token| {
-                if end == Some(token.id) {
-                    return Ok(false);
-                }
-                stopped = out.push(&stream.push(token.id)?)?;
-                Ok(!stopped)
-            },
-        )?;
-        if !stopped {
-            let rest = stream.finish()?;
-            out.push(&rest)?;
-            out.flush_held()?;
-        }
-        out.print("\n")
+        let weights = source.weights(&config)?;
+        Ok(Files { config, weights, tokenizer, generation })
     }
 }
 
-/// Prints text as it comes, holding back what may be the start of the stop text.
-struct Printer<'a> {
-    stop: Option<&'a str>,
-    held: String,
+impl Files {
+    /// The tokens that end a text.
+    fn ends(&self) -> Vec<u32> {
+        let mut ends = self.generation.eos_token_id.clone();
+        if ends.is_empty() {
+            ends.extend(&self.config.eos_token_id);
+        }
+        ends.extend(self.tokenizer.end_of_text());
+        ends
+    }
 }
 
-impl Printer<'_> {
-    /// True once the stop text has come; what stands before it has been printed.
-    fn push(&mut self, text: &str) -> Result<bool> {
-        self.held.push_str(text);
-        let Some(stop) = self.stop else {
-            self.flush_held()?;
-            return Ok(false);
-        };
-        if let Some(at) = self.held.find(stop) {
-            self.held.truncate(at);
-            self.flush_held()?;
-            return Ok(true);
+/// Ctrl-C ends the text under way; a second one before that happens ends the process.
+fn stop_at_interrupt(global: &Global, interrupted: Arc<AtomicBool>) {
+    let handler = ctrlc::set_handler(move || {
+        if interrupted.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
         }
-        let keep = (1..=stop.len().min(self.held.len()))
-            .rev()
-            .find(|n| stop.is_char_boundary(*n) && self.held.ends_with(&stop[..*n]))
-            .unwrap_or(0);
-        let rest = self.held.split_off(self.held.len() - keep);
-        self.flush_held()?;
-        self.held = rest;
-        Ok(false)
-    }
-
-    fn flush_held(&mut self) -> Result<()> {
-        let text = std::mem::take(&mut self.held);
-        self.print(&text)
-    }
-
-    fn print(&self, text: &str) -> Result<()> {
-        let mut out = std::io::stdout().lock();
-        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        written.map_err(|source| Error::Io { action: "write to standard output".into(), source })
+    });
+    if handler.is_err() {
+        global.say("warning: Ctrl-C cannot be caught here, and will end the program");
     }
 }

@@ -7,17 +7,7 @@
 
 use std::cmp::Ordering;
 
-/// When the search ends before every text is as long as allowed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EarlyStopping {
-    /// As soon as there are as many finished texts as beams.
-    Yes,
-    /// When the best beam, at its present length, is no better than the worst of as many finished texts as beams.
-    #[default]
-    No,
-    /// When no beam can become better than the worst finished text, whatever is drawn.
-    Never,
-}
+pub use crate::models::generation_config::EarlyStopping;
 
 /// Whether the ids drawn so far end a text (a stop text has appeared). Asked for every candidate of every step.
 pub type Stops<'a> = dyn Fn(&[u32]) -> bool + 'a;

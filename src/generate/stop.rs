@@ -60,8 +60,8 @@ pub fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
 
 /// Bytes at the end of `text` with which `stop` starts, less than all of it.
 fn started(text: &str, stop: &str) -> usize {
-    let prefixes = stop.char_indices().map(|(end, _)| end).rev();
-    prefixes.into_iter().find(|end| text.ends_with(&stop[..*end])).unwrap_or(0)
+    let mut prefixes = stop.char_indices().map(|(end, _)| end).rev();
+    prefixes.find(|end| text.ends_with(&stop[..*end])).unwrap_or(0)
 }
 
 /// A text that grows token by token, until something ends it.

@@ -4,18 +4,18 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 /// A folder of its own, with a shard cache inside.
-struct Place(tempfile::TempDir);
+pub struct Place(tempfile::TempDir);
 
 impl Place {
-    fn new() -> Place {
+    pub fn new() -> Place {
         Place(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, bytes).unwrap();
@@ -41,13 +41,13 @@ impl Place {
 const TINY: &str = "--layers 1 --heads 2 --width 16 --context 16 --batch 2 --steps 6 --eval-every 3 --eval-batches 2 \
     --save-every 3 --device cpu";
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// The one error line of a run that must fail with `code`, without a panic.
 #[track_caller]
-fn error(output: &Output, code: i32) -> String {
+pub fn error(output: &Output, code: i32) -> String {
     let text = stderr(output);
     assert_eq!(output.status.code(), Some(code), "{text}");
     assert!(!text.contains("panicked"), "{text}");
@@ -58,7 +58,7 @@ fn error(output: &Output, code: i32) -> String {
 }
 
 #[track_caller]
-fn has(text: &str, words: &[&str]) {
+pub fn has(text: &str, words: &[&str]) {
     words.iter().for_each(|word| assert!(text.contains(word), "`{word}` is missing in: {text}"));
 }
 

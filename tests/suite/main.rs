@@ -1,6 +1,7 @@
 //! One binary with all integration tests. They need a Vulkan, Metal or DX12 adapter (a software one will do) and fail
 //! without one.
 
+mod beam;
 mod checkpoint;
 mod cli;
 mod data;
@@ -9,6 +10,8 @@ mod gpt2;
 mod hugging_face;
 mod ops;
 mod plan;
+mod sample;
 mod shaders;
+mod stop;
 mod story;
 mod training;

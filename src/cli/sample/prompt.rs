@@ -1,0 +1,101 @@
+//! Where prompts come from: the command line, a file, standard input, or somebody at a terminal.
+
+use super::Sample;
+use super::texts::Writer;
+use crate::cli::{Global, cache_folder};
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{Behavior, Config, Editor};
+use std::io::{IsTerminal, Read};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use wgpt::error::{Error, Result};
+use wgpt::fail;
+
+/// Bytes of a prompt that are read; no context is that long.
+const MOST_BYTES: u64 = 16 << 20;
+/// Prompts that the history keeps.
+const MOST_HISTORY: usize = 1000;
+
+/// What is to be continued.
+pub enum Prompt {
+    Text(String),
+    /// One after the other, as they are typed.
+    Typed,
+}
+
+impl Prompt {
+    /// The prompt that was asked for, read to its end.
+    pub fn of(sample: &Sample) -> Result<Prompt> {
+        let (text, from) = match (&sample.prompt, &sample.prompt_file) {
+            (Some(text), _) => (text.clone(), "--prompt".to_string()),
+            (None, Some(path)) => {
+                let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+                (read(file, path)?, path.display().to_string())
+            }
+            (None, None) if std::io::stdin().is_terminal() => return Ok(Prompt::Typed),
+            (None, None) => {
+                let name = "standard input";
+                (read(std::io::stdin(), Path::new(name))?, name.to_string())
+            }
+        };
+        if text.is_empty() {
+            fail!(Usage, "{from} is empty: give at least one character to continue, for example with --prompt TEXT");
+        }
+        Ok(Prompt::Text(text))
+    }
+}
+
+/// All of a text, without the line break that ends a file (unless there is nothing else).
+fn read(from: impl Read, name: &Path) -> Result<String> {
+    let mut bytes = vec![];
+    from.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io("read", name))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        fail!(Input, "{} holds more than {} MiB: give a shorter prompt", name.display(), MOST_BYTES >> 20);
+    }
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to() + 1;
+        Error::Input(format!("{} is not UTF-8 text: byte {at} does not fit; convert it", name.display()))
+    })?;
+    let line = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line).len());
+    text.truncate(line.filter(|length| *length > 0).unwrap_or(text.len()));
+    Ok(text)
+}
+
+/// Continues prompts as they are typed, until the end of input or `/quit`. A prompt that cannot be continued is no reason
+/// to end.
+pub fn converse(global: &Global, writer: &mut Writer) -> Result<()> {
+    let failed = |error: ReadlineError| match error {
+        ReadlineError::Io(source) => Error::Io { action: "read the prompt".into(), source },
+        other => Error::Input(format!("cannot read the prompt: {other}; give it with --prompt")),
+    };
+    // Where texts go to a file, the prompt line still goes to the terminal.
+    let behavior = if std::io::stdout().is_terminal() { Behavior::Stdio } else { Behavior::PreferTerm };
+    let config = Config::builder().behavior(behavior).auto_add_history(true).max_history_size(MOST_HISTORY);
+    let mut editor = Editor::<(), FileHistory>::with_config(config.map_err(failed)?.build()).map_err(failed)?;
+    let history = cache_folder().join("prompts.txt");
+    // A history that cannot be read or written is missed by nobody who can do without one.
+    let _ = std::fs::create_dir_all(cache_folder());
+    let _ = editor.load_history(&history);
+    global.say("Enter continues the prompt, Ctrl-C stops a text, Ctrl-D or /quit ends");
+    let interrupted = writer.interrupted.clone();
+    for n in 0u32.. {
+        match editor.readline("> ") {
+            Ok(line) if line.trim() == "/quit" => break,
+            Ok(line) if line.is_empty() => {}
+            Ok(line) => {
+                let _ = editor.append_history(&history);
+                interrupted.store(false, Ordering::SeqCst);
+                let seed = writer.settings.seed.wrapping_add(n.wrapping_mul(writer.settings.count as u32));
+                match writer.write(&line, seed) {
+                    Err(Error::Input(problem)) => eprintln!("error: {problem}"),
+                    other => other?,
+                }
+            }
+            Err(ReadlineError::Interrupted) => {}
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(())
+}
