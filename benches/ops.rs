@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Plan, Step};
+use wgpt::graph::Plan;
 use wgpt::ops::{Case, cases};
 
 fn main() {
@@ -34,7 +34,7 @@ fn measure(gpu: &mut Gpu, case: &Case) -> Result<()> {
     let mut replay = |times: u32| -> Result<Duration> {
         let start = Instant::now();
         for _ in 0..times {
-            gpu.run(program, 0, &Step::default())?;
+            gpu.run(program, 0, &built.step())?;
         }
         gpu.wait()?;
         Ok(start.elapsed() / times)

@@ -129,6 +129,12 @@ impl Case {
 }
 
 impl Built {
+    /// What comes with a replay: some values, and the case's position.
+    pub fn step(&self) -> Step {
+        let position = self.position;
+        Step { step: 3, micro_batch: 5, seed: 7, learning_rate: 0.01, position, ..Step::default() }
+    }
+
     /// Values of all outputs on a device, in the order of their names.
     pub fn run(&self, device: &mut dyn Executor) -> Result<Vec<Vec<f32>>> {
         let plan = Plan::new(&self.graph, device.limits())?;
@@ -137,9 +143,7 @@ impl Built {
         for (name, values) in &self.inputs {
             device.write(program, name, bytemuck::cast_slice(values))?;
         }
-        let position = self.position;
-        let step = Step { step: 3, micro_batch: 5, seed: 7, learning_rate: 0.01, position, ..Step::default() };
-        device.run(program, 0, &step)?;
+        device.run(program, 0, &self.step())?;
         let outputs = self.outputs.iter().map(|name| device.read(program, name)).collect();
         device.unload(program);
         outputs
