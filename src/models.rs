@@ -3,6 +3,7 @@
 pub mod config;
 pub mod folder;
 pub mod generation_config;
+pub mod gguf;
 pub mod gpt2;
 mod keys;
 pub mod safetensors;

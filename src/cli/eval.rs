@@ -19,7 +19,7 @@ use wgpt::models::upload::upload;
 
 #[derive(clap::Args)]
 pub struct Eval {
-    /// Model folder
+    /// Model folder, or ORG/NAME on the Hugging Face hub
     #[arg(long)]
     model: PathBuf,
     /// A file or folder of .txt, .jsonl or .bin to evaluate
@@ -39,22 +39,30 @@ pub struct Eval {
 impl Eval {
     pub fn run(&self, global: &Global) -> Result<()> {
         super::check_device(&global.device)?;
-        let config = read_config(&self.model)?;
-        let weights = Weights::open(&self.model, &config)?;
+        let model = global.model_folder(&self.model)?;
+        let config = read_config(&model)?;
+        let weights = Weights::open(&model, &config)?;
         match (&self.ids, &self.logits, &self.data) {
             (Some(ids), Some(logits), _) => dump_logits(global, &config, &weights, ids, logits),
-            (_, _, Some(data)) => self.evaluate(global, &config, &weights, data),
+            (_, _, Some(data)) => self.evaluate(global, &model, &config, &weights, data),
             _ => fail!(Usage, "wgpt eval needs --data, or --ids with --logits"),
         }
     }
 
     /// Mean loss of all tokens but the first, in windows of the context that follow each other.
-    fn evaluate(&self, global: &Global, config: &Gpt2Config, weights: &Weights, data: &Path) -> Result<()> {
+    fn evaluate(
+        &self,
+        global: &Global,
+        model: &Path,
+        config: &Gpt2Config,
+        weights: &Weights,
+        data: &Path,
+    ) -> Result<()> {
         if self.batch == 0 {
             fail!(Usage, "--batch 0 does nothing: give 1 or more");
         }
         let source = Source::open(data)?;
-        let tokenizer = if source.is_text() { Some(Tokenizer::load(&self.model)?) } else { None };
+        let tokenizer = if source.is_text() { Some(Tokenizer::load(model)?) } else { None };
         let tokens = tokens(&source, tokenizer.as_ref(), config.vocab_size, &super::cache_folder())?;
         if tokens.len() < 2 {
             fail!(Input, "{} holds {} tokens and at least 2 are needed to predict one", data.display(), tokens.len());

@@ -13,7 +13,7 @@ use wgpt::models::folder::{Weights, read_config};
 
 #[derive(clap::Args)]
 pub struct Sample {
-    /// Model folder: config.json, model.safetensors, tokenizer.json
+    /// Model folder (config.json, model.safetensors, tokenizer.json), or ORG/NAME on the Hugging Face hub
     #[arg(long)]
     model: PathBuf,
     /// Text to continue
@@ -74,9 +74,10 @@ impl Sample {
     }
 
     fn load(&self, global: &Global) -> Result<Loaded> {
-        let config = read_config(&self.model)?;
-        let weights = Weights::open(&self.model, &config)?;
-        let tokenizer = Tokenizer::load(&self.model)?;
+        let model = global.model_folder(&self.model)?;
+        let config = read_config(&model)?;
+        let weights = Weights::open(&model, &config)?;
+        let tokenizer = Tokenizer::load(&model)?;
         if tokenizer.vocabulary_size() > config.vocab_size {
             let (has, wants) = (config.vocab_size, tokenizer.vocabulary_size());
             fail!(
