@@ -2,15 +2,20 @@
 
 mod doctor;
 mod eval;
+mod export;
+#[cfg(feature = "hub")]
+mod hub;
 mod sample;
 mod train;
 
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::Family;
+use wgpt::models::demo;
+use wgpt::models::source::ModelSource;
 use wgpt::reference::Cpu;
 
 /// Pretrain, evaluate and sample GPT language models with WGSL compute shaders on any Vulkan, Metal or DX12 GPU.
@@ -45,6 +50,8 @@ enum Command {
     Sample(sample::Sample),
     /// Loss, perplexity and bits per byte of data, or the logits of given token ids
     Eval(eval::Eval),
+    /// Write a model as a Hugging Face folder or a GGUF file
+    Export(export::Export),
     /// Adapters, limits, and every op against the reference on this device
     Doctor(doctor::Doctor),
 }
@@ -56,6 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Train(train) => train.run(global),
         Command::Sample(sample) => sample.run(global),
         Command::Eval(eval) => eval.run(global),
+        Command::Export(export) => export.run(global),
         Command::Doctor(doctor) => doctor.run(global),
     }
 }
@@ -71,6 +79,32 @@ impl Global {
         let note = if gpu.adapter().is_software() { ": a CPU behind a graphics API, not a GPU" } else { "" };
         self.say(&format!("device: {}{note}", gpu.description()));
         Ok(Box::new(gpu))
+    }
+
+    /// The model that is named, or the demo model where none is.
+    fn model(&self, name: Option<&Path>) -> Result<ModelSource> {
+        name.map_or_else(|| Ok(demo::model()), |name| self.model_folder(name).map(ModelSource::folder))
+    }
+
+    /// The folder of a model that is named by its path, or, where nothing is there, as ORG/NAME of the Hugging Face hub.
+    fn model_folder(&self, name: &Path) -> Result<PathBuf> {
+        if name.exists() {
+            return Ok(name.into());
+        }
+        #[cfg(feature = "hub")]
+        if let Some(name) = name.to_str().filter(|name| wgpt::hub::is_name(name)) {
+            return hub::fetch(self, name);
+        }
+        #[cfg(not(feature = "hub"))]
+        if name.components().count() == 2 {
+            let name = name.display();
+            wgpt::fail!(
+                Input,
+                "there is no folder {name}, and this wgpt was built without the Hugging Face hub: build it with \
+                 `cargo build --release --features hub`, or give a folder"
+            );
+        }
+        Ok(name.into())
     }
 
     /// A message for people.

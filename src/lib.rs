@@ -10,6 +10,8 @@ pub mod files;
 pub mod generate;
 pub mod gpu;
 pub mod graph;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod models;
 pub mod ops;
 pub mod reference;

@@ -6,24 +6,28 @@ use std::path::{Path, PathBuf};
 use wgpt::data::IGNORED;
 use wgpt::data::corpus::tokens;
 use wgpt::data::source::Source;
-use wgpt::data::tokenizer::Tokenizer;
+use wgpt::data::story;
 use wgpt::data::tokens::Tokens;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::files::write_atomic;
 use wgpt::graph::{Graph, Plan, Shape, Step};
 use wgpt::models::config::Gpt2Config;
-use wgpt::models::folder::{Weights, read_config, write_tensors_to};
+use wgpt::models::folder::{Weights, write_tensors_to};
 use wgpt::models::gpt2::Gpt2;
+use wgpt::models::source::ModelSource;
 use wgpt::models::upload::upload;
+
+/// Text of the built-in stories that is evaluated where no data is named.
+const STORY_BYTES: usize = 64 << 10;
 
 #[derive(clap::Args)]
 pub struct Eval {
-    /// Model folder
+    /// Model folder, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
     #[arg(long)]
-    model: PathBuf,
-    /// A file or folder of .txt, .jsonl or .bin to evaluate
-    #[arg(long, required_unless_present = "ids")]
+    model: Option<PathBuf>,
+    /// A file or folder of .txt, .jsonl or .bin to evaluate; without it, built-in stories that no model was trained on
+    #[arg(long)]
     data: Option<PathBuf>,
     /// Sequences evaluated at once
     #[arg(long, default_value_t = 8)]
@@ -39,25 +43,28 @@ pub struct Eval {
 impl Eval {
     pub fn run(&self, global: &Global) -> Result<()> {
         super::check_device(&global.device)?;
-        let config = read_config(&self.model)?;
-        let weights = Weights::open(&self.model, &config)?;
-        match (&self.ids, &self.logits, &self.data) {
-            (Some(ids), Some(logits), _) => dump_logits(global, &config, &weights, ids, logits),
-            (_, _, Some(data)) => self.evaluate(global, &config, &weights, data),
-            _ => fail!(Usage, "wgpt eval needs --data, or --ids with --logits"),
+        let model = global.model(self.model.as_deref())?;
+        let config = model.config()?;
+        let weights = model.weights(&config)?;
+        match (&self.ids, &self.logits) {
+            (Some(ids), Some(logits)) => dump_logits(global, &config, &weights, ids, logits),
+            _ => self.evaluate(global, &model, &config, &weights),
         }
     }
 
     /// Mean loss of all tokens but the first, in windows of the context that follow each other.
-    fn evaluate(&self, global: &Global, config: &Gpt2Config, weights: &Weights, data: &Path) -> Result<()> {
+    fn evaluate(&self, global: &Global, model: &ModelSource, config: &Gpt2Config, weights: &Weights) -> Result<()> {
         if self.batch == 0 {
             fail!(Usage, "--batch 0 does nothing: give 1 or more");
         }
-        let source = Source::open(data)?;
-        let tokenizer = if source.is_text() { Some(Tokenizer::load(&self.model)?) } else { None };
+        let source = match &self.data {
+            Some(data) => Source::open(data)?,
+            None => Source::from_text("held-out stories", story::validation_text(0, STORY_BYTES)),
+        };
+        let tokenizer = if source.is_text() { Some(model.tokenizer()?) } else { None };
         let tokens = tokens(&source, tokenizer.as_ref(), config.vocab_size, &super::cache_folder())?;
         if tokens.len() < 2 {
-            fail!(Input, "{} holds {} tokens and at least 2 are needed to predict one", data.display(), tokens.len());
+            fail!(Input, "{} holds {} tokens and at least 2 are needed to predict one", source.name(), tokens.len());
         }
         let mut executor = global.open()?;
         let mut g = Graph::new();

@@ -18,12 +18,12 @@ use wgpt::generate::Generator;
 use wgpt::models::config::Gpt2Config;
 use wgpt::models::folder::Weights;
 use wgpt::models::generation_config::GenerationConfig;
-use wgpt::models::source::ModelSource;
 
 #[derive(clap::Args)]
 pub struct Sample {
-    /// Model folder: config.json, model.safetensors, tokenizer.json
-    #[arg(long, value_name = "DIR")]
+    /// Model folder (config.json, model.safetensors, tokenizer.json), or ORG/NAME on the Hugging Face hub; without it, the
+    /// small demo model that is built in
+    #[arg(long)]
     model: Option<PathBuf>,
     /// Text to continue; without it, standard input, or prompts that are typed at a terminal
     #[arg(long, value_name = "TEXT")]
@@ -58,7 +58,7 @@ impl Sample {
     fn generate(&self, global: &Global) -> Result<()> {
         self.choices.check()?;
         super::check_device(&global.device)?;
-        let files = self.files()?;
+        let files = self.files(global)?;
         // Tokens that pad the vocabulary have no text.
         let vocabulary = files.tokenizer.vocabulary_size();
         for key in &files.generation.unsupported {
@@ -85,16 +85,14 @@ impl Sample {
         }
     }
 
-    fn files(&self) -> Result<Files> {
-        let Some(folder) = &self.model else {
-            fail!(Usage, "--model is missing: give the folder of a model, such as the --out of wgpt train");
-        };
-        let source = ModelSource::folder(folder);
+    fn files(&self, global: &Global) -> Result<Files> {
+        let source = global.model(self.model.as_deref())?;
         let config = source.config()?;
         let generation = source.generation_config()?;
         let tokenizer = source.tokenizer()?;
         if tokenizer.vocabulary_size() > config.vocab_size {
             let (has, wants) = (config.vocab_size, tokenizer.vocabulary_size());
+            let folder = source.path("");
             let folder = folder.display();
             fail!(Input, "{folder}: its tokenizer has {wants} tokens and its model {has}: they do not belong together");
         }

@@ -38,7 +38,7 @@ pub struct Train {
     /// A TOML file with any of the choices below; flags win over it
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Start from the model in this folder
+    /// Start from the model in this folder, or ORG/NAME on the Hugging Face hub
     #[arg(long, conflicts_with = "resume")]
     init: Option<PathBuf>,
     /// Continue the run in --out exactly where its last checkpoint left it
@@ -67,7 +67,8 @@ impl Train {
 
     /// A new run.
     fn start(&self, global: &Global) -> Result<()> {
-        let init = self.init.as_deref().map(|dir| Ok::<_, Error>((dir, read_config(dir)?))).transpose()?;
+        let init = self.init.as_deref().map(|dir| global.model_folder(dir)).transpose()?;
+        let init = init.as_deref().map(|dir| Ok::<_, Error>((dir, read_config(dir)?))).transpose()?;
         let choices = match &self.config {
             Some(path) => self.choices.clone().or(read_choices(path)?),
             None => self.choices.clone(),

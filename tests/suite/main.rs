@@ -5,8 +5,12 @@ mod beam;
 mod checkpoint;
 mod cli;
 mod data;
+mod export;
 mod generate;
+mod gguf;
 mod gpt2;
+#[cfg(feature = "hub")]
+mod hub;
 mod hugging_face;
 mod ops;
 mod plan;

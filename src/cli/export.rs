@@ -1,0 +1,180 @@
+//! `wgpt export`: writes a model as a Hugging Face folder or a GGUF file.
+
+use super::Global;
+use std::borrow::Cow;
+use std::fs;
+use std::path::{Path, PathBuf};
+use wgpt::error::{Error, Result};
+use wgpt::fail;
+use wgpt::files::{TEMPORARY_PREFIX, sync_directory, write_bytes};
+use wgpt::models::config::Gpt2Config;
+use wgpt::models::folder::{CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Weights};
+use wgpt::models::gguf::{self, Precision};
+use wgpt::models::safetensors::{WeightType, write_weights};
+use wgpt::models::source::ModelSource;
+
+#[derive(clap::Args)]
+pub struct Export {
+    /// Model folder, or ORG/NAME on the Hugging Face hub
+    #[arg(long)]
+    model: PathBuf,
+    /// The folder (hugging-face) or file (gguf) to write
+    #[arg(long)]
+    out: PathBuf,
+    /// What to write [default: gguf where --out ends in .gguf, otherwise hugging-face]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// How matrices are stored; q8_0 is for gguf
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    /// Replace the model in --out
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    HuggingFace,
+    Gguf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Dtype {
+    F32,
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+const SETTINGS_FILE: &str = "tokenizer_config.json";
+/// What a folder may have beside its weights, copied as it is.
+const BESIDE: [&str; 7] = [
+    "generation_config.json",
+    TOKENIZER_FILE,
+    SETTINGS_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+];
+
+impl Export {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        let is_gguf = self.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        let format = self.format.unwrap_or(if is_gguf { Format::Gguf } else { Format::HuggingFace });
+        if format == Format::HuggingFace && self.dtype == Dtype::Q8_0 {
+            fail!(Usage, "--dtype q8_0 is a GGUF type: add --format gguf, or take f32 or f16");
+        }
+        self.check_target(format)?;
+        let model = global.model_folder(&self.model)?;
+        if same(&model, &self.out) {
+            fail!(Usage, "--out {} is the model itself: give another place", self.out.display());
+        }
+        let source = ModelSource::folder(model);
+        let config = source.config()?;
+        let weights = source.weights(&config)?;
+        let bytes = match format {
+            Format::HuggingFace => self.folder(&source, &config, &weights)?,
+            Format::Gguf => self.gguf(global, &source, &config, &weights)?,
+        };
+        let (out, size) = (self.out.display(), indicatif::HumanBytes(bytes));
+        global.say(&format!("wrote {out}: {} parameters, {size}", config.parameter_count()));
+        Ok(())
+    }
+
+    /// Refuses a target that holds something, before any work.
+    fn check_target(&self, format: Format) -> Result<()> {
+        let out = self.out.display();
+        let is_folder = self.out.is_dir();
+        match format {
+            Format::Gguf if is_folder => fail!(Usage, "--out {out} is a folder: give a file, such as model.gguf"),
+            Format::Gguf if self.out.exists() && !self.overwrite => {
+                fail!(Usage, "{out} exists: give another --out, or --overwrite to replace it")
+            }
+            Format::HuggingFace if self.out.exists() && !is_folder => {
+                fail!(Usage, "--out {out} is a file, and --format hugging-face writes a folder: give another --out")
+            }
+            Format::HuggingFace if is_folder && !is_empty(&self.out)? => {
+                if !self.overwrite {
+                    fail!(Usage, "{out} is not empty: give another --out, or --overwrite to replace the model in it");
+                }
+                if !self.out.join(CONFIG_FILE).exists() {
+                    fail!(Usage, "{out} is no model folder (it has no {CONFIG_FILE}): give another --out");
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn gguf(&self, global: &Global, source: &ModelSource, config: &Gpt2Config, weights: &Weights) -> Result<u64> {
+        let precision = match self.dtype {
+            Dtype::F32 => Precision::F32,
+            Dtype::F16 => Precision::F16,
+            Dtype::Q8_0 => Precision::Q8_0,
+        };
+        let notes = gguf::write(&self.out, config, weights, source.tokenizer()?.json(), precision)?;
+        notes.iter().for_each(|note| global.say(&format!("note: {note}")));
+        Ok(fs::metadata(&self.out).map_err(Error::io("read", &self.out))?.len())
+    }
+
+    /// Writes all files beside their places first, so that a full disk leaves what was there before.
+    fn folder(&self, source: &ModelSource, config: &Gpt2Config, weights: &Weights) -> Result<u64> {
+        let existed = self.out.is_dir();
+        fs::create_dir_all(&self.out).map_err(Error::io("create", &self.out))?;
+        let written = self.staged(source, config, weights);
+        if written.is_err() && !existed {
+            let _ = fs::remove_dir(&self.out); // only if it is empty
+        }
+        written
+    }
+
+    fn staged(&self, source: &ModelSource, config: &Gpt2Config, weights: &Weights) -> Result<u64> {
+        let at = Error::io("write into", &self.out);
+        let staging = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempdir_in(&self.out).map_err(at)?;
+        self.write_files(staging.path(), source, config, weights)?;
+        let mut bytes = 0;
+        for entry in list(staging.path())? {
+            let to = self.out.join(entry.file_name());
+            bytes += entry.metadata().map_err(Error::io("read", &to))?.len();
+            fs::rename(entry.path(), &to).map_err(Error::io("write", &to))?;
+        }
+        let _ = fs::remove_file(self.out.join(INDEX_FILE)); // it would contradict the new weights
+        sync_directory(&self.out).map_err(Error::io("sync", &self.out))?;
+        Ok(bytes)
+    }
+
+    fn write_files(&self, folder: &Path, source: &ModelSource, config: &Gpt2Config, weights: &Weights) -> Result<()> {
+        let weight_type = if self.dtype == Dtype::F16 { WeightType::F16 } else { WeightType::F32 };
+        let parameters = config.parameters();
+        let values: Vec<Cow<[f32]>> = parameters.iter().map(|(name, _)| weights.read(name)).collect::<Result<_>>()?;
+        let tensors: Vec<_> =
+            parameters.into_iter().zip(&values).map(|((name, shape), values)| (name, shape, &**values)).collect();
+        write_weights(&folder.join(WEIGHTS_FILE), &tensors, &[], weight_type)?;
+        write_bytes(&folder.join(CONFIG_FILE), config.to_json_for(weight_type).as_bytes())?;
+        for name in BESIDE {
+            // Models trained on token ids have an empty tokenizer.json.
+            if let Some(bytes) = source.bytes(name)?.filter(|bytes| !bytes.is_empty()) {
+                write_bytes(&folder.join(name), &bytes)?;
+            }
+        }
+        // A training run's folder has no settings for its tokenizer.
+        if folder.join(TOKENIZER_FILE).exists() && !source.has(SETTINGS_FILE) {
+            source.tokenizer()?.save(folder)?;
+        }
+        Ok(())
+    }
+}
+
+fn list(folder: &Path) -> Result<Vec<fs::DirEntry>> {
+    let entries = fs::read_dir(folder).and_then(|entries| entries.collect());
+    entries.map_err(Error::io("list", folder))
+}
+
+fn is_empty(folder: &Path) -> Result<bool> {
+    Ok(list(folder)?.is_empty())
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
