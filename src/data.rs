@@ -2,12 +2,18 @@
 
 pub mod batches;
 pub mod corpus;
+pub mod encode;
+mod parquet;
+pub mod pieces;
+pub mod prepare;
 pub mod shards;
 pub mod source;
 pub mod story;
 pub mod tokenizer;
+pub mod tokenizer_training;
 pub mod tokens;
 mod vocabulary;
+pub mod word_counts;
 
 /// The target of a position that does not count towards the loss.
 pub const IGNORED: u32 = u32::MAX;
