@@ -2,7 +2,8 @@
 
 pub mod batches;
 pub mod corpus;
-pub mod encode;
+mod encode;
+pub mod encoder;
 mod parquet;
 pub mod pieces;
 pub mod prepare;

@@ -7,14 +7,12 @@
 use rayon::prelude::*;
 
 use super::{
+    encoder::Encoder,
     pieces::{Piece, Pieces},
     source::Source,
     tokenizer::{SEPARATOR, Tokenizer},
 };
-use crate::{
-    error::{Error, Result},
-    fail,
-};
+use crate::{error::Result, fail};
 
 /// How much is worked on at a time.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +46,7 @@ pub(super) fn encode(
     mut take: impl FnMut(&[u32], u64) -> Result<()>,
 ) -> Result<Encoded> {
     let mut pieces = source.pieces(sizes.piece_bytes);
+    let encoder = Encoder::new(tokenizer)?;
     let mut separator = None;
     let mut encoded = Encoded::default();
     loop {
@@ -55,7 +54,7 @@ pub(super) fn encode(
         if block.is_empty() {
             break;
         }
-        let ids = block.par_iter().map(|piece| encode_piece(tokenizer, piece)).collect::<Result<Vec<_>>>()?;
+        let ids = block.par_iter().map(|piece| encoder.encode(piece)).collect::<Result<Vec<_>>>()?;
         for (piece, ids) in block.iter().zip(ids) {
             if piece.starts_document {
                 // There is nothing to separate the first document from.
@@ -91,14 +90,6 @@ pub(super) fn next_block(pieces: &mut Pieces, block_bytes: usize) -> Result<Vec<
         block.push(piece);
     }
     Ok(block)
-}
-
-/// The ids of a piece; an error says where in the source the text cannot be encoded.
-pub fn encode_piece(tokenizer: &Tokenizer, piece: &Piece) -> Result<Vec<u32>> {
-    tokenizer.try_encode(&piece.text).map_err(|failure| {
-        let position = piece.position(failure.offset);
-        Error::Input(format!("cannot encode the text {position}: {}", failure.reason))
-    })
 }
 
 /// The ids between two documents, and the bytes of text that they stand for.

@@ -24,7 +24,7 @@ pub(super) type Table = AHashMap<CompactString, u64>;
 const LONGEST_WORD_BYTES: usize = 256;
 
 /// GPT-2's pre-tokenisation (Radford et al. 2019, `encoder.py`) but for `\s+(?!\S)`, which `gpt2_words` does: this
-/// engine has no look-ahead, and is seven times as fast as one that has.
+/// engine has no look-ahead, and is seven times as fast as the crate's pre-tokenizer, which needs one that has.
 static GPT2_WORD: LazyLock<Result<Regex>> =
     LazyLock::new(|| pattern(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"));
 
@@ -134,10 +134,9 @@ struct Splitter {
 impl Splitter {
     fn new(kind: Words, special: &[String]) -> Result<Splitter> {
         let words = match kind {
-            Words::Gpt2 => &*GPT2_WORD,
-            Words::Bert => &*BERT_WORD,
+            Words::Gpt2 => gpt2_pattern()?,
+            Words::Bert => BERT_WORD.as_ref().map_err(|cause| Error::Input(cause.to_string()))?,
         };
-        let words = words.as_ref().map_err(|cause| Error::Input(cause.to_string()))?;
         let alternatives: Vec<_> = special.iter().map(|token| regex::escape(token)).collect();
         let special = (!special.is_empty()).then(|| pattern(&alternatives.join("|"))).transpose()?;
         Ok(Splitter { words, kind, special })
@@ -147,7 +146,7 @@ impl Splitter {
         let mut counts = HashMap::new();
         let mut count = |word: &'t str| parts(word).for_each(|part| *counts.entry(part).or_default() += 1);
         let mut stretch = |text: &'t str| match self.kind {
-            Words::Gpt2 => self.gpt2_words(text, &mut count),
+            Words::Gpt2 => gpt2_words(self.words, text, &mut count),
             Words::Bert => self.words.find_iter(text).for_each(|found| count(found.as_str())),
         };
         match &self.special {
@@ -156,18 +155,24 @@ impl Splitter {
         }
         counts
     }
+}
 
-    /// `\s+(?!\S)`: of white space before a word the last character stands for itself, or belongs to the word if it is
-    /// a space.
-    fn gpt2_words<'t>(&self, text: &'t str, count: &mut impl FnMut(&'t str)) {
-        let mut at = 0;
-        while let Some(found) = self.words.find_at(text, at) {
-            let last = found.as_str().chars().next_back().filter(|c| c.is_whitespace() && found.end() < text.len());
-            let last_bytes = last.map_or(0, char::len_utf8);
-            at = if last_bytes < found.len() { found.end() - last_bytes } else { found.end() };
-            count(&text[found.start()..at]);
-        }
+/// Calls `each` with the words of a text as GPT-2 splits it; together they are the text.
+pub(super) fn gpt2_words<'t>(words: &Regex, text: &'t str, each: &mut impl FnMut(&'t str)) {
+    let mut at = 0;
+    while let Some(found) = words.find_at(text, at) {
+        // `\s+(?!\S)`: of white space before a word the last character stands for itself, or belongs to the word if it
+        // is a space.
+        let last = found.as_str().chars().next_back().filter(|c| c.is_whitespace() && found.end() < text.len());
+        let last_bytes = last.map_or(0, char::len_utf8);
+        at = if last_bytes < found.len() { found.end() - last_bytes } else { found.end() };
+        each(&text[found.start()..at]);
     }
+}
+
+/// The regular expression for [`gpt2_words`].
+pub(super) fn gpt2_pattern() -> Result<&'static Regex> {
+    GPT2_WORD.as_ref().map_err(|cause| Error::Input(cause.to_string()))
 }
 
 /// The word itself unless it is too long.

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use proptest::prelude::*;
 use serde_json::Value;
 use wgpt::data::corpus::Corpus;
 use wgpt::data::prepare::{Preparation, Prepared, Validation};
+use wgpt::data::shards;
 use wgpt::data::source::Source;
 use wgpt::data::story;
 use wgpt::data::tokenizer::Tokenizer;
@@ -83,6 +85,24 @@ fn shards_hold_the_documents_joined_by_the_end_of_text() {
             let bytes = contents(&out).into_iter().filter(|(name, _)| name.ends_with(".bin"));
             assert_eq!(bytes.map(|(_, bytes)| bytes.len() as u64).sum::<u64>(), parts[0].bytes + parts[1].bytes);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
+
+    /// Words that are encoded one by one give the ids of the text as a whole, special tokens in it included.
+    #[test]
+    fn ids_are_those_of_the_whole_text(
+        parts in prop::collection::vec("[a-c']{1,9}|[ \n\t\u{A0}]{1,3}|\\PC|[1²]|<\\|endoftext\\|>|'s|don't |東", 1..60),
+        twice in any::<bool>(),
+    ) {
+        static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(tokenizer);
+        let text = parts.concat().repeat(if twice { 2 } else { 1 });
+        let source = Source::from_text("text", text.as_str());
+        let place = Place::new();
+        let tokens = shards::tokenise(&source, &TOKENIZER, &place.path("cache"), shards::Sizes::default()).unwrap();
+        prop_assert_eq!(ids(&tokens), TOKENIZER.encode(&text).unwrap());
     }
 }
 

@@ -4,7 +4,7 @@
 use clap::Args;
 use rayon::prelude::*;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use wgpt::data::encode::encode_piece;
+use wgpt::data::encoder::Encoder;
 use wgpt::data::pieces::Pieces;
 use wgpt::data::source::Source;
 use wgpt::data::tokenizer::{TextStream, Tokenizer};
@@ -75,8 +75,9 @@ impl Encode {
         let (start, between, end) = self.format.marks();
         let mut line = start.to_string();
         let mut first = true;
+        let encoder = Encoder::new(tokenizer)?;
         for piece in Pieces::of_reader(INPUT, Box::new(io::stdin().lock()), PIECE_BYTES) {
-            for id in encode_piece(tokenizer, &piece?)? {
+            for id in encoder.encode(&piece?)? {
                 line.push_str(if first { "" } else { between });
                 line.push_str(&id.to_string());
                 first = false;
