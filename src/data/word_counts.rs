@@ -50,14 +50,15 @@ pub struct Sizes {
     pub piece_bytes: usize,
     /// Text held in memory.
     pub block_bytes: usize,
-    /// Different words in the table. When there are more after a block, the rarest are left out until there are half as
-    /// many. Later counts of a word that was left out start anew (lossy counting, Manku and Motwani 2002).
+    /// Different words in the table; training takes up to 800 bytes for each. When there are more after a block, the
+    /// rarest are left out until there are half as many. Later counts of a word that was left out start anew (lossy
+    /// counting, Manku and Motwani 2002).
     pub most_words: usize,
 }
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { piece_bytes: 256 << 10, block_bytes: 16 << 20, most_words: 4_000_000 }
+        Sizes { piece_bytes: 256 << 10, block_bytes: 16 << 20, most_words: 2_000_000 }
     }
 }
 

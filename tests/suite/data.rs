@@ -292,7 +292,7 @@ fn bad_sources_are_refused() {
     let dir = tempdir().unwrap();
     refused(Source::open(&dir.path().join("none.txt")), &["no data at", "none.txt"]);
     refused(Source::open(dir.path()), &["has no .txt, .jsonl, .parquet or .bin files"]);
-    refused(Source::open(&write(&dir, "x.parquet", "PAR1")), &["x.parquet", "neither .txt, .jsonl, .parquet nor .bin"]);
+    refused(Source::open(&write(&dir, "x.csv", "PAR1")), &["x.csv", "neither .txt, .jsonl, .parquet nor .bin"]);
     refused(Source::open(dir.path()), &["has no .txt, .jsonl, .parquet or .bin files"]);
     write(&dir, "mixed/a.txt", "a");
     write(&dir, "mixed/b.bin", [1, 0]);
