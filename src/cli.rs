@@ -1,14 +1,18 @@
 //! The command line: one file per subcommand, and the only place that prints. Data goes to stdout, messages to stderr.
 
+mod data;
 mod doctor;
 mod eval;
 mod export;
 #[cfg(feature = "hub")]
 mod hub;
 mod sample;
+mod tokenizer;
 mod train;
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use wgpt::error::Result;
 use wgpt::executor::Executor;
@@ -52,6 +56,12 @@ enum Command {
     Eval(eval::Eval),
     /// Write a model as a Hugging Face folder or a GGUF file
     Export(export::Export),
+    /// Train a tokenizer, or turn text into token ids and back
+    #[command(subcommand)]
+    Tokenizer(tokenizer::Command),
+    /// Turn text into token shards ahead of training
+    #[command(subcommand)]
+    Data(data::Command),
     /// Adapters, limits, and every op against the reference on this device
     Doctor(doctor::Doctor),
 }
@@ -64,6 +74,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Sample(sample) => sample.run(global),
         Command::Eval(eval) => eval.run(global),
         Command::Export(export) => export.run(global),
+        Command::Tokenizer(tokenizer) => tokenizer.run(global),
+        Command::Data(data) => data.run(global),
         Command::Doctor(doctor) => doctor.run(global),
     }
 }
@@ -145,4 +157,18 @@ fn cache_folder() -> PathBuf {
 /// Checks the name before anything is opened, so that a wrong one is refused at once.
 fn check_device(name: &str) -> Result<()> {
     if name.eq_ignore_ascii_case("cpu") { Ok(()) } else { choose(name).map(|_| ()) }
+}
+
+/// A bar over bytes that are read, on standard error if that is a terminal.
+fn progress_of_bytes(global: &Global, bytes: u64) -> ProgressBar {
+    let visible = !global.quiet && std::io::stderr().is_terminal();
+    let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{bar:24} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left");
+    ProgressBar::with_draw_target(Some(bytes), target)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// For work whose end is not known.
+fn spinner() -> ProgressStyle {
+    ProgressStyle::with_template("{spinner} {msg} ({elapsed})").unwrap_or_else(|_| ProgressStyle::default_spinner())
 }

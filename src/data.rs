@@ -2,12 +2,19 @@
 
 pub mod batches;
 pub mod corpus;
+mod encode;
+pub mod encoder;
+mod parquet;
+pub mod pieces;
+pub mod prepare;
 pub mod shards;
 pub mod source;
 pub mod story;
 pub mod tokenizer;
+pub mod tokenizer_training;
 pub mod tokens;
 mod vocabulary;
+pub mod word_counts;
 
 /// The target of a position that does not count towards the loss.
 pub const IGNORED: u32 = u32::MAX;

@@ -342,8 +342,10 @@ fn open_material(
     let val = val.map(Source::open).transpose()?;
     let tokenizer = match known {
         Some(tokenizer) => Some(tokenizer),
-        // Token shards come without a tokenizer unless one is named.
-        None if !source.is_text() && matches!(settings.tokenizer.as_str(), "char" | "bytes") => None,
+        // Token shards have their tokenizer beside them, or none, unless one is named.
+        None if !source.is_text() && matches!(settings.tokenizer.as_str(), "char" | "bytes") => {
+            source.tokenizer_file().as_deref().map(Tokenizer::load).transpose()?
+        }
         None => Some(Tokenizer::choose(&settings.tokenizer, &source)?),
     };
     let corpus = Corpus::open(&source, val.as_ref(), tokenizer.as_ref(), None, &super::cache_folder())?;

@@ -9,7 +9,7 @@
 //! `.bin` files are mapped where they are. Their ids are looked through once, and `ids-<what>-<state>.json` remembers
 //! the largest.
 //!
-//! Documents are separated by `<|endoftext|>` where the tokenizer has it, and by a newline otherwise.
+//! What lies between documents is told in `encode`.
 
 use std::{
     fs::{self, File},
@@ -18,12 +18,12 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    source::{Piece, Source},
+    encode::encode,
+    source::Source,
     tokenizer::Tokenizer,
     tokens::{IdFile, Tokens, Width},
 };
@@ -33,35 +33,20 @@ use crate::{
     files::write_bytes,
 };
 
-const FORMAT_VERSION: u64 = 1;
+pub use super::encode::Sizes;
+
+const FORMAT_VERSION: u64 = 2;
 const INDEX: &str = "index.json";
-
-/// How much is worked on at a time.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
-    /// Text that is tokenised as one.
-    pub piece_bytes: usize,
-    /// Text held in memory, tokenised by all cores.
-    pub block_bytes: usize,
-    /// Ids in one shard file.
-    pub shard_tokens: u64,
-}
-
-impl Default for Sizes {
-    fn default() -> Sizes {
-        Sizes { piece_bytes: 256 << 10, block_bytes: 8 << 20, shard_tokens: 1 << 28 }
-    }
-}
 
 /// Tokenises text into the folder `cache`, or finds it there from last time. Text in memory stays in memory.
 pub fn tokenise(source: &Source, tokenizer: &Tokenizer, cache: &Path, sizes: Sizes) -> Result<Tokens> {
     let tokens = if source.files().is_empty() {
         let mut ids = Vec::new();
-        let text_bytes = encode(source, tokenizer, sizes, |more| {
+        let encoded = encode(source, tokenizer, sizes, |more, _| {
             ids.extend_from_slice(more);
             Ok(())
         })?;
-        Tokens::from_ids(ids).with_text_bytes(Some(text_bytes))
+        Tokens::from_ids(ids).with_text_bytes(Some(encoded.text_bytes))
     } else {
         from_cache(source, tokenizer, cache, sizes)?
     };
@@ -141,12 +126,12 @@ fn write(source: &Source, tokenizer: &Tokenizer, folder: &Path, sizes: Sizes) ->
     let shard_tokens = sizes.shard_tokens.max(1);
     let mut writer = ShardWriter { folder, width, shard_tokens, counts: Vec::new(), current: None };
     let mut max_id = 0;
-    let text_bytes = encode(source, tokenizer, sizes, |ids| {
+    let encoded = encode(source, tokenizer, sizes, |ids, _| {
         max_id = max_id.max(ids.iter().copied().max().unwrap_or(0));
         writer.append(ids)
     })?;
     writer.end_shard()?;
-    let index = Index { width: Some(width), shards: writer.counts, max_id, text_bytes };
+    let index = Index { width: Some(width), shards: writer.counts, max_id, text_bytes: encoded.text_bytes };
     let path = folder.join(INDEX);
     let json = serde_json::to_vec_pretty(&index).map_err(|cause| Error::io("write", &path)(cause.into()))?;
     write_bytes(&path, &json)
@@ -168,72 +153,6 @@ fn publish(temporary: tempfile::TempDir, folder: &Path, vocabulary_size: usize) 
         let _ = parent.sync_all();
     }
     Ok(())
-}
-
-/// Runs a source's text through the tokenizer and hands the ids on, in order. Returns the bytes of text.
-fn encode(
-    source: &Source,
-    tokenizer: &Tokenizer,
-    sizes: Sizes,
-    mut take: impl FnMut(&[u32]) -> Result<()>,
-) -> Result<u64> {
-    let mut pieces = source.pieces(sizes.piece_bytes);
-    let mut separator = None;
-    let mut text_bytes = 0;
-    loop {
-        let block = next_block(&mut pieces, sizes.block_bytes)?;
-        if block.is_empty() {
-            break;
-        }
-        let ids = block.par_iter().map(|piece| encode_piece(tokenizer, piece)).collect::<Result<Vec<_>>>()?;
-        for (piece, ids) in block.iter().zip(ids) {
-            if piece.starts_document {
-                // There is nothing to separate the first document from.
-                match &separator {
-                    None => separator = Some(document_separator(tokenizer)),
-                    Some(Ok((separator, bytes))) => {
-                        take(separator)?;
-                        text_bytes += bytes;
-                    }
-                    Some(Err(reason)) => {
-                        fail!(Input, "cannot separate the documents of {} by a newline: {reason}", source.name())
-                    }
-                }
-            }
-            take(&ids)?;
-            text_bytes += piece.text.len() as u64;
-        }
-    }
-    if separator.is_none() {
-        fail!(Input, "{} is empty: there is no text in it to train on", source.name());
-    }
-    Ok(text_bytes)
-}
-
-fn next_block(pieces: &mut impl Iterator<Item = Result<Piece>>, block_bytes: usize) -> Result<Vec<Piece>> {
-    let mut block = Vec::new();
-    let mut size_bytes = 0;
-    while size_bytes < block_bytes.max(1) {
-        let Some(piece) = pieces.next().transpose()? else { break };
-        size_bytes += piece.text.len();
-        block.push(piece);
-    }
-    Ok(block)
-}
-
-fn encode_piece(tokenizer: &Tokenizer, piece: &Piece) -> Result<Vec<u32>> {
-    tokenizer.try_encode(&piece.text).map_err(|failure| {
-        let position = piece.position(failure.offset);
-        Error::Input(format!("cannot encode the text {position}: {}", failure.reason))
-    })
-}
-
-/// The ids between two documents, and the bytes of text that they stand for.
-fn document_separator(tokenizer: &Tokenizer) -> std::result::Result<(Vec<u32>, u64), String> {
-    match tokenizer.end_of_text() {
-        Some(id) => Ok((vec![id], 0)),
-        None => tokenizer.try_encode("\n").map(|ids| (ids, 1)).map_err(|failure| failure.reason),
-    }
 }
 
 struct ShardWriter<'a> {
@@ -285,7 +204,8 @@ impl OpenShard {
     }
 }
 
-fn write_ids(file: &mut impl Write, width: Width, ids: &[u32]) -> std::io::Result<()> {
+/// Writes little-endian ids.
+pub(super) fn write_ids(file: &mut impl Write, width: Width, ids: &[u32]) -> std::io::Result<()> {
     match width {
         Width::U16 => ids.iter().try_for_each(|&id| file.write_all(&(id as u16).to_le_bytes())),
         Width::U32 => ids.iter().try_for_each(|&id| file.write_all(&id.to_le_bytes())),

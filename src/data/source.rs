@@ -2,37 +2,38 @@
 //!
 //! - `.txt`: UTF-8 text, one document.
 //! - `.jsonl`: one JSON object per line, whose `text` field is a document; other fields and empty lines are ignored.
+//! - `.parquet`: rows, whose `text` column is a document (built with the feature `parquet`).
 //! - `.bin`: token ids, as nanoGPT and llm.c write them (see `tokens`).
 //!
 //! A folder is searched for these, folders in it included, in sorted order. Names that begin with a dot are left out.
 //! `.bin` files of a folder whose names have the word `val` in them, and those beside a `train` file, are held out for
 //! validation: `train.bin` and `val.bin`, `fineweb_train_000001.bin` and `fineweb_val_000000.bin`.
+//! A `tokenizer.json` beside them is the one that they were made with, as `wgpt data prepare` leaves it.
 //!
-//! Text is read in pieces of bounded size, so a corpus may be larger than memory.
+//! Text is read in pieces of bounded size (see `pieces`), so a corpus may be larger than memory.
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs::{self, File},
-    io::{self, BufRead, BufReader, Cursor, Read},
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use serde_json::Value;
-
+use super::{pieces::Pieces, tokenizer};
 use crate::{
     error::{Error, Result},
     fail,
 };
 
-/// A line of a `.jsonl` file is held in memory as a whole, so it must end somewhere.
-const LONGEST_LINE_BYTES: u64 = 256 << 20;
+/// The field of a `.jsonl` line, and the column of a `.parquet` file, that holds the text.
+pub const TEXT_COLUMN: &str = "text";
 
 /// Data to train or evaluate on, not read yet.
 #[derive(Clone, Debug)]
 pub struct Source {
     name: String,
     kind: Kind,
+    column: Arc<str>,
 }
 
 #[derive(Clone, Debug)]
@@ -48,17 +49,25 @@ impl Source {
         let name = path.display().to_string();
         let metadata = match fs::metadata(path) {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                fail!(Input, "there is no data at {name}; give a .txt, .jsonl or .bin file, or a folder of them")
+                fail!(
+                    Input,
+                    "there is no data at {name}; give a .txt, .jsonl, .parquet or .bin file, or a folder of them"
+                )
             }
             other => other.map_err(Error::io("read the data", path))?,
         };
         let kind = if metadata.is_dir() { folder(path)? } else { file(path)? };
-        Ok(Source { name, kind })
+        Ok(Source { name, kind, column: TEXT_COLUMN.into() })
     }
 
     /// Text in memory, one document; `name` is for messages.
     pub fn from_text(name: &str, text: impl Into<Arc<str>>) -> Source {
-        Source { name: name.to_string(), kind: Kind::Memory(text.into()) }
+        Source { name: name.to_string(), kind: Kind::Memory(text.into()), column: TEXT_COLUMN.into() }
+    }
+
+    /// The same with another field of `.jsonl` lines, or column of `.parquet` files, than `text`.
+    pub fn with_column(self, column: &str) -> Source {
+        Source { column: column.into(), ..self }
     }
 
     /// What messages call it: its path.
@@ -88,9 +97,24 @@ impl Source {
                     files => format!("{} and {} more", files[0].display(), files.len() - 1),
                 };
                 let kind = Kind::Ids { files: validation.clone(), validation: Vec::new() };
-                Some(Source { name, kind })
+                Some(Source { name, kind, column: self.column.clone() })
             }
             _ => None,
+        }
+    }
+
+    /// The `tokenizer.json` that lies beside the `.bin` files of this source, if any.
+    pub fn tokenizer_file(&self) -> Option<PathBuf> {
+        let Kind::Ids { files, .. } = &self.kind else { return None };
+        let file = files.first()?.with_file_name(tokenizer::FILE_NAME);
+        file.is_file().then_some(file)
+    }
+
+    /// The bytes of all its files, or of its text in memory: what progress is measured against.
+    pub fn size_bytes(&self) -> u64 {
+        match &self.kind {
+            Kind::Memory(text) => text.len() as u64,
+            _ => self.files().iter().filter_map(|file| fs::metadata(file).ok()).map(|metadata| metadata.len()).sum(),
         }
     }
 
@@ -114,215 +138,29 @@ impl Source {
     /// The text, in order, in pieces of at most `size_bytes`, which end where tokens end as far as can be told.
     /// Empty documents are left out. A source of token ids has no pieces.
     pub fn pieces(&self, size_bytes: usize) -> Pieces<'_> {
-        let text = match &self.kind {
-            Kind::Memory(text) => {
-                let place = Place { file: self.name.as_str().into(), line: None };
-                Some(TextReader::new(Box::new(Cursor::new(text.as_bytes())), place))
-            }
-            _ => None,
-        };
-        let files = if self.is_text() { self.files() } else { &[] };
-        // A character has up to four bytes, and a piece holds at least one.
-        Pieces { files: files.iter(), lines: None, text, size_bytes: size_bytes.max(4) }
-    }
-}
-
-/// A stretch of text within one document.
-#[derive(Debug)]
-pub struct Piece {
-    pub text: String,
-    /// Whether this is the first piece of a document.
-    pub starts_document: bool,
-    place: Place,
-    offset: u64,
-}
-
-impl Piece {
-    /// Where a byte of the text is, for messages.
-    pub fn position(&self, offset: Option<usize>) -> String {
-        match offset {
-            Some(offset) => self.place.position(self.offset + offset as u64),
-            None => self.place.position(self.offset),
+        match &self.kind {
+            Kind::Memory(text) => Pieces::of_reader(&self.name, Box::new(text.as_bytes()), size_bytes),
+            Kind::Text(files) => Pieces::of_files(files, &self.column, size_bytes),
+            Kind::Ids { .. } => Pieces::of_files(&[], &self.column, size_bytes),
         }
     }
-}
-
-/// Iterator over the pieces of a source.
-pub struct Pieces<'a> {
-    files: std::slice::Iter<'a, PathBuf>,
-    lines: Option<LineReader>,
-    text: Option<TextReader<'a>>,
-    size_bytes: usize,
-}
-
-impl Pieces<'_> {
-    fn advance(&mut self) -> Result<Option<Piece>> {
-        loop {
-            if let Some(text) = &mut self.text {
-                match text.next_piece(self.size_bytes)? {
-                    None => self.text = None,
-                    piece => return Ok(piece),
-                }
-            } else if let Some(lines) = &mut self.lines {
-                self.text = lines.next_document()?;
-                if self.text.is_none() {
-                    self.lines = None;
-                }
-            } else if let Some(path) = self.files.next() {
-                let file = File::open(path).map_err(Error::io("open", path))?;
-                if format(path) == Some(Format::Lines) {
-                    self.lines = Some(LineReader::new(file, path));
-                } else {
-                    self.text = Some(TextReader::new(Box::new(file), Place::of(path)));
-                }
-            } else {
-                return Ok(None);
-            }
-        }
-    }
-}
-
-impl Iterator for Pieces<'_> {
-    type Item = Result<Piece>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.advance().transpose()
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Place {
-    file: Arc<str>,
-    /// Counted from one; for a document that is a field of a line.
-    line: Option<u64>,
-}
-
-impl Place {
-    fn of(path: &Path) -> Place {
-        Place { file: path.display().to_string().into(), line: None }
-    }
-
-    fn position(&self, offset: u64) -> String {
-        match self.line {
-            None => format!("at byte {offset} of {}", self.file),
-            Some(line) => format!("at byte {offset} of the text in line {line} of {}", self.file),
-        }
-    }
-}
-
-/// Reads one document.
-struct TextReader<'a> {
-    input: Box<dyn Read + 'a>,
-    place: Place,
-    /// Read but not handed out yet.
-    rest: Vec<u8>,
-    /// Where `rest` begins in the document.
-    offset: u64,
-}
-
-impl<'a> TextReader<'a> {
-    fn new(input: Box<dyn Read + 'a>, place: Place) -> TextReader<'a> {
-        TextReader { input, place, rest: Vec::new(), offset: 0 }
-    }
-
-    fn next_piece(&mut self, size_bytes: usize) -> Result<Option<Piece>> {
-        let wanted = size_bytes - self.rest.len();
-        let read = self.input.by_ref().take(wanted as u64).read_to_end(&mut self.rest);
-        read.map_err(Error::io("read", Path::new(&*self.place.file)))?;
-        let ends = self.rest.len() < size_bytes;
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let valid = match std::str::from_utf8(&self.rest) {
-            Ok(text) => text,
-            // A character that continues beyond what was read.
-            Err(cause) if cause.error_len().is_none() && !ends => valid_part(&self.rest, cause.valid_up_to()),
-            Err(cause) => {
-                let position = self.place.position(self.offset + cause.valid_up_to() as u64);
-                fail!(Input, "there is no valid UTF-8 {position}; save the text as UTF-8")
-            }
-        };
-        let length = if ends { valid.len() } else { cut(valid) };
-        let (offset, text) = (self.offset, valid[..length].to_string());
-        self.rest.drain(..length);
-        self.offset += length as u64;
-        Ok(Some(Piece { text, starts_document: offset == 0, place: self.place.clone(), offset }))
-    }
-}
-
-/// Reads the documents of a `.jsonl` file.
-struct LineReader {
-    input: BufReader<File>,
-    path: PathBuf,
-    number: u64,
-}
-
-impl LineReader {
-    fn new(file: File, path: &Path) -> LineReader {
-        LineReader { input: BufReader::new(file), path: path.to_path_buf(), number: 0 }
-    }
-
-    fn next_document(&mut self) -> Result<Option<TextReader<'static>>> {
-        let mut line = Vec::new();
-        while line.trim_ascii().is_empty() {
-            line.clear();
-            let read = self.input.by_ref().take(LONGEST_LINE_BYTES).read_until(b'\n', &mut line);
-            if read.map_err(Error::io("read", &self.path))? == 0 {
-                return Ok(None);
-            }
-            self.number += 1;
-        }
-        let (number, file) = (self.number, self.path.display());
-        if line.len() as u64 == LONGEST_LINE_BYTES && !line.ends_with(b"\n") {
-            fail!(Input, "line {number} of {file} is longer than {LONGEST_LINE_BYTES} bytes; split it");
-        }
-        let expected = "each line must be a JSON object with a `text` string";
-        let line = std::str::from_utf8(&line).map_err(|cause| {
-            let at = cause.valid_up_to();
-            Error::Input(format!("there is no valid UTF-8 at byte {at} of line {number} of {file}; {expected}"))
-        })?;
-        let mut value: Value = serde_json::from_str(line)
-            .map_err(|cause| Error::Input(format!("line {number} of {file} is not JSON ({cause}); {expected}")))?;
-        let Some(Value::String(text)) = value.get_mut("text").map(Value::take) else {
-            fail!(Input, "line {number} of {file} has no `text`; {expected}");
-        };
-        let place = Place { line: Some(number), ..Place::of(&self.path) };
-        Ok(Some(TextReader::new(Box::new(Cursor::new(text)), place)))
-    }
-}
-
-/// Where to end a piece so that it and the rest give the same tokens as both together.
-///
-/// Byte-level and sentence-piece pre-tokenizers never join a word and the space after it, so before a space that
-/// follows a word is best. Next is after a single newline between letters or digits: beside punctuation or more white
-/// space some pre-tokenizers take the newline as part of what surrounds it. Otherwise anywhere.
-fn cut(text: &str) -> usize {
-    let before = |at: usize| text[..at].chars().next_back().unwrap_or(' ');
-    let after = |at: usize| text[at + 1..].chars().next().unwrap_or(' ');
-    let space = text.rmatch_indices(' ').map(|(at, _)| at).find(|&at| !before(at).is_whitespace());
-    let newline = || {
-        let mut newlines = text.rmatch_indices('\n').map(|(at, _)| at);
-        newlines.find(|&at| before(at).is_alphanumeric() && after(at).is_alphanumeric())
-    };
-    space.or_else(|| newline().map(|at| at + 1)).unwrap_or(text.len())
-}
-
-fn valid_part(bytes: &[u8], length: usize) -> &str {
-    std::str::from_utf8(&bytes[..length]).unwrap_or_default()
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Format {
+pub(super) enum Format {
     Text,
     Lines,
+    Parquet,
     Ids,
 }
 
-fn format(path: &Path) -> Option<Format> {
+/// What a file's extension says that it holds.
+pub(super) fn format(path: &Path) -> Option<Format> {
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
     match extension.as_str() {
         "txt" => Some(Format::Text),
         "jsonl" => Some(Format::Lines),
+        "parquet" => Some(Format::Parquet),
         "bin" => Some(Format::Ids),
         _ => None,
     }
@@ -330,7 +168,7 @@ fn format(path: &Path) -> Option<Format> {
 
 fn file(path: &Path) -> Result<Kind> {
     match format(path) {
-        None => fail!(Input, "{} is neither .txt, .jsonl nor .bin; rename or convert it", path.display()),
+        None => fail!(Input, "{} is neither .txt, .jsonl, .parquet nor .bin; rename or convert it", path.display()),
         Some(Format::Ids) => Ok(Kind::Ids { files: vec![path.to_path_buf()], validation: validation_beside(path)? }),
         Some(_) => Ok(Kind::Text(vec![path.to_path_buf()])),
     }
@@ -342,7 +180,7 @@ fn folder(path: &Path) -> Result<Kind> {
     files.sort();
     let (ids, text): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| format(file) == Some(Format::Ids));
     match (ids.first(), text.first()) {
-        (None, None) => fail!(Input, "{} has no .txt, .jsonl or .bin files in it", path.display()),
+        (None, None) => fail!(Input, "{} has no .txt, .jsonl, .parquet or .bin files in it", path.display()),
         (None, _) => Ok(Kind::Text(text)),
         (Some(ids), Some(text)) => {
             let (ids, text) = (ids.display(), text.display());

@@ -38,6 +38,18 @@ pub const FILE_NAME: &str = "tokenizer.json";
 /// The token that separates documents, where a `tokenizer.json` has it.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
+/// The token between documents, and at the end of a text, of BERT's tokenizers.
+pub const SEPARATOR: &str = "[SEP]";
+
+/// BERT's special tokens in the order of their ids, and what the Hugging Face libraries call their roles.
+pub(crate) const BERT_TOKENS: [(&str, &str); 5] = [
+    ("pad_token", "[PAD]"),
+    ("unk_token", "[UNK]"),
+    ("cls_token", "[CLS]"),
+    ("sep_token", SEPARATOR),
+    ("mask_token", "[MASK]"),
+];
+
 /// Text to token ids and back; see the module for the kinds there are.
 pub struct Tokenizer {
     kind: Kind,
@@ -159,6 +171,11 @@ impl Tokenizer {
         if self.end_of_text().is_some() {
             config["eos_token"] = END_OF_TEXT.into();
         }
+        for (role, token) in BERT_TOKENS {
+            if self.token_id(token).is_some() {
+                config[role] = token.into();
+            }
+        }
         write_bytes(&dir.join(FILE_NAME), &self.json)?;
         write_bytes(&dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())
     }
@@ -211,6 +228,14 @@ impl Tokenizer {
         }
     }
 
+    /// The id of a token by its exact name in a `tokenizer.json`, if the vocabulary has it.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        match &self.kind {
+            Kind::File { inner, .. } => inner.token_to_id(token),
+            _ => None,
+        }
+    }
+
     /// How many bytes of text each id stands for (special tokens: none), for bits per byte. None for a tokenizer
     /// whose tokens have no text of their own, such as one that adds or strips spaces when it decodes.
     pub fn token_bytes(&self) -> Option<Vec<u32>> {
@@ -245,7 +270,8 @@ impl Tokenizer {
         }
     }
 
-    fn from_json(json: Vec<u8>) -> std::result::Result<Tokenizer, String> {
+    /// The tokenizer of a `tokenizer.json`'s bytes, or why there is none.
+    pub(crate) fn from_json(json: Vec<u8>) -> std::result::Result<Tokenizer, String> {
         let value: Value = serde_json::from_slice(&json).map_err(|cause| format!("it is not JSON ({cause})"))?;
         if let Some(kind) = recognise(&value) {
             return Ok(Tokenizer { kind, json });
@@ -263,7 +289,8 @@ impl Tokenizer {
         Ok(Tokenizer { kind, json })
     }
 
-    fn knows(&self, id: u32) -> bool {
+    /// Whether the vocabulary has the id.
+    pub fn knows(&self, id: u32) -> bool {
         match &self.kind {
             Kind::File { inner, .. } => inner.id_to_token(id).is_some(),
             _ => (id as usize) < self.vocabulary_size(),
@@ -286,7 +313,12 @@ impl TextStream<'_> {
 
     /// The text that `id` completes; empty while a character is incomplete.
     pub fn push(&mut self, id: u32) -> Result<String> {
-        self.ids.push(id);
+        self.extend(&[id])
+    }
+
+    /// The text that the ids complete; the same as that of each, and faster.
+    pub fn extend(&mut self, ids: &[u32]) -> Result<String> {
+        self.ids.extend_from_slice(ids);
         let text = self.tokenizer.decode(&self.ids)?;
         let end = complete(&text);
         let new = text.get(self.shown..end).unwrap_or_default().to_string();
@@ -356,7 +388,7 @@ fn bytes_json() -> tokenizers::Result<Vec<u8>> {
 
 /// The printable character that stands for each byte in GPT-2's vocabulary: printable Latin-1 for itself, and the
 /// others by U+0100 and up, in order.
-fn byte_alphabet() -> [char; 256] {
+pub(crate) fn byte_alphabet() -> [char; 256] {
     let mut others = '\u{100}'..;
     std::array::from_fn(|byte| match byte as u8 {
         byte @ (0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) => char::from(byte),

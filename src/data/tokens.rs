@@ -3,9 +3,9 @@
 //! Files are little-endian, whatever the machine:
 //!
 //! - nanoGPT's `train.bin`: nothing but u16 ids.
-//! - llm.c's shards: 256 i32 (magic, version, number of ids, zeros), then the ids: u16 for magic 20240520 version 1,
+//! - llm.c's shards, and those of `prepare`: 256 i32 (magic, version, number of ids, zeros), then the ids: u16 for magic 20240520 version 1,
 //!   u32 for magic 20240801 version 7 (its `dev/data/data_common.py`).
-//! - this program's own shards (see `shards`): nothing but u16 or u32 ids.
+//! - the shards in this program's cache (see `shards`): nothing but u16 or u32 ids.
 //!
 //! The first four bytes tell llm.c's files from nanoGPT's: as u16 they would be ids beyond 50 257.
 
@@ -23,9 +23,12 @@ use crate::{
     fail,
 };
 
-const HEADER_BYTES: u64 = 256 * 4;
+/// Of llm.c's shards.
+pub(crate) const HEADER_BYTES: u64 = 256 * 4;
 const MAGIC_U16: i32 = 20_240_520;
 const MAGIC_U32: i32 = 20_240_801;
+const VERSION_U16: i32 = 1;
+const VERSION_U32: i32 = 7;
 /// llm.c's multiple-choice evaluation sets, which hold more than ids.
 const MAGIC_EVALUATION: i32 = 20_240_522;
 
@@ -190,6 +193,17 @@ impl Width {
             Width::U32 => 4,
         }
     }
+
+    /// llm.c's header of a shard of so many ids, at most `i32::MAX`.
+    pub fn header(self, count: u64) -> Vec<u8> {
+        let (magic, version) = match self {
+            Width::U16 => (MAGIC_U16, VERSION_U16),
+            Width::U32 => (MAGIC_U32, VERSION_U32),
+        };
+        let mut header: Vec<u8> = [magic, version, count as i32].iter().flat_map(|word| word.to_le_bytes()).collect();
+        header.resize(HEADER_BYTES as usize, 0);
+        header
+    }
 }
 
 /// A mapped file of ids.
@@ -209,8 +223,8 @@ impl IdFile {
         let name = path.display();
         let integer = |index: usize| Some(i32::from_le_bytes(map.get(index * 4..index * 4 + 4)?.try_into().ok()?));
         let (width, version) = match integer(0) {
-            Some(MAGIC_U16) => (Width::U16, 1),
-            Some(MAGIC_U32) => (Width::U32, 7),
+            Some(MAGIC_U16) => (Width::U16, VERSION_U16),
+            Some(MAGIC_U32) => (Width::U32, VERSION_U32),
             Some(MAGIC_EVALUATION) => {
                 fail!(Input, "{name} is an llm.c evaluation set, not a text; give a train or val shard")
             }
@@ -253,6 +267,10 @@ impl IdFile {
         let (map, size_bytes) = map(path)?;
         let fits = count.checked_mul(width.bytes()) == Some(size_bytes);
         Ok(fits.then(|| IdFile { path: path.into(), map, offset_bytes: 0, width, count }))
+    }
+
+    pub fn width(&self) -> Width {
+        self.width
     }
 
     /// The largest id in the file.

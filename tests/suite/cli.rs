@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 /// A folder of its own, with a shard cache inside.
-pub struct Place(tempfile::TempDir);
+pub struct Place(pub tempfile::TempDir);
 
 impl Place {
     pub fn new() -> Place {
@@ -23,17 +23,19 @@ impl Place {
     }
 
     /// Runs wgpt in the folder.
-    fn wgpt(&self, arguments: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_wgpt"))
-            .args(arguments.split_whitespace())
-            .current_dir(self.0.path())
-            .env("WGPT_CACHE", self.path("cache"))
-            .output()
-            .unwrap()
+    pub fn wgpt(&self, arguments: &str) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// wgpt in the folder, not run yet.
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wgpt"));
+        command.args(arguments.split_whitespace()).current_dir(self.0.path()).env("WGPT_CACHE", self.path("cache"));
+        command
     }
 
     /// Runs a tiny training to the end in `run`.
-    fn train(&self, more: &str) -> Output {
+    pub fn train(&self, more: &str) -> Output {
         self.wgpt(&format!("train --out run {TINY} {more}"))
     }
 }

@@ -291,9 +291,9 @@ fn char_takes_its_alphabet_from_all_documents_and_their_separator() {
 fn bad_sources_are_refused() {
     let dir = tempdir().unwrap();
     refused(Source::open(&dir.path().join("none.txt")), &["no data at", "none.txt"]);
-    refused(Source::open(dir.path()), &["has no .txt, .jsonl or .bin files"]);
-    refused(Source::open(&write(&dir, "x.parquet", "PAR1")), &["x.parquet", "neither .txt, .jsonl nor .bin"]);
-    refused(Source::open(dir.path()), &["has no .txt, .jsonl or .bin files"]);
+    refused(Source::open(dir.path()), &["has no .txt, .jsonl, .parquet or .bin files"]);
+    refused(Source::open(&write(&dir, "x.csv", "PAR1")), &["x.csv", "neither .txt, .jsonl, .parquet nor .bin"]);
+    refused(Source::open(dir.path()), &["has no .txt, .jsonl, .parquet or .bin files"]);
     write(&dir, "mixed/a.txt", "a");
     write(&dir, "mixed/b.bin", [1, 0]);
     refused(Source::open(&dir.path().join("mixed")), &["mixes", "a.txt", "b.bin"]);

@@ -1,0 +1,104 @@
+//! `wgpt data prepare`: text to token shards, ahead of training.
+
+use super::{Global, progress_of_bytes};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use wgpt::data::prepare::{Part, Preparation, Validation};
+use wgpt::data::source::Source;
+use wgpt::data::tokenizer::Tokenizer;
+use wgpt::error::Result;
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Tokenise text into a folder of shards that `wgpt train --data` reads as they are
+    Prepare(Prepare),
+}
+
+impl Command {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        match self {
+            Command::Prepare(prepare) => prepare.run(global),
+        }
+    }
+}
+
+#[derive(clap::Args)]
+pub struct Prepare {
+    /// A file or folder of .txt, .jsonl or .parquet
+    #[arg(long)]
+    data: PathBuf,
+    /// The field of .jsonl lines, or the column of .parquet files, that holds the text
+    #[arg(long, default_value = "text")]
+    column: String,
+    /// A tokenizer.json, a folder that holds one, char (one token per character of the data), or bytes
+    #[arg(long, value_name = "FILE|DIR")]
+    tokenizer: String,
+    /// Folder for the shards
+    #[arg(long)]
+    out: PathBuf,
+    /// Tokens in one shard
+    #[arg(long, value_name = "N", default_value_t = 100_000_000)]
+    shard_tokens: u64,
+    /// The part of the tokens, at the end, to hold out for validation [default: 0.1]
+    #[arg(long, value_name = "FRACTION", conflicts_with = "val")]
+    val_fraction: Option<f64>,
+    /// Validation data, instead of a part of the data
+    #[arg(long)]
+    val: Option<PathBuf>,
+    /// Replace the shards in --out
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl Prepare {
+    fn run(&self, global: &Global) -> Result<()> {
+        let source = Source::open(&self.data)?.with_column(&self.column);
+        let held_out = self.val.as_deref().map(Source::open).transpose()?.map(|val| val.with_column(&self.column));
+        let validation = match &held_out {
+            Some(source) => Validation::Source(source),
+            None => Validation::Fraction(self.val_fraction.unwrap_or(0.1)),
+        };
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let mut preparation = Preparation {
+            data: &source,
+            validation,
+            shard_tokens: self.shard_tokens,
+            out: &self.out,
+            overwrite: self.overwrite,
+            interrupted: interrupted.clone(),
+        };
+        preparation.check()?;
+        let tokenizer = Tokenizer::choose(&self.tokenizer, &source)?;
+        // A second Ctrl-C ends the process at once.
+        let handler = ctrlc::set_handler(move || {
+            if interrupted.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+        });
+        if handler.is_err() {
+            global.say("warning: Ctrl-C cannot be caught here, and would leave a hidden temporary folder behind");
+        }
+        let bytes = source.size_bytes() + held_out.as_ref().map_or(0, Source::size_bytes);
+        let bar = progress_of_bytes(global, bytes);
+        let prepared = preparation.run(&tokenizer, &mut |bytes| bar.set_position(bytes));
+        bar.finish_and_clear();
+        let prepared = prepared?;
+        prepared.notes.iter().for_each(|note| global.say(&format!("note: {note}")));
+        let out = self.out.display();
+        global.say(&format!(
+            "{} documents, {} bytes of text, {} tokens of {} bytes each",
+            prepared.documents,
+            prepared.text_bytes,
+            prepared.training.tokens + prepared.validation.tokens,
+            prepared.id_bytes
+        ));
+        let part = |name: &str, part: &Part| {
+            global.say(&format!("{name}: {} tokens, {} bytes in {} files", part.tokens, part.bytes, part.files.len()));
+        };
+        part("training", &prepared.training);
+        part("validation", &prepared.validation);
+        global.say(&format!("train with: wgpt train --data {out} --out DIR"));
+        Ok(())
+    }
+}

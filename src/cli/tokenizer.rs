@@ -1,0 +1,152 @@
+//! `wgpt tokenizer`: trains a tokenizer, and turns text into token ids and back in pipes.
+
+use super::{Global, progress_of_bytes};
+use clap::Args;
+use std::path::{Path, PathBuf};
+use wgpt::data::source::Source;
+use wgpt::data::story;
+use wgpt::data::tokenizer::{FILE_NAME, Tokenizer};
+use wgpt::data::tokenizer_training::{Kind, Progress, Recipe, Sizes};
+use wgpt::error::{Error, Result};
+use wgpt::fail;
+use wgpt::files::write_bytes;
+
+mod pipe;
+
+/// GPT's 40,000 merges, the 256 bytes and <|endoftext|>.
+const BPE_VOCABULARY: usize = 40_257;
+/// BERT's.
+const WORDPIECE_VOCABULARY: usize = 30_522;
+/// Bytes of the built-in corpus, as `wgpt train` has it.
+const STORY_BYTES: usize = 2 << 20;
+const STORY_SEED: u64 = 1337;
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Train a tokenizer on text
+    Train(Train),
+    /// Text on standard input to token ids on standard output
+    Encode(pipe::Encode),
+    /// Token ids on standard input (separated by white space, or JSON arrays) to text on standard output
+    Decode(pipe::Decode),
+}
+
+impl Command {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        match self {
+            Command::Train(train) => train.run(global),
+            Command::Encode(encode) => encode.run(),
+            Command::Decode(decode) => decode.run(),
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Train {
+    /// A file or folder of .txt, .jsonl or .parquet [default: the built-in stories]
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// The field of .jsonl lines, or the column of .parquet files, that holds the text
+    #[arg(long, default_value = "text")]
+    column: String,
+    /// bpe: GPT-2's byte-level pairs; wordpiece: BERT's
+    #[arg(long, value_enum, default_value_t = KindName::Bpe)]
+    kind: KindName,
+    /// All tokens together: bytes or characters, merges, special tokens [default: 40257 for bpe, 30522 for wordpiece]
+    #[arg(long, value_name = "N")]
+    vocab: Option<usize>,
+    /// Pairs that occur less often are not merged
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    min_frequency: u64,
+    /// A further special token, such as <|user|>; may be given several times
+    #[arg(long, value_name = "TOKEN")]
+    special: Vec<String>,
+    /// WordPiece: keep capital letters and accents
+    #[arg(long)]
+    cased: bool,
+    /// The tokenizer.json to write, or a folder for it and a tokenizer_config.json
+    #[arg(long)]
+    out: PathBuf,
+    /// Replace a tokenizer that is there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum KindName {
+    Bpe,
+    Wordpiece,
+}
+
+impl Train {
+    fn run(&self, global: &Global) -> Result<()> {
+        if self.cased && self.kind == KindName::Bpe {
+            fail!(Usage, "--cased is for --kind wordpiece: bpe always keeps capital letters");
+        }
+        let (kind, default) = match self.kind {
+            KindName::Bpe => (Kind::Bpe, BPE_VOCABULARY),
+            KindName::Wordpiece => (Kind::WordPiece { cased: self.cased }, WORDPIECE_VOCABULARY),
+        };
+        let vocabulary_size = self.vocab.unwrap_or(default);
+        let special = self.special.clone();
+        let recipe = Recipe { kind, vocabulary_size, min_frequency: self.min_frequency, special };
+        let out = Target::of(&self.out, self.overwrite)?;
+        let source = match &self.data {
+            Some(path) => Source::open(path)?.with_column(&self.column),
+            None => Source::from_text("the built-in stories", story::training_text(STORY_SEED, STORY_BYTES)),
+        };
+        let bar = progress_of_bytes(global, source.size_bytes());
+        let trained = recipe.train(&source, Sizes::default(), &mut |progress| match progress {
+            Progress::Reading { bytes } => bar.set_position(bytes),
+            Progress::Merging { words } => {
+                bar.set_style(super::spinner());
+                bar.set_message(format!("merging {words} different words"));
+                bar.enable_steady_tick(std::time::Duration::from_millis(200));
+            }
+        });
+        bar.finish_and_clear();
+        let trained = trained?;
+        out.write(&trained.tokenizer)?;
+        trained.notes.iter().for_each(|note| global.say(&format!("note: {note}")));
+        let (size, file) = (trained.tokenizer.vocabulary_size(), self.out.display());
+        let (bytes, words) = (trained.text_bytes, trained.words);
+        global.say(&format!("{size} tokens from {bytes} bytes of text with {words} different words, in {file}"));
+        global.say(&format!("use it with: wgpt train --tokenizer {file}"));
+        Ok(())
+    }
+}
+
+/// Where a tokenizer goes.
+enum Target<'a> {
+    File(&'a Path),
+    Folder(&'a Path),
+}
+
+impl Target<'_> {
+    /// Refuses what cannot be written before any work is done.
+    fn of(path: &Path, overwrite: bool) -> Result<Target<'_>> {
+        let is_file = !path.is_dir() && path.extension().is_some_and(|extension| extension == "json");
+        let file = if is_file { path.to_path_buf() } else { path.join(FILE_NAME) };
+        if file.exists() && !overwrite {
+            fail!(Usage, "{} is there already; choose another --out or add --overwrite", file.display());
+        }
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if is_file && !parent.is_dir() {
+            fail!(Usage, "there is no folder {} to write {} to; make it first", parent.display(), path.display());
+        }
+        if path.is_file() && !is_file {
+            fail!(Usage, "{} is a file; give --out a name that ends in .json, or that of a folder", path.display());
+        }
+        Ok(if is_file { Target::File(path) } else { Target::Folder(path) })
+    }
+
+    fn write(&self, tokenizer: &Tokenizer) -> Result<()> {
+        match self {
+            Target::File(path) => write_bytes(path, tokenizer.json()),
+            Target::Folder(path) => {
+                std::fs::create_dir_all(path).map_err(Error::io("create the folder", path))?;
+                tokenizer.save(path)
+            }
+        }
+    }
+}

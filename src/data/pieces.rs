@@ -1,0 +1,264 @@
+//! Text in pieces of bounded size: documents read from files of text, of lines of JSON or of rows, or from a pipe.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Cursor, Read},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use serde_json::Value;
+
+use super::source::{Format, format};
+use crate::{
+    error::{Error, Result},
+    fail,
+};
+
+/// A line of a `.jsonl` file is held in memory as a whole, so it must end somewhere.
+const LONGEST_LINE_BYTES: u64 = 256 << 20;
+
+/// A stretch of text within one document.
+#[derive(Debug)]
+pub struct Piece {
+    pub text: String,
+    /// Whether this is the first piece of a document.
+    pub starts_document: bool,
+    place: Place,
+    offset: u64,
+}
+
+impl Piece {
+    /// Where a byte of the text is, for messages.
+    pub fn position(&self, offset: Option<usize>) -> String {
+        match offset {
+            Some(offset) => self.place.position(self.offset + offset as u64),
+            None => self.place.position(self.offset),
+        }
+    }
+}
+
+/// Iterator over the pieces of a source, in order.
+pub struct Pieces<'a> {
+    files: std::slice::Iter<'a, PathBuf>,
+    column: Arc<str>,
+    documents: Option<Box<dyn Documents>>,
+    text: Option<TextReader<'a>>,
+    size_bytes: usize,
+    read: Arc<AtomicU64>,
+}
+
+/// A file of many documents, each held in memory as a whole.
+pub(super) trait Documents {
+    fn next_document(&mut self) -> Result<Option<Document>>;
+}
+
+pub(super) struct Document {
+    pub text: String,
+    pub place: Place,
+}
+
+impl<'a> Pieces<'a> {
+    pub(super) fn of_files(files: &'a [PathBuf], column: &Arc<str>, size_bytes: usize) -> Pieces<'a> {
+        // A character has up to four bytes, and a piece holds at least one.
+        let (files, size_bytes) = (files.iter(), size_bytes.max(4));
+        Pieces { files, column: column.clone(), documents: None, text: None, size_bytes, read: Arc::default() }
+    }
+
+    /// The pieces of one document that is read from anywhere; `name` is for messages.
+    pub fn of_reader(name: &str, reader: Box<dyn Read + 'a>, size_bytes: usize) -> Pieces<'a> {
+        let pieces = Pieces::of_files(&[], &"".into(), size_bytes);
+        let place = Place { file: name.into(), record: None };
+        let reader = Box::new(Counted { inner: reader, read: pieces.read.clone() });
+        Pieces { text: Some(TextReader::new(reader, place)), ..pieces }
+    }
+
+    /// How many bytes have been read from files so far, to show progress.
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    fn advance(&mut self) -> Result<Option<Piece>> {
+        loop {
+            if let Some(text) = &mut self.text {
+                match text.next_piece(self.size_bytes)? {
+                    None => self.text = None,
+                    piece => return Ok(piece),
+                }
+            } else if let Some(documents) = &mut self.documents {
+                match documents.next_document()? {
+                    None => self.documents = None,
+                    Some(Document { text, place }) => {
+                        self.text = Some(TextReader::new(Box::new(Cursor::new(text)), place));
+                    }
+                }
+            } else if let Some(path) = self.files.next() {
+                self.open(path)?;
+            } else {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn open(&mut self, path: &Path) -> Result<()> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let (column, read) = (self.column.clone(), self.read.clone());
+        match format(path) {
+            Some(Format::Lines) => {
+                let input = BufReader::new(Counted { inner: file, read });
+                self.documents = Some(Box::new(LineReader { input, path: path.to_path_buf(), column, number: 0 }));
+            }
+            Some(Format::Parquet) => self.documents = Some(super::parquet::open(file, path, &column, read)?),
+            _ => self.text = Some(TextReader::new(Box::new(Counted { inner: file, read }), Place::of(path))),
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().transpose()
+    }
+}
+
+/// Where a document is, for messages.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    file: Arc<str>,
+    /// What the document is in its file, such as a line, and its number, counted from one.
+    record: Option<(&'static str, u64)>,
+}
+
+impl Place {
+    pub fn of(path: &Path) -> Place {
+        Place { file: path.display().to_string().into(), record: None }
+    }
+
+    /// A document that is a numbered part of its file: a line, a row.
+    pub fn record(path: &Path, kind: &'static str, number: u64) -> Place {
+        Place { record: Some((kind, number)), ..Place::of(path) }
+    }
+
+    fn position(&self, offset: u64) -> String {
+        match self.record {
+            None => format!("at byte {offset} of {}", self.file),
+            Some((kind, number)) => format!("at byte {offset} of the text in {kind} {number} of {}", self.file),
+        }
+    }
+}
+
+/// Counts what passes through it.
+struct Counted<R> {
+    inner: R,
+    read: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Reads one document.
+struct TextReader<'a> {
+    input: Box<dyn Read + 'a>,
+    place: Place,
+    /// Read but not handed out yet.
+    rest: Vec<u8>,
+    /// Where `rest` begins in the document.
+    offset: u64,
+}
+
+impl<'a> TextReader<'a> {
+    fn new(input: Box<dyn Read + 'a>, place: Place) -> TextReader<'a> {
+        TextReader { input, place, rest: Vec::new(), offset: 0 }
+    }
+
+    fn next_piece(&mut self, size_bytes: usize) -> Result<Option<Piece>> {
+        let wanted = size_bytes - self.rest.len();
+        let read = self.input.by_ref().take(wanted as u64).read_to_end(&mut self.rest);
+        read.map_err(Error::io("read", Path::new(&*self.place.file)))?;
+        let ends = self.rest.len() < size_bytes;
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let valid = match std::str::from_utf8(&self.rest) {
+            Ok(text) => text,
+            // A character that continues beyond what was read.
+            Err(cause) if cause.error_len().is_none() && !ends => valid_part(&self.rest, cause.valid_up_to()),
+            Err(cause) => {
+                let position = self.place.position(self.offset + cause.valid_up_to() as u64);
+                fail!(Input, "there is no valid UTF-8 {position}; save the text as UTF-8")
+            }
+        };
+        let length = if ends { valid.len() } else { cut(valid) };
+        let (offset, text) = (self.offset, valid[..length].to_string());
+        self.rest.drain(..length);
+        self.offset += length as u64;
+        Ok(Some(Piece { text, starts_document: offset == 0, place: self.place.clone(), offset }))
+    }
+}
+
+/// Reads the documents of a `.jsonl` file.
+struct LineReader {
+    input: BufReader<Counted<File>>,
+    path: PathBuf,
+    column: Arc<str>,
+    number: u64,
+}
+
+impl Documents for LineReader {
+    fn next_document(&mut self) -> Result<Option<Document>> {
+        let mut line = Vec::new();
+        while line.trim_ascii().is_empty() {
+            line.clear();
+            let read = self.input.by_ref().take(LONGEST_LINE_BYTES).read_until(b'\n', &mut line);
+            if read.map_err(Error::io("read", &self.path))? == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+        }
+        let (number, file, column) = (self.number, self.path.display(), &*self.column);
+        if line.len() as u64 == LONGEST_LINE_BYTES && !line.ends_with(b"\n") {
+            fail!(Input, "line {number} of {file} is longer than {LONGEST_LINE_BYTES} bytes; split it");
+        }
+        let expected = format!("each line must be a JSON object with a `{column}` string");
+        let line = std::str::from_utf8(&line).map_err(|cause| {
+            let at = cause.valid_up_to();
+            Error::Input(format!("there is no valid UTF-8 at byte {at} of line {number} of {file}; {expected}"))
+        })?;
+        let mut value: Value = serde_json::from_str(line)
+            .map_err(|cause| Error::Input(format!("line {number} of {file} is not JSON ({cause}); {expected}")))?;
+        let Some(Value::String(text)) = value.get_mut(column).map(Value::take) else {
+            fail!(Input, "line {number} of {file} has no `{column}`; {expected}");
+        };
+        Ok(Some(Document { text, place: Place::record(&self.path, "line", number) }))
+    }
+}
+
+/// Where to end a piece so that it and the rest give the same tokens as both together.
+///
+/// Byte-level and sentence-piece pre-tokenizers never join a word and the space after it, so before a space that
+/// follows a word is best. Next is after a single newline between letters or digits: beside punctuation or more white
+/// space some pre-tokenizers take the newline as part of what surrounds it. Otherwise anywhere.
+fn cut(text: &str) -> usize {
+    let before = |at: usize| text[..at].chars().next_back().unwrap_or(' ');
+    let after = |at: usize| text[at + 1..].chars().next().unwrap_or(' ');
+    let space = text.rmatch_indices(' ').map(|(at, _)| at).find(|&at| !before(at).is_whitespace());
+    let newline = || {
+        let mut newlines = text.rmatch_indices('\n').map(|(at, _)| at);
+        newlines.find(|&at| before(at).is_alphanumeric() && after(at).is_alphanumeric())
+    };
+    space.or_else(|| newline().map(|at| at + 1)).unwrap_or(text.len())
+}
+
+fn valid_part(bytes: &[u8], length: usize) -> &str {
+    std::str::from_utf8(&bytes[..length]).unwrap_or_default()
+}

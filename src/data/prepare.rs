@@ -1,0 +1,436 @@
+//! Text made into token shards ahead of training, in a folder that `wgpt train --data` and llm.c read as it is:
+//!
+//! ```text
+//! train_000000.bin ...   ids in llm.c's layout (see `tokens`): u16, or u32 for vocabularies beyond 65,536
+//! val_000000.bin ...     the same, held out
+//! tokenizer.json tokenizer_config.json   what they were made with
+//! meta.json              what is in the folder
+//! ```
+//!
+//! The ids are those that training on the text itself would have. The folder is written under a temporary name beside
+//! its own, synced and renamed, so it is either complete or not there.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{BufWriter, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use serde::Serialize;
+
+use super::{
+    encode::{Encoded, Sizes, encode},
+    shards::write_ids,
+    source::Source,
+    tokenizer::{FILE_NAME, Tokenizer},
+    tokens::{HEADER_BYTES, IdFile, Tokens, Width},
+};
+use crate::{
+    error::{Error, Result},
+    fail,
+    files::{sync_directory, write_bytes},
+};
+
+/// What describes the folder.
+pub const META_FILE: &str = "meta.json";
+const FORMAT: &str = "wgpt tokens 1";
+const TRAINING: &str = "train";
+const VALIDATION: &str = "val";
+/// Names have six digits, and are read in the order of the names.
+const MOST_SHARDS: usize = 1_000_000;
+const TEMPORARY_PREFIX: &str = ".wgpt-prepare-";
+
+/// What to prepare.
+pub struct Preparation<'a> {
+    pub data: &'a Source,
+    pub validation: Validation<'a>,
+    pub shard_tokens: u64,
+    pub out: &'a Path,
+    /// Replace what an earlier preparation left in `out`.
+    pub overwrite: bool,
+    /// Set to stop; nothing is left behind.
+    pub interrupted: Arc<AtomicBool>,
+}
+
+/// What is held out.
+#[derive(Clone, Copy)]
+pub enum Validation<'a> {
+    /// This part of the tokens, at the end. 0.1 is what training on the text would hold out.
+    Fraction(f64),
+    Source(&'a Source),
+}
+
+/// What was written.
+#[derive(Debug)]
+pub struct Prepared {
+    pub training: Part,
+    pub validation: Part,
+    pub documents: u64,
+    pub text_bytes: u64,
+    /// Bytes of one id.
+    pub id_bytes: u64,
+    /// What the user should know, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// The files of one kind.
+#[derive(Debug, Default, Serialize)]
+pub struct Part {
+    pub tokens: u64,
+    /// Of the files, headers included.
+    pub bytes: u64,
+    pub files: Vec<Shard>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Shard {
+    pub name: String,
+    pub tokens: u64,
+}
+
+#[derive(Serialize)]
+struct Meta<'a> {
+    format: &'a str,
+    vocabulary_size: usize,
+    id_bytes: u64,
+    end_of_text: Option<u32>,
+    tokenizer_sha256: String,
+    documents: u64,
+    text_bytes: u64,
+    train: &'a Part,
+    val: &'a Part,
+}
+
+impl Preparation<'_> {
+    /// Refuses what cannot be done before any text is read.
+    pub fn check(&self) -> Result<()> {
+        let sources = match self.validation {
+            Validation::Source(source) => [Some(self.data), Some(source)],
+            Validation::Fraction(fraction) if (0.0..1.0).contains(&fraction) => [Some(self.data), None],
+            Validation::Fraction(fraction) => {
+                fail!(Usage, "--val-fraction {fraction} is not a part of the data; give a number from 0 up to below 1")
+            }
+        };
+        if let Some(source) = sources.into_iter().flatten().find(|source| !source.is_text()) {
+            fail!(Usage, "{} holds token ids already; give the text, or train on it as it is", source.name());
+        }
+        if !(1..=i32::MAX as u64).contains(&self.shard_tokens) {
+            fail!(Usage, "--shard-tokens {} is not possible; give a number from 1 to {}", self.shard_tokens, i32::MAX);
+        }
+        let out = self.out.display();
+        if self.out.exists() && !self.out.is_dir() {
+            fail!(Usage, "{out} is a file; give --out the name of a folder");
+        }
+        let names = names(self.out)?;
+        if !names.is_empty() && !self.overwrite {
+            fail!(Usage, "{out} is not empty; choose another --out, or add --overwrite to replace shards in it");
+        }
+        if let Some(name) = names.iter().find(|name| !is_ours(name)) {
+            fail!(Usage, "{out} holds {name}, which `wgpt data prepare` did not write; choose another --out");
+        }
+        Ok(())
+    }
+
+    /// Writes the folder; `progress` is called with the bytes of the sources that are read.
+    pub fn run(&mut self, tokenizer: &Tokenizer, progress: &mut dyn FnMut(u64)) -> Result<Prepared> {
+        self.check()?;
+        let absolute = std::path::absolute(self.out).map_err(Error::io("find", self.out))?;
+        let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+            fail!(Usage, "{} cannot be replaced; give --out the name of a new folder", self.out.display());
+        };
+        fs::create_dir_all(parent).map_err(Error::io("create the folder", parent))?;
+        let prefix = format!("{TEMPORARY_PREFIX}{}-", name.to_string_lossy());
+        remove_abandoned(parent, &prefix);
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent);
+        let folder = folder.map_err(Error::io("create a folder in", parent))?;
+        let lock = Lock::new(folder.path())?;
+        let prepared = self.write(tokenizer, folder.path(), progress)?;
+        lock.release()?;
+        self.publish(folder, parent)?;
+        Ok(prepared)
+    }
+
+    fn write(&self, tokenizer: &Tokenizer, folder: &Path, progress: &mut dyn FnMut(u64)) -> Result<Prepared> {
+        let (data, mut shards) = self.encode(self.data, TRAINING, tokenizer, folder, progress)?;
+        let mut notes = Vec::new();
+        let (held_out, validation) = match self.validation {
+            Validation::Fraction(fraction) => (Encoded::default(), self.hold_out(&mut shards, folder, fraction)?),
+            Validation::Source(source) => {
+                let before = self.data.size_bytes();
+                self.encode(source, VALIDATION, tokenizer, folder, &mut |bytes| progress(before + bytes))?
+            }
+        };
+        let width = Width::for_vocabulary(tokenizer.vocabulary_size());
+        let (training, validation) = (Part::of(shards, width), Part::of(validation, width));
+        let documents = data.documents + held_out.documents;
+        if validation.tokens == 0 {
+            notes.push("nothing is held out: training will take the last tenth of it for validation".to_string());
+        }
+        if tokenizer.end_of_text().is_none() && documents > 1 {
+            let between = if tokenizer.token_id(super::tokenizer::SEPARATOR).is_some() { "[SEP]" } else { "a newline" };
+            notes.push(format!("the tokenizer has no <|endoftext|>: {between} is between documents"));
+        }
+        if width == Width::U32 {
+            let size = tokenizer.vocabulary_size();
+            notes.push(format!("ids take four bytes, because the vocabulary of {size} is beyond 65536"));
+        }
+        tokenizer.save(folder)?;
+        let prepared = Prepared {
+            training,
+            validation,
+            documents,
+            text_bytes: data.text_bytes + held_out.text_bytes,
+            id_bytes: width.bytes(),
+            notes,
+        };
+        prepared.describe(tokenizer, folder)?;
+        sync_directory(folder).map_err(Error::io("write to", folder))?;
+        Ok(prepared)
+    }
+
+    fn encode(
+        &self,
+        source: &Source,
+        stem: &'static str,
+        tokenizer: &Tokenizer,
+        folder: &Path,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(Encoded, Vec<Shard>)> {
+        let width = Width::for_vocabulary(tokenizer.vocabulary_size());
+        let mut writer = Writer::new(folder, stem, width, self.shard_tokens);
+        let encoded = encode(source, tokenizer, Sizes::default(), |ids, bytes| {
+            self.go_on()?;
+            progress(bytes);
+            writer.append(ids)
+        })?;
+        Ok((encoded, writer.finish()?))
+    }
+
+    /// Moves the last part of the tokens to shards of their own.
+    fn hold_out(&self, shards: &mut Vec<Shard>, folder: &Path, fraction: f64) -> Result<Vec<Shard>> {
+        let total: u64 = shards.iter().map(|shard| shard.tokens).sum();
+        let held_out = (total as f64 * fraction) as u64;
+        let (mut kept, mut start) = (0, 0);
+        while kept < shards.len() && start + shards[kept].tokens <= total - held_out {
+            start += shards[kept].tokens;
+            kept += 1;
+        }
+        let cut: Vec<Shard> = shards.split_off(kept);
+        let Some(first) = cut.first().cloned() else { return Ok(Vec::new()) };
+        let files = cut.iter().map(|shard| IdFile::open_bin(&folder.join(&shard.name))).collect::<Result<Vec<_>>>()?;
+        let width = files[0].width();
+        let tokens = Tokens::from_files(files, u32::MAX);
+        let mut writer = Writer::new(folder, VALIDATION, width, self.shard_tokens);
+        let keep = total - held_out - start;
+        let mut at = keep;
+        let mut ids = vec![0; 1 << 16];
+        while at < tokens.len() {
+            self.go_on()?;
+            let count = (tokens.len() - at).min(1 << 16) as usize;
+            tokens.read(at, &mut ids[..count])?;
+            writer.append(&ids[..count])?;
+            at += count as u64;
+        }
+        drop(tokens); // some systems refuse to change a file that is mapped
+        let remove = |shard: &Shard| {
+            let path = folder.join(&shard.name);
+            fs::remove_file(&path).map_err(Error::io("remove", &path))
+        };
+        cut[1..].iter().try_for_each(remove)?;
+        if keep == 0 {
+            remove(&first)?;
+        } else {
+            shorten(&folder.join(&first.name), width, keep)?;
+            shards.push(Shard { tokens: keep, ..first });
+        }
+        writer.finish()
+    }
+
+    fn go_on(&self) -> Result<()> {
+        if self.interrupted.load(Ordering::SeqCst) {
+            fail!(Input, "interrupted: nothing was written to {}; start again", self.out.display());
+        }
+        Ok(())
+    }
+
+    /// Gives the finished folder its name, in the place of what was there.
+    fn publish(&self, folder: tempfile::TempDir, parent: &Path) -> Result<()> {
+        self.check()?; // somebody may have written there meanwhile
+        let moved = || -> std::io::Result<()> {
+            if !self.out.exists() {
+                return fs::rename(folder.path(), self.out);
+            }
+            let former = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempdir_in(parent)?;
+            let place = former.path().join("former");
+            fs::rename(self.out, &place)?;
+            fs::rename(folder.path(), self.out).inspect_err(|_| drop(fs::rename(&place, self.out)))
+        };
+        moved().map_err(Error::io("write", self.out))?;
+        // The folder has moved, so there is nothing left to clean up under its old name.
+        drop(folder.keep());
+        sync_directory(parent).map_err(Error::io("write to", parent))
+    }
+}
+
+impl Prepared {
+    fn describe(&self, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
+        let meta = Meta {
+            format: FORMAT,
+            vocabulary_size: tokenizer.vocabulary_size(),
+            id_bytes: self.id_bytes,
+            end_of_text: tokenizer.end_of_text(),
+            tokenizer_sha256: tokenizer.hash().iter().map(|byte| format!("{byte:02x}")).collect(),
+            documents: self.documents,
+            text_bytes: self.text_bytes,
+            train: &self.training,
+            val: &self.validation,
+        };
+        let path = folder.join(META_FILE);
+        let json = serde_json::to_string_pretty(&meta).map_err(|cause| Error::io("write", &path)(cause.into()))?;
+        write_bytes(&path, format!("{json}\n").as_bytes())
+    }
+}
+
+impl Part {
+    fn of(files: Vec<Shard>, width: Width) -> Part {
+        let tokens = files.iter().map(|shard| shard.tokens).sum();
+        Part { tokens, bytes: tokens * width.bytes() + HEADER_BYTES * files.len() as u64, files }
+    }
+}
+
+/// Writes ids to numbered files in llm.c's layout.
+struct Writer<'a> {
+    folder: &'a Path,
+    stem: &'static str,
+    width: Width,
+    shard_tokens: u64,
+    finished: Vec<Shard>,
+    current: Option<(PathBuf, BufWriter<File>, Shard)>,
+}
+
+impl Writer<'_> {
+    fn new<'a>(folder: &'a Path, stem: &'static str, width: Width, shard_tokens: u64) -> Writer<'a> {
+        Writer { folder, stem, width, shard_tokens, finished: Vec::new(), current: None }
+    }
+
+    fn append(&mut self, mut ids: &[u32]) -> Result<()> {
+        while !ids.is_empty() {
+            let mut open = match self.current.take() {
+                Some(open) => open,
+                None => self.create()?,
+            };
+            let (path, file, shard) = &mut open;
+            let room = (self.shard_tokens - shard.tokens).min(ids.len() as u64);
+            let (now, later) = ids.split_at(room as usize);
+            write_ids(file, self.width, now).map_err(Error::io("write", path))?;
+            shard.tokens += room;
+            ids = later;
+            let full = shard.tokens == self.shard_tokens;
+            self.current = Some(open);
+            if full {
+                self.end_shard()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn create(&self) -> Result<(PathBuf, BufWriter<File>, Shard)> {
+        if self.finished.len() == MOST_SHARDS {
+            fail!(
+                Usage,
+                "--shard-tokens {} gives more than {MOST_SHARDS} shards; give a larger one",
+                self.shard_tokens
+            );
+        }
+        let name = format!("{}_{:06}.bin", self.stem, self.finished.len());
+        let path = self.folder.join(&name);
+        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        file.write_all(&self.width.header(0)).map_err(Error::io("write", &path))?;
+        Ok((path, file, Shard { name, tokens: 0 }))
+    }
+
+    fn end_shard(&mut self) -> Result<()> {
+        let Some((path, file, shard)) = self.current.take() else { return Ok(()) };
+        let file = file.into_inner().map_err(|cause| Error::io("write", &path)(cause.into_error()))?;
+        put_header(file, self.width, shard.tokens).map_err(Error::io("write", &path))?;
+        self.finished.push(shard);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<Shard>> {
+        self.end_shard()?;
+        Ok(self.finished)
+    }
+}
+
+fn put_header(mut file: File, width: Width, tokens: u64) -> std::io::Result<()> {
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&width.header(tokens))?;
+    file.sync_all()
+}
+
+/// Leaves the first ids of a shard.
+fn shorten(path: &Path, width: Width, tokens: u64) -> Result<()> {
+    let file = OpenOptions::new().write(true).open(path);
+    let shortened = file.and_then(|file| {
+        file.set_len(HEADER_BYTES + tokens * width.bytes())?;
+        put_header(file, width, tokens)
+    });
+    shortened.map_err(Error::io("write", path))
+}
+
+/// The names in a folder; none if it does not exist.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let entries = entries.map_err(Error::io("read the folder", folder))?;
+    let mut names: Vec<_> = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn is_ours(name: &str) -> bool {
+    let number = |stem: &str| name.strip_prefix(stem)?.strip_prefix('_')?.strip_suffix(".bin");
+    let shard = number(TRAINING).or_else(|| number(VALIDATION));
+    shard.is_some_and(|number| number.len() == 6 && number.bytes().all(|byte| byte.is_ascii_digit()))
+        || [FILE_NAME, "tokenizer_config.json", META_FILE].contains(&name)
+}
+
+/// Held while a folder is being written, so that what a killed process has left can be told from what one is writing.
+struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    const NAME: &str = ".lock";
+
+    fn new(folder: &Path) -> Result<Lock> {
+        let path = folder.join(Self::NAME);
+        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        let _ = file.lock(); // where files cannot be locked, leftovers stay
+        Ok(Lock { file, path })
+    }
+
+    fn release(self) -> Result<()> {
+        drop(self.file);
+        fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
+    }
+}
+
+/// Removes folders that a killed process was writing under this name. One that cannot be removed only takes up space.
+fn remove_abandoned(parent: &Path, prefix: &str) {
+    for name in names(parent).unwrap_or_default().iter().filter(|name| name.starts_with(prefix)) {
+        let folder = parent.join(name);
+        if File::open(folder.join(Lock::NAME)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(&folder);
+        }
+    }
+}
