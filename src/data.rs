@@ -2,6 +2,7 @@
 
 pub mod batches;
 pub mod corpus;
+mod guard;
 pub mod shards;
 pub mod source;
 pub mod story;
