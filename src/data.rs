@@ -4,6 +4,7 @@ pub mod batches;
 pub mod corpus;
 mod encode;
 pub mod encoder;
+mod guard;
 mod parquet;
 pub mod pieces;
 pub mod prepare;

@@ -15,6 +15,7 @@ use wgpt::fail;
 use wgpt::generate::{Draw, Generator};
 use wgpt::models::config::Gpt2Config;
 use wgpt::models::folder::{Weights, read_config};
+use wgpt::models::generation_config::GenerationConfig;
 use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
 use wgpt::train::log::{self, Log, Record, console_line};
 use wgpt::train::plot::{self, Plot};
@@ -245,6 +246,7 @@ impl Run<'_> {
         if let Some(tokenizer) = tokenizer {
             tokenizer.save(self.out)?;
         }
+        GenerationConfig::of(self.trainer.config()).save(self.out)?;
         self.draw()
     }
 
@@ -375,7 +377,8 @@ fn open_stories(val: Option<&Path>, settings: &Settings, known: Option<Tokenizer
 /// The model for the data's vocabulary; a continued model keeps its own shape and numbers.
 fn model_config(settings: &Settings, material: &Material, init: Option<&Gpt2Config>) -> Result<Gpt2Config> {
     let vocabulary_size = material.corpus.vocabulary_size;
-    let config = settings.config(vocabulary_size)?;
+    let mut config = settings.config(vocabulary_size)?;
+    config.eos_token_id = material.tokenizer.as_ref().and_then(Tokenizer::end_of_text).into_iter().collect();
     let Some(init) = init else { return Ok(config) };
     if vocabulary_size > init.vocab_size {
         let (has, wants) = (init.vocab_size, vocabulary_size);

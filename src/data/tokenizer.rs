@@ -25,6 +25,7 @@ use tokenizers::{
     tokenizer::SplitDelimiterBehavior,
 };
 
+use super::guard::caught;
 use super::source::Source;
 use super::vocabulary::{self, ADDED_FILE, MERGES_FILE, SETTINGS_FILE, VOCABULARY_FILE};
 use crate::{
@@ -205,9 +206,13 @@ impl Tokenizer {
                 let bytes: Vec<u8> = ids.iter().map(|&id| id as u8).collect();
                 Ok(String::from_utf8_lossy(&bytes).into_owned())
             }
-            Kind::File { inner, .. } => inner
-                .decode(ids, false)
-                .map_err(|cause| Error::Input(format!("the tokenizer cannot decode {} ids: {cause}", ids.len()))),
+            Kind::File { inner, .. } => {
+                let decoded = caught(|| inner.decode(ids, false)).and_then(|decoded| decoded.map_err(one_line));
+                decoded.map_err(|cause| {
+                    let cause = files::one_line(&cause);
+                    Error::Input(format!("the tokenizer cannot decode {} ids: {cause}", ids.len()))
+                })
+            }
         }
     }
 
@@ -263,10 +268,10 @@ impl Tokenizer {
                 .map(|(offset, c)| ids.get(&c).copied().ok_or_else(|| unknown_character(c, offset, chars.len())))
                 .collect(),
             Kind::Bytes => Ok(text.bytes().map(u32::from).collect()),
-            Kind::File { inner, .. } => inner
-                .encode_fast(text, false)
+            Kind::File { inner, .. } => caught(|| inner.encode_fast(text, false))
+                .and_then(|encoding| encoding.map_err(one_line))
                 .map(|encoding| encoding.get_ids().to_vec())
-                .map_err(|cause| Unencodable { offset: None, reason: one_line(cause) }),
+                .map_err(|reason| Unencodable { offset: None, reason: files::one_line(&reason) }),
         }
     }
 
@@ -276,7 +281,7 @@ impl Tokenizer {
         if let Some(kind) = recognise(&value) {
             return Ok(Tokenizer { kind, json });
         }
-        let mut inner = tokenizers::Tokenizer::from_bytes(&json).map_err(one_line)?;
+        let mut inner = caught(|| tokenizers::Tokenizer::from_bytes(&json))?.map_err(one_line)?;
         // A file may ask for texts to be cut or filled up to a length, which would silently change the data.
         inner.with_padding(None).with_truncation(None).map_err(one_line)?;
         let largest = inner.get_vocab(true).into_values().max().ok_or("its vocabulary is empty")?;

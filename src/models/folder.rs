@@ -8,11 +8,13 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::config::{Gpt2Config, HEAD};
+use super::generation_config::GenerationConfig;
 use super::safetensors::PREFIX;
 use super::source::ModelSource;
+use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
-use crate::files::one_line;
+use crate::files::{one_line, write_bytes};
 
 pub use super::safetensors::{NamedTensor, TensorFile, WeightType, write_tensors_to, write_weights, write_weights_to};
 
@@ -25,6 +27,22 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Reads and checks the `config.json` of a model folder.
 pub fn read_config(folder: &Path) -> Result<Gpt2Config> {
     ModelSource::folder(folder).config()
+}
+
+/// Writes a folder that `transformers` loads as it is: `config.json`, `generation_config.json` where there is something to
+/// say, the weights, and the tokenizer's files. The weights go last: a folder without them is no model yet.
+pub fn write_folder(
+    folder: &Path,
+    config: &Gpt2Config,
+    tensors: &[NamedTensor],
+    tokenizer: Option<&Tokenizer>,
+    weights: WeightType,
+) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
+    write_bytes(&folder.join(CONFIG_FILE), config.to_json_for(weights).as_bytes())?;
+    GenerationConfig::of(config).save(folder)?;
+    tokenizer.map_or(Ok(()), |tokenizer| tokenizer.save(folder))?;
+    write_weights(&folder.join(WEIGHTS_FILE), tensors, &[], weights)
 }
 
 /// The weights of a GPT-2 model: every parameter that the configuration asks for, and nothing else.

@@ -1,5 +1,6 @@
 //! Hugging Face's `generation_config.json`: how the makers of a model would have it sampled.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
@@ -118,12 +119,16 @@ impl GenerationConfig {
         serde_json::to_string_pretty(self).expect("numbers and flags always serialise") + "\n"
     }
 
-    /// Writes `generation_config.json` into a folder, if there is anything to say.
+    /// Writes `generation_config.json` into a folder; where there is nothing to say, one from before is removed.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        if *self == Self::default() {
-            return Ok(());
+        let path = folder.join(GENERATION_CONFIG_FILE);
+        if *self != Self::default() {
+            return write_bytes(&path, self.to_json().as_bytes());
         }
-        write_bytes(&folder.join(GENERATION_CONFIG_FILE), self.to_json().as_bytes())
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", &path)(error)),
+            _ => Ok(()),
+        }
     }
 
     fn parse(text: &str) -> Found<Self> {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use ::safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
@@ -119,7 +120,7 @@ impl TensorFile {
         let range = self.range(info);
         let mut converted = vec![];
         for (i, piece) in split(range, PIECE * info.dtype.bitsize() / 8).enumerate() {
-            self.bytes.will_need(&(piece.end..(piece.end + piece.len()).min(self.bytes.all().len())));
+            self.bytes.will_need(&piece);
             let bytes = &self.bytes.all()[piece.clone()];
             match (info.dtype, bytemuck::try_cast_slice(bytes)) {
                 (Dtype::F32, Ok(values)) => take(i * PIECE, values)?,
@@ -221,14 +222,21 @@ impl Bytes {
         }
     }
 
-    /// Asks the system to read a range ahead. Advice: a failure changes nothing.
+    /// Says that a range is about to be read, and then what follows it. Advice: a failure changes nothing.
     #[cfg_attr(not(unix), expect(unused_variables, reason = "only Unix takes advice"))]
     fn will_need(&self, range: &Range<usize>) {
         #[cfg(unix)]
         if let Bytes::Mapped(map) = self
             && !range.is_empty()
         {
-            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+            use memmap2::Advice;
+            let next = range.end..(range.end + range.len()).min(map.len());
+            if !next.is_empty() {
+                let _ = map.advise_range(Advice::WillNeed, next.start, next.len());
+            }
+            // All pages at once, rather than a fault for every few.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise_range(Advice::PopulateRead, range.start, range.len());
         }
     }
 
@@ -272,7 +280,13 @@ fn parse_header(bytes: &[u8]) -> std::result::Result<(Metadata, usize), String> 
 fn convert(dtype: Dtype, bytes: &[u8], values: &mut Vec<f32>) {
     values.clear();
     match dtype {
-        Dtype::F16 => values.extend(bytes.as_chunks().0.iter().map(|&two| f16::from_le_bytes(two).to_f32())),
+        Dtype::F16 => match bytemuck::try_cast_slice::<u8, u16>(bytes) {
+            Ok(halves) => {
+                values.resize(halves.len(), 0.0);
+                halves.reinterpret_cast::<f16>().convert_to_f32_slice(values); // many at once
+            }
+            Err(_) => values.extend(bytes.as_chunks().0.iter().map(|&two| f16::from_le_bytes(two).to_f32())),
+        },
         Dtype::BF16 => values.extend(bytes.as_chunks().0.iter().map(|&[a, b]| f32::from_le_bytes([0, 0, a, b]))),
         _ => values.extend(bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four))),
     }

@@ -12,7 +12,7 @@ use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
 use wgpt::models::config::{Activation, Gpt2Config};
-use wgpt::models::folder::{NamedTensor, TensorFile, WeightType, Weights, read_config, write_weights};
+use wgpt::models::folder::{NamedTensor, TensorFile, WeightType, Weights, read_config, write_folder, write_weights};
 use wgpt::models::generation_config::{EarlyStopping, GenerationConfig};
 use wgpt::models::gpt2::Gpt2;
 use wgpt::models::source::ModelSource;
@@ -138,6 +138,7 @@ fn what_is_read_is_written_back_with_every_bit() {
         write(written.path(), &config, &weights, WeightType::F32);
         let (again, read_back) = open(written.path());
         assert_eq!(again, config, "{name}");
+        assert_eq!(GenerationConfig::read(written.path()).unwrap(), GenerationConfig::of(&config), "{name}");
         for (parameter, _) in config.parameters() {
             let (a, b) = (weights.read(&parameter).unwrap(), read_back.read(&parameter).unwrap());
             assert!(a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits())), "{name}: {parameter}");
@@ -492,6 +493,8 @@ fn generation_configs_are_read_and_written() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     supported.save(folder.path()).unwrap();
     assert_eq!(GenerationConfig::read(folder.path()).unwrap(), supported);
+    GenerationConfig::default().save(folder.path()).unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "what another model said must not stay");
 }
 
 #[test]
@@ -521,18 +524,13 @@ fn generation_values_that_mean_nothing_are_refused_by_name() {
 // --- helpers --------------------------------------------------------------------------------------------------------
 
 fn write(folder: &Path, config: &Gpt2Config, weights: &Weights, dtype: WeightType) {
-    fs::write(folder.join("config.json"), config.to_json_for(dtype)).unwrap();
-    let values: Vec<_> = config
-        .parameters()
-        .into_iter()
-        .map(|(name, dims)| {
-            let values = weights.read(&name).unwrap();
-            (name, dims, values)
-        })
-        .collect();
-    let tensors: Vec<NamedTensor> =
-        values.iter().map(|(name, dims, values)| (name.clone(), dims.clone(), &values[..])).collect();
-    write_weights(&folder.join("model.safetensors"), &tensors, &[], dtype).unwrap();
+    let read = |(name, dims): (String, Vec<usize>)| {
+        let values = weights.read(&name).unwrap();
+        (name, dims, values)
+    };
+    let values: Vec<_> = config.parameters().into_iter().map(read).collect();
+    let tensors: Vec<NamedTensor> = values.iter().map(|(name, dims, v)| (name.clone(), dims.clone(), &v[..])).collect();
+    write_folder(folder, config, &tensors, None, dtype).unwrap();
 }
 
 /// The message of an error, which must be one line that can be read at a glance.
