@@ -1,7 +1,7 @@
 // attention_cached: one query per row and head over SPLIT keys of the cache, a workgroup for each. The splits are combined
 // by attention_cached_combine. Reference: src/ops/attention_cached.rs
 //
-//   qkv (B, 3C): q | k | v    cache (B, T, 2C): rows FIRST.., k | v
+//   qkv (B, 3C): q | k | v    cache (B, 2, NH, T, HS): rows FIRST.., keys, then values
 //   parts (B, NH, SPLITS, HS + 4): the sum of exp(score - max) v, then max and the sum of exp(score - max)
 //
 // use: index step reduce
@@ -49,7 +49,8 @@ fn main(
     let row = group / (NH * SPLITS);
     let head = group / SPLITS % NH;
     let part = ((FIRST + row) * NH * SPLITS + group % (NH * SPLITS)) * (HV + 1u);
-    let k = (row * T + first) * 2u * CV + head * HV;
+    let k = ((row * 2u * NH + head) * T + first) * HV;
+    let v = k + NH * T * HV;
 
     var q: array<vec4<f32>, HV>;
     for (var x = 0u; x < HV; x++) {
@@ -59,7 +60,7 @@ fn main(
     for (var key = thread; key < keys; key += THREADS) {
         var products: vec4<f32>;
         for (var x = 0u; x < HV; x++) {
-            products += q[x] * cache[k + key * 2u * CV + x];
+            products += q[x] * cache[k + key * HV + x];
         }
         let score = products.x + products.y + products.z + products.w;
         weights[key] = score;
@@ -83,7 +84,7 @@ fn main(
             for (var i = 0u; i < COLUMNS; i++) {
                 // A column past the end repeats the last one and is not stored.
                 let x = min(thread % ACROSS + i * ACROSS, HV - 1u);
-                values[i] += weight * cache[k + key * 2u * CV + CV + x];
+                values[i] += weight * cache[v + key * HV + x];
             }
         }
         for (var i = 0u; i < COLUMNS; i++) {

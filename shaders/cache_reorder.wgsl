@@ -1,11 +1,12 @@
 // cache_reorder: x[r] = x[parents[r]] for all rows at once, a thread per vec4 of a row. Reference: src/ops/cache_reorder.rs
 //
-//   parents (ROWS)    x (ROWS, LEN), in vec4: all of it, or, where POSITION > 0, only POSITION vec4s for each filled position
+//   parents (ROWS)    x (ROWS, LEN), in vec4: all of it, or, where T > 0, of each head's (T, HV) only the filled positions
 //
 // use: index step
 const LEN: u32 = 256u;
 const ROWS: u32 = 4u;
-const POSITION: u32 = 0u;
+const T: u32 = 0u;
+const HV: u32 = 1u;
 
 @group(0) @binding(0) var<storage, read> parents: array<u32>;
 @group(0) @binding(1) var<storage, read_write> x: array<vec4<u32>>;
@@ -18,7 +19,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
-    if i >= LEN || (POSITION > 0u && i >= step.position * POSITION) {
+    if i >= LEN || (T > 0u && i / HV % max(T, 1u) >= step.position) {
         return;
     }
     var moved: array<vec4<u32>, ROWS>;

@@ -65,7 +65,7 @@ impl Gpt2<'_> {
         self.head(g, x)
     }
 
-    /// The caches of all layers, each (rows, T, 2C): keys and values of every position.
+    /// The caches of all layers, each (rows, 2, NH, T, HS): keys, then values.
     pub fn caches(&self, g: &mut Graph, rows: usize) -> Vec<Tensor> {
         (0..self.config.layers).map(|layer| self.cache(g, layer, rows)).collect()
     }
@@ -122,7 +122,7 @@ impl Gpt2<'_> {
             let cache = self.cache(g, layer, rows);
             let cache = g.apply(CacheAppend, &[qkv, cache]);
             if let Past::Cached { .. } = past {
-                return g.apply(AttentionCached { heads }, &[qkv, cache]);
+                return g.apply(AttentionCached, &[qkv, cache]);
             }
         }
         let p = if self.training { dropout.attention } else { 0.0 };
@@ -130,8 +130,8 @@ impl Gpt2<'_> {
     }
 
     fn cache(&self, g: &mut Graph, layer: usize, rows: usize) -> Tensor {
-        let Gpt2Config { context, width: c, .. } = *self.config;
-        g.state(&format!("cache.{rows}.h.{layer}"), &[rows, context, 2 * c])
+        let Gpt2Config { context, heads, .. } = *self.config;
+        g.state(&format!("cache.{rows}.h.{layer}"), &[rows, 2, heads, context, self.config.head_size()])
     }
 
     fn layernorm(&self, g: &mut Graph, x: Tensor, name: &str) -> Tensor {

@@ -7,7 +7,7 @@
 //! Cost: 2 + count passes over the logits.
 
 use super::case::{Case, Draw};
-use super::next_token::{VOCABULARY_THREADS, finite, log_sum_exp, penalised, seen_words};
+use super::next_token::{finite, log_sum_exp, penalised, seen_words, vocabulary_threads};
 use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
@@ -43,7 +43,7 @@ impl Op for BestTokens {
             .constant("COLUMNS", logits.columns())
             .constant("V", self.vocabulary)
             .constant("COUNT", self.count)
-            .constant("THREADS", VOCABULARY_THREADS)
+            .constant("THREADS", vocabulary_threads(self.vocabulary, limits))
             .constant("PENALTY", self.repetition_penalty)
             .constant("WORDS", seen_words(self.vocabulary))
             .read(0)

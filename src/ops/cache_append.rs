@@ -1,14 +1,15 @@
 //! cache_append: keys and values of S new positions are stored in the cache that later positions attend to.
 //!
-//!   qkv (B, S, 3C): q | k | v;  cache (rows, T, 2C): k | v of each position, in place
+//!   qkv (B, S, 3C): q | k | v, C = NH * HS;  cache (rows, 2, NH, T, HS): keys, then values, in place
 //!
-//! Row b of qkv goes to row `Step::row + b`, its first position to `Step::position`. Positions from T on, which only fill up
+//! What one head reads stands together, so that it streams from memory. Row b of qkv goes to row `Step::row + b`, its first position to `Step::position`. Positions from T on, which only fill up
 //! a window, and rows that the cache lacks are dropped. Cost: 2/3 of qkv is read and written once.
 
 use super::case::{Case, Draw};
 use super::elementwise::{bytes, elementwise};
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// cache[row + b, position + s] = k | v of qkv[b, s].
@@ -21,30 +22,34 @@ impl Op for CacheAppend {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        let fits = inputs[0].dims.len() == 3 && inputs[1].dims.len() == 3;
-        let fits = fits && inputs[0].columns().is_multiple_of(12) && 2 * inputs[0].columns() == 3 * inputs[1].columns();
-        assert!(fits, "cache_append takes (B, S, 3C) and (rows, T, 2C), C a multiple of 4, not {inputs:?}");
+        let fits = match inputs[1].dims[..] {
+            [_, 2, heads, _, hs] => inputs[0].dims.len() == 3 && inputs[0].columns() == 3 * heads * hs && hs % 4 == 0,
+            _ => false,
+        };
+        assert!(fits, "cache_append takes (B, S, 3C) and (rows, 2, NH, T, HS), not {inputs:?}");
         vec![inputs[1].clone()]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let (qkv, cache) = (shapes.inputs[0], shapes.inputs[1]);
-        let (time, columns) = (cache.dims[1], cache.columns());
-        let piece = |(new, rows): (std::ops::Range<usize>, std::ops::Range<usize>)| {
-            elementwise(shader!("cache_append"), new.len() * columns / 4, limits)
+        let [rows, _, heads, time, hs] = cache.dims[..] else { unreachable!("checked in outputs") };
+        let row = 2 * heads * time * hs;
+        let piece = |(fed, kept): (Range<usize>, Range<usize>)| {
+            elementwise(shader!("cache_append"), fed.len() * 2 * heads * hs / 4, limits)
                 .constant("S", qkv.dims[1])
                 .constant("T", time)
-                .constant("CV", columns / 8)
-                .constant("FIRST_NEW", new.start)
-                .constant("FIRST_ROW", rows.start)
-                .constant("ROWS", rows.len())
-                .read_range(0, bytes(&new, qkv.columns()))
-                .write_range(0, bytes(&rows, time * columns))
+                .constant("NH", heads)
+                .constant("HV", hs / 4)
+                .constant("FIRST_FED", fed.start)
+                .constant("FIRST_ROW", kept.start)
+                .constant("ROWS", kept.len())
+                .read_range(0, bytes(&fed, qkv.columns()))
+                .write_range(0, bytes(&kept, row))
                 .step()
         };
-        let caches = limits.entry_chunks(cache.dims[0], (time * columns * 4) as u64);
-        let news = limits.row_chunks(qkv.rows(), (qkv.columns() * 4) as u64);
-        news.into_iter().flat_map(|n| caches.iter().map(move |c| (n.clone(), c.clone()))).map(piece).collect()
+        let caches = limits.entry_chunks(rows, row as u64 * 4);
+        let feds = limits.row_chunks(qkv.rows(), (qkv.columns() * 4) as u64);
+        feds.into_iter().flat_map(|f| caches.iter().map(move |c| (f.clone(), c.clone()))).map(piece).collect()
     }
 
     fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
@@ -52,12 +57,14 @@ impl Op for CacheAppend {
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
-        let (news, kept) = (shapes.inputs[0].dims[1], shapes.inputs[1].columns());
-        let (rows, time) = (shapes.inputs[1].dims[0], shapes.inputs[1].dims[1]);
-        for (n, qkv) in inputs[0].chunks(kept / 2 * 3).enumerate() {
-            let (row, t) = (step.row as usize + n / news, step.position as usize + n % news);
+        let [rows, _, heads, time, hs] = shapes.inputs[1].dims[..] else { unreachable!("checked in outputs") };
+        let fed = shapes.inputs[0].dims[1];
+        for (n, qkv) in inputs[0].chunks(3 * heads * hs).enumerate() {
+            let (row, t) = (step.row as usize + n / fed, step.position as usize + n % fed);
             if row < rows && t < time {
-                outputs[0][(row * time + t) * kept..][..kept].copy_from_slice(&qkv[kept / 2..]);
+                for (part, values) in qkv[heads * hs..].chunks(hs).enumerate() {
+                    outputs[0][((row * 2 * heads + part) * time + t) * hs..][..hs].copy_from_slice(values);
+                }
             }
         }
     }
@@ -73,9 +80,9 @@ impl Op for CacheAppend {
 
 pub const CASES: &[Case] = &[
     Case {
-        name: "cache_append of one position to 3 rows of 9x24",
+        name: "cache_append of one position to 3 rows of 9, 3 heads of 4",
         op: || Arc::new(CacheAppend),
-        inputs: &[(&[3, 1, 36], Draw::Uniform(1.0)), (&[3, 9, 24], Draw::Uniform(1.0))],
+        inputs: &[(&[3, 1, 36], Draw::Uniform(1.0)), (&[3, 2, 3, 9, 4], Draw::Uniform(1.0))],
         gradient: false,
         position: 8,
         atol: 0.0,
@@ -85,7 +92,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "cache_append of a window that is longer than what is left: 7 positions at 5 of 9",
         op: || Arc::new(CacheAppend),
-        inputs: &[(&[1, 7, 36], Draw::Uniform(1.0)), (&[2, 9, 24], Draw::Uniform(1.0))],
+        inputs: &[(&[1, 7, 36], Draw::Uniform(1.0)), (&[2, 2, 1, 9, 12], Draw::Uniform(1.0))],
         gradient: false,
         position: 5,
         atol: 0.0,

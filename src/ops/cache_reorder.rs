@@ -4,7 +4,7 @@
 //!   x (rows, ..., columns), any 4-byte type;  parents (rows) u32
 //!
 //! A thread reads its four columns of all rows before it writes any, so rows may be swapped and copied at will. With
-//! `filled`, x is a (rows, T, columns) cache and only the positions before `Step::position` move.
+//! `filled`, x is a (rows, 2, NH, T, HS) cache and only the positions before `Step::position` move.
 //! Cost: x is read and written once.
 
 use super::case::{Case, Draw};
@@ -41,7 +41,8 @@ impl Op for CacheReorder {
         let row = x.len() / x.dims[0];
         let dispatch = elementwise(shader!("cache_reorder"), row / 4, limits)
             .constant("ROWS", x.dims[0])
-            .constant("POSITION", if self.filled { x.columns() / 4 } else { 0 })
+            .constant("T", if self.filled { x.dims[3] } else { 0 })
+            .constant("HV", if self.filled { x.dims[4] / 4 } else { 1 })
             .read(1)
             .write(0)
             .step();
@@ -55,9 +56,14 @@ impl Op for CacheReorder {
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
         let x = shapes.inputs[0];
         let row = x.len() / x.dims[0];
-        let moved = if self.filled { row.min(step.position as usize * x.columns()) } else { row };
+        // Whole rows, or for each head the filled positions.
+        let (run, moved) = match (self.filled, &x.dims[..]) {
+            (true, [.., time, hs]) => (time * hs, step.position as usize * hs),
+            _ => (row, row),
+        };
         for (y, parent) in outputs[0].chunks_mut(row).zip(as_ids(inputs[1])) {
-            y[..moved].copy_from_slice(&inputs[0][*parent as usize * row..][..moved]);
+            let from = inputs[0][*parent as usize * row..][..row].chunks(run);
+            y.chunks_mut(run).zip(from).for_each(|(y, from)| y[..moved].copy_from_slice(&from[..moved]));
         }
     }
 
@@ -72,9 +78,9 @@ impl Op for CacheReorder {
 
 pub const CASES: &[Case] = &[
     Case {
-        name: "cache_reorder of the filled part of 4x9x24",
+        name: "cache_reorder of the filled part of 4 rows, 3 heads of 9x8",
         op: || Arc::new(CacheReorder { filled: true }),
-        inputs: &[(&[4, 9, 24], Draw::Uniform(1.0)), (&[4], Draw::Ids(4))],
+        inputs: &[(&[4, 2, 3, 9, 8], Draw::Uniform(1.0)), (&[4], Draw::Ids(4))],
         gradient: false,
         position: 7,
         atol: 0.0,

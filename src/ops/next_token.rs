@@ -12,7 +12,7 @@
 use super::case::{Case, Draw};
 use super::dropout::threefry;
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::sync::Arc;
 
@@ -43,9 +43,14 @@ pub fn seen_words(vocabulary: usize) -> usize {
     vocabulary.div_ceil(128) * 4
 }
 
-/// Threads that work on a row of the vocabulary together. lavapipe ends every loop once a thread's loops have gone round
-/// 65,535 times in all, silently: over a large vocabulary a few lanes would get there.
-pub(super) const VOCABULARY_THREADS: usize = 128;
+/// Threads that work on a row of the vocabulary together. On software adapters a barrier costs by the thread, but lavapipe
+/// ends every loop once a thread's loops have gone round 65,535 times in all, silently: each gets some 400 tokens.
+pub(super) fn vocabulary_threads(vocabulary: usize, limits: &Limits) -> usize {
+    match limits.family {
+        Family::Gpu => 128,
+        Family::Software => vocabulary.div_ceil(400).next_power_of_two().clamp(8, 128),
+    }
+}
 
 /// The logits that count, what is not finite replaced.
 pub(super) fn finite(logits: &[f32]) -> Vec<f32> {
@@ -138,7 +143,7 @@ impl Op for NextToken {
         let dispatch = Dispatch::new(shader!("next_token"))
             .constant("COLUMNS", logits.columns())
             .constant("V", self.vocabulary)
-            .constant("THREADS", VOCABULARY_THREADS)
+            .constant("THREADS", vocabulary_threads(self.vocabulary, limits))
             .constant("TEMPERATURE", self.temperature)
             .constant("TOP_K", self.top_k)
             .constant("TOP_P", self.top_p)

@@ -5,6 +5,7 @@ mod beam;
 mod checkpoint;
 mod cli;
 mod data;
+mod demo;
 mod export;
 mod generate;
 mod gguf;
