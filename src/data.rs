@@ -8,6 +8,7 @@ mod guard;
 mod parquet;
 pub mod pieces;
 pub mod prepare;
+mod shard_writer;
 pub mod shards;
 pub mod source;
 pub mod story;

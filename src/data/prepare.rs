@@ -11,8 +11,7 @@
 //! its own, synced and renamed, so it is either complete or not there.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{BufWriter, Seek, SeekFrom, Write},
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -22,9 +21,10 @@ use std::{
 
 use serde::Serialize;
 
+pub use super::shard_writer::Shard;
 use super::{
     encode::{Encoded, Sizes, encode},
-    shards::write_ids,
+    shard_writer::{ShardWriter, shorten},
     source::Source,
     tokenizer::{FILE_NAME, Tokenizer},
     tokens::{HEADER_BYTES, IdFile, Tokens, Width},
@@ -40,8 +40,6 @@ pub const META_FILE: &str = "meta.json";
 const FORMAT: &str = "wgpt tokens 1";
 const TRAINING: &str = "train";
 const VALIDATION: &str = "val";
-/// Names have six digits, and are read in the order of the names.
-const MOST_SHARDS: usize = 1_000_000;
 const TEMPORARY_PREFIX: &str = ".wgpt-prepare-";
 
 /// What to prepare.
@@ -84,12 +82,6 @@ pub struct Part {
     /// Of the files, headers included.
     pub bytes: u64,
     pub files: Vec<Shard>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct Shard {
-    pub name: String,
-    pub tokens: u64,
 }
 
 #[derive(Serialize)]
@@ -201,7 +193,7 @@ impl Preparation<'_> {
         progress: &mut dyn FnMut(u64),
     ) -> Result<(Encoded, Vec<Shard>)> {
         let width = Width::for_vocabulary(tokenizer.vocabulary_size());
-        let mut writer = Writer::new(folder, stem, width, self.shard_tokens);
+        let mut writer = ShardWriter::new(folder, stem, width, self.shard_tokens);
         let encoded = encode(source, tokenizer, Sizes::default(), |ids, bytes| {
             self.go_on()?;
             progress(bytes);
@@ -224,7 +216,7 @@ impl Preparation<'_> {
         let files = cut.iter().map(|shard| IdFile::open_bin(&folder.join(&shard.name))).collect::<Result<Vec<_>>>()?;
         let width = files[0].width();
         let tokens = Tokens::from_files(files, u32::MAX);
-        let mut writer = Writer::new(folder, VALIDATION, width, self.shard_tokens);
+        let mut writer = ShardWriter::new(folder, VALIDATION, width, self.shard_tokens);
         let keep = total - held_out - start;
         let mut at = keep;
         let mut ids = vec![0; 1 << 16];
@@ -300,88 +292,6 @@ impl Part {
         let tokens = files.iter().map(|shard| shard.tokens).sum();
         Part { tokens, bytes: tokens * width.bytes() + HEADER_BYTES * files.len() as u64, files }
     }
-}
-
-/// Writes ids to numbered files in llm.c's layout.
-struct Writer<'a> {
-    folder: &'a Path,
-    stem: &'static str,
-    width: Width,
-    shard_tokens: u64,
-    finished: Vec<Shard>,
-    current: Option<(PathBuf, BufWriter<File>, Shard)>,
-}
-
-impl Writer<'_> {
-    fn new<'a>(folder: &'a Path, stem: &'static str, width: Width, shard_tokens: u64) -> Writer<'a> {
-        Writer { folder, stem, width, shard_tokens, finished: Vec::new(), current: None }
-    }
-
-    fn append(&mut self, mut ids: &[u32]) -> Result<()> {
-        while !ids.is_empty() {
-            let mut open = match self.current.take() {
-                Some(open) => open,
-                None => self.create()?,
-            };
-            let (path, file, shard) = &mut open;
-            let room = (self.shard_tokens - shard.tokens).min(ids.len() as u64);
-            let (now, later) = ids.split_at(room as usize);
-            write_ids(file, self.width, now).map_err(Error::io("write", path))?;
-            shard.tokens += room;
-            ids = later;
-            let full = shard.tokens == self.shard_tokens;
-            self.current = Some(open);
-            if full {
-                self.end_shard()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn create(&self) -> Result<(PathBuf, BufWriter<File>, Shard)> {
-        if self.finished.len() == MOST_SHARDS {
-            fail!(
-                Usage,
-                "--shard-tokens {} gives more than {MOST_SHARDS} shards; give a larger one",
-                self.shard_tokens
-            );
-        }
-        let name = format!("{}_{:06}.bin", self.stem, self.finished.len());
-        let path = self.folder.join(&name);
-        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
-        let mut file = BufWriter::with_capacity(1 << 20, file);
-        file.write_all(&self.width.header(0)).map_err(Error::io("write", &path))?;
-        Ok((path, file, Shard { name, tokens: 0 }))
-    }
-
-    fn end_shard(&mut self) -> Result<()> {
-        let Some((path, file, shard)) = self.current.take() else { return Ok(()) };
-        let file = file.into_inner().map_err(|cause| Error::io("write", &path)(cause.into_error()))?;
-        put_header(file, self.width, shard.tokens).map_err(Error::io("write", &path))?;
-        self.finished.push(shard);
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<Vec<Shard>> {
-        self.end_shard()?;
-        Ok(self.finished)
-    }
-}
-
-fn put_header(mut file: File, width: Width, tokens: u64) -> std::io::Result<()> {
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(&width.header(tokens))?;
-    file.sync_all()
-}
-
-/// Leaves the first ids of a shard.
-fn shorten(path: &Path, width: Width, tokens: u64) -> Result<()> {
-    let file = OpenOptions::new().write(true).open(path);
-    let shortened = file.and_then(|file| {
-        file.set_len(HEADER_BYTES + tokens * width.bytes())?;
-        put_header(file, width, tokens)
-    });
-    shortened.map_err(Error::io("write", path))
 }
 
 /// The names in a folder; none if it does not exist.
