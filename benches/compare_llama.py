@@ -10,11 +10,12 @@ continuation of 64 tokens with transformers in f32. Exits with 1 on a difference
 beyond the stated bounds.
 
 speed writes a random model of GPT-2's 124M size, exports it as f32 GGUF, and
-measures llama.cpp's tokens per second when it decodes at positions about 10 and
-about 1000. With --against, blocks alternate with a shell command that measures
+measures llama.cpp's tokens per second when it decodes from positions 10 and
+1000 on. With --against, blocks alternate with a shell command that measures
 the same: it runs with MODEL (the folder) and GGUF (the file) in its
 environment, and the last line it prints must be JSON as this script prints it:
-{"10": tokens per second, "1000": tokens per second}.
+{"10": tokens per second, "1000": tokens per second}. For example
+'cargo bench --bench generation -- --model "$MODEL"'.
 
 llama.cpp runs on its CPU backend with --layers 0, and otherwise on the first
 GPU backend that it was built with; "backend" in the output is what it said it
@@ -220,10 +221,10 @@ def speed(args):
     llama, backend, device = open_llama(gguf, args.layers, 1024, False)
     print(json.dumps({"backend": backend, "device": device}), flush=True)
     decode_speed(llama, 4, 4)  # compiles what has to be compiled
-    places = {"10": 10 - args.tokens // 2, "1000": 1000 - args.tokens // 2}
+    places = {"10": 10, "1000": 1000}
     rounds = {"llama.cpp": [], "against": []}
     for _ in range(args.rounds):
-        block = {place: decode_speed(llama, max(start, 1), args.tokens) for place, start in places.items()}
+        block = {place: decode_speed(llama, start, args.tokens) for place, start in places.items()}
         rounds["llama.cpp"].append(block)
         print(json.dumps({"llama.cpp": block}), flush=True)
         if args.against:
@@ -247,7 +248,7 @@ def main():
     parser.add_argument("--layers", type=int, default=-1, help="layers on the GPU backend; 0 for the CPU backend")
     parser.add_argument("--against", help="shell command to alternate with")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=12, help="tokens decoded per measurement")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens decoded per measurement")
     args = parser.parse_args()
     {"check": check, "speed": speed}[args.mode](args)
 
