@@ -15,7 +15,7 @@ demo: setup
 
 ## All tests, on whatever adapter there is.
 test: setup
-	cargo test --locked
+	cargo test --locked --all-features
 
 ## Speed of every op's cases, and of whole training steps.
 bench: setup
@@ -29,7 +29,7 @@ soak: setup
 ## Formatting and lints, as CI has them.
 check:
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --all-features -- -D warnings
 
 ## Makes sure that a Vulkan driver is there (Debian and Ubuntu; macOS and Windows bring Metal and DX12).
 setup:
