@@ -22,6 +22,9 @@ pub struct Doctor {
     /// Leave out everything that is measured, list the adapters only
     #[arg(long)]
     list: bool,
+    /// Check only the cases whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    ops: String,
     /// Print one JSON object, for a bug report
     #[arg(long)]
     json: bool,
@@ -77,6 +80,9 @@ impl Doctor {
         if global.device.eq_ignore_ascii_case("cpu") {
             fail!(Usage, "the CPU is what ops are checked against: give --device auto or part of an adapter's name");
         }
+        if !cases().iter().any(|case| case.name.contains(&self.ops)) {
+            fail!(Usage, "no case's name contains `{}`: give the start of an op's, such as matmul", self.ops);
+        }
         let chosen = choose(&global.device)?;
         let describe = |a: &Adapter| Described::new(a, a.description() == chosen.description());
         let mut report = Report {
@@ -112,7 +118,7 @@ impl Doctor {
         self.tell(|| {
             println!("\nEvery op against the CPU reference; the share is of the error budget, over 100% fails.\n");
         });
-        for case in cases() {
+        for case in cases().into_iter().filter(|case| case.name.contains(&self.ops)) {
             let checked = match case.check(&mut gpu as &mut dyn Executor, 42)? {
                 Ok(compared) => {
                     let worst = compared.into_iter().max_by(|a, b| a.share.total_cmp(&b.share));

@@ -26,7 +26,7 @@ pub struct Profile {
     #[command(flatten)]
     wanted: Wanted,
     /// Measurements of each kernel, after one that warms up
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 10)]
     repeat: usize,
     /// Write the last replay as a trace for ui.perfetto.dev
     #[arg(long, value_name = "FILE")]
@@ -79,6 +79,10 @@ impl Profile {
         }
         let available_bytes = super::host_memory(executor.as_ref());
         let workload = Workload::load(&self.wanted, executor.as_mut(), available_bytes)?;
+        if let (Some(before), Some(path)) = (before.as_ref().filter(|b| b.title != workload.title), &self.compare) {
+            let (was, is) = (&before.title, &workload.title);
+            fail!(Input, "{} is a profile of {was}, and this is {is}: give the same options", path.display());
+        }
         let (record, timelines) = record::measure(&workload, executor.as_mut(), self.repeat, (clock, ceilings))?;
         table::lines(&record, global.verbose).iter().for_each(|line| println!("{line}"));
         if let Some(before) = before {

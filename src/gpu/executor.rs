@@ -214,7 +214,7 @@ impl Executor for Gpu {
 
     fn load(&mut self, _graph: &Graph, mut plan: Plan) -> Result<Program> {
         if let Some(files) = &self.reloaded {
-            files.put_into(&mut plan, &self.device)?;
+            files.put_into(&mut plan)?;
         }
         let mut buffers = vec![];
         for info in &plan.buffers {

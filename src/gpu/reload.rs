@@ -1,6 +1,6 @@
 //! Shaders from disk in place of the built-in ones: what a kernel author edits is what runs.
 
-use super::device::{Device, one_line};
+use super::device::one_line;
 use super::executor::Gpu;
 use crate::error::{Error, Result};
 use crate::fail;
@@ -9,6 +9,8 @@ use crate::graph::{Plan, Shader};
 use crate::shaders::{Specialised, shared, specialise_from};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use wgpu::naga;
+use wgpu::naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
 /// A shader's file and the shared files beside it, as they are on disk.
 #[derive(Clone, Debug)]
@@ -41,7 +43,7 @@ impl ShaderFiles {
     }
 
     /// Makes the plan's kernels of this shader those of the files, checking that they are WGSL.
-    pub(super) fn put_into(&self, plan: &mut Plan, device: &Device) -> Result<()> {
+    pub(super) fn put_into(&self, plan: &mut Plan) -> Result<()> {
         let mut known: HashMap<String, &'static str> = HashMap::new();
         for command in plan.segments.iter_mut().flat_map(|s| &mut s.commands) {
             let Command::Dispatch(kernel) = command else { continue };
@@ -52,7 +54,7 @@ impl ShaderFiles {
             let source = match known.get(&made.text) {
                 Some(source) => source,
                 None => {
-                    self.check(&made, device)?;
+                    self.check(&made)?;
                     // All shared files are in the text already.
                     let source: &'static str = String::leak(made.text.replace("\n// use:", "\n// used:"));
                     known.insert(made.text, source);
@@ -72,27 +74,32 @@ impl ShaderFiles {
     }
 
     /// Fails with the file, the line and the column of what is not WGSL.
-    fn check(&self, made: &Specialised, device: &Device) -> Result<()> {
-        let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let source = wgpu::ShaderSource::Wgsl(made.text.as_str().into());
-        let module =
-            device.device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(self.shader.stem), source });
-        let info = pollster::block_on(module.get_compilation_info());
-        let Some(refused) = pollster::block_on(scope.pop()) else { return Ok(()) };
-        let wrong = |m: &&wgpu::CompilationMessage| m.message_type == wgpu::CompilationMessageType::Error;
-        let Some(message) = info.messages.iter().find(wrong) else {
-            fail!(Input, "{} is not valid WGSL: {}", self.path(self.shader.stem).display(), one_line(&refused));
-        };
-        let (line, column) = message.location.map_or((1, 1), |at| (at.line_number as usize, at.line_position));
+    fn check(&self, made: &Specialised) -> Result<()> {
+        let Err((at, why)) = validate(&made.text) else { return Ok(()) };
+        let (line, column) = at.map_or((1, 1), |at| (at.line_number as usize, at.line_position));
         let of = made.files.iter().rev().find(|(_, first)| *first <= line);
         let (stem, first) = of.expect("the first file starts at line 1");
-        let why = message.message.lines().find(|l| !l.trim().is_empty()).unwrap_or("it does not parse");
         fail!(Input, "{}, line {}, column {column}: {}", self.path(stem).display(), line - first + 1, one_line(&why));
     }
 
     fn path(&self, stem: &str) -> PathBuf {
         self.folder.join(format!("{stem}.wgsl"))
     }
+}
+
+/// What is not WGSL, and where. What only this device cannot do shows when it compiles.
+fn validate(text: &str) -> std::result::Result<(), (Option<naga::SourceLocation>, String)> {
+    let module = naga::front::wgsl::parse_str(text).map_err(|e| (e.location(text), e.message().to_string()))?;
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
+    validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+    validator.validate(&module).map(|_| ()).map_err(|e| {
+        // The smallest of the places that it names: the others are the function and the module around it.
+        let spans = e.spans().map(|(span, _)| span.location(text));
+        let at = spans.filter(|at| at.length > 0).min_by_key(|at| at.length);
+        let causes = std::iter::successors(Some(e.as_inner() as &dyn std::error::Error), |cause| cause.source());
+        let causes: Vec<String> = causes.map(ToString::to_string).collect();
+        (at, causes.join(": "))
+    })
 }
 
 impl Gpu {

@@ -22,7 +22,8 @@ impl Spread {
         sorted.sort_by(f64::total_cmp);
         let (Some(low), Some(high)) = (sorted.first(), sorted.last()) else { return Spread::default() };
         let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 0 { (sorted[middle - 1] + sorted[middle]) / 2.0 } else { sorted[middle] };
+        let median =
+            if sorted.len().is_multiple_of(2) { (sorted[middle - 1] + sorted[middle]) / 2.0 } else { sorted[middle] };
         Spread { median, low: *low, high: *high }
     }
 

@@ -9,14 +9,19 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use wgpt::gpu::ceilings::Ceilings;
 
-const SIZE: (u32, u32) = (1000, 640);
+const SIZE: (u32, u32) = (1280, 640);
 const FONT: &str = "Helvetica, Arial, 'DejaVu Sans', sans-serif";
 const INK: RGBColor = RGBColor(45, 52, 64);
 const FAINT: RGBColor = RGBColor(226, 230, 236);
 const ROOF: RGBColor = RGBColor(214, 94, 26);
 const KERNEL: RGBColor = RGBColor(38, 98, 178);
-/// Kernels with a name beside them.
-const NAMED: usize = 10;
+/// Kernels with a number and a name.
+const NAMED: usize = 12;
+/// Width of their list, and the characters that fit it.
+const LIST: u32 = 400;
+const LONGEST: usize = 58;
+/// Kernels with less of the time are left out: they would stretch the axes to nothing's speed.
+const LEAST_SHARE: f64 = 0.002;
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<LogCoord<f64>, LogCoord<f64>>>;
 type DrawResult = Result<(), Box<dyn std::error::Error>>;
@@ -35,7 +40,8 @@ fn point(row: &Row) -> (f64, f64) {
 }
 
 fn draw(record: &Record, ceilings: &Ceilings, root: DrawingArea<SVGBackend, plotters::coord::Shift>) -> DrawResult {
-    let drawable = |r: &&Row| r.flops > 0.0 && r.bytes > 0.0 && r.ms.median > 0.0;
+    let total_ms = record.kernel_ms();
+    let drawable = |r: &&Row| r.flops > 0.0 && r.bytes > 0.0 && r.ms.median > LEAST_SHARE * total_ms;
     let rows: Vec<&Row> = record.rows.iter().filter(drawable).collect();
     let ridge = ceilings.f32_flops / ceilings.copy_bytes;
     let points: Vec<(f64, f64)> = rows.iter().map(|r| point(r)).collect();
@@ -45,7 +51,8 @@ fn draw(record: &Record, ceilings: &Ceilings, root: DrawingArea<SVGBackend, plot
     let y0 = least(&mut points.iter().map(|p| p.1), ceilings.f32_flops / 100.0) / 2.0;
     let y1 = points.iter().map(|p| p.1).fold(ceilings.f32_flops, f64::max) * 2.5;
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+    let (plot, list) = root.split_horizontally(SIZE.0 - LIST);
+    let mut chart = ChartBuilder::on(&plot)
         .caption(&record.title, font(20).color(&INK))
         .margin(16)
         .x_label_area_size(48)
@@ -64,7 +71,8 @@ fn draw(record: &Record, ceilings: &Ceilings, root: DrawingArea<SVGBackend, plot
         .axis_desc_style(font(15).color(&INK))
         .draw()?;
     draw_roof(&mut chart, ceilings, ridge)?;
-    draw_kernels(&mut chart, &rows, record.kernel_ms())?;
+    draw_kernels(&mut chart, &rows, total_ms)?;
+    draw_list(&list, &rows, total_ms)?;
     root.present()?;
     Ok(())
 }
@@ -85,28 +93,39 @@ fn draw_roof(chart: &mut Chart, ceilings: &Ceilings, ridge: f64) -> DrawResult {
     Ok(())
 }
 
-/// Circles as large as their share of the time, the largest with their names, which keep out of each other's way.
+/// Circles as large as their share of the time, the largest numbered as in the list beside the plot.
 fn draw_kernels(chart: &mut Chart, rows: &[&Row], total_ms: f64) -> DrawResult {
     let radius = |row: &Row| 3.0 + 22.0 * (row.ms.median / total_ms).sqrt();
-    let circles = rows.iter().rev().map(|r| Circle::new(point(r), radius(r), KERNEL.mix(0.35).filled()));
-    chart.draw_series(circles)?;
-    let rims = rows.iter().map(|r| Circle::new(point(r), radius(r), KERNEL.stroke_width(1)));
-    chart.draw_series(rims)?;
+    chart.draw_series(rows.iter().map(|r| Circle::new(point(r), radius(r), KERNEL.mix(0.35).filled())))?;
+    chart.draw_series(rows.iter().map(|r| Circle::new(point(r), radius(r), KERNEL.stroke_width(1))))?;
+    let style = font(11).color(&INK).pos(Pos::new(HPos::Center, VPos::Center));
     let mut taken: Vec<(i32, i32)> = vec![];
-    for row in rows.iter().take(NAMED) {
+    for (n, row) in rows.iter().take(NAMED).enumerate() {
         let (x, y) = chart.backend_coord(&point(row));
-        let on_right = x < SIZE.0 as i32 * 3 / 5;
-        let beside = radius(row) as i32 + 5;
-        let at = if on_right { x + beside } else { x - beside };
-        let clear = |y: i32| taken.iter().all(|(_, other)| (other - y).abs() >= 14);
-        let free = (0..40).map(|n| y + 14 * if n % 2 == 0 { n / 2 } else { -(n + 1) / 2 }).find(|y| clear(*y));
-        let place = (at, free.unwrap_or(y));
-        taken.push(place);
-        let style = font(12).color(&INK).pos(Pos::new(if on_right { HPos::Left } else { HPos::Right }, VPos::Center));
-        let text = format!("{} {}", row.name(), row.shape);
-        let root = chart.plotting_area().strip_coord_spec();
-        let corner = root.get_base_pixel();
-        root.draw(&Text::new(text, (place.0 - corner.0, place.1 - corner.1), style))?;
+        // On the circle, or above or below where another number stands already.
+        let clear = |y: &i32| taken.iter().all(|(ox, oy)| (ox - x).abs() > 14 || (oy - y).abs() > 11);
+        let y = [0, -12, 12, -24, 24, -36, 36, -48, 48].map(|by| y + by).into_iter().find(clear).unwrap_or(y);
+        taken.push((x, y));
+        let (left, top) = chart.plotting_area().get_base_pixel();
+        let area = chart.plotting_area().strip_coord_spec();
+        area.draw(&Text::new((n + 1).to_string(), (x - left, y - top), style.clone()))?;
+    }
+    Ok(())
+}
+
+/// The kernels that take longest, by number.
+fn draw_list(list: &DrawingArea<SVGBackend, plotters::coord::Shift>, rows: &[&Row], total_ms: f64) -> DrawResult {
+    for (n, row) in rows.iter().take(NAMED).enumerate() {
+        let y = 56 + 44 * n as i32;
+        list.draw(&Text::new(format!("{}", n + 1), (0, y), font(12).color(&KERNEL)))?;
+        let mut name = row.name();
+        if name.len() > LONGEST {
+            // Its end says which kernel it is.
+            name = format!("..{}", name.split_off(name.len() - LONGEST));
+        }
+        list.draw(&Text::new(name, (22, y), font(12).color(&INK)))?;
+        let share = format!("{:.1}% of the time   {}", 100.0 * row.ms.median / total_ms, row.shape);
+        list.draw(&Text::new(share, (22, y + 16), font(11).color(&INK.mix(0.7))))?;
     }
     Ok(())
 }

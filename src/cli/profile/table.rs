@@ -127,11 +127,9 @@ pub fn significant(value: f64) -> String {
 
 /// FLOP/s with the unit that fits.
 pub fn flops(per_second: f64) -> String {
-    if per_second >= 1e12 {
-        format!("{} TFLOP/s", significant(per_second / 1e12))
-    } else {
-        format!("{} GFLOP/s", significant(per_second / 1e9))
-    }
+    let units = [(1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s")];
+    let (size, unit) = units.into_iter().find(|(size, _)| per_second >= *size).unwrap_or((1e3, "kFLOP/s"));
+    format!("{} {unit}", significant(per_second / size))
 }
 
 /// What got faster and what slower since `before`: ranges that do not touch. Kernels are matched by place and shape, so
@@ -145,8 +143,8 @@ pub fn comparison(now: &Record, before: &Record) -> Vec<String> {
         }
     }
     let mut lines = vec![];
-    if now.device != before.device || now.title != before.title {
-        lines.push(format!("note: before was {} on {}", before.title, before.device));
+    if now.device != before.device {
+        lines.push(format!("note: before was on {}", before.device));
     }
     let mut changes = vec![];
     let mut same = 0;
