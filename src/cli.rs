@@ -6,6 +6,7 @@ mod eval;
 mod export;
 #[cfg(feature = "hub")]
 mod hub;
+mod profile;
 mod sample;
 mod tokenizer;
 mod train;
@@ -62,6 +63,8 @@ enum Command {
     /// Turn text into token shards ahead of training
     #[command(subcommand)]
     Data(data::Command),
+    /// What each kernel of a step takes, and how near it comes to what the device can do
+    Profile(Box<profile::Profile>),
     /// Adapters, limits, and every op against the reference on this device
     Doctor(doctor::Doctor),
 }
@@ -76,6 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Export(export) => export.run(global),
         Command::Tokenizer(tokenizer) => tokenizer.run(global),
         Command::Data(data) => data.run(global),
+        Command::Profile(profile) => profile.run(global),
         Command::Doctor(doctor) => doctor.run(global),
     }
 }

@@ -2,10 +2,33 @@
 
 use crate::error::Result;
 use crate::graph::{Graph, Limits, Plan, Step};
+use std::ops::Range;
 
 /// Handle of a loaded plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program(pub usize);
+
+/// When the kernels of a replayed segment ran, in seconds since the replay began.
+#[derive(Clone, Debug, Default)]
+pub struct Timeline {
+    /// In order, without overlaps.
+    pub kernels: Vec<KernelTime>,
+    /// What the host did meanwhile, in order, without overlaps.
+    pub host: Vec<(&'static str, Range<f64>)>,
+}
+
+/// When one kernel ran.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelTime {
+    /// The node of the graph that it belongs to.
+    pub node: usize,
+    /// Stem of its shader; [`COPY`] for a copy of a whole buffer; the op's name where the reference ran it.
+    pub name: &'static str,
+    pub seconds: Range<f64>,
+}
+
+/// Name of a copy, made because an op works in place over a tensor that is still needed.
+pub const COPY: &str = "copy";
 
 /// A device with a store of named state and any number of loaded plans that share it.
 pub trait Executor {
@@ -28,6 +51,9 @@ pub trait Executor {
 
     /// Replays one segment of a program. Does not wait for it.
     fn run(&mut self, program: Program, segment: usize, step: &Step) -> Result<()>;
+
+    /// Replays one segment with every kernel by itself, waits, and says when each ran.
+    fn profile(&mut self, program: Program, segment: usize, step: &Step) -> Result<Timeline>;
 
     /// Waits, then reads an output of a program.
     fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>>;

@@ -10,6 +10,7 @@ pub mod stop;
 
 use crate::error::Result;
 use crate::executor::Executor;
+use crate::graph::Graph;
 use crate::models::config::Gpt2Config;
 use crate::models::folder::Weights;
 use crate::models::upload::upload;
@@ -158,6 +159,12 @@ impl Generator {
     pub fn free(self, executor: &mut dyn Executor) {
         self.decoder.free(executor);
     }
+}
+
+/// The graph that decodes one greedy token in each of `rows` rows, as [`Generator::sample`] replays it; its output `logits`
+/// is (rows, 1, V).
+pub fn decode_graph(config: &Gpt2Config, rows: usize) -> Graph {
+    decoder::decode_graph(config, config.vocab_size, rows, &Choice::Draw(Draw::GREEDY))
 }
 
 /// Hands one step's tokens on; rows that have ended stay silent.

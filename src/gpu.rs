@@ -1,9 +1,12 @@
 //! Everything that knows of wgpu: finding an adapter, opening a device, compiling pipelines, replaying plans.
 
 pub mod adapter;
+pub mod ceilings;
 pub mod device;
 pub mod executor;
 pub mod pipelines;
+pub mod profiler;
+pub mod reload;
 
 pub use adapter::{Adapter, adapters, choose};
 pub use executor::Gpu;

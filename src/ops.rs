@@ -10,6 +10,7 @@ pub mod best_tokens;
 pub mod cache_append;
 pub mod cache_reorder;
 pub mod case;
+pub mod ceiling;
 pub mod column_sum;
 pub mod cross_entropy;
 pub mod dropout;
@@ -34,6 +35,7 @@ pub fn cases() -> Vec<&'static Case> {
         best_tokens::CASES,
         cache_append::CASES,
         cache_reorder::CASES,
+        ceiling::CASES,
         column_sum::CASES,
         cross_entropy::CASES,
         dropout::CASES,

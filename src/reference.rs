@@ -1,9 +1,10 @@
 //! The CPU executor: runs a graph from its ops' references. Shaders are tested against it, and it is `--device cpu`.
 
 use crate::error::Result;
-use crate::executor::{Executor, Program};
+use crate::executor::{Executor, KernelTime, Program, Timeline};
 use crate::graph::{Family, Graph, Leaf, Limits, Plan, Shapes, Source, Step, Tensor};
 use std::collections::HashMap;
+use std::time::Instant;
 
 /// A store of named values and the graphs that use it.
 pub struct Cpu {
@@ -121,6 +122,20 @@ impl Executor for Cpu {
         let (_, nodes) = loaded.graph.segments()[segment].clone();
         nodes.for_each(|node| loaded.run_node(&mut self.store, node, step));
         Ok(())
+    }
+
+    fn profile(&mut self, program: Program, segment: usize, step: &Step) -> Result<Timeline> {
+        let loaded = &mut self.programs[program.0];
+        let (_, nodes) = loaded.graph.segments()[segment].clone();
+        let (began, mut timeline) = (Instant::now(), Timeline::default());
+        for node in nodes {
+            let Some(name) = loaded.graph.op(node).map(|op| op.name()) else { continue };
+            let start = began.elapsed().as_secs_f64();
+            loaded.run_node(&mut self.store, node, step);
+            timeline.kernels.push(KernelTime { node, name, seconds: start..began.elapsed().as_secs_f64() });
+        }
+        timeline.host.push(("reference", 0.0..began.elapsed().as_secs_f64()));
+        Ok(timeline)
     }
 
     fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {

@@ -24,10 +24,32 @@ const SHARED: &[Shader] = &[
 /// `// use: a b` line, each as itself or as what `swaps` puts in its place. An unknown constant or file panics: both are
 /// ours. WGSL allows any order of declarations, so line numbers in errors stay those of the file.
 pub fn specialise(shader: Shader, constants: &[(&str, Constant)], swaps: &[(&str, &str)]) -> String {
+    specialise_from(shader, constants, swaps, &shared).unwrap_or_else(|why| panic!("{why}")).text
+}
+
+/// A specialised shader, and which files it is made of.
+pub struct Specialised {
+    pub text: String,
+    /// Each file's stem and the first line that is its, counted from 1.
+    pub files: Vec<(String, usize)>,
+}
+
+/// As [`specialise`], with the text of shared files from `library`; what is wrong with a file that is not ours is an error.
+pub fn specialise_from<'a>(
+    shader: Shader,
+    constants: &[(&str, Constant)],
+    swaps: &[(&str, &str)],
+    library: &dyn Fn(&str) -> Option<&'a str>,
+) -> Result<Specialised, String> {
     let mut text = shader.source.to_string();
+    let mut files = vec![(shader.stem.to_string(), 1)];
     for (named, taken) in swaps {
-        assert!(used(shader.source).contains(named), "{shader:?} does not use `{named}`");
-        assert!(shared(taken).is_some(), "there is no shared shader `{taken}`");
+        if !used(shader.source, library).contains(named) {
+            return Err(format!("{shader:?} does not use `{named}`"));
+        }
+        if library(taken).is_none() {
+            return Err(format!("there is no shared shader `{taken}`"));
+        }
     }
     let mut pending: Vec<&str> = uses(shader.source);
     let mut seen: Vec<&str> = vec![];
@@ -35,20 +57,23 @@ pub fn specialise(shader: Shader, constants: &[(&str, Constant)], swaps: &[(&str
         let name = swaps.iter().find(|(named, _)| *named == name).map_or(name, |(_, taken)| taken);
         if !seen.contains(&name) {
             seen.push(name);
-            let file = shared(name).unwrap_or_else(|| panic!("{shader:?} uses `{name}`, which is not there"));
-            pending.extend(uses(file.source));
+            let source = library(name).ok_or_else(|| format!("{shader:?} uses `{name}`, which is not there"))?;
+            pending.extend(uses(source));
             text.push('\n');
-            text.push_str(file.source);
+            files.push((format!("shared/{name}"), text.matches('\n').count() + 1));
+            text.push_str(source);
         }
     }
     for (name, value) in constants {
-        let start =
-            text.find(&format!("const {name}:")).unwrap_or_else(|| panic!("{shader:?} has no constant `{name}`"));
-        let equals = start + text[start..].find('=').expect("a constant has a value");
-        let end = equals + text[equals..].find(';').expect("a declaration ends");
-        text.replace_range(equals..end, &format!("= {}", literal(*value)));
+        let declared = text.find(&format!("const {name}:"));
+        let range = declared.and_then(|start| {
+            let equals = start + text[start..].find('=')?;
+            Some(equals..equals + text[equals..].find(';')?)
+        });
+        let range = range.ok_or_else(|| format!("{shader:?} has no constant `{name}`"))?;
+        text.replace_range(range, &format!("= {}", literal(*value)));
     }
-    text
+    Ok(Specialised { text, files })
 }
 
 fn literal(value: Constant) -> String {
@@ -60,16 +85,17 @@ fn literal(value: Constant) -> String {
     }
 }
 
-fn shared(name: &str) -> Option<&'static Shader> {
-    SHARED.iter().find(|s| s.stem.strip_prefix("shared/") == Some(name))
+/// The text of a built-in shared file.
+pub fn shared(name: &str) -> Option<&'static str> {
+    SHARED.iter().find(|s| s.stem.strip_prefix("shared/") == Some(name)).map(|s| s.source)
 }
 
 /// All shared files that a text uses, also through another.
-fn used(text: &str) -> Vec<&str> {
+fn used<'a>(text: &'a str, library: &dyn Fn(&str) -> Option<&'a str>) -> Vec<&'a str> {
     let mut names = uses(text);
     let mut next = 0;
-    while let Some(file) = names.get(next).and_then(|name| shared(name)) {
-        names.extend(uses(file.source));
+    while let Some(source) = names.get(next).and_then(|name| library(name)) {
+        names.extend(uses(source));
         next += 1;
     }
     names

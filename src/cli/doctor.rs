@@ -1,9 +1,15 @@
-//! `wgpt doctor`: what devices there are, and whether every op is right on the chosen one.
+//! `wgpt doctor`: what devices there are, whether every op is right on the chosen one, how fast it is, and what fits.
+
+mod presets;
 
 use super::Global;
+use super::profile::{flops, significant};
+use presets::Estimates;
+use serde::Serialize;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::fail;
+use wgpt::gpu::ceilings::Ceilings;
 use wgpt::gpu::{Adapter, Gpu, adapters, choose};
 use wgpt::graph::Family;
 use wgpt::ops::cases;
@@ -13,9 +19,15 @@ pub struct Doctor {
     /// Check the kernels of this family instead of the adapter's own
     #[arg(long, value_enum)]
     family: Option<FamilyName>,
-    /// Leave out the ops, list the adapters only
+    /// Leave out everything that is measured, list the adapters only
     #[arg(long)]
     list: bool,
+    /// Check only the cases whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    ops: String,
+    /// Print one JSON object, for a bug report
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -24,69 +36,195 @@ enum FamilyName {
     Software,
 }
 
+/// Everything that is found out.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    system: String,
+    adapters: Vec<Described>,
+    cases: Vec<Checked>,
+    ceilings: Option<Ceilings>,
+    estimates: Option<Estimates>,
+}
+
+#[derive(Serialize)]
+struct Described {
+    chosen: bool,
+    name: String,
+    driver: String,
+    backend: String,
+    kind: &'static str,
+    f16: bool,
+    subgroups: bool,
+    subgroup_sizes: (u32, u32),
+    timestamps: bool,
+    cooperative: Vec<String>,
+    buffer_bytes: u64,
+    binding_bytes: u64,
+    workgroups: u32,
+    invocations: u32,
+    workgroup_bytes: u64,
+}
+
+/// One case of an op: the share of its error budget, or what is wrong.
+#[derive(Serialize)]
+struct Checked {
+    case: &'static str,
+    share: Option<f64>,
+    tensor: String,
+    wrong: Option<String>,
+}
+
 impl Doctor {
     pub fn run(&self, global: &Global) -> Result<()> {
         if global.device.eq_ignore_ascii_case("cpu") {
             fail!(Usage, "the CPU is what ops are checked against: give --device auto or part of an adapter's name");
         }
+        if !cases().iter().any(|case| case.name.contains(&self.ops)) {
+            fail!(Usage, "no case's name contains `{}`: give the start of an op's, such as matmul", self.ops);
+        }
         let chosen = choose(&global.device)?;
-        for adapter in adapters() {
-            describe(&adapter, adapter.description() == chosen.description());
+        let describe = |a: &Adapter| Described::new(a, a.description() == chosen.description());
+        let mut report = Report {
+            version: env!("CARGO_PKG_VERSION"),
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            adapters: adapters().iter().map(describe).collect(),
+            cases: vec![],
+            ceilings: None,
+            estimates: None,
+        };
+        self.tell(|| report.adapters.iter().for_each(Described::print));
+        if !self.list {
+            self.measure(global, chosen, &mut report)?;
         }
-        if self.list {
-            return Ok(());
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&report).expect("numbers and texts are JSON"));
         }
+        let failed = report.cases.iter().filter(|c| c.wrong.is_some()).count();
+        if failed > 0 {
+            let all = report.cases.len();
+            fail!(Device, "{failed} of {all} cases are wrong on this device: report it with the output of --json");
+        }
+        Ok(())
+    }
+
+    fn measure(&self, global: &Global, chosen: Adapter, report: &mut Report) -> Result<()> {
         let family = self.family.map(|family| match family {
             FamilyName::Gpu => Family::Gpu,
             FamilyName::Software => Family::Software,
         });
-        let mut gpu = Gpu::with(chosen, family, cfg!(debug_assertions))?;
-        println!("\nEvery op against the CPU reference; the share is of the error budget, over 100% fails.\n");
-        let mut failed = 0;
-        for case in cases() {
-            match case.check(&mut gpu as &mut dyn Executor, 42)? {
+        let checks = cfg!(debug_assertions);
+        let mut gpu = Gpu::with(chosen.clone(), family, checks)?;
+        self.tell(|| {
+            println!("\nEvery op against the CPU reference; the share is of the error budget, over 100% fails.\n");
+        });
+        for case in cases().into_iter().filter(|case| case.name.contains(&self.ops)) {
+            let checked = match case.check(&mut gpu as &mut dyn Executor, 42)? {
                 Ok(compared) => {
-                    let worst = compared.iter().max_by(|a, b| a.share.total_cmp(&b.share));
-                    let (share, tensor) = worst.map_or((0.0, ""), |c| (c.share, c.tensor.as_str()));
-                    println!("  ok    {:5.1}%  {:60} worst in {tensor}", 100.0 * share, case.name);
+                    let worst = compared.into_iter().max_by(|a, b| a.share.total_cmp(&b.share));
+                    let (share, tensor) = worst.map_or((0.0, String::new()), |c| (c.share, c.tensor));
+                    Checked { case: case.name, share: Some(share), tensor, wrong: None }
                 }
-                Err(why) => {
-                    failed += 1;
-                    println!("  FAIL          {:60} {why}", case.name);
-                }
-            }
+                Err(why) => Checked { case: case.name, share: None, tensor: String::new(), wrong: Some(why) },
+            };
+            self.tell(|| checked.print());
+            report.cases.push(checked);
         }
-        if failed > 0 {
-            fail!(
-                Device,
-                "{failed} of {} cases are wrong on this device: report it with the table above",
-                cases().len()
+        // What the cases allocated is freed with the device.
+        drop(gpu);
+        let mut gpu = Gpu::with(chosen, family, checks)?;
+        let ceilings = Ceilings::measure(&mut gpu)?;
+        self.tell(|| {
+            let wrong = report.cases.iter().filter(|c| c.wrong.is_some()).count();
+            println!(
+                "\n{} cases, {}.\n",
+                report.cases.len(),
+                if wrong == 0 { "all right".into() } else { format!("{wrong} wrong") }
             );
+            print_ceilings(&ceilings);
+        });
+        report.ceilings = Some(ceilings);
+        let estimates = presets::estimate(gpu, &ceilings)?;
+        self.tell(|| estimates.lines().iter().for_each(|line| println!("{line}")));
+        report.estimates = Some(estimates);
+        if checks {
+            global.say("note: this is a debug build, whose kernels check their bounds: a release build is faster");
         }
-        println!("\n{} cases, all right.", cases().len());
         Ok(())
+    }
+
+    /// Does what prints for people, unless JSON was asked for.
+    fn tell(&self, print: impl FnOnce()) {
+        if !self.json {
+            print();
+        }
     }
 }
 
-fn describe(adapter: &Adapter, chosen: bool) {
-    let yes = |has: bool| if has { "yes" } else { "no" };
-    let limits = &adapter.limits;
-    println!("{} {}", if chosen { "*" } else { " " }, adapter.description());
-    println!(
-        "    f16 {}   subgroups {} ({} to {})   timestamps {}   cooperative matrices: {}",
-        yes(adapter.has_f16),
-        yes(adapter.has_subgroups),
-        adapter.subgroup_sizes.0,
-        adapter.subgroup_sizes.1,
-        yes(adapter.has_timestamps),
-        if adapter.cooperative.is_empty() { "none".into() } else { adapter.cooperative.join(", ") },
-    );
-    println!(
-        "    buffers up to {} MiB, bindings {} MiB   workgroups {} per dimension, {} threads, {} KiB of shared memory",
-        limits.buffer_bytes >> 20,
-        limits.binding_bytes >> 20,
-        limits.workgroups,
-        limits.invocations,
-        limits.workgroup_bytes >> 10,
-    );
+fn print_ceilings(ceilings: &Ceilings) {
+    println!("Measured ceilings:");
+    println!("    multiply-adds f32   {}", flops(ceilings.f32_flops));
+    match ceilings.f16_flops {
+        Some(f16) => println!("    multiply-adds f16   {}", flops(f16)),
+        None => println!("    multiply-adds f16   not offered"),
+    }
+    println!("    large copy          {} GB/s read and written", significant(ceilings.copy_bytes / 1e9));
+}
+
+impl Checked {
+    fn print(&self) {
+        match (&self.wrong, self.share) {
+            (Some(why), _) => println!("  FAIL          {:60} {why}", self.case),
+            (None, share) => {
+                let share = 100.0 * share.unwrap_or(0.0);
+                println!("  ok    {share:5.1}%  {:60} worst in {}", self.case, self.tensor);
+            }
+        }
+    }
+}
+
+impl Described {
+    fn new(adapter: &Adapter, chosen: bool) -> Described {
+        let limits = &adapter.limits;
+        Described {
+            chosen,
+            name: adapter.name.clone(),
+            driver: adapter.driver.clone(),
+            backend: adapter.backend.clone(),
+            kind: adapter.kind,
+            f16: adapter.has_f16,
+            subgroups: adapter.has_subgroups,
+            subgroup_sizes: adapter.subgroup_sizes,
+            timestamps: adapter.has_timestamps,
+            cooperative: adapter.cooperative.clone(),
+            buffer_bytes: limits.buffer_bytes,
+            binding_bytes: limits.binding_bytes,
+            workgroups: limits.workgroups,
+            invocations: limits.invocations,
+            workgroup_bytes: limits.workgroup_bytes,
+        }
+    }
+
+    fn print(&self) {
+        let yes = |has: bool| if has { "yes" } else { "no" };
+        let mark = if self.chosen { "*" } else { " " };
+        println!("{mark} {} ({}, {}, {})", self.name, self.kind, self.backend, self.driver);
+        println!(
+            "    f16 {}   subgroups {} ({} to {})   timestamps {}   cooperative matrices: {}",
+            yes(self.f16),
+            yes(self.subgroups),
+            self.subgroup_sizes.0,
+            self.subgroup_sizes.1,
+            yes(self.timestamps),
+            if self.cooperative.is_empty() { "none".into() } else { self.cooperative.join(", ") },
+        );
+        println!(
+            "    buffers up to {} MiB, bindings {} MiB   workgroups {} per dimension, {} threads, {} KiB of shared memory",
+            self.buffer_bytes >> 20,
+            self.binding_bytes >> 20,
+            self.workgroups,
+            self.invocations,
+            self.workgroup_bytes >> 10,
+        );
+    }
 }

@@ -200,25 +200,7 @@ impl Decoder {
         if let Some((_, program)) = self.decoders.iter().find(|(known, _)| known == choice) {
             return Ok(*program);
         }
-        let (vocabulary, rows) = (self.vocabulary, self.rows);
-        let mut g = Graph::new();
-        let ids = g.state_u32(&self.name("ids"), &[rows, 1]);
-        let report = g.state(&self.name("report"), &[rows, 2]);
-        let seen = g.state_u32(&self.name("seen"), &[rows, seen_words(vocabulary)]);
-        let logits = self.model().decode(&mut g, ids);
-        g.output("logits", logits);
-        g.scope("choice");
-        match choice.clone() {
-            Choice::Draw(Draw { repetition_penalty, temperature, top_k, top_p, min_p }) => {
-                let op = NextToken { vocabulary, repetition_penalty, temperature, top_k, top_p, min_p };
-                g.apply(op, &[logits, seen, ids, report]);
-            }
-            Choice::Best { count, repetition_penalty } => {
-                let best = g.apply(BestTokens { vocabulary, count, repetition_penalty }, &[logits, seen, ids]);
-                g.output("best", best);
-            }
-        }
-        let program = load(executor, &g)?;
+        let program = load(executor, &decode_graph(&self.config, self.vocabulary, self.rows, choice))?;
         self.decoders.push((choice.clone(), program));
         Ok(program)
     }
@@ -229,8 +211,34 @@ impl Decoder {
 
     /// The name of a state of decoding; sizes depend on the rows.
     fn name(&self, what: &str) -> String {
-        format!("decode.{}.{what}", self.rows)
+        state_name(self.rows, what)
     }
+}
+
+fn state_name(rows: usize, what: &str) -> String {
+    format!("decode.{rows}.{what}")
+}
+
+/// One decode step: the next token of each row.
+pub(super) fn decode_graph(config: &Gpt2Config, vocabulary: usize, rows: usize, choice: &Choice) -> Graph {
+    let mut g = Graph::new();
+    let ids = g.state_u32(&state_name(rows, "ids"), &[rows, 1]);
+    let report = g.state(&state_name(rows, "report"), &[rows, 2]);
+    let seen = g.state_u32(&state_name(rows, "seen"), &[rows, seen_words(vocabulary)]);
+    let logits = Gpt2 { config, training: false }.decode(&mut g, ids);
+    g.output("logits", logits);
+    g.scope("choice");
+    match choice.clone() {
+        Choice::Draw(Draw { repetition_penalty, temperature, top_k, top_p, min_p }) => {
+            let op = NextToken { vocabulary, repetition_penalty, temperature, top_k, top_p, min_p };
+            g.apply(op, &[logits, seen, ids, report]);
+        }
+        Choice::Best { count, repetition_penalty } => {
+            let best = g.apply(BestTokens { vocabulary, count, repetition_penalty }, &[logits, seen, ids]);
+            g.output("best", best);
+        }
+    }
+    g
 }
 
 fn load(executor: &mut dyn Executor, g: &Graph) -> Result<Program> {

@@ -31,7 +31,10 @@ enum Failure {
 impl Device {
     /// Opens `adapter` with all of its limits and the optional features we have a use for.
     pub fn open(adapter: &Adapter) -> Result<Device> {
-        let useful = wgpu::Features::PIPELINE_CACHE | wgpu::Features::SUBGROUP;
+        let useful = wgpu::Features::PIPELINE_CACHE
+            | wgpu::Features::SUBGROUP
+            | wgpu::Features::SHADER_F16
+            | wgpu::Features::TIMESTAMP_QUERY;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgpt"),
             required_features: adapter.inner.features() & useful,

@@ -3,8 +3,9 @@
 use super::adapter::{Adapter, choose};
 use super::device::Device;
 use super::pipelines::{Pipeline, Pipelines};
+use super::reload::ShaderFiles;
 use crate::error::Result;
-use crate::executor::{Executor, Program};
+use crate::executor::{Executor, Program, Timeline};
 use crate::graph::memory::Class;
 use crate::graph::plan::{Bound, Command};
 use crate::graph::{Family, Graph, Limits, Plan, Step};
@@ -20,17 +21,21 @@ const POST_BYTES: u64 = 1024;
 /// An open GPU with its store and loaded plans.
 pub struct Gpu {
     adapter: Adapter,
-    device: Device,
+    pub(super) device: Device,
     limits: Limits,
     checks: bool,
     pipelines: Pipelines,
     store: HashMap<String, wgpu::Buffer>,
-    programs: Vec<Loaded>,
-    step: wgpu::Buffer,
+    pub(super) programs: Vec<Loaded>,
+    pub(super) step: wgpu::Buffer,
     ring: Vec<Posted>,
     /// Ring slots under way, oldest first.
     pending: VecDeque<usize>,
     allocated_bytes: u64,
+    /// Whether kernels are timed by the device's clock.
+    pub(super) timestamps: bool,
+    /// Shaders that are read from disk in place of the built-in ones.
+    pub(super) reloaded: Option<ShaderFiles>,
 }
 
 /// One slot of the read-back ring.
@@ -43,16 +48,16 @@ struct Posted {
     submission: Option<wgpu::SubmissionIndex>,
 }
 
-struct Loaded {
-    plan: Plan,
-    buffers: Vec<wgpu::Buffer>,
-    segments: Vec<Vec<Submit>>,
+pub(super) struct Loaded {
+    pub(super) plan: Plan,
+    pub(super) buffers: Vec<wgpu::Buffer>,
+    pub(super) segments: Vec<Vec<Submit>>,
 }
 
 /// Commands that go to the device together: a bounded amount of work, so that no watchdog fires.
-type Submit = Vec<Action>;
+pub(super) type Submit = Vec<Action>;
 
-enum Action {
+pub(super) enum Action {
     Dispatch { pipeline: Arc<Pipeline>, group: wgpu::BindGroup, workgroups: [u32; 3] },
     Copy { from: usize, to: usize, size_bytes: u64 },
 }
@@ -78,6 +83,8 @@ impl Gpu {
         }
         Ok(Gpu {
             adapter,
+            timestamps: device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY),
+            reloaded: None,
             device,
             limits,
             checks,
@@ -205,7 +212,10 @@ impl Executor for Gpu {
         &self.limits
     }
 
-    fn load(&mut self, _graph: &Graph, plan: Plan) -> Result<Program> {
+    fn load(&mut self, _graph: &Graph, mut plan: Plan) -> Result<Program> {
+        if let Some(files) = &self.reloaded {
+            files.put_into(&mut plan)?;
+        }
         let mut buffers = vec![];
         for info in &plan.buffers {
             let known = self.store.get(&info.label).filter(|_| info.class == Class::State).cloned();
@@ -276,6 +286,10 @@ impl Executor for Gpu {
             self.device.queue.submit([encoder.finish()]);
         }
         self.device.check()
+    }
+
+    fn profile(&mut self, program: Program, segment: usize, step: &Step) -> Result<Timeline> {
+        self.timeline(program, segment, step)
     }
 
     fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {

@@ -26,6 +26,8 @@ pub struct Bound {
 /// One kernel launch.
 #[derive(Clone, Debug)]
 pub struct Kernel {
+    /// The node of the graph that it belongs to.
+    pub node: usize,
     /// The node's label: the op and the place it stands at.
     pub label: String,
     pub shader: Shader,
@@ -216,6 +218,7 @@ fn kernels(g: &Graph, node: usize, limits: &Limits, buffer: &impl Fn(Tensor) -> 
             bindings.push(Bound { buffer: tensor.map(buffer), range, writes: b.writes });
         }
         kernels.push(Kernel {
+            node,
             label: at.label.clone(),
             shader: d.shader,
             constants: d.constants,

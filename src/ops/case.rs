@@ -61,18 +61,14 @@ pub struct Built {
 }
 
 impl Case {
-    /// The case's graph with inputs drawn from `seed`.
-    pub fn build(&self, seed: u64) -> Built {
+    /// The op over its inputs `x0`, `x1`, ..., with its gradients if it has them, and the names of the graph's outputs.
+    pub fn graph(&self) -> (Graph, Vec<String>) {
         let op = (self.op)();
         let mut g = Graph::new();
-        let mut rng = Pcg64::seed_from_u64(seed);
-        let mut inputs = vec![];
-        let mut tensors = vec![];
-        for (i, (dims, draw)) in self.inputs.iter().enumerate() {
-            let shape = Shape { dims: dims.to_vec(), dtype: draw.dtype() };
-            inputs.push((format!("x{i}"), draw.values(shape.len(), &mut rng)));
-            tensors.push(g.input(&format!("x{i}"), shape));
-        }
+        let input = |(i, (dims, draw)): (usize, &(&[usize], Draw))| {
+            g.input(&format!("x{i}"), Shape { dims: dims.to_vec(), dtype: draw.dtype() })
+        };
+        let tensors: Vec<Tensor> = self.inputs.iter().enumerate().map(input).collect();
         let y = g.apply_shared(op.clone(), &tensors);
         let mut outputs = vec![];
         let slots = g.nodes()[y.node].outputs.len() - op.scratch();
@@ -85,7 +81,6 @@ impl Case {
         }
         if self.gradient {
             let shape = g.shape(y).clone();
-            inputs.push(("dy".into(), Draw::Uniform(1.0).values(shape.len(), &mut rng)));
             let dy = g.input("dy", shape);
             let needed: Vec<bool> = self.inputs.iter().map(|(_, draw)| draw.dtype() == Dtype::F32).collect();
             for (i, d) in op.vjp(&mut g, y.node, dy, &needed).into_iter().enumerate() {
@@ -95,7 +90,21 @@ impl Case {
                 }
             }
         }
-        Built { graph: g, inputs, outputs, position: self.position }
+        (g, outputs)
+    }
+
+    /// The case's graph with inputs drawn from `seed`.
+    pub fn build(&self, seed: u64) -> Built {
+        let (graph, outputs) = self.graph();
+        let mut rng = Pcg64::seed_from_u64(seed);
+        let mut inputs = vec![];
+        for (i, (dims, draw)) in self.inputs.iter().enumerate() {
+            inputs.push((format!("x{i}"), draw.values(dims.iter().product(), &mut rng)));
+        }
+        if let Some(dy) = graph.nodes().iter().find(|n| n.label == "dy") {
+            inputs.push(("dy".into(), Draw::Uniform(1.0).values(dy.outputs[0].len(), &mut rng)));
+        }
+        Built { graph, inputs, outputs, position: self.position }
     }
 
     /// Runs the case on `device` and on the reference and compares every output; the error budget's share of each, or

@@ -16,6 +16,7 @@ mod hugging_face;
 mod ops;
 mod plan;
 mod prepare;
+mod profile;
 mod sample;
 mod shaders;
 mod stop;

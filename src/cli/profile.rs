@@ -1,0 +1,118 @@
+//! `wgpt profile`: what each kernel of a training or decode step takes, and how near it comes to what the device can do.
+
+mod kernel;
+pub mod record;
+mod roofline;
+mod table;
+mod trace;
+pub mod workload;
+
+pub use table::{flops, significant};
+
+use super::Global;
+use record::Record;
+use std::path::{Path, PathBuf};
+use wgpt::error::{Error, Result};
+use wgpt::executor::Executor;
+use wgpt::fail;
+use wgpt::files::{one_line, write_atomic};
+use wgpt::gpu::Gpu;
+use wgpt::gpu::ceilings::Ceilings;
+use wgpt::reference::Cpu;
+use workload::{Wanted, Workload};
+
+#[derive(clap::Args)]
+pub struct Profile {
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Measurements of each kernel, after one that warms up
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    repeat: usize,
+    /// Write the last replay as a trace for ui.perfetto.dev
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Draw the kernels below the device's roofline
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Save the profile, to compare with
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Say what got faster and what slower since a saved profile
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// Check and time one kernel's cases with its shader as it is on disk
+    #[arg(long, value_name = "NAME", requires = "shaders",
+        conflicts_with_all = ["model", "preset", "batch", "context", "train", "decode", "trace", "svg", "json", "compare"])]
+    kernel: Option<String>,
+    /// Folder with the shader, and in `shared` the files it uses
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    shaders: Option<PathBuf>,
+    /// Time by the host's clock, as where a device has no timestamps
+    #[arg(long)]
+    host_clock: bool,
+}
+
+impl Profile {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        if self.repeat == 0 {
+            fail!(Usage, "--repeat 0 measures nothing: give 1 or more");
+        }
+        if let (Some(name), Some(folder)) = (&self.kernel, &self.shaders) {
+            return kernel::run(global, name, folder, self.repeat, self.host_clock);
+        }
+        let before = self.compare.as_deref().map(read).transpose()?;
+        let (mut executor, clock, ceilings): (Box<dyn Executor>, _, _) = if global.device.eq_ignore_ascii_case("cpu") {
+            global.say("device: the CPU reference (correct and slow)");
+            (Box::new(Cpu::default()), "host", None)
+        } else {
+            let mut gpu = Gpu::open(&global.device)?;
+            global.say(&format!("device: {}", gpu.description()));
+            if self.host_clock {
+                gpu.use_host_clock();
+            }
+            let ceilings = Ceilings::measure(&mut gpu)?;
+            let clock = if gpu.has_device_clock() { "device" } else { "host" };
+            (Box::new(gpu), clock, Some(ceilings))
+        };
+        if self.svg.is_some() && ceilings.is_none() {
+            fail!(Usage, "--svg draws the ceilings of a GPU, and the CPU reference has none: leave it out");
+        }
+        let available_bytes = super::host_memory(executor.as_ref());
+        let workload = Workload::load(&self.wanted, executor.as_mut(), available_bytes)?;
+        if let (Some(before), Some(path)) = (before.as_ref().filter(|b| b.title != workload.title), &self.compare) {
+            let (was, is) = (&before.title, &workload.title);
+            fail!(Input, "{} is a profile of {was}, and this is {is}: give the same options", path.display());
+        }
+        let (record, timelines) = record::measure(&workload, executor.as_mut(), self.repeat, (clock, ceilings))?;
+        table::lines(&record, global.verbose).iter().for_each(|line| println!("{line}"));
+        if let Some(before) = before {
+            println!();
+            table::comparison(&record, &before).iter().for_each(|line| println!("{line}"));
+        }
+        if let Some(path) = &self.trace {
+            save(global, path, trace::trace(&workload, executor.as_ref(), &timelines).to_string())?;
+        }
+        if let (Some(path), Some(ceilings)) = (&self.svg, &record.ceilings) {
+            save(global, path, roofline::render(&record, ceilings))?;
+        }
+        if let Some(path) = &self.json {
+            save(global, path, serde_json::to_string_pretty(&record).expect("numbers and texts are JSON"))?;
+        }
+        Ok(())
+    }
+}
+
+fn save(global: &Global, path: &Path, text: String) -> Result<()> {
+    use std::io::Write;
+    write_atomic(path, |writer| writer.write_all(text.as_bytes()))?;
+    global.say(&format!("wrote {}", path.display()));
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Record> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    serde_json::from_str(&text).map_err(|e| {
+        let why = one_line(&e.to_string());
+        Error::Input(format!("{} is not what wgpt profile --json writes ({why}): save one with it", path.display()))
+    })
+}

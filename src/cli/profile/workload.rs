@@ -1,0 +1,215 @@
+//! What is profiled: a training step or a decode step of a model with random or given weights.
+
+use std::path::PathBuf;
+use wgpt::error::Result;
+use wgpt::executor::{Executor, Program, Timeline};
+use wgpt::fail;
+use wgpt::generate::{MOST_ROWS, decode_graph};
+use wgpt::graph::{Graph, Plan, Shape, Step};
+use wgpt::models::config::Gpt2Config;
+use wgpt::models::folder::{Weights, read_config};
+use wgpt::models::gpt2::{Gpt2, initial_values};
+use wgpt::models::upload::upload;
+use wgpt::train::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
+use wgpt::train::settings::Choices;
+use wgpt::train::trainer::mib;
+
+/// Which model, at which sizes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Wanted {
+    /// Model folder; its weights are used
+    #[arg(long, value_name = "DIR", conflicts_with = "preset")]
+    pub model: Option<PathBuf>,
+    /// Named model size, with random weights [default: demo]
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// Sequences per micro-batch, or texts decoded at once [default: the preset's for training, 1 for decoding]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Tokens per sequence, or before the decoded one [default: the model's context]
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+    /// Fewer layers than the preset's.
+    #[arg(skip)]
+    pub layers: Option<usize>,
+    /// A training step: one micro-batch and the update (the default)
+    #[arg(long, conflicts_with = "decode")]
+    pub train: bool,
+    /// One decode step with a full context
+    #[arg(long)]
+    pub decode: bool,
+}
+
+/// A loaded program and how it is replayed.
+pub struct Workload {
+    /// Model, what is done, batch and context, for people.
+    pub title: String,
+    pub graph: Graph,
+    /// Tokens that one replay reads.
+    pub tokens: u64,
+    /// FLOPs of the model's formula for one replay.
+    pub model_flops: f64,
+    program: Program,
+    segments: Vec<usize>,
+    step: Step,
+    /// A small state that is changed last: reading it waits for everything.
+    last: String,
+}
+
+impl Workload {
+    /// Builds and loads it; `available_bytes` is what buffers may take, where that is known.
+    pub fn load(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Option<u64>) -> Result<Workload> {
+        if wanted.decode {
+            decoding(wanted, executor, available_bytes)
+        } else {
+            training(wanted, executor, available_bytes)
+        }
+    }
+
+    /// Replays it as usual and waits.
+    pub fn run(&self, executor: &mut dyn Executor) -> Result<()> {
+        self.segments.iter().try_for_each(|segment| executor.run(self.program, *segment, &self.step))?;
+        executor.read_state(&self.last).map(|_| ())
+    }
+
+    /// Replays it kernel by kernel: one timeline per segment.
+    pub fn profile(&self, executor: &mut dyn Executor) -> Result<Vec<Timeline>> {
+        self.segments.iter().map(|segment| executor.profile(self.program, *segment, &self.step)).collect()
+    }
+}
+
+fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Option<u64>) -> Result<Workload> {
+    let init = wanted.model.as_deref().map(read_config).transpose()?;
+    let choices = Choices {
+        preset: wanted.preset.clone(),
+        batch: wanted.batch,
+        context: wanted.context,
+        layers: wanted.layers,
+        accumulate: Some(1),
+        ..Choices::default()
+    };
+    let settings = choices.resolve(init.as_ref())?;
+    let config = match init {
+        // Positions are learned: a shorter context uses the first of them.
+        Some(config) => Gpt2Config { dropout: settings.config(config.vocab_size)?.dropout, ..config },
+        None => settings.config(Gpt2Config::preset(&settings.preset)?.vocab_size)?,
+    };
+    let (batch, context) = (settings.batch, settings.context);
+    let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
+        Gpt2 { config: &config, training: true }.loss(g, batch, context)
+    });
+    let graph = training.graph;
+    let plan = Plan::new(&graph, executor.limits())?;
+    let segments = vec![plan.segment(ACCUMULATE), plan.segment(UPDATE)];
+    let program = load(executor, &graph, plan, available_bytes)?;
+    initialise(wanted, executor, &config)?;
+    let ids = some_ids(batch * context + 1, config.vocab_size);
+    executor.write(program, "ids", bytemuck::cast_slice(&ids[1..]))?;
+    executor.write(program, "targets", bytemuck::cast_slice(&ids[..batch * context]))?;
+    let tokens = (batch * context) as u64;
+    Ok(Workload {
+        title: format!("{}, one training step, batch {batch}, context {context}", wanted.name()),
+        tokens,
+        model_flops: training_flops_per_token(&config, context) * tokens as f64,
+        graph,
+        program,
+        segments,
+        step: Step { seed: 1, learning_rate: settings.lr, ..Step::default() },
+        last: REPORT.into(),
+    })
+}
+
+fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Option<u64>) -> Result<Workload> {
+    let config = match &wanted.model {
+        Some(folder) => read_config(folder)?,
+        None => Gpt2Config::preset(wanted.preset.as_deref().unwrap_or("demo"))?,
+    };
+    let (rows, context) = (wanted.batch.unwrap_or(1), wanted.context.unwrap_or(config.context));
+    if !(1..=MOST_ROWS).contains(&rows) {
+        fail!(Usage, "--batch {rows} cannot be decoded at once: give 1 to {MOST_ROWS}");
+    }
+    if !(1..=config.context).contains(&context) {
+        fail!(Usage, "--context {context} is not within the model's context: give 1 to {}", config.context);
+    }
+    let graph = decode_graph(&config, rows);
+    let plan = Plan::new(&graph, executor.limits())?;
+    let program = load(executor, &graph, plan, available_bytes)?;
+    initialise(wanted, executor, &config)?;
+    // Two FLOPs per weight that is multiplied by, and the scores and sums of attention over what is cached.
+    let weights = config.parameter_count() - (config.context * config.width) as u64;
+    let attention = 4 * config.layers * config.width * context;
+    Ok(Workload {
+        title: format!("{}, one decode step of {rows} rows at position {}", wanted.name(), context - 1),
+        tokens: rows as u64,
+        model_flops: rows as f64 * (2 * weights + attention as u64) as f64,
+        graph,
+        program,
+        segments: vec![0],
+        step: Step { position: context as u32 - 1, seed: 1, ..Step::default() },
+        last: format!("decode.{rows}.report"),
+    })
+}
+
+impl Wanted {
+    /// What people call the model.
+    fn name(&self) -> String {
+        match (&self.model, &self.preset) {
+            (Some(folder), _) => folder.display().to_string(),
+            (None, preset) => preset.as_deref().unwrap_or("demo").into(),
+        }
+    }
+}
+
+/// FLOPs per token of forward and backward: 6 for every weight that is multiplied by, and 12 C T per layer for attention's
+/// scores and sums ("PaLM: Scaling Language Modeling with Pathways", Chowdhery et al. 2022, appendix B).
+pub fn training_flops_per_token(config: &Gpt2Config, context: usize) -> f64 {
+    let weights = config.parameter_count() - (config.context * config.width) as u64;
+    (6 * weights + (12 * config.layers * config.width * context) as u64) as f64
+}
+
+fn load(executor: &mut dyn Executor, graph: &Graph, plan: Plan, available_bytes: Option<u64>) -> Result<Program> {
+    let size_bytes = plan.size_bytes(|_| true);
+    if let Some(available) = available_bytes.filter(|available| size_bytes > *available) {
+        let (needed, free) = (mib(size_bytes), mib(available));
+        fail!(OutOfMemory, "this needs {needed} and {free} are free: use a smaller --batch, --context or --preset");
+    }
+    executor.load(graph, plan)
+}
+
+/// The model's weights, or random ones.
+fn initialise(wanted: &Wanted, executor: &mut dyn Executor, config: &Gpt2Config) -> Result<()> {
+    if let Some(folder) = &wanted.model {
+        return upload(executor, &Weights::open(folder, config)?);
+    }
+    config.parameters().iter().try_for_each(|(name, dims)| {
+        executor.write_state(name, &initial_values(config, name, dims.iter().product(), config.initializer_range, 1))
+    })
+}
+
+/// Ids of a whole vocabulary in no particular order.
+fn some_ids(count: usize, vocabulary: usize) -> Vec<u32> {
+    (0..count as u64).map(|i| ((i.wrapping_mul(2_654_435_761) >> 7) % vocabulary as u64) as u32).collect()
+}
+
+/// Shape of what a kernel works on: M x N x K where its shader has these constants, otherwise the op's inputs.
+pub fn shape_text(graph: &Graph, executor: &dyn Executor, node: usize, nth: usize) -> String {
+    let Some(op) = graph.op(node) else { return String::new() };
+    let shapes = graph.shapes(node);
+    let dispatches = op.dispatch(&shapes, executor.limits());
+    if let Some(dispatch) = dispatches.get(nth) {
+        let constant = |name: &str| match dispatch.constants.iter().find(|(known, _)| *known == name) {
+            Some((_, wgpt::graph::Constant::U32(value))) => Some(value.to_string()),
+            _ => None,
+        };
+        if let (Some(m), Some(n), Some(k)) = (constant("M"), constant("N"), constant("K")) {
+            return format!("{m} x {n} x {k}");
+        }
+    }
+    let mut texts: Vec<String> = shapes.inputs.iter().map(|s| dims(s)).collect();
+    texts.dedup();
+    texts.join(", ")
+}
+
+fn dims(shape: &Shape) -> String {
+    shape.dims.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
+}

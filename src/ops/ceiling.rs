@@ -1,0 +1,122 @@
+//! ceiling: what a device can do at most, to hold the other kernels against: multiply-adds without memory, and a copy
+//! without arithmetic.
+//!
+//!   fma: x (LEN), coefficients (2) -> y (LEN), the sum of eight chains x + j/8 <- (..) a + b, `rounds` steps long
+//!   copy: x (LEN) -> y (LEN)
+//!
+//! Cost: 16 FLOPs per element and round; 8 bytes per element copied. Measured by `gpu::ceilings`.
+
+use super::case::{Case, Draw};
+use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
+use crate::shader;
+use std::sync::{Arc, LazyLock};
+
+/// Eight chains of multiply-adds per element.
+#[derive(Clone, Debug)]
+pub struct Fma {
+    /// Steps of each chain: a multiple of 8.
+    pub rounds: usize,
+    /// In f16, which the device must have.
+    pub half: bool,
+}
+
+/// The shader with f16 for its numbers; what enables them must stand first, and on the first line keeps line numbers.
+static HALF: LazyLock<String> = LazyLock::new(|| {
+    let source = shader!("ceiling_fma").source;
+    assert!(source.contains("alias Real = f32;"), "the shader names its number type");
+    format!("enable f16; {}", source.replace("alias Real = f32;", "alias Real = f16;"))
+});
+
+impl Op for Fma {
+    fn name(&self) -> &'static str {
+        "ceiling_fma"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        assert!(inputs.len() == 2 && inputs[1].len() == 2, "ceiling_fma takes values and two numbers, not {inputs:?}");
+        assert!(self.rounds.is_multiple_of(8), "{} rounds are not a multiple of 8", self.rounds);
+        vec![inputs[0].clone()]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let full = shader!("ceiling_fma");
+        let shader = if self.half { Shader { source: HALF.as_str(), ..full } } else { full };
+        let len = shapes.inputs[0].len();
+        let groups = limits.fold(len.div_ceil(256));
+        let d = Dispatch::new(shader).constant("LEN", len).constant("ROUNDS", self.rounds);
+        vec![d.read(0).read(1).write(0).groups(groups)]
+    }
+
+    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        unreachable!("ceilings stand in no model")
+    }
+
+    fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        let (a, b) = (f64::from(inputs[1][0]), f64::from(inputs[1][1]));
+        for (y, x) in outputs[0].iter_mut().zip(inputs[0]) {
+            let chain = |j: u32| (0..self.rounds).fold(f64::from(*x) + f64::from(j) / 8.0, |v, _| v * a + b);
+            *y = (0..8).map(chain).sum::<f64>() as f32;
+        }
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        Cost { flops: (16 * self.rounds * shapes.inputs[0].len()) as u64, size_bytes: shapes.size_bytes() }
+    }
+}
+
+/// y = x, of any length that is a multiple of 4.
+#[derive(Debug)]
+pub struct Copy;
+
+impl Op for Copy {
+    fn name(&self) -> &'static str {
+        "ceiling_copy"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        let fits = inputs.len() == 1 && inputs[0].len().is_multiple_of(4);
+        assert!(fits, "ceiling_copy takes one tensor of whole quads, not {inputs:?}");
+        vec![inputs[0].clone()]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let quads = shapes.inputs[0].len() / 4;
+        let d = Dispatch::new(shader!("ceiling_copy")).constant("QUADS", quads);
+        vec![d.read(0).write(0).groups(limits.fold(quads.div_ceil(256)))]
+    }
+
+    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        unreachable!("ceilings stand in no model")
+    }
+
+    fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        outputs[0].copy_from_slice(inputs[0]);
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        Cost { flops: 0, size_bytes: shapes.size_bytes() }
+    }
+}
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "ceiling, multiply-adds 257 x 64",
+        op: || Arc::new(Fma { rounds: 64, half: false }),
+        inputs: &[(&[257], Draw::Uniform(1.0)), (&[2], Draw::Between(0.5, 0.9))],
+        gradient: false,
+        position: 0,
+        atol: 1e-6,
+        rtol: 1e-5,
+        reason: "each step multiplies the roundings before it by a < 0.9, so at most ten of them remain",
+    },
+    Case {
+        name: "ceiling, copy 1028",
+        op: || Arc::new(Copy),
+        inputs: &[(&[1028], Draw::Uniform(1.0))],
+        gradient: false,
+        position: 0,
+        atol: 0.0,
+        rtol: 0.0,
+        reason: "a copy rounds nothing",
+    },
+];
