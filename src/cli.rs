@@ -91,10 +91,15 @@ impl Global {
             self.say("device: the CPU reference (correct and slow)");
             return Ok(Box::new(Cpu::default()));
         }
+        Ok(Box::new(self.open_gpu()?))
+    }
+
+    /// Opens a device that is not the reference.
+    fn open_gpu(&self) -> Result<Gpu> {
         let gpu = Gpu::open(&self.device)?;
         let note = if gpu.adapter().is_software() { ": a CPU behind a graphics API, not a GPU" } else { "" };
         self.say(&format!("device: {}{note}", gpu.description()));
-        Ok(Box::new(gpu))
+        Ok(gpu)
     }
 
     /// The model that is named, or the demo model where none is.

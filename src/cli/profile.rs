@@ -16,9 +16,7 @@ use wgpt::error::{Error, Result};
 use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::files::{one_line, write_atomic};
-use wgpt::gpu::Gpu;
 use wgpt::gpu::ceilings::Ceilings;
-use wgpt::reference::Cpu;
 use workload::{Wanted, Workload};
 
 #[derive(clap::Args)]
@@ -62,11 +60,9 @@ impl Profile {
         }
         let before = self.compare.as_deref().map(read).transpose()?;
         let (mut executor, clock, ceilings): (Box<dyn Executor>, _, _) = if global.device.eq_ignore_ascii_case("cpu") {
-            global.say("device: the CPU reference (correct and slow)");
-            (Box::new(Cpu::default()), "host", None)
+            (global.open()?, "host", None)
         } else {
-            let mut gpu = Gpu::open(&global.device)?;
-            global.say(&format!("device: {}", gpu.description()));
+            let mut gpu = global.open_gpu()?;
             if self.host_clock {
                 gpu.use_host_clock();
             }
@@ -78,7 +74,9 @@ impl Profile {
             fail!(Usage, "--svg draws the ceilings of a GPU, and the CPU reference has none: leave it out");
         }
         let available_bytes = super::host_memory(executor.as_ref());
-        let workload = Workload::load(&self.wanted, executor.as_mut(), available_bytes)?;
+        let model = self.wanted.model.as_deref().map(|name| global.model_folder(name)).transpose()?;
+        let wanted = Wanted { model, ..self.wanted.clone() };
+        let workload = Workload::load(&wanted, executor.as_mut(), available_bytes)?;
         if let (Some(before), Some(path)) = (before.as_ref().filter(|b| b.title != workload.title), &self.compare) {
             let (was, is) = (&before.title, &workload.title);
             fail!(Input, "{} is a profile of {was}, and this is {is}: give the same options", path.display());
