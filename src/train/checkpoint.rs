@@ -85,7 +85,16 @@ pub struct LoadedCheckpoint {
 pub struct RunFolder {
     root: PathBuf,
     /// Held, never read: closing it releases the lock.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for RunFolder {
+    /// Lets go of the folder at once: a process that is being started meanwhile holds copies of all open files for a moment,
+    /// and closing ours alone would leave it locked for as long.
+    fn drop(&mut self) {
+        // Where it fails, the lock ends with the last copy.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl RunFolder {
@@ -217,7 +226,7 @@ impl RunFolder {
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
         }
-        Ok(Self { root: root.to_path_buf(), _lock: lock })
+        Ok(Self { root: root.to_path_buf(), lock })
     }
 
     /// Renames a finished checkpoint to its final name. One of the same step (damaged, or from before a change of
