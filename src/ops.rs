@@ -22,6 +22,9 @@ pub mod global_norm;
 pub mod layernorm;
 pub mod matmul;
 pub mod next_token;
+pub mod rmsnorm;
+pub mod rope;
+pub mod swiglu;
 
 pub use case::{Case, Draw};
 
@@ -45,6 +48,9 @@ pub fn cases() -> Vec<&'static Case> {
         layernorm::CASES,
         matmul::CASES,
         next_token::CASES,
+        rmsnorm::CASES,
+        rope::CASES,
+        swiglu::CASES,
     ];
     ops.into_iter().flatten().collect()
 }

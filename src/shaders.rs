@@ -12,6 +12,7 @@ const SHARED: &[Shader] = &[
     shader!("shared/logit"),
     shader!("shared/seen"),
     shader!("shared/gelu"),
+    shader!("shared/silu"),
     shader!("shared/edges"),
     shader!("shared/quads"),
     shader!("shared/quads_unaligned"),
@@ -71,17 +72,18 @@ pub fn specialise_from<'a>(
             Some(equals..equals + text[equals..].find(';')?)
         });
         let range = range.ok_or_else(|| format!("{shader:?} has no constant `{name}`"))?;
-        text.replace_range(range, &format!("= {}", literal(*value)));
+        text.replace_range(range, &format!("= {}", literal(value)));
     }
     Ok(Specialised { text, files })
 }
 
-fn literal(value: Constant) -> String {
+fn literal(value: &Constant) -> String {
     match value {
         Constant::U32(v) => format!("{v}u"),
         Constant::Bool(v) => v.to_string(),
         // `{:?}` prints the shortest text that reads back as the same f32, always with a point or an exponent.
         Constant::F32(v) => format!("{v:?}f"),
+        Constant::Table(v) => format!("array({})", v.iter().map(|v| format!("{v:?}f")).collect::<Vec<_>>().join(", ")),
     }
 }
 

@@ -189,11 +189,13 @@ macro_rules! shader {
 }
 
 /// The right-hand side of a shader's `const`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Constant {
     U32(u32),
     F32(f32),
     Bool(bool),
+    /// An array of f32.
+    Table(Arc<[f32]>),
 }
 
 impl From<usize> for Constant {

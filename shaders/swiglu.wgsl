@@ -1,0 +1,23 @@
+// swiglu: y = gate * sigmoid(gate) * up, elementwise. Reference: src/ops/swiglu.rs
+//
+//   x (LEN / F, 2F): gate | up    y (LEN / F, F)
+// use: index silu
+const LEN: u32 = 256u;
+const F: u32 = 64u;
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = workgroup_index(id, count) * 256u + thread;
+    if i >= LEN {
+        return;
+    }
+    let at = i / F * F + i;
+    y[i] = x[at] * sigmoid(x[at]) * x[at + F];
+}
