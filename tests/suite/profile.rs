@@ -132,10 +132,14 @@ fn a_trace_has_a_row_for_the_device_and_one_for_the_host_without_overlaps() {
 #[test]
 fn a_roofline_names_the_kernels_and_both_ceilings() {
     let place = tempfile::tempdir().unwrap();
-    run(place.path(), &format!("{SMALL} --svg roof.svg"));
+    run(place.path(), &format!("{SMALL} --svg roof.svg --json rows.json"));
     let svg = std::fs::read_to_string(place.path().join("roof.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-    has(&svg, &["multiply-adds", "copy", "matmul", "attention", "FLOPs per byte", "of the time"]);
+    has(&svg, &["multiply-adds", "copy", "FLOPs per byte", "of the time"]);
+    // Which kernels take longest, and so are named, is another run's business.
+    for row in &json(place.path(), "rows.json")["rows"].as_array().unwrap()[..3] {
+        has(&svg, &[row["label"].as_str().unwrap().rsplit(": ").next().unwrap()]);
+    }
     assert!(svg.matches("<circle").count() >= 20, "two circles for every kernel of some length");
     assert!(!svg.contains("NaN") && !svg.contains("inf"), "only numbers are drawn");
 }
