@@ -136,8 +136,10 @@ fn a_roofline_names_the_kernels_and_both_ceilings() {
     let svg = std::fs::read_to_string(place.path().join("roof.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
     has(&svg, &["multiply-adds", "copy", "FLOPs per byte", "of the time"]);
-    // Which kernels take longest, and so are named, is another run's business.
-    for row in &json(place.path(), "rows.json")["rows"].as_array().unwrap()[..3] {
+    // Which kernels take longest, and so are named, differs from run to run; some have no FLOPs and no place in the plot.
+    let rows = json(place.path(), "rows.json");
+    let drawn = rows["rows"].as_array().unwrap().iter().filter(|row| row["flops"].as_f64().unwrap() > 0.0);
+    for row in drawn.take(3) {
         has(&svg, &[row["label"].as_str().unwrap().rsplit(": ").next().unwrap()]);
     }
     assert!(svg.matches("<circle").count() >= 20, "two circles for every kernel of some length");
