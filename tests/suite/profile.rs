@@ -132,16 +132,13 @@ fn a_trace_has_a_row_for_the_device_and_one_for_the_host_without_overlaps() {
 #[test]
 fn a_roofline_names_the_kernels_and_both_ceilings() {
     let place = tempfile::tempdir().unwrap();
-    run(place.path(), &format!("{SMALL} --svg roof.svg --json rows.json"));
+    run(place.path(), &format!("{SMALL} --svg roof.svg"));
     let svg = std::fs::read_to_string(place.path().join("roof.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
     has(&svg, &["multiply-adds", "copy", "FLOPs per byte", "of the time"]);
-    // Which kernels take longest, and so are named, differs from run to run; some have no FLOPs and no place in the plot.
-    let rows = json(place.path(), "rows.json");
-    let drawn = rows["rows"].as_array().unwrap().iter().filter(|row| row["flops"].as_f64().unwrap() > 0.0);
-    for row in drawn.take(3) {
-        has(&svg, &[row["label"].as_str().unwrap().rsplit(": ").next().unwrap()]);
-    }
+    // Which kernels take longest, and so are named, differs from run to run.
+    let drawn = svg.matches("<circle").count() / 2;
+    assert_eq!(svg.matches("of the time").count(), drawn.min(12), "the first twelve are named");
     assert!(svg.matches("<circle").count() >= 20, "two circles for every kernel of some length");
     assert!(!svg.contains("NaN") && !svg.contains("inf"), "only numbers are drawn");
 }
