@@ -1,17 +1,21 @@
 // attention_backward_key_registers: dk and dv, without workgroup memory. For CPUs behind a graphics API.
 //
 //   p = exp(q k^T / sqrt(HS) - lse);  dv = (keep * p)^T dy;  ds = p (keep * (dy v^T) - delta);  dk = ds^T q / sqrt(HS)
-//   qkv, dqkv (B, T, 3C): q | k | v, C = NH * HS;  dy (B, T, C);  lse, delta (B, NH, T)
+//   qkv, dqkv (B, T, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS;  dy (B, T, C);  lse, delta (B, NH, T)
 //
 // A lane owns ROWS keys: k, v, dk and dv are in registers, queries pass four at a time at addresses that all lanes share, from
-// the first one that sees a key of this workgroup. Writes the k and v parts of dqkv. Reference: src/ops/attention_backward.rs
-// use: index random step
+// the first one that sees a key of this workgroup to the last, one head of queries after the other. Writes the k and v parts of
+// dqkv. Reference: src/ops/attention_backward.rs
+// use: index random step window
 const B: u32 = 1u;
 // Batch entries before those of this dispatch.
 const B_FIRST: u32 = 0u;
 const T: u32 = 64u;
 const NH: u32 = 1u;
+// Heads of keys and values, each for NH / KVH heads of queries.
+const KVH: u32 = 1u;
 const HS: u32 = 64u;
+const WINDOW: u32 = T;
 const DROPOUT: bool = false;
 // Of dropout: p * 2^32, and 1 / (1 - p).
 const THRESHOLD: u32 = 0u;
@@ -22,14 +26,15 @@ const ROWS: u32 = 2u;
 const LANES: u32 = 8u;
 const BK: u32 = LANES * ROWS;
 const BLOCKS: u32 = (T + BK - 1u) / BK;
-// Lengths in vec4: a head, a row of dy, a row of qkv.
+// Lengths in vec4: a head, a row of dy, the keys of a row, a row of qkv.
 const HV: u32 = HS / 4u;
 const CV: u32 = NH * HV;
-const ROW: u32 = 3u * CV;
+const KV: u32 = KVH * HV;
+const ROW: u32 = CV + 2u * KV;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 // WGSL knows no infinity: low enough that exp is 0.
 const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u;
+const_assert HS % 4u == 0u && NH % KVH == 0u;
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> lse: array<f32>;
@@ -72,14 +77,13 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = workgroup_index(id, count);
-    if tile >= B * NH * BLOCKS {
+    if tile >= B * KVH * BLOCKS {
         return;
     }
-    let head = tile / BLOCKS;
+    let kv_head = tile / BLOCKS;
     let j0 = tile % BLOCKS * BK;
-    let at = head / NH * T * ROW + head % NH * HV;
-    let dy_at = head / NH * T * CV + head % NH * HV;
-    let first_row = (B_FIRST * NH + head) * T;
+    let batch = kv_head / KVH;
+    let kv_at = batch * T * ROW + CV + kv_head % KVH * HV;
     var j: array<u32, ROWS>;
     var k: array<array<vec4<f32>, HV>, ROWS>;
     var v: array<array<vec4<f32>, HV>, ROWS>;
@@ -89,49 +93,56 @@ fn main(
         // Rows past the end repeat the last one and are not stored.
         j[r] = min(j0 + LANES * r + lane, T - 1u);
         for (var x = 0u; x < HV; x++) {
-            k[r][x] = qkv[at + j[r] * ROW + CV + x] * SCALE;
-            v[r][x] = qkv[at + j[r] * ROW + 2u * CV + x];
+            k[r][x] = qkv[kv_at + j[r] * ROW + x] * SCALE;
+            v[r][x] = qkv[kv_at + j[r] * ROW + KV + x];
         }
     }
-    for (var i0 = j0; i0 < T; i0 += 4u) {
-        var p: array<vec4<f32>, ROWS>;
-        var ds: array<vec4<f32>, ROWS>;
-        for (var x = 0u; x < HV; x++) {
-            let q = four_q(at, i0, x);
-            let d = four_dy(dy_at, i0, x);
-            for (var r = 0u; r < ROWS; r++) {
-                p[r] += k[r][x] * q;
-                ds[r] += v[r][x] * d;
+    // The heads of queries that share these keys, one after the other.
+    for (var n = 0u; n < NH / KVH; n++) {
+        let head = kv_head % KVH * (NH / KVH) + n;
+        let at = batch * T * ROW + head * HV;
+        let dy_at = batch * T * CV + head * HV;
+        let first_row = ((B_FIRST + batch) * NH + head) * T;
+        for (var i0 = j0; i0 < queries_end(j0 + BK - 1u); i0 += 4u) {
+            var p: array<vec4<f32>, ROWS>;
+            var ds: array<vec4<f32>, ROWS>;
+            for (var x = 0u; x < HV; x++) {
+                let q = four_q(at, i0, x);
+                let d = four_dy(dy_at, i0, x);
+                for (var r = 0u; r < ROWS; r++) {
+                    p[r] += k[r][x] * q;
+                    ds[r] += v[r][x] * d;
+                }
             }
-        }
-        let i = i0 + vec4<u32>(0u, 1u, 2u, 3u);
-        let row = first_row + min(i, vec4<u32>(T - 1u));
-        let row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
-        let row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
-        for (var r = 0u; r < ROWS; r++) {
-            let seen = (vec4<u32>(j[r]) <= i) & (i < vec4<u32>(T));
-            let weight = exp(select(vec4<f32>(MASKED), p[r] - row_lse, seen));
-            var kept = vec4<f32>(1.0);
-            if DROPOUT {
-                kept = keep(row, j[r]);
-            }
-            p[r] = kept * weight;
-            ds[r] = weight * (kept * ds[r] - row_delta);
-        }
-        for (var x = 0u; x < HV; x++) {
-            let q = four_q(at, i0, x);
-            let d = four_dy(dy_at, i0, x);
+            let i = i0 + vec4<u32>(0u, 1u, 2u, 3u);
+            let row = first_row + min(i, vec4<u32>(T - 1u));
+            let row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
+            let row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
             for (var r = 0u; r < ROWS; r++) {
-                dk[r][x] += q * ds[r];
-                dv[r][x] += d * p[r];
+                let seen = sees(i, vec4<u32>(j[r])) & (i < vec4<u32>(T));
+                let weight = exp(select(vec4<f32>(MASKED), p[r] - row_lse, seen));
+                var kept = vec4<f32>(1.0);
+                if DROPOUT {
+                    kept = keep(row, j[r]);
+                }
+                p[r] = kept * weight;
+                ds[r] = weight * (kept * ds[r] - row_delta);
+            }
+            for (var x = 0u; x < HV; x++) {
+                let q = four_q(at, i0, x);
+                let d = four_dy(dy_at, i0, x);
+                for (var r = 0u; r < ROWS; r++) {
+                    dk[r][x] += q * ds[r];
+                    dv[r][x] += d * p[r];
+                }
             }
         }
     }
     for (var r = 0u; r < ROWS; r++) {
         if j0 + LANES * r + lane < T {
             for (var x = 0u; x < HV; x++) {
-                dqkv[at + j[r] * ROW + CV + x] = dk[r][x] * SCALE;
-                dqkv[at + j[r] * ROW + 2u * CV + x] = dv[r][x];
+                dqkv[kv_at + j[r] * ROW + x] = dk[r][x] * SCALE;
+                dqkv[kv_at + j[r] * ROW + KV + x] = dv[r][x];
             }
         }
     }

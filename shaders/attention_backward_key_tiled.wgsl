@@ -1,19 +1,22 @@
 // attention_backward_key_tiled: dk and dv, with the probabilities made again. For GPUs.
 //
 //   p = exp(q k^T / sqrt(HS) - lse);  dv = (keep * p)^T dy;  ds = p (keep * (dy v^T) - delta);  dk = ds^T q / sqrt(HS)
-//   qkv, dqkv (B, T, 3C): q | k | v, C = NH * HS;  dy (B, T, C);  lse, delta (B, NH, T)
+//   qkv, dqkv (B, T, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS;  dy (B, T, C);  lse, delta (B, NH, T)
 //
 // A workgroup owns BK keys of one head: their k and v are staged once, blocks of BQ queries pass, from the first that sees a
-// key: q, then dy, then q again in the same tile, and p and then ds in another. Threads are laid out as in attention_tiled, with
-// keys for rows. Writes the k and v parts of dqkv.
+// key to the last, one head of queries after the other: q, then dy, then q again in the same tile, and p and then ds in
+// another. Threads are laid out as in attention_tiled, with keys for rows. Writes the k and v parts of dqkv.
 // Dao 2023 (FlashAttention-2), algorithm 2, without its atomics. Reference: src/ops/attention_backward.rs
-// use: index random step
+// use: index random step window
 const B: u32 = 1u;
 // Batch entries before those of this dispatch.
 const B_FIRST: u32 = 0u;
 const T: u32 = 64u;
 const NH: u32 = 1u;
+// Heads of keys and values, each for NH / KVH heads of queries.
+const KVH: u32 = 1u;
 const HS: u32 = 64u;
+const WINDOW: u32 = T;
 const DROPOUT: bool = false;
 // Of dropout: p * 2^32, and 1 / (1 - p).
 const THRESHOLD: u32 = 0u;
@@ -27,10 +30,11 @@ const THREADS: u32 = TX * TY;
 const BK: u32 = TY * ROWS;
 const BQ: u32 = TX * 4u;
 const BLOCKS: u32 = (T + BK - 1u) / BK;
-// Lengths in vec4: a head, a row of dy, a row of qkv.
+// Lengths in vec4: a head, a row of dy, the keys of a row, a row of qkv.
 const HV: u32 = HS / 4u;
 const CV: u32 = NH * HV;
-const ROW: u32 = 3u * CV;
+const KV: u32 = KVH * HV;
+const ROW: u32 = CV + 2u * KV;
 const COLUMNS: u32 = (HV + TX - 1u) / TX;
 // Odd, so that rows start in different banks.
 const PITCH: u32 = HV | 1u;
@@ -38,7 +42,7 @@ const P_PITCH: u32 = TX | 1u;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 // WGSL knows no infinity: low enough that exp is 0.
 const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u;
+const_assert HS % 4u == 0u && NH % KVH == 0u;
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> lse: array<f32>;
@@ -61,8 +65,8 @@ fn load_held(at: u32, j0: u32, thread: u32) {
         var k = vec4<f32>(0.0);
         var v = vec4<f32>(0.0);
         if j < T {
-            k = qkv[at + j * ROW + CV + e % HV] * SCALE;
-            v = qkv[at + j * ROW + 2u * CV + e % HV];
+            k = qkv[at + j * ROW + e % HV] * SCALE;
+            v = qkv[at + j * ROW + KV + e % HV];
         }
         held[K + e / HV * PITCH + e % HV] = k;
         held[V + e / HV * PITCH + e % HV] = v;
@@ -142,59 +146,65 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let block = workgroup_index(id, count);
-    if block >= B * NH * BLOCKS {
+    if block >= B * KVH * BLOCKS {
         return;
     }
-    let head = block / BLOCKS;
+    let kv_head = block / BLOCKS;
     let j0 = block % BLOCKS * BK;
-    let at = head / NH * T * ROW + head % NH * HV;
-    let dy_at = head / NH * T * CV + head % NH * HV;
-    let rows = (B_FIRST * NH + head) * T;
+    let batch = kv_head / KVH;
+    let kv_at = batch * T * ROW + CV + kv_head % KVH * HV;
     let tx = thread % TX;
     let ty = thread / TX;
     var dk: Sums;
     var dv: Sums;
-    load_held(at, j0, thread);
-    for (var i0 = j0; i0 < T; i0 += BQ) {
-        let i = i0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX);
-        let row = rows + min(i, vec4<u32>(T - 1u));
-        let row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
-        let row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
-        workgroupBarrier();
-        load_q(at, i0, thread);
-        workgroupBarrier();
-        var p = products(K, tx, ty);
-        var kept: array<vec4<f32>, ROWS>;
-        for (var r = 0u; r < ROWS; r++) {
-            let j = j0 + ty + TY * r;
-            let seen = (vec4<u32>(j) <= i) & (i < vec4<u32>(T));
-            p[r] = exp(select(vec4<f32>(MASKED), p[r] - row_lse, seen));
-            kept[r] = vec4<f32>(1.0);
-            if DROPOUT {
-                kept[r] = keep(row, j);
+    load_held(kv_at, j0, thread);
+    // The heads of queries that share these keys, one after the other.
+    for (var n = 0u; n < NH / KVH; n++) {
+        let head = kv_head % KVH * (NH / KVH) + n;
+        let at = batch * T * ROW + head * HV;
+        let dy_at = batch * T * CV + head * HV;
+        let rows = ((B_FIRST + batch) * NH + head) * T;
+        for (var i0 = j0; i0 < queries_end(j0 + BK - 1u); i0 += BQ) {
+            let i = i0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX);
+            let row = rows + min(i, vec4<u32>(T - 1u));
+            let row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
+            let row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
+            workgroupBarrier();
+            load_q(at, i0, thread);
+            workgroupBarrier();
+            var p = products(K, tx, ty);
+            var kept: array<vec4<f32>, ROWS>;
+            for (var r = 0u; r < ROWS; r++) {
+                let j = j0 + ty + TY * r;
+                let seen = sees(i, vec4<u32>(j)) & (i < vec4<u32>(T));
+                p[r] = exp(select(vec4<f32>(MASKED), p[r] - row_lse, seen));
+                kept[r] = vec4<f32>(1.0);
+                if DROPOUT {
+                    kept[r] = keep(row, j);
+                }
+                p_tile[(ty + TY * r) * P_PITCH + tx] = kept[r] * p[r];
             }
-            p_tile[(ty + TY * r) * P_PITCH + tx] = kept[r] * p[r];
+            workgroupBarrier();
+            load_dy(dy_at, i0, thread);
+            workgroupBarrier();
+            let dp = products(V, tx, ty);
+            accumulate(&dv, tx, ty);
+            workgroupBarrier();
+            load_q(at, i0, thread);
+            for (var r = 0u; r < ROWS; r++) {
+                p_tile[(ty + TY * r) * P_PITCH + tx] = p[r] * (kept[r] * dp[r] - row_delta);
+            }
+            workgroupBarrier();
+            accumulate(&dk, tx, ty);
         }
-        workgroupBarrier();
-        load_dy(dy_at, i0, thread);
-        workgroupBarrier();
-        let dp = products(V, tx, ty);
-        accumulate(&dv, tx, ty);
-        workgroupBarrier();
-        load_q(at, i0, thread);
-        for (var r = 0u; r < ROWS; r++) {
-            p_tile[(ty + TY * r) * P_PITCH + tx] = p[r] * (kept[r] * dp[r] - row_delta);
-        }
-        workgroupBarrier();
-        accumulate(&dk, tx, ty);
     }
     for (var r = 0u; r < ROWS; r++) {
         for (var c = 0u; c < COLUMNS; c++) {
             let j = j0 + ty + TY * r;
             if j < T && tx + TX * c < HV {
-                let to = at + j * ROW + tx + TX * c;
-                dqkv[to + CV] = dk[r][c] * SCALE;
-                dqkv[to + 2u * CV] = dv[r][c];
+                let to = kv_at + j * ROW + tx + TX * c;
+                dqkv[to] = dk[r][c] * SCALE;
+                dqkv[to + KV] = dv[r][c];
             }
         }
     }

@@ -1,18 +1,21 @@
 // attention_backward_query_tiled: dq, and delta = rowsum(dy * y), with the probabilities made again. For GPUs.
 //
 //   p = exp(q k^T / sqrt(HS) - lse);  dp = keep * (dy v^T);  ds = p (dp - delta);  dq = ds k / sqrt(HS)
-//   qkv, dqkv (B, T, 3C): q | k | v, C = NH * HS;  y, dy (B, T, C);  lse, delta (B, NH, T)
+//   qkv, dqkv (B, T, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS;  y, dy (B, T, C);  lse, delta (B, NH, T)
 //
 // A workgroup owns BQ queries of one head: their q and dy are staged once, blocks of BK keys pass, v and then k in the same
 // tile. Threads are laid out as in attention_tiled. Writes the q part of dqkv; the other two come from attention_backward_key.
 // Dao 2023 (FlashAttention-2), algorithm 2, without its atomics. Reference: src/ops/attention_backward.rs
-// use: index random step
+// use: index random step window
 const B: u32 = 1u;
 // Batch entries before those of this dispatch.
 const B_FIRST: u32 = 0u;
 const T: u32 = 64u;
 const NH: u32 = 1u;
+// Heads of keys and values, each for NH / KVH heads of queries.
+const KVH: u32 = 1u;
 const HS: u32 = 64u;
+const WINDOW: u32 = T;
 const DROPOUT: bool = false;
 // Of dropout: p * 2^32, and 1 / (1 - p).
 const THRESHOLD: u32 = 0u;
@@ -26,10 +29,11 @@ const THREADS: u32 = TX * TY;
 const BQ: u32 = TY * ROWS;
 const BK: u32 = TX * 4u;
 const BLOCKS: u32 = (T + BQ - 1u) / BQ;
-// Lengths in vec4: a head, a row of y, a row of qkv.
+// Lengths in vec4: a head, a row of y, the keys of a row, a row of qkv.
 const HV: u32 = HS / 4u;
 const CV: u32 = NH * HV;
-const ROW: u32 = 3u * CV;
+const KV: u32 = KVH * HV;
+const ROW: u32 = CV + 2u * KV;
 const COLUMNS: u32 = (HV + TX - 1u) / TX;
 // Odd, so that rows start in different banks.
 const PITCH: u32 = HV | 1u;
@@ -37,7 +41,7 @@ const P_PITCH: u32 = TX | 1u;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 // WGSL knows no infinity: low enough that exp is 0.
 const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u;
+const_assert HS % 4u == 0u && NH % KVH == 0u;
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> y: array<vec4<f32>>;
@@ -135,6 +139,7 @@ fn main(
     // The last queries see the most keys: they start first.
     let i0 = (BLOCKS - 1u - tile % BLOCKS) * BQ;
     let at = head / NH * T * ROW + head % NH * HV;
+    let kv_at = head / NH * T * ROW + CV + head % NH / (NH / KVH) * HV;
     let y_at = head / NH * T * CV + head % NH * HV;
     let rows = (B_FIRST * NH + head) * T;
     let tx = thread % TX;
@@ -158,13 +163,13 @@ fn main(
         }
     }
     var dq: array<array<vec4<f32>, COLUMNS>, ROWS>;
-    for (var j0 = 0u; j0 < min(i0 + BQ, T); j0 += BK) {
+    for (var j0 = first_key(i0) / BK * BK; j0 < min(i0 + BQ, T); j0 += BK) {
         workgroupBarrier();
-        load_kv(at + 2u * CV, j0, thread);
+        load_kv(kv_at + KV, j0, thread);
         workgroupBarrier();
         let dp = products(DY, tx, ty);
         workgroupBarrier();
-        load_kv(at + CV, j0, thread);
+        load_kv(kv_at, j0, thread);
         workgroupBarrier();
         let s = products(Q, tx, ty);
         let j = j0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX);
@@ -174,7 +179,7 @@ fn main(
             if DROPOUT {
                 kept = keep(rows + i, j0 + tx);
             }
-            let seen = (j <= vec4<u32>(i)) & vec4<bool>(i < T);
+            let seen = sees(vec4<u32>(i), j) & vec4<bool>(i < T);
             let p = exp(select(vec4<f32>(MASKED), s[r] - row_lse[r], seen));
             ds_tile[(ty + TY * r) * P_PITCH + tx] = p * (kept * dp[r] - row_delta[r]);
         }

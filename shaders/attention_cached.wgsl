@@ -1,30 +1,33 @@
 // attention_cached: one query per row and head over SPLIT keys of the cache, a workgroup for each. The splits are combined
 // by attention_cached_combine. Reference: src/ops/attention_cached.rs
 //
-//   qkv (B, 3C): q | k | v    cache (B, 2, NH, T, HS): rows FIRST.., keys, then values
+//   qkv (B, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS    cache (B, 2, KVH, T, HS): rows FIRST.., keys, then values
 //   parts (B, NH, SPLITS, HS + 4): the sum of exp(score - max) v, then max and the sum of exp(score - max)
 //
-// use: index step reduce
+// use: index step reduce window
 const B: u32 = 1u;
 const FIRST: u32 = 0u;
 const T: u32 = 64u;
 const NH: u32 = 1u;
+// Heads of keys and values, each for NH / KVH heads of queries.
+const KVH: u32 = 1u;
 const HS: u32 = 64u;
+const WINDOW: u32 = T;
 const SPLIT: u32 = 64u;
 const THREADS: u32 = 64u;
 // Threads side by side along a head's columns.
 const ACROSS: u32 = 16u;
 
 const SPLITS: u32 = (T + SPLIT - 1u) / SPLIT;
-// Lengths in vec4: a head, C.
+// Lengths in vec4: a head, a row of qkv.
 const HV: u32 = HS / 4u;
-const CV: u32 = NH * HV;
+const ROW: u32 = (NH + 2u * KVH) * HV;
 // Columns, in vec4, of a thread, and threads that share a column.
 const COLUMNS: u32 = (HV + ACROSS - 1u) / ACROSS;
 const SLICES: u32 = THREADS / ACROSS;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u && ACROSS <= THREADS && ACROSS <= HV;
+const_assert HS % 4u == 0u && NH % KVH == 0u && ACROSS <= THREADS && ACROSS <= HV;
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> cache: array<vec4<f32>>;
@@ -42,22 +45,24 @@ fn main(
 ) {
     let group = workgroup_index(id, count);
     let first = group % SPLITS * SPLIT;
-    if group >= B * NH * SPLITS || first > step.position {
+    let seen = first_key(step.position);
+    if group >= B * NH * SPLITS || first > step.position || first + SPLIT <= seen {
         return;
     }
+    let start = max(first, seen) - first;
     let keys = min(SPLIT, step.position + 1u - first);
     let row = group / (NH * SPLITS);
     let head = group / SPLITS % NH;
     let part = ((FIRST + row) * NH * SPLITS + group % (NH * SPLITS)) * (HV + 1u);
-    let k = ((row * 2u * NH + head) * T + first) * HV;
-    let v = k + NH * T * HV;
+    let k = ((row * 2u * KVH + head / (NH / KVH)) * T + first) * HV;
+    let v = k + KVH * T * HV;
 
     var q: array<vec4<f32>, HV>;
     for (var x = 0u; x < HV; x++) {
-        q[x] = qkv[(FIRST + row) * 3u * CV + head * HV + x] * SCALE;
+        q[x] = qkv[(FIRST + row) * ROW + head * HV + x] * SCALE;
     }
     var most = MASKED;
-    for (var key = thread; key < keys; key += THREADS) {
+    for (var key = start + thread; key < keys; key += THREADS) {
         var products: vec4<f32>;
         for (var x = 0u; x < HV; x++) {
             products += q[x] * cache[k + key * HV + x];
@@ -68,7 +73,7 @@ fn main(
     }
     most = workgroup_max(most, thread);
     var sum = 0.0;
-    for (var key = thread; key < keys; key += THREADS) {
+    for (var key = start + thread; key < keys; key += THREADS) {
         let weight = exp(weights[key] - most);
         weights[key] = weight;
         sum += weight;
@@ -79,7 +84,7 @@ fn main(
     let slice = thread / ACROSS;
     if slice < SLICES {
         var values: array<vec4<f32>, COLUMNS>;
-        for (var key = slice; key < keys; key += SLICES) {
+        for (var key = start + slice; key < keys; key += SLICES) {
             let weight = weights[key];
             for (var i = 0u; i < COLUMNS; i++) {
                 // A column past the end repeats the last one and is not stored.

@@ -3,9 +3,11 @@
 //
 //   parts (LEN / HV heads of all rows, SPLITS, HS + 4): values, maximum, sum    y (LEN) vec4
 //
-// use: index step
+// use: index step window
 const LEN: u32 = 256u;
+const T: u32 = 64u;
 const HS: u32 = 64u;
+const WINDOW: u32 = T;
 const SPLIT: u32 = 64u;
 const SPLITS: u32 = 1u;
 
@@ -26,10 +28,12 @@ fn main(
         return;
     }
     let start = i / HV * SPLITS * (HV + 1u);
-    var most = parts[start + HV].x;
-    var sum = parts[start + HV].y;
-    var values = parts[start + i % HV];
-    for (var s = 1u; s <= step.position / SPLIT; s++) {
+    // The first split with a key that the query sees.
+    let first = first_key(step.position) / SPLIT;
+    var most = parts[start + first * (HV + 1u) + HV].x;
+    var sum = parts[start + first * (HV + 1u) + HV].y;
+    var values = parts[start + first * (HV + 1u) + i % HV];
+    for (var s = first + 1u; s <= step.position / SPLIT; s++) {
         let part = start + s * (HV + 1u);
         let seen = parts[part + HV];
         let larger = max(most, seen.x);

@@ -1,18 +1,22 @@
 // attention_registers: y = softmax(q k^T / sqrt(HS), causal) v per head, without workgroup memory. For CPUs behind a graphics
 // API, where a barrier is a coroutine switch and the lanes of a workgroup are SIMD.
 //
-//   qkv (B, T, 3C): q | k | v, C = NH * HS, head h at h * HS in each;  y (B, T, C);  lse (B, NH, T): log-sum-exp, for backward
+//   qkv (B, T, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS, head h at h * HS in each;  y (B, T, C)
+//   lse (B, NH, T): log-sum-exp, for backward
 //
 // A lane owns ROWS queries: q, and the output so far, are in registers. Keys pass four at a time, at addresses that all lanes
-// share, with an online softmax; keys after the last query are never visited. Dao et al. 2022, algorithm 1, a block being four
+// share, with an online softmax; keys that no query sees are never visited. Dao et al. 2022, algorithm 1, a block being four
 // keys. Reference: src/ops/attention.rs
-// use: index random step
+// use: index random step window
 const B: u32 = 1u;
 // Batch entries before those of this dispatch.
 const B_FIRST: u32 = 0u;
 const T: u32 = 64u;
 const NH: u32 = 1u;
+// Heads of keys and values, each for NH / KVH heads of queries.
+const KVH: u32 = 1u;
 const HS: u32 = 64u;
+const WINDOW: u32 = T;
 const DROPOUT: bool = false;
 // Of dropout: p * 2^32, and 1 / (1 - p).
 const THRESHOLD: u32 = 0u;
@@ -23,14 +27,15 @@ const ROWS: u32 = 2u;
 const LANES: u32 = 8u;
 const BQ: u32 = LANES * ROWS;
 const BLOCKS: u32 = (T + BQ - 1u) / BQ;
-// Lengths in vec4: a head, a row of y, a row of qkv.
+// Lengths in vec4: a head, a row of y, the keys of a row, a row of qkv.
 const HV: u32 = HS / 4u;
 const CV: u32 = NH * HV;
-const ROW: u32 = 3u * CV;
+const KV: u32 = KVH * HV;
+const ROW: u32 = CV + 2u * KV;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 // WGSL knows no infinity: low enough that exp is 0.
 const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u;
+const_assert HS % 4u == 0u && NH % KVH == 0u;
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
@@ -68,6 +73,7 @@ fn main(
     let head = tile / BLOCKS;
     let i0 = tile % BLOCKS * BQ;
     let at = head / NH * T * ROW + head % NH * HV;
+    let kv_at = head / NH * T * ROW + CV + head % NH / (NH / KVH) * HV;
     let first_row = (B_FIRST * NH + head) * T;
     var i: array<u32, ROWS>;
     var m: array<f32, ROWS>;
@@ -82,17 +88,17 @@ fn main(
             q[r][x] = qkv[at + i[r] * ROW + x] * SCALE;
         }
     }
-    for (var j0 = 0u; j0 < min(i0 + BQ, T); j0 += 4u) {
+    for (var j0 = first_key(i0) / 4u * 4u; j0 < min(i0 + BQ, T); j0 += 4u) {
         var p: array<vec4<f32>, ROWS>;
         for (var x = 0u; x < HV; x++) {
-            let k = four(at + CV, j0, x);
+            let k = four(kv_at, j0, x);
             for (var r = 0u; r < ROWS; r++) {
                 p[r] += q[r][x] * k;
             }
         }
         var rescale: array<f32, ROWS>;
         for (var r = 0u; r < ROWS; r++) {
-            let seen = j0 + vec4<u32>(0u, 1u, 2u, 3u) <= vec4<u32>(i[r]);
+            let seen = sees(vec4<u32>(i[r]), j0 + vec4<u32>(0u, 1u, 2u, 3u));
             p[r] = select(vec4<f32>(MASKED), p[r], seen);
             let most = max(m[r], max(max(p[r].x, p[r].y), max(p[r].z, p[r].w)));
             rescale[r] = exp(m[r] - most);
@@ -104,7 +110,7 @@ fn main(
             }
         }
         for (var x = 0u; x < HV; x++) {
-            let v = four(at + 2u * CV, j0, x);
+            let v = four(kv_at + KV, j0, x);
             for (var r = 0u; r < ROWS; r++) {
                 o[r][x] = o[r][x] * rescale[r] + v * p[r];
             }

@@ -1,18 +1,22 @@
 // attention_tiled: y = softmax(q k^T / sqrt(HS), causal) v per head, fused, with an online softmax. For GPUs.
 //
-//   qkv (B, T, 3C): q | k | v, C = NH * HS, head h at h * HS in each;  y (B, T, C);  lse (B, NH, T): log-sum-exp, for backward
+//   qkv (B, T, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS, head h at h * HS in each;  y (B, T, C)
+//   lse (B, NH, T): log-sum-exp, for backward
 //
 // A workgroup owns BQ queries of one head: their q is staged once, blocks of BK keys pass, k and then v in the same tile. A thread
 // owns ROWS queries at distance TY, and with each block four keys at distance TX, then COLUMNS vec4 of the output, also at
-// distance TX: neighbours read neighbouring banks. Blocks after the last query are never visited.
+// distance TX: neighbours read neighbouring banks. Blocks that no query sees are never visited.
 // Dao et al. 2022, algorithm 1. Reference: src/ops/attention.rs
-// use: index random step
+// use: index random step window
 const B: u32 = 1u;
 // Batch entries before those of this dispatch.
 const B_FIRST: u32 = 0u;
 const T: u32 = 64u;
 const NH: u32 = 1u;
+// Heads of keys and values, each for NH / KVH heads of queries.
+const KVH: u32 = 1u;
 const HS: u32 = 64u;
+const WINDOW: u32 = T;
 const DROPOUT: bool = false;
 // Of dropout: p * 2^32, and 1 / (1 - p).
 const THRESHOLD: u32 = 0u;
@@ -26,10 +30,11 @@ const THREADS: u32 = TX * TY;
 const BQ: u32 = TY * ROWS;
 const BK: u32 = TX * 4u;
 const BLOCKS: u32 = (T + BQ - 1u) / BQ;
-// Lengths in vec4: a head, a row of y, a row of qkv.
+// Lengths in vec4: a head, a row of y, the keys of a row, a row of qkv.
 const HV: u32 = HS / 4u;
 const CV: u32 = NH * HV;
-const ROW: u32 = 3u * CV;
+const KV: u32 = KVH * HV;
+const ROW: u32 = CV + 2u * KV;
 const COLUMNS: u32 = (HV + TX - 1u) / TX;
 // Odd, so that rows start in different banks.
 const PITCH: u32 = HV | 1u;
@@ -37,7 +42,7 @@ const P_PITCH: u32 = TX | 1u;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 // WGSL knows no infinity: low enough that exp is 0.
 const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u;
+const_assert HS % 4u == 0u && NH % KVH == 0u;
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
@@ -81,7 +86,7 @@ fn four(row: u32, x: u32) -> mat4x4<f32> {
     );
 }
 
-// The thread's scaled scores, those of keys after the query masked.
+// The thread's scaled scores, those of keys that a query does not see masked.
 fn scores(i0: u32, j0: u32, tx: u32, ty: u32) -> array<vec4<f32>, ROWS> {
     var s: array<vec4<f32>, ROWS>;
     for (var x = 0u; x < HV; x++) {
@@ -92,7 +97,7 @@ fn scores(i0: u32, j0: u32, tx: u32, ty: u32) -> array<vec4<f32>, ROWS> {
     }
     let j = j0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX);
     for (var r = 0u; r < ROWS; r++) {
-        s[r] = select(vec4<f32>(MASKED), s[r], j <= vec4<u32>(i0 + ty + TY * r));
+        s[r] = select(vec4<f32>(MASKED), s[r], sees(vec4<u32>(i0 + ty + TY * r), j));
     }
     return s;
 }
@@ -119,6 +124,7 @@ fn main(
     // The last queries see the most keys: they start first.
     let i0 = (BLOCKS - 1u - tile % BLOCKS) * BQ;
     let at = head / NH * T * ROW + head % NH * HV;
+    let kv_at = head / NH * T * ROW + CV + head % NH / (NH / KVH) * HV;
     let first_row = (B_FIRST * NH + head) * T + i0;
     let tx = thread % TX;
     let ty = thread / TX;
@@ -129,16 +135,16 @@ fn main(
         m[r] = MASKED;
     }
     load_q(at, i0, thread);
-    for (var j0 = 0u; j0 < min(i0 + BQ, T); j0 += BK) {
+    for (var j0 = first_key(i0) / BK * BK; j0 < min(i0 + BQ, T); j0 += BK) {
         workgroupBarrier();
-        load_kv(at + CV, j0, thread);
+        load_kv(kv_at, j0, thread);
         workgroupBarrier();
         var p = scores(i0, j0, tx, ty);
         for (var r = 0u; r < ROWS; r++) {
             shares[(ty + TY * r) * TX + tx] = max(max(p[r].x, p[r].y), max(p[r].z, p[r].w));
         }
         workgroupBarrier();
-        load_kv(at + 2u * CV, j0, thread);
+        load_kv(kv_at + KV, j0, thread);
         for (var r = 0u; r < ROWS; r++) {
             let before = m[r];
             for (var x = 0u; x < TX; x++) {

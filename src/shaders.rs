@@ -13,6 +13,7 @@ const SHARED: &[Shader] = &[
     shader!("shared/seen"),
     shader!("shared/gelu"),
     shader!("shared/silu"),
+    shader!("shared/window"),
     shader!("shared/edges"),
     shader!("shared/quads"),
     shader!("shared/quads_unaligned"),

@@ -122,11 +122,11 @@ impl Gpt2<'_> {
             let cache = self.cache(g, layer, rows);
             let cache = g.apply(CacheAppend, &[qkv, cache]);
             if let Past::Cached { .. } = past {
-                return g.apply(AttentionCached, &[qkv, cache]);
+                return g.apply(AttentionCached { window: None }, &[qkv, cache]);
             }
         }
         let p = if self.training { dropout.attention } else { 0.0 };
-        g.apply(Attention { heads, dropout: p, salt: 3 * layer as u32 + 1 }, &[qkv])
+        g.apply(Attention { heads, kv_heads: heads, window: None, dropout: p, salt: 3 * layer as u32 + 1 }, &[qkv])
     }
 
     fn cache(&self, g: &mut Graph, layer: usize, rows: usize) -> Tensor {

@@ -1,13 +1,17 @@
 //! attention: causal multi-head self-attention, y = dropout(softmax(q k^T / sqrt(HS))) v for each head, in one kernel.
 //!
-//!   qkv (B, T, 3C): q | k | v along the last dimension, C = NH * HS, head h at columns h * HS of each
+//!   qkv (B, T, C + 2 KVC): q | k | v along the last dimension, C = NH * HS, KVC = KVH * HS, head h at columns h * HS of each
 //!   y (B, T, C);  lse (B, NH, T): log-sum-exp of a query's scaled scores, slot 1, kept for backward
+//!
+//! NH / KVH heads of queries that follow one another share a head of keys and values (Ainslie et al. 2023), which nobody
+//! repeats in memory. With a window of W, a query sees its own key and the W - 1 before it (Beltagy, Peters and Cohan 2020).
 //!
 //! Keys pass in blocks under an online softmax, so that no T x T tensor exists: FlashAttention, Dao, Fu, Ermon, Rudra and Ré
 //! 2022, algorithm 1. A block of keys that no query of the workgroup sees is not visited.
-//! Cost: 2 B NH HS T (T + 1) FLOPs, the causal half of two products; qkv is read, y and lse are written.
+//! Cost: 2 B NH HS T (T + 1) FLOPs, the causal half of two products, less with a window; qkv is read, y and lse written.
 //!
-//! Where qkv is larger than a binding, ranges of whole batch entries are worked on: one entry, T * 3C * 4 bytes, must fit.
+//! Where qkv is larger than a binding, ranges of whole batch entries are worked on: one entry, T * (C + 2 KVC) * 4 bytes, must
+//! fit.
 
 use super::attention_backward::AttentionBackward;
 use super::case::{Case, Draw};
@@ -22,6 +26,10 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Attention {
     pub heads: usize,
+    /// Heads of keys and values: a divisor of `heads`.
+    pub kv_heads: usize,
+    /// How many keys a query sees at most, its own included; all before it if `None`.
+    pub window: Option<usize>,
     /// Probability with which an attention weight is dropped.
     pub dropout: f32,
     pub salt: u32,
@@ -33,34 +41,57 @@ pub(super) struct Size {
     pub b: usize,
     pub t: usize,
     pub heads: usize,
+    pub kv_heads: usize,
     /// Columns of a head.
     pub hs: usize,
+    /// Keys that a query sees at most: `t` without a window.
+    pub window: usize,
 }
 
 impl Attention {
-    /// Panics unless `qkv` is (B, T, 3 * heads * HS) with a head size that the kernels take.
+    /// Panics unless `qkv` is (B, T, (heads + 2 * kv_heads) * HS) with a head size that the kernels take.
     pub(super) fn size(&self, qkv: &Shape) -> Size {
-        let fits = qkv.dims.len() == 3 && self.heads > 0 && qkv.dims[2].is_multiple_of(3 * self.heads);
-        assert!(fits, "attention takes q, k and v of {} heads as (B, T, 3C), not {qkv:?}", self.heads);
-        let hs = qkv.dims[2] / (3 * self.heads);
+        let Attention { heads, kv_heads, .. } = *self;
+        let all = heads + 2 * kv_heads;
+        assert!(
+            kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads),
+            "{kv_heads} heads of keys cannot serve {heads}"
+        );
+        let fits = qkv.dims.len() == 3 && qkv.dims[2].is_multiple_of(all);
+        assert!(
+            fits,
+            "attention takes q, k and v of {heads}, {kv_heads} and {kv_heads} heads side by side, not {qkv:?}"
+        );
+        let hs = qkv.dims[2] / all;
+        assert!(self.window != Some(0), "a window of attention holds at least the query's own key");
         assert!(
             hs.is_multiple_of(4) && (4..=128).contains(&hs),
             "attention takes heads of 4, 8, .. 128 columns, not {hs}"
         );
         assert!((0.0..1.0).contains(&self.dropout), "attention cannot drop with probability {}", self.dropout);
         assert!(u32::try_from(qkv.len()).is_ok(), "attention indexes with 32 bits: {qkv:?} is too large");
-        Size { b: qkv.dims[0], t: qkv.dims[1], heads: self.heads, hs }
+        let (b, t) = (qkv.dims[0], qkv.dims[1]);
+        Size { b, t, heads, kv_heads, hs, window: self.window.map_or(t, |window| window.min(t)) }
     }
 
-    /// What the kernels of both directions have in common, for the batch entries `entries`.
-    pub(super) fn kernel(&self, size: Size, tiling: &Tiling, entries: &Range<usize>, limits: &Limits) -> Dispatch {
-        let blocks = entries.len() * size.heads * size.t.div_ceil(tiling.block);
+    /// What the kernels of both directions have in common, for blocks of `heads` heads of the batch entries `entries`.
+    pub(super) fn kernel(
+        &self,
+        size: Size,
+        tiling: &Tiling,
+        heads: usize,
+        entries: &Range<usize>,
+        limits: &Limits,
+    ) -> Dispatch {
+        let blocks = entries.len() * heads * size.t.div_ceil(tiling.block);
         let mut d = Dispatch::new(tiling.shader)
             .constant("B", entries.len())
             .constant("B_FIRST", entries.start)
             .constant("T", size.t)
             .constant("NH", size.heads)
+            .constant("KVH", size.kv_heads)
             .constant("HS", size.hs)
+            .constant("WINDOW", size.window)
             .constant("DROPOUT", self.dropout > 0.0)
             .constant("THRESHOLD", threshold(self.dropout))
             .constant("KEEP_SCALE", 1.0 / (1.0 - self.dropout))
@@ -81,7 +112,23 @@ impl Size {
 
     /// Pairs of a query and a key that it sees, over all heads.
     pub fn pairs(&self) -> u64 {
-        (self.b * self.heads) as u64 * (self.t as u64 * (self.t as u64 + 1) / 2)
+        let (t, window) = (self.t as u64, self.window as u64);
+        (self.b * self.heads) as u64 * (window * (window + 1) / 2 + (t - window) * window)
+    }
+
+    /// Columns of y.
+    pub fn c(&self) -> usize {
+        self.heads * self.hs
+    }
+
+    /// Columns of qkv.
+    pub fn row(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.hs
+    }
+
+    /// The keys that query `i` sees.
+    pub fn seen(&self, i: usize) -> std::ops::RangeInclusive<usize> {
+        (i + 1).saturating_sub(self.window)..=i
     }
 
     /// Bytes of `entries` in a tensor with `columns` columns per position.
@@ -92,15 +139,15 @@ impl Size {
 
     /// Ranges of batch entries whose qkv fits one binding and whose qkv and y start aligned.
     pub fn chunks(&self, limits: &Limits) -> Vec<Range<usize>> {
-        let y_entry = (self.t * self.heads * self.hs * 4) as u64;
-        let fit = (limits.binding_bytes / (3 * y_entry)) as usize;
+        let (entry, y_entry) = ((self.t * self.row() * 4) as u64, (self.t * self.c() * 4) as u64);
+        let fit = (limits.binding_bytes / entry) as usize;
         if fit >= self.b {
             return std::iter::once(0..self.b).collect();
         }
-        // An alignment is a power of two, and y's entry has as many factors of two as qkv's.
-        let step = (limits.alignment_bytes >> y_entry.trailing_zeros()).max(1) as usize;
+        // An alignment is a power of two.
+        let step = (limits.alignment_bytes >> entry.trailing_zeros().min(y_entry.trailing_zeros())).max(1) as usize;
         let count = fit / step * step;
-        let (mib, limit) = ((step as u64 * 3 * y_entry) >> 20, limits.binding_bytes >> 20);
+        let (mib, limit) = ((step as u64 * entry) >> 20, limits.binding_bytes >> 20);
         assert!(
             count > 0,
             "attention binds at least {mib} MiB of q, k and v at {self:?}; this device allows {limit} MiB"
@@ -108,10 +155,17 @@ impl Size {
         (0..self.b).step_by(count).map(|start| start..self.b.min(start + count)).collect()
     }
 
-    /// The element of `x` (B, T, columns) at which a head's position `t` starts, in the `part`-th C columns.
-    pub fn at(&self, head: usize, t: usize, part: usize, columns: usize) -> usize {
-        let c = self.heads * self.hs;
-        (head / self.heads * self.t + t) * columns + part * c + head % self.heads * self.hs
+    /// The element of qkv at which position `t` of a head of queries, counted over the batch, starts: its q, or the k or v
+    /// that it shares.
+    pub fn at(&self, head: usize, t: usize, part: usize) -> usize {
+        let shared = head % self.heads / (self.heads / self.kv_heads);
+        let column = [head % self.heads, self.heads + shared, self.heads + self.kv_heads + shared][part];
+        (head / self.heads * self.t + t) * self.row() + column * self.hs
+    }
+
+    /// The element of y at which a head's position `t` starts.
+    pub fn y_at(&self, head: usize, t: usize) -> usize {
+        (head / self.heads * self.t + t) * self.c() + head % self.heads * self.hs
     }
 }
 
@@ -165,20 +219,19 @@ impl Op for Attention {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         assert!(inputs.len() == 1, "attention takes one tensor, not {inputs:?}");
         let size = self.size(inputs[0]);
-        vec![inputs[0].with_columns(size.heads * size.hs), size.statistics()]
+        vec![inputs[0].with_columns(size.c()), size.statistics()]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let size = self.size(shapes.inputs[0]);
-        let c = size.heads * size.hs;
         let tiling = match limits.family {
             Family::Gpu => Tiling::tiled(shader!("attention_tiled"), size.hs, 1, limits),
             Family::Software => Tiling::registers(shader!("attention_registers"), size, 2),
         };
         let piece = |entries: Range<usize>| {
-            self.kernel(size, &tiling, &entries, limits)
-                .read_range(0, size.bytes(&entries, 3 * c))
-                .write_range(0, size.bytes(&entries, c))
+            self.kernel(size, &tiling, size.heads, &entries, limits)
+                .read_range(0, size.bytes(&entries, size.row()))
+                .write_range(0, size.bytes(&entries, size.c()))
                 .write(1)
                 .step()
         };
@@ -193,15 +246,14 @@ impl Op for Attention {
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
         let size = self.size(shapes.inputs[0]);
-        let (c, qkv) = (size.heads * size.hs, inputs[0]);
-        let part = |head, t, part| &qkv[size.at(head, t, part, 3 * c)..][..size.hs];
+        let part = |head, t, part| &inputs[0][size.at(head, t, part)..][..size.hs];
         let one_head = |head: usize| {
             let mut y = vec![0.0f64; size.t * size.hs];
             let mut lse = vec![0.0f64; size.t];
             for (i, y) in y.chunks_mut(size.hs).enumerate() {
-                let scores: Vec<f64> = (0..=i).map(|j| size.score(part(head, i, 0), part(head, j, 1))).collect();
+                let scores: Vec<f64> = size.seen(i).map(|j| size.score(part(head, i, 0), part(head, j, 1))).collect();
                 lse[i] = log_sum_exp(&scores);
-                for (j, score) in scores.iter().enumerate() {
+                for (j, score) in size.seen(i).zip(&scores) {
                     let p = (score - lse[i]).exp() * self.keep(size, head, i, j, step);
                     y.iter_mut().zip(part(head, j, 2)).for_each(|(y, v)| *y += p * f64::from(*v));
                 }
@@ -212,7 +264,7 @@ impl Op for Attention {
         for (head, (y, lse)) in heads.into_iter().enumerate() {
             for t in 0..size.t {
                 outputs[1][head * size.t + t] = lse[t] as f32;
-                let row = &mut outputs[0][size.at(head, t, 0, c)..][..size.hs];
+                let row = &mut outputs[0][size.y_at(head, t)..][..size.hs];
                 row.iter_mut().zip(&y[t * size.hs..]).for_each(|(to, y)| *to = *y as f32);
             }
         }
@@ -252,11 +304,17 @@ fn log_sum_exp(scores: &[f64]) -> f64 {
 }
 
 const fn op(heads: usize, dropout: f32) -> Attention {
-    Attention { heads, dropout, salt: 11 }
+    Attention { heads, kv_heads: heads, window: None, dropout, salt: 11 }
+}
+
+const fn grouped(heads: usize, kv_heads: usize, window: Option<usize>, dropout: f32) -> Attention {
+    Attention { heads, kv_heads, window, dropout, salt: 11 }
 }
 
 const SMALL: &str = "scores below 2, whose exp WGSL allows 7 ulp, 4e-7 of each weight; the weights of a query sum to 1, \
                      those of a key to about ln(T) < 6 times values below 1; lse below 8 from a log of 3 ulp";
+const GROUPED: &str =
+    "as for one head of queries per head of keys, whose gradients are sums over up to four such heads here";
 const LARGE: &str = "scores near 75 are sums that round by 4e-6 each, sixteen of them: weights are off by up to 3e-5, times \
                      values up to 8 in y, and times dy v^T up to 60 in the gradients";
 
@@ -371,6 +429,76 @@ pub const CASES: &[Case] = &[
         rtol: 1e-5,
         reason: LARGE,
     },
+    Case {
+        name: "attention 2x37, 6 heads of 16 over 2 of keys",
+        op: || Arc::new(grouped(6, 2, None, 0.0)),
+        inputs: &[(&[2, 37, 160], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 4e-6,
+        rtol: 2e-6,
+        reason: GROUPED,
+    },
+    Case {
+        name: "attention 1x65, 9 heads of 64 over 3 of keys",
+        op: || Arc::new(grouped(9, 3, None, 0.0)),
+        inputs: &[(&[1, 65, 960], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 4e-6,
+        rtol: 2e-6,
+        reason: GROUPED,
+    },
+    Case {
+        name: "attention 3x33, 4 heads of 20 over 1 of keys, dropout 0.2",
+        op: || Arc::new(grouped(4, 1, None, 0.2)),
+        inputs: &[(&[3, 33, 120], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 4e-6,
+        rtol: 2e-6,
+        reason: GROUPED,
+    },
+    Case {
+        name: "attention 2x67 in a window of 1, 2 heads of 8",
+        op: || Arc::new(grouped(2, 2, Some(1), 0.0)),
+        inputs: &[(&[2, 67, 48], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention 1x131 in a window of 33, 2 heads of 32",
+        op: || Arc::new(grouped(2, 2, Some(33), 0.0)),
+        inputs: &[(&[1, 131, 192], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: SMALL,
+    },
+    Case {
+        name: "attention 2x75 in a window of 20, 4 heads of 16 over 2 of keys, dropout 0.2",
+        op: || Arc::new(grouped(4, 2, Some(20), 0.2)),
+        inputs: &[(&[2, 75, 128], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 4e-6,
+        rtol: 2e-6,
+        reason: GROUPED,
+    },
+    Case {
+        name: "attention 1x41 in a window of 50, 4 heads of 16 over 2 of keys",
+        op: || Arc::new(grouped(4, 2, Some(50), 0.0)),
+        inputs: &[(&[1, 41, 128], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 4e-6,
+        rtol: 2e-6,
+        reason: GROUPED,
+    },
 ];
 
 #[cfg(test)]
@@ -389,7 +517,7 @@ mod tests {
     fn chunks_are_aligned_whole_entries_that_cover_the_batch() {
         let limits = |binding_bytes| Limits { binding_bytes, ..Limits::portable(Family::Gpu) };
         // One entry of y is 5 * 32 * 4 = 640 bytes: every second one starts at a multiple of 256.
-        let size = Size { b: 7, t: 5, heads: 2, hs: 16 };
+        let size = Size { b: 7, t: 5, heads: 2, kv_heads: 2, hs: 16, window: 5 };
         assert_eq!(size.chunks(&limits(7 * 1920)).len(), 1);
         assert_eq!(size.chunks(&limits(5 * 1920)), [0..4, 4..7]);
         assert!(size.chunks(&limits(4000)).iter().all(|c| size.bytes(c, 32).start.is_multiple_of(256)));

@@ -3,10 +3,11 @@
 //!   delta = rowsum(dy * y);  p = exp(q k^T / sqrt(HS) - lse);  dp = keep * (dy v^T);  ds = p (dp - delta)
 //!   dq = ds k / sqrt(HS);  dk = ds^T q / sqrt(HS);  dv = (keep * p)^T dy
 //!
-//!   qkv, dqkv (B, T, 3C);  y, dy (B, T, C);  lse, delta (B, NH, T); delta is scratch, slot 1
+//!   qkv, dqkv (B, T, C + 2 KVC);  y, dy (B, T, C);  lse, delta (B, NH, T); delta is scratch, slot 1
 //!
 //! Two kernels instead of float atomics, so that a run is repeatable: one over blocks of queries (dq, delta), one over blocks
-//! of keys (dk, dv). Dao 2023, "FlashAttention-2", algorithm 2.
+//! of keys (dk, dv), which goes through the heads of queries that share a head of keys in order. Dao 2023,
+//! "FlashAttention-2", algorithm 2.
 //! Cost: 5 B NH HS T (T + 1) FLOPs, the causal half of five products; the two that the second kernel makes again are not
 //! counted. qkv, y, lse and dy are read, dqkv is written.
 
@@ -29,14 +30,13 @@ impl AttentionBackward {
             Family::Gpu => Tiling::tiled(shader!("attention_backward_query_tiled"), size.hs, 2, limits),
             Family::Software => Tiling::registers(shader!("attention_backward_query_registers"), size, 1),
         };
-        let c = size.heads * size.hs;
         self.forward
-            .kernel(size, &tiling, entries, limits)
-            .read_range(0, size.bytes(entries, 3 * c))
-            .read_range(1, size.bytes(entries, c))
+            .kernel(size, &tiling, size.heads, entries, limits)
+            .read_range(0, size.bytes(entries, size.row()))
+            .read_range(1, size.bytes(entries, size.c()))
             .read(2)
-            .read_range(3, size.bytes(entries, c))
-            .write_range(0, size.bytes(entries, 3 * c))
+            .read_range(3, size.bytes(entries, size.c()))
+            .write_range(0, size.bytes(entries, size.row()))
             .write(1)
             .step()
     }
@@ -47,29 +47,28 @@ impl AttentionBackward {
             Family::Gpu => Tiling::tiled(shader!("attention_backward_key_tiled"), size.hs, 2, limits),
             Family::Software => Tiling::registers(shader!("attention_backward_key_registers"), size, 1),
         };
-        let c = size.heads * size.hs;
         self.forward
-            .kernel(size, &tiling, entries, limits)
-            .read_range(0, size.bytes(entries, 3 * c))
+            .kernel(size, &tiling, size.kv_heads, entries, limits)
+            .read_range(0, size.bytes(entries, size.row()))
             .read(2)
-            .read_range(3, size.bytes(entries, c))
+            .read_range(3, size.bytes(entries, size.c()))
             .read_back(1)
-            .write_range(0, size.bytes(entries, 3 * c))
+            .write_range(0, size.bytes(entries, size.row()))
             .step()
     }
 
-    /// dq, dk and dv of one head, each (T, HS).
+    /// dq of one head of queries and what it adds to dk and dv, each (T, HS).
     fn one_head(&self, size: Size, head: usize, inputs: &[&[f32]], step: &Step) -> [Vec<f64>; 3] {
-        let Size { t, heads, hs, .. } = size;
-        let part = |t, part| &inputs[0][size.at(head, t, part, 3 * heads * hs)..][..hs];
-        let row = |x: usize, t| &inputs[x][size.at(head, t, 0, heads * hs)..][..hs];
+        let Size { t, hs, .. } = size;
+        let part = |t, part| &inputs[0][size.at(head, t, part)..][..hs];
+        let row = |x: usize, t| &inputs[x][size.y_at(head, t)..][..hs];
         let add = |to: &mut [f64], factor: f64, from: &[f32]| {
             to.iter_mut().zip(from).for_each(|(to, from)| *to += factor * f64::from(*from));
         };
         let [mut dq, mut dk, mut dv] = [0; 3].map(|_| vec![0.0f64; t * hs]);
         for i in 0..t {
             let delta = dot(row(3, i), row(1, i));
-            for j in 0..=i {
+            for j in size.seen(i) {
                 let p = (size.score(part(i, 0), part(j, 1)) - f64::from(inputs[2][head * t + i])).exp();
                 let keep = self.forward.keep(size, head, i, j, step);
                 let ds = p * (keep * dot(row(3, i), part(j, 2)) - delta) / (hs as f64).sqrt();
@@ -90,7 +89,7 @@ impl Op for AttentionBackward {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         assert!(inputs.len() == 4, "attention_backward takes qkv, y, lse and dy, not {inputs:?}");
         let size = self.forward.size(inputs[0]);
-        let y = inputs[0].with_columns(size.heads * size.hs);
+        let y = inputs[0].with_columns(size.c());
         let fits = *inputs[1] == y && *inputs[2] == size.statistics() && *inputs[3] == y;
         assert!(fits, "attention_backward takes qkv, y, lse and dy that belong together, not {inputs:?}");
         vec![inputs[0].clone(), size.statistics()]
@@ -113,12 +112,14 @@ impl Op for AttentionBackward {
         let Size { t, heads, hs, .. } = size;
         let one = |head| self.one_head(size, head, inputs, step);
         let all: Vec<_> = (0..size.b * heads).into_par_iter().map(one).collect();
+        let mut sums = vec![0.0f64; outputs[0].len()];
         for (head, parts) in all.iter().enumerate() {
             for (part, i) in (0..3).flat_map(|part| (0..t).map(move |i| (part, i))) {
-                let row = &mut outputs[0][size.at(head, i, part, 3 * heads * hs)..][..hs];
-                row.iter_mut().zip(&parts[part][i * hs..]).for_each(|(to, d)| *to = *d as f32);
+                let row = &mut sums[size.at(head, i, part)..][..hs];
+                row.iter_mut().zip(&parts[part][i * hs..]).for_each(|(to, d)| *to += *d);
             }
         }
+        outputs[0].iter_mut().zip(sums).for_each(|(to, sum)| *to = sum as f32);
         outputs[1].fill(0.0); // scratch
     }
 

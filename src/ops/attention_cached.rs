@@ -1,13 +1,14 @@
 //! attention_cached: attention of one new position per row to itself and all before it, whose keys and values are cached.
 //!
-//!   qkv (B, 1, 3C): q | k | v, of which q is read;  cache (B, 2, NH, T, HS): keys, then values
+//!   qkv (B, 1, C + 2 KVC): q | k | v, of which q is read;  cache (B, 2, KVH, T, HS): keys, then values
 //!   y (B, 1, C) at position `Step::position`, whose own keys and values are in the cache already
 //!   parts (B, NH, splits, HS + 4), slot 1, scratch: for each split the unscaled sum of values, then its maximum and its sum
 //!
 //! Time is split so that one long row keeps a whole GPU busy; a second kernel combines the splits: flash-decoding (Dao, Haziza,
-//! Massa and Sizov 2023). Splits after the position end at once. Cost: the filled cache is read once; T positions at most.
+//! Massa and Sizov 2023). Splits after the position, or before a window, end at once.
+//! Cost: the filled cache is read once; T positions at most.
 
-use super::attention::dot;
+use super::attention::{Attention, Size};
 use super::case::{Case, Draw};
 use super::elementwise::{bytes, elementwise};
 use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
@@ -16,18 +17,25 @@ use std::sync::Arc;
 
 /// y = softmax(q k^T / sqrt(HS)) v over the cache.
 #[derive(Debug)]
-pub struct AttentionCached;
+pub struct AttentionCached {
+    /// How many keys the query sees at most, its own included; all before it if `None`.
+    pub window: Option<usize>,
+}
 
 /// Keys of one split: enough that combining is cheap, few enough that a thousand keys make work for many cores.
 const SPLIT: usize = 64;
 
-/// Batch, heads, time and head size.
-fn size(inputs: &[&Shape]) -> [usize; 4] {
-    let (qkv, cache) = (inputs[0], inputs[1]);
-    let [batch, 2, heads, time, hs] = cache.dims[..] else { panic!("attention_cached does not fit {inputs:?}") };
-    let fits = qkv.dims == [batch, 1, 3 * heads * hs] && hs.is_multiple_of(4) && hs <= 128;
-    assert!(fits, "attention_cached does not fit {inputs:?}");
-    [batch, heads, time, hs]
+impl AttentionCached {
+    /// Sizes of the cache, whose heads and the columns of qkv say how many heads of queries there are.
+    fn size(&self, inputs: &[&Shape]) -> Size {
+        let (qkv, cache) = (inputs[0], inputs[1]);
+        let [batch, 2, kv_heads, time, hs] = cache.dims[..] else { panic!("attention_cached does not fit {inputs:?}") };
+        let heads = (qkv.columns() / hs.max(1)).saturating_sub(2 * kv_heads);
+        let fits = qkv.dims == [batch, 1, (heads + 2 * kv_heads) * hs];
+        assert!(fits, "attention_cached does not fit {inputs:?}");
+        let attention = Attention { heads, kv_heads, window: self.window, dropout: 0.0, salt: 0 };
+        Size { t: time, window: self.window.unwrap_or(time).min(time), ..attention.size(qkv) }
+    }
 }
 
 impl Op for AttentionCached {
@@ -36,14 +44,14 @@ impl Op for AttentionCached {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        let [batch, heads, time, hs] = size(inputs);
-        let parts = Shape::f32(&[batch, heads, time.div_ceil(SPLIT), hs + 4]);
-        vec![inputs[0].with_columns(heads * hs), parts]
+        let size = self.size(inputs);
+        let parts = Shape::f32(&[size.b, size.heads, size.t.div_ceil(SPLIT), size.hs + 4]);
+        vec![inputs[0].with_columns(size.c()), parts]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let [batch, heads, time, hs] = size(&shapes.inputs);
-        let (splits, row) = (time.div_ceil(SPLIT), 2 * heads * time * hs);
+        let size @ Size { b: batch, t: time, heads, kv_heads, hs, .. } = self.size(&shapes.inputs);
+        let (splits, row) = (time.div_ceil(SPLIT), 2 * kv_heads * time * hs);
         let threads = match limits.family {
             Family::Gpu => SPLIT,
             Family::Software => 8,
@@ -56,7 +64,9 @@ impl Op for AttentionCached {
                 .constant("FIRST", rows.start)
                 .constant("T", time)
                 .constant("NH", heads)
+                .constant("KVH", kv_heads)
                 .constant("HS", hs)
+                .constant("WINDOW", size.window)
                 .constant("SPLIT", SPLIT)
                 .constant("THREADS", threads)
                 .constant("ACROSS", across)
@@ -70,6 +80,8 @@ impl Op for AttentionCached {
             limits.entry_chunks(batch, row as u64 * 4).into_iter().map(partial).collect();
         dispatches.push(
             elementwise(shader!("attention_cached_combine"), batch * heads * hs / 4, limits)
+                .constant("T", time)
+                .constant("WINDOW", size.window)
                 .constant("HS", hs)
                 .constant("SPLIT", SPLIT)
                 .constant("SPLITS", splits)
@@ -85,25 +97,29 @@ impl Op for AttentionCached {
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
-        let [_, heads, time, hs] = size(&shapes.inputs);
-        let c = heads * hs;
+        let size @ Size { t: time, heads, kv_heads, hs, .. } = self.size(&shapes.inputs);
         for (i, y) in outputs[0].chunks_mut(hs).enumerate() {
-            let (b, at) = (i / heads, i % heads * hs);
-            let q = &inputs[0][b * 3 * c + at..][..hs];
-            let kept = |t: usize, part: usize| &inputs[1][(((b * 2 + part) * c + at) * time / hs + t) * hs..][..hs];
-            let seen = 0..=step.position as usize;
-            let scores: Vec<f64> = seen.clone().map(|t| dot(q, kept(t, 0)) / (hs as f64).sqrt()).collect();
+            let (b, head) = (i / heads, i % heads);
+            let q = &inputs[0][b * size.row() + head * hs..][..hs];
+            let shared = head / (heads / kv_heads);
+            let kept =
+                |t: usize, part: usize| &inputs[1][(((b * 2 + part) * kv_heads + shared) * time + t) * hs..][..hs];
+            let seen = size.seen(step.position as usize);
+            let scores: Vec<f64> = seen.clone().map(|t| size.score(q, kept(t, 0))).collect();
             let most = scores.iter().copied().fold(f64::MIN, f64::max);
             let total: f64 = scores.iter().map(|s| (s - most).exp()).sum();
-            let weighted =
-                |x: usize| seen.clone().map(|t| (scores[t] - most).exp() * f64::from(kept(t, 1)[x])).sum::<f64>();
+            let weighted = |x: usize| {
+                seen.clone().zip(&scores).map(|(t, s)| (s - most).exp() * f64::from(kept(t, 1)[x])).sum::<f64>()
+            };
             y.iter_mut().enumerate().for_each(|(x, y)| *y = (weighted(x) / total) as f32);
         }
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
         let cache = shapes.inputs[1];
-        Cost { flops: 2 * cache.len() as u64, size_bytes: cache.size_bytes() }
+        // Each of T keys and values meets every head of queries that shares it.
+        let size = self.size(&shapes.inputs);
+        Cost { flops: 2 * (cache.len() * size.heads / size.kv_heads) as u64, size_bytes: cache.size_bytes() }
     }
 
     fn scratch(&self) -> usize {
@@ -117,7 +133,7 @@ const REASON: &str =
 pub const CASES: &[Case] = &[
     Case {
         name: "attention_cached at the first position, 3 heads of 4",
-        op: || Arc::new(AttentionCached),
+        op: || Arc::new(AttentionCached { window: None }),
         inputs: &[(&[2, 1, 36], Draw::Uniform(1.0)), (&[2, 2, 3, 9, 4], Draw::Uniform(1.0))],
         gradient: false,
         position: 0,
@@ -127,7 +143,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached at 200 of 300, 3 heads of 20",
-        op: || Arc::new(AttentionCached),
+        op: || Arc::new(AttentionCached { window: None }),
         inputs: &[(&[3, 1, 180], Draw::Uniform(1.0)), (&[3, 2, 3, 300, 20], Draw::Uniform(1.0))],
         gradient: false,
         position: 200,
@@ -137,7 +153,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached at the last of 128, 2 heads of 128",
-        op: || Arc::new(AttentionCached),
+        op: || Arc::new(AttentionCached { window: None }),
         inputs: &[(&[2, 1, 768], Draw::Uniform(1.0)), (&[2, 2, 2, 128, 128], Draw::Uniform(1.0))],
         gradient: false,
         position: 127,
@@ -147,7 +163,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached, GPT-2's 12 heads of 64 at 1000 of 1024",
-        op: || Arc::new(AttentionCached),
+        op: || Arc::new(AttentionCached { window: None }),
         inputs: &[(&[1, 1, 2304], Draw::Uniform(1.0)), (&[1, 2, 12, 1024, 64], Draw::Uniform(1.0))],
         gradient: false,
         position: 1000,
@@ -157,10 +173,50 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached, beyond one binding: 22 rows of 1024x1536",
-        op: || Arc::new(AttentionCached),
+        op: || Arc::new(AttentionCached { window: None }),
         inputs: &[(&[22, 1, 2304], Draw::Uniform(1.0)), (&[22, 2, 12, 1024, 64], Draw::Uniform(1.0))],
         gradient: false,
         position: 66,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: REASON,
+    },
+    Case {
+        name: "attention_cached at 99 of 130, 9 heads of 64 over 3 of keys",
+        op: || Arc::new(AttentionCached { window: None }),
+        inputs: &[(&[2, 1, 960], Draw::Uniform(1.0)), (&[2, 2, 3, 130, 64], Draw::Uniform(1.0))],
+        gradient: false,
+        position: 99,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: REASON,
+    },
+    Case {
+        name: "attention_cached at 299 of 300 in a window of 100, 6 heads of 20 over 2 of keys",
+        op: || Arc::new(AttentionCached { window: Some(100) }),
+        inputs: &[(&[2, 1, 200], Draw::Uniform(1.0)), (&[2, 2, 2, 300, 20], Draw::Uniform(1.0))],
+        gradient: false,
+        position: 299,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: REASON,
+    },
+    Case {
+        name: "attention_cached at 64 of 200 in a window of 1, 2 heads of 8",
+        op: || Arc::new(AttentionCached { window: Some(1) }),
+        inputs: &[(&[3, 1, 48], Draw::Uniform(1.0)), (&[3, 2, 2, 200, 8], Draw::Uniform(1.0))],
+        gradient: false,
+        position: 64,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: REASON,
+    },
+    Case {
+        name: "attention_cached at 30 of 200 in a window of 100, 4 heads of 8 over 1 of keys",
+        op: || Arc::new(AttentionCached { window: Some(100) }),
+        inputs: &[(&[1, 1, 48], Draw::Uniform(1.0)), (&[1, 2, 1, 200, 8], Draw::Uniform(1.0))],
+        gradient: false,
+        position: 30,
         atol: 2e-6,
         rtol: 2e-6,
         reason: REASON,
