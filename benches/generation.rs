@@ -12,9 +12,9 @@ use wgpt::executor::Executor;
 use wgpt::generate::{Draw, Generator};
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Graph, Plan, Shape, Step};
-use wgpt::models::config::Gpt2Config;
+use wgpt::models::config::Config;
 use wgpt::models::folder::{Weights, read_config};
-use wgpt::models::gpt2::initial_values;
+use wgpt::models::initial::initial_values;
 use wgpt::ops::add::Add;
 
 #[derive(Parser)]
@@ -59,7 +59,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
             (config, generator)
         }
         None => {
-            let config = Gpt2Config::preset(&arguments.preset)?;
+            let config = Config::preset(&arguments.preset)?;
             let generator = Generator::of_store(&mut gpu, &config, config.vocab_size, arguments.rows)?;
             for (name, dims) in config.parameters() {
                 gpu.write_state(&name, &initial_values(&config, &name, dims.iter().product(), 0.02, 1))?;

@@ -15,13 +15,13 @@ use std::time::Instant;
 use wgpt::executor::Executor;
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Graph, Plan, Shape};
-use wgpt::models::config::Gpt2Config;
+use wgpt::models::config::Config;
 use wgpt::models::folder::{NamedTensor, WeightType, Weights, write_weights};
-use wgpt::models::gpt2::Gpt2;
+use wgpt::models::model::Model;
 use wgpt::models::upload::upload;
 
 fn main() {
-    let config = Gpt2Config::preset("gpt2").expect("a preset");
+    let config = Config::preset("gpt2").expect("a preset");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("model.safetensors");
     for weights in [WeightType::F32, WeightType::F16] {
@@ -52,7 +52,7 @@ fn main() {
         let mut gpu = Gpu::open("auto").expect("an adapter");
         let mut g = Graph::new();
         let ids = g.input("ids", Shape::u32(&[1, 16]));
-        let logits = Gpt2 { config: &config, training: false }.logits(&mut g, ids);
+        let logits = Model { config: &config, training: false }.logits(&mut g, ids);
         g.output("logits", logits);
         let plan = Plan::new(&g, gpu.limits()).expect("a plan");
         gpu.load(&g, plan).expect("memory");
@@ -70,7 +70,7 @@ fn main() {
 }
 
 /// All parameters, from one buffer of values, so that writing takes little memory.
-fn write(config: &Gpt2Config, file: &Path, weights: WeightType) {
+fn write(config: &Config, file: &Path, weights: WeightType) {
     let parameters = config.parameters();
     let largest = parameters.iter().map(|(_, dims)| dims.iter().product::<usize>()).max().unwrap_or(0);
     let values: Vec<f32> = (0..largest).map(|i| (i % 8191) as f32 / 8192.0).collect();
@@ -81,7 +81,7 @@ fn write(config: &Gpt2Config, file: &Path, weights: WeightType) {
             (name, dims, values)
         })
         .collect();
-    write_weights(file, &tensors, &[], weights).expect("room on the disk");
+    write_weights(file, &config.stored(&tensors), &[], weights).expect("room on the disk");
 }
 
 fn read(file: &Path) {

@@ -2,8 +2,9 @@
 //
 //   ids (rows) u32    wte (TOKENS, C): tokens FIRST_TOKEN.. of the table    wpe (positions, C)    y (LEN / C, C): rows FIRST_ROW..
 //
+// The shared file brings wpe; another one in its place, nothing.
 // A table beyond one binding takes several dispatches; each writes the rows whose token it holds. Reference: src/ops/embedding.rs
-// use: index step
+// use: index position_learned
 const LEN: u32 = 256u;
 const C: u32 = 64u;
 const T: u32 = 64u;
@@ -13,9 +14,7 @@ const TOKENS: u32 = 64u;
 
 @group(0) @binding(0) var<storage, read> ids: array<u32>;
 @group(0) @binding(1) var<storage, read> wte: array<f32>;
-@group(0) @binding(2) var<storage, read> wpe: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
-@group(0) @binding(4) var<uniform> step: Step;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -31,6 +30,6 @@ fn main(
     // Below the first token this wraps to a number beyond any table.
     let token = ids[row] - FIRST_TOKEN;
     if token < TOKENS {
-        y[i] = wte[token * C + i % C] + wpe[(step.position + row % T) * C + i % C];
+        y[i] = wte[token * C + i % C] + position(row % T, i % C);
     }
 }

@@ -11,7 +11,7 @@ pub mod stop;
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::graph::Graph;
-use crate::models::config::Gpt2Config;
+use crate::models::config::Config;
 use crate::models::folder::Weights;
 use crate::models::upload::upload;
 use beam::{BeamOptions, BeamSearch, Hypothesis, Next};
@@ -56,7 +56,7 @@ impl Generator {
     /// A generator whose weights it writes to the device's store. `vocabulary`: ids below it may be drawn.
     pub fn new(
         executor: &mut dyn Executor,
-        config: &Gpt2Config,
+        config: &Config,
         weights: &Weights,
         vocabulary: usize,
         rows: usize,
@@ -67,12 +67,7 @@ impl Generator {
     }
 
     /// A generator of the model whose weights are in the device's store, or will be.
-    pub fn of_store(
-        executor: &mut dyn Executor,
-        config: &Gpt2Config,
-        vocabulary: usize,
-        rows: usize,
-    ) -> Result<Generator> {
+    pub fn of_store(executor: &mut dyn Executor, config: &Config, vocabulary: usize, rows: usize) -> Result<Generator> {
         Ok(Generator { decoder: Decoder::new(executor, config, vocabulary, rows)? })
     }
 
@@ -163,7 +158,7 @@ impl Generator {
 
 /// The graph that decodes one greedy token in each of `rows` rows, as [`Generator::sample`] replays it; its output `logits`
 /// is (rows, 1, V).
-pub fn decode_graph(config: &Gpt2Config, rows: usize) -> Graph {
+pub fn decode_graph(config: &Config, rows: usize) -> Graph {
     decoder::decode_graph(config, config.vocab_size, rows, &Choice::Draw(Draw::GREEDY))
 }
 

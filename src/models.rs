@@ -2,11 +2,15 @@
 
 pub mod config;
 pub mod demo;
+pub mod family;
 pub mod folder;
 pub mod generation_config;
 pub mod gguf;
 pub mod gpt2;
+pub mod initial;
 mod keys;
+pub mod llama;
+pub mod model;
 pub mod safetensors;
 pub mod source;
 pub mod upload;

@@ -14,6 +14,8 @@ const SHARED: &[Shader] = &[
     shader!("shared/gelu"),
     shader!("shared/silu"),
     shader!("shared/window"),
+    shader!("shared/position_learned"),
+    shader!("shared/position_none"),
     shader!("shared/edges"),
     shader!("shared/quads"),
     shader!("shared/quads_unaligned"),

@@ -12,9 +12,9 @@ use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::files::write_atomic;
 use wgpt::graph::{Graph, Plan, Shape, Step};
-use wgpt::models::config::Gpt2Config;
+use wgpt::models::config::Config;
 use wgpt::models::folder::{Weights, write_tensors_to};
-use wgpt::models::gpt2::Gpt2;
+use wgpt::models::model::Model;
 use wgpt::models::source::ModelSource;
 use wgpt::models::upload::upload;
 
@@ -53,7 +53,7 @@ impl Eval {
     }
 
     /// Mean loss of all tokens but the first, in windows of the context that follow each other.
-    fn evaluate(&self, global: &Global, model: &ModelSource, config: &Gpt2Config, weights: &Weights) -> Result<()> {
+    fn evaluate(&self, global: &Global, model: &ModelSource, config: &Config, weights: &Weights) -> Result<()> {
         if self.batch == 0 {
             fail!(Usage, "--batch 0 does nothing: give 1 or more");
         }
@@ -68,7 +68,7 @@ impl Eval {
         }
         let mut executor = global.open()?;
         let mut g = Graph::new();
-        let loss = Gpt2 { config, training: false }.loss(&mut g, self.batch, config.context);
+        let loss = Model { config, training: false }.loss(&mut g, self.batch, config.context);
         g.output("loss", loss);
         let plan = Plan::new(&g, executor.limits())?;
         let program = executor.load(&g, plan)?;
@@ -112,13 +112,13 @@ fn windows(tokens: &Tokens, at: u64, batch: usize, context: usize) -> Result<(Ve
 }
 
 /// Writes logits (B, T, V) of the ids in a file.
-fn dump_logits(global: &Global, config: &Gpt2Config, weights: &Weights, path: &Path, out: &Path) -> Result<()> {
+fn dump_logits(global: &Global, config: &Config, weights: &Weights, path: &Path, out: &Path) -> Result<()> {
     let ids = read_ids(path, config)?;
     let (batch, time) = (ids.len(), ids[0].len());
     let mut executor = global.open()?;
     let mut g = Graph::new();
     let input = g.input("ids", Shape::u32(&[batch, time]));
-    let logits = Gpt2 { config, training: false }.logits(&mut g, input);
+    let logits = Model { config, training: false }.logits(&mut g, input);
     g.output("logits", logits);
     let plan = Plan::new(&g, executor.limits())?;
     let program = executor.load(&g, plan)?;
@@ -130,7 +130,7 @@ fn dump_logits(global: &Global, config: &Gpt2Config, weights: &Weights, path: &P
     write_atomic(out, |file| write_tensors_to(file, &dump, &[]))
 }
 
-fn read_ids(path: &Path, config: &Gpt2Config) -> Result<Vec<Vec<u32>>> {
+fn read_ids(path: &Path, config: &Config) -> Result<Vec<Vec<u32>>> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
     let Ok(ids) = serde_json::from_str::<Vec<Vec<u32>>>(&text) else {
         fail!(Input, "{} is not a JSON list of lists of token ids, such as [[1, 2], [3, 4]]", path.display());

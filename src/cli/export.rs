@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::files::{TEMPORARY_PREFIX, sync_directory, write_bytes};
-use wgpt::models::config::Gpt2Config;
+use wgpt::models::config::Config;
 use wgpt::models::folder::{CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Weights};
 use wgpt::models::gguf::{self, Precision};
 use wgpt::models::safetensors::{WeightType, write_weights};
@@ -73,6 +73,9 @@ impl Export {
         let source = ModelSource::folder(model);
         let config = source.config()?;
         let weights = source.weights(&config)?;
+        if let Some(why) = config.family.foreign(&config) {
+            fail!(Input, "{} has no other format: {why}", source.path(CONFIG_FILE).display());
+        }
         let bytes = match format {
             Format::HuggingFace => self.folder(&source, &config, &weights)?,
             Format::Gguf => self.gguf(global, &source, &config, &weights)?,
@@ -107,7 +110,7 @@ impl Export {
         Ok(())
     }
 
-    fn gguf(&self, global: &Global, source: &ModelSource, config: &Gpt2Config, weights: &Weights) -> Result<u64> {
+    fn gguf(&self, global: &Global, source: &ModelSource, config: &Config, weights: &Weights) -> Result<u64> {
         let precision = match self.dtype {
             Dtype::F32 => Precision::F32,
             Dtype::F16 => Precision::F16,
@@ -119,7 +122,7 @@ impl Export {
     }
 
     /// Writes all files beside their places first, so that a full disk leaves what was there before.
-    fn folder(&self, source: &ModelSource, config: &Gpt2Config, weights: &Weights) -> Result<u64> {
+    fn folder(&self, source: &ModelSource, config: &Config, weights: &Weights) -> Result<u64> {
         let existed = self.out.is_dir();
         fs::create_dir_all(&self.out).map_err(Error::io("create", &self.out))?;
         let written = self.staged(source, config, weights);
@@ -129,7 +132,7 @@ impl Export {
         written
     }
 
-    fn staged(&self, source: &ModelSource, config: &Gpt2Config, weights: &Weights) -> Result<u64> {
+    fn staged(&self, source: &ModelSource, config: &Config, weights: &Weights) -> Result<u64> {
         let at = Error::io("write into", &self.out);
         let staging = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempdir_in(&self.out).map_err(at)?;
         self.write_files(staging.path(), source, config, weights)?;
@@ -144,13 +147,14 @@ impl Export {
         Ok(bytes)
     }
 
-    fn write_files(&self, folder: &Path, source: &ModelSource, config: &Gpt2Config, weights: &Weights) -> Result<()> {
+    fn write_files(&self, folder: &Path, source: &ModelSource, config: &Config, weights: &Weights) -> Result<()> {
         let weight_type = if self.dtype == Dtype::F16 { WeightType::F16 } else { WeightType::F32 };
         let parameters = config.parameters();
-        let values: Vec<Cow<[f32]>> = parameters.iter().map(|(name, _)| weights.read(name)).collect::<Result<_>>()?;
+        let parts: Vec<_> = parameters.iter().flat_map(|(name, dims)| config.parts(name, dims)).collect();
+        let values: Vec<Cow<[f32]>> = parts.iter().map(|(name, _)| weights.read(name)).collect::<Result<_>>()?;
         let tensors: Vec<_> =
-            parameters.into_iter().zip(&values).map(|((name, shape), values)| (name, shape, &**values)).collect();
-        write_weights(&folder.join(WEIGHTS_FILE), &tensors, &[], weight_type)?;
+            parts.into_iter().zip(&values).map(|((name, shape), values)| (name, shape, &**values)).collect();
+        write_weights(&folder.join(WEIGHTS_FILE), &config.stored(&tensors), &[], weight_type)?;
         write_bytes(&folder.join(CONFIG_FILE), config.to_json_for(weight_type).as_bytes())?;
         for name in BESIDE {
             // Models trained on token ids have an empty tokenizer.json.

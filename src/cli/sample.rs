@@ -15,7 +15,7 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::generate::Generator;
-use wgpt::models::config::Gpt2Config;
+use wgpt::models::config::Config;
 use wgpt::models::folder::Weights;
 use wgpt::models::generation_config::GenerationConfig;
 
@@ -40,7 +40,7 @@ pub struct Sample {
 
 /// A model's files, read but not on a device yet.
 struct Files {
-    config: Gpt2Config,
+    config: Config,
     weights: Weights,
     tokenizer: Tokenizer,
     generation: GenerationConfig,

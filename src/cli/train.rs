@@ -13,7 +13,7 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::generate::{Draw, Generator};
-use wgpt::models::config::Gpt2Config;
+use wgpt::models::config::Config;
 use wgpt::models::folder::{Weights, read_config};
 use wgpt::models::generation_config::GenerationConfig;
 use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
@@ -253,7 +253,8 @@ impl Run<'_> {
     fn draw(&self) -> Result<()> {
         let records = log::read(&self.folder.log_path())?;
         let config = self.trainer.config();
-        let title = format!("GPT-2, {} layers, {} wide, {} context", config.layers, config.width, config.context);
+        let Config { family, layers, width, context, .. } = config;
+        let title = format!("{}, {layers} layers, {width} wide, {context} context", family.name());
         let floor = self.material.floor.map(|nats| (nats, "entropy of the corpus"));
         plot::write(&self.folder.plot_path(), &Plot { title: &title, records: &records, floor })
     }
@@ -375,11 +376,13 @@ fn open_stories(val: Option<&Path>, settings: &Settings, known: Option<Tokenizer
 }
 
 /// The model for the data's vocabulary; a continued model keeps its own shape and numbers.
-fn model_config(settings: &Settings, material: &Material, init: Option<&Gpt2Config>) -> Result<Gpt2Config> {
+fn model_config(settings: &Settings, material: &Material, init: Option<&Config>) -> Result<Config> {
     let vocabulary_size = material.corpus.vocabulary_size;
-    let mut config = settings.config(vocabulary_size)?;
-    config.eos_token_id = material.tokenizer.as_ref().and_then(Tokenizer::end_of_text).into_iter().collect();
-    let Some(init) = init else { return Ok(config) };
+    let Some(init) = init else {
+        let mut config = settings.config(vocabulary_size)?;
+        config.eos_token_id = material.tokenizer.as_ref().and_then(Tokenizer::end_of_text).into_iter().collect();
+        return Ok(config);
+    };
     if vocabulary_size > init.vocab_size {
         let (has, wants) = (init.vocab_size, vocabulary_size);
         fail!(
@@ -387,12 +390,10 @@ fn model_config(settings: &Settings, material: &Material, init: Option<&Gpt2Conf
             "the tokenizer has {wants} tokens and the model {has}: use the tokenizer the model was trained with"
         );
     }
-    let mut init = init.clone();
-    init.dropout = config.dropout;
-    Ok(init)
+    Ok(Config { dropout: settings.dropout(), ..init.clone() })
 }
 
-fn announce(global: &Global, config: &Gpt2Config, settings: &Settings, material: &Material, memory_bytes: u64) {
+fn announce(global: &Global, config: &Config, settings: &Settings, material: &Material, memory_bytes: u64) {
     material.corpus.notes.iter().for_each(|note| global.say(&format!("note: {note}")));
     global.say(&format!(
         "model: {} parameters ({} layers, {} heads, {} wide, {} context, {} tokens); data: {} training, {} validation tokens",

@@ -4,8 +4,8 @@ use super::{Draw, Token};
 use crate::error::Result;
 use crate::executor::{Executor, Program};
 use crate::graph::{Family, Graph, Plan, Shape, Step};
-use crate::models::config::Gpt2Config;
-use crate::models::gpt2::Gpt2;
+use crate::models::config::Config;
+use crate::models::model::Model;
 use crate::ops::best_tokens::BestTokens;
 use crate::ops::cache_reorder::{self, CacheReorder};
 use crate::ops::next_token::{NextToken, seen_words};
@@ -25,7 +25,7 @@ pub(super) enum Choice {
 }
 
 pub(super) struct Decoder {
-    config: Gpt2Config,
+    config: Config,
     vocabulary: usize,
     rows: usize,
     /// Prefill programs by the length of their window, made when first needed.
@@ -42,7 +42,7 @@ const SHORTEST_WINDOW: usize = 16;
 
 impl Decoder {
     /// Allocates the parameters, unless they are in the executor's store.
-    pub fn new(executor: &mut dyn Executor, config: &Gpt2Config, vocabulary: usize, rows: usize) -> Result<Decoder> {
+    pub fn new(executor: &mut dyn Executor, config: &Config, vocabulary: usize, rows: usize) -> Result<Decoder> {
         assert!((1..=MOST_ROWS).contains(&rows), "from 1 to {MOST_ROWS} rows, not {rows}");
         let mut parameters = Graph::new();
         config.parameters().iter().for_each(|(name, dims)| _ = parameters.state(name, dims));
@@ -205,8 +205,8 @@ impl Decoder {
         Ok(program)
     }
 
-    fn model(&self) -> Gpt2<'_> {
-        Gpt2 { config: &self.config, training: false }
+    fn model(&self) -> Model<'_> {
+        Model { config: &self.config, training: false }
     }
 
     /// The name of a state of decoding; sizes depend on the rows.
@@ -220,12 +220,12 @@ fn state_name(rows: usize, what: &str) -> String {
 }
 
 /// One decode step: the next token of each row.
-pub(super) fn decode_graph(config: &Gpt2Config, vocabulary: usize, rows: usize, choice: &Choice) -> Graph {
+pub(super) fn decode_graph(config: &Config, vocabulary: usize, rows: usize, choice: &Choice) -> Graph {
     let mut g = Graph::new();
     let ids = g.state_u32(&state_name(rows, "ids"), &[rows, 1]);
     let report = g.state(&state_name(rows, "report"), &[rows, 2]);
     let seen = g.state_u32(&state_name(rows, "seen"), &[rows, seen_words(vocabulary)]);
-    let logits = Gpt2 { config, training: false }.decode(&mut g, ids);
+    let logits = Model { config, training: false }.decode(&mut g, ids);
     g.output("logits", logits);
     g.scope("choice");
     match choice.clone() {

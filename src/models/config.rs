@@ -1,35 +1,49 @@
-//! The shape of a GPT-2 model, and its Hugging Face `config.json`.
-//!
-//! Source of sizes and names: "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019), table 2.
-
-mod json;
-
-pub(super) use json::one_or_list;
+//! The shape of a model, whatever its family: what its graph, its parameters and its `config.json` follow from.
 
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::one_line;
+use crate::ops::gelu::Form;
+use crate::ops::rope::Scaling;
 
-/// Everything that fixes a GPT-2 model's parameters and its forward pass.
+use super::family::Family;
+use super::safetensors::NamedTensor;
+use super::{gpt2, llama};
+
+/// Everything that fixes a model's parameters and its forward pass.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Gpt2Config {
+pub struct Config {
+    /// Whose graph, parameter names and `config.json` it has.
+    pub family: &'static dyn Family,
     /// V, rows of the embedding table.
     pub vocab_size: usize,
-    /// T, the longest sequence the model can see (`n_positions`).
+    /// T, the longest sequence the model can see.
     pub context: usize,
-    /// L, transformer blocks (`n_layer`).
+    /// L, transformer blocks.
     pub layers: usize,
-    /// NH, attention heads per block (`n_head`).
+    /// NH, attention heads per block.
     pub heads: usize,
-    /// C, channels (`n_embd`).
+    /// KVH, heads of keys and values, each shared by NH / KVH heads.
+    pub kv_heads: usize,
+    /// HS, channels per attention head; NH * HS is C but in a few models.
+    pub head_size: usize,
+    /// C, channels of the residual stream.
     pub width: usize,
-    /// Channels inside a block's MLP (`n_inner`); 4C in GPT-2.
+    /// Channels inside a block's feed-forward part.
     pub inner: usize,
-    /// Whether the embedding table is also the output projection (`tie_word_embeddings`); otherwise that is `lm_head.weight`.
+    /// Whether the embedding table is also the output projection; otherwise that is `lm_head.weight`.
     pub tied: bool,
-    /// Added to the variance in every layernorm.
-    pub layer_norm_epsilon: f32,
-    pub activation: Activation,
+    pub norm: Norm,
+    /// Added to the variance, or the mean square, in every norm.
+    pub norm_epsilon: f32,
+    pub position: Position,
+    pub feed_forward: FeedForward,
+    /// Which of attention's projections have a bias: of q, k and v, and of the output.
+    pub attention_bias: (bool, bool),
+    /// Whether each head of q and k is normalised.
+    pub head_norm: bool,
+    /// How many positions attention sees at most, the newest included; all before it if `None`.
+    pub window: Option<usize>,
     pub dropout: Dropout,
     /// Standard deviation of the initial weights.
     pub initializer_range: f32,
@@ -39,13 +53,37 @@ pub struct Gpt2Config {
     pub eos_token_id: Vec<u32>,
 }
 
-/// The nonlinearity between the two linear layers of a block's MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// The tanh approximation, `gelu_new` in Hugging Face's names; what GPT-2 was trained with.
-    GeluTanh,
-    /// The exact form with erf, `gelu` in Hugging Face's names.
-    GeluErf,
+/// How hidden states are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum Norm {
+    /// To mean 0 and variance 1, then scaled and shifted.
+    LayerNorm,
+    /// To mean square 1, then scaled.
+    RmsNorm,
+}
+
+/// How a model knows where a token stands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Position {
+    /// A learned vector per position is added to the token's.
+    Learned,
+    /// Queries and keys are turned by angles that grow with the position.
+    Rope {
+        /// `rope_theta` in Hugging Face configurations.
+        base: f32,
+        scaling: Scaling,
+    },
+}
+
+/// What stands between the two linear layers of a block's feed-forward part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum FeedForward {
+    /// GELU of `inner` channels.
+    Gelu(Form),
+    /// silu(gate) * up, two linear layers of `inner` channels.
+    SwiGlu,
 }
 
 /// Probabilities of dropping a value in training, each in `0..1`.
@@ -60,51 +98,60 @@ pub struct Dropout {
 }
 
 /// A model size with a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Preset {
     pub name: &'static str,
-    pub layers: usize,
-    pub heads: usize,
-    pub width: usize,
-    pub context: usize,
-    pub vocab_size: usize,
+    /// Its vocabulary is a default: the tokenizer in use decides.
+    pub config: fn() -> Config,
 }
 
-/// The named sizes. Their vocabulary is a default: the tokenizer in use decides.
-pub const PRESETS: [Preset; 6] = [
-    Preset { name: "demo", layers: 4, heads: 8, width: 64, context: 128, vocab_size: 256 },
-    Preset { name: "char", layers: 6, heads: 6, width: 384, context: 256, vocab_size: 256 },
-    Preset { name: "gpt2", layers: 12, heads: 12, width: 768, context: 1024, vocab_size: 50257 },
-    Preset { name: "gpt2-medium", layers: 24, heads: 16, width: 1024, context: 1024, vocab_size: 50257 },
-    Preset { name: "gpt2-large", layers: 36, heads: 20, width: 1280, context: 1024, vocab_size: 50257 },
-    Preset { name: "gpt2-xl", layers: 48, heads: 25, width: 1600, context: 1024, vocab_size: 50257 },
+/// The named sizes.
+pub const PRESETS: [Preset; 10] = [
+    Preset { name: "demo", config: || Config::new(256, 128, 4, 8, 64) },
+    Preset { name: "char", config: || Config::new(256, 256, 6, 6, 384) },
+    Preset { name: "gpt2", config: || Config::new(50257, 1024, 12, 12, 768) },
+    Preset { name: "gpt2-medium", config: || Config::new(50257, 1024, 24, 16, 1024) },
+    Preset { name: "gpt2-large", config: || Config::new(50257, 1024, 36, 20, 1280) },
+    Preset { name: "gpt2-xl", config: || Config::new(50257, 1024, 48, 25, 1600) },
+    Preset { name: "llama-mini", config: llama::mini },
+    Preset { name: "smollm2-135m", config: llama::smollm2_135m },
+    Preset { name: "smollm2-360m", config: llama::smollm2_360m },
+    Preset { name: "tinyllama-1.1b", config: llama::tinyllama_1_1b },
 ];
 
 /// The parameter of an untied output projection.
 pub const HEAD: &str = "lm_head.weight";
 
-// Far beyond any GPT-2, and low enough that no product of sizes overflows 64 bits.
-const MOST_LAYERS: usize = 1 << 10;
-const MOST_WIDTH: usize = 1 << 16;
-const MOST_INNER: usize = 4 * MOST_WIDTH;
-const MOST_CONTEXT: usize = 1 << 20;
-const MOST_VOCABULARY: usize = 1 << 24;
+// Far beyond any model that fits a device, and low enough that no product of sizes overflows 64 bits.
+pub(super) const MOST_LAYERS: usize = 1 << 10;
+pub(super) const MOST_WIDTH: usize = 1 << 16;
+pub(super) const MOST_INNER: usize = 4 * MOST_WIDTH;
+pub(super) const MOST_CONTEXT: usize = 1 << 20;
+pub(super) const MOST_VOCABULARY: usize = 1 << 24;
 /// Attention kernels load heads as vectors of four and keep one row in registers.
 const MOST_HEAD_SIZE: usize = 128;
 
-impl Gpt2Config {
-    /// A model of these sizes with GPT-2's inner width, epsilon, activation and tied head, no dropout and no special tokens.
+impl Config {
+    /// A GPT-2 of these sizes with its inner width, epsilon, activation and tied head, no dropout and no special tokens.
     pub fn new(vocab_size: usize, context: usize, layers: usize, heads: usize, width: usize) -> Self {
         Self {
+            family: &gpt2::Gpt2,
             vocab_size,
             context,
             layers,
             heads,
+            kv_heads: heads,
+            head_size: if heads > 0 && width.is_multiple_of(heads) { width / heads } else { 0 },
             width,
             inner: 4 * width,
             tied: true,
-            layer_norm_epsilon: 1e-5,
-            activation: Activation::GeluTanh,
+            norm: Norm::LayerNorm,
+            norm_epsilon: 1e-5,
+            position: Position::Learned,
+            feed_forward: FeedForward::Gelu(Form::Tanh),
+            attention_bias: (true, true),
+            head_norm: false,
+            window: None,
             dropout: Dropout::default(),
             initializer_range: 0.02,
             bos_token_id: None,
@@ -118,12 +165,19 @@ impl Gpt2Config {
             let known: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
             fail!(Usage, "there is no preset {:?}; choose one of {}", one_line(name), known.join(", "));
         };
-        Ok(Self::new(p.vocab_size, p.context, p.layers, p.heads, p.width))
+        Ok((p.config)())
     }
 
-    /// Channels per attention head, C / NH.
-    pub fn head_size(&self) -> usize {
-        self.width / self.heads
+    /// This model with other sizes: heads share the width, and the feed-forward part keeps its share of it. Heads of keys
+    /// and values stay as many where they divide the heads.
+    pub fn resized(self, layers: usize, heads: usize, width: usize) -> Self {
+        let sizes = Self::new(self.vocab_size, self.context, layers, heads, width);
+        if (layers, heads, width) == (self.layers, self.heads, self.width) {
+            return self;
+        }
+        let inner = (self.inner * width).div_ceil(self.width.max(1)).next_multiple_of(4);
+        let kv_heads = if heads.is_multiple_of(self.kv_heads) { self.kv_heads } else { heads };
+        Self { layers, heads, width, head_size: sizes.head_size, kv_heads, inner, ..self }
     }
 
     /// Refuses sizes that make no model or that the kernels do not cover, as a usage error that says what to change.
@@ -133,73 +187,108 @@ impl Gpt2Config {
 
     /// Number of trainable values; an output projection that is the embedding table counts once.
     pub fn parameter_count(&self) -> u64 {
-        let [v, t, l, c, inner] =
-            [self.vocab_size, self.context, self.layers, self.width, self.inner].map(|n| n as u64);
-        let tables = if self.tied { 1 } else { 2 };
-        // Per block: 4CC attention and 2C*inner MLP weights, their biases, 4C of two layernorms. At the end 2C more.
-        tables * v * c + t * c + l * (4 * c * c + 2 * c * inner + inner + 9 * c) + 2 * c
+        self.parameters().iter().map(|(_, dims)| dims.iter().map(|&n| n as u64).product::<u64>()).sum()
     }
 
-    /// Name and shape of every parameter in Hugging Face's order, without the `transformer.` prefix. Weights of linear
-    /// layers are (inputs, outputs), that of an untied head (V, C).
+    /// Number of values in matrices that a token is multiplied by: all but norms, biases and learned positions, and the
+    /// output projection also where it is the embedding table.
+    pub fn multiplied_count(&self) -> u64 {
+        let table = (self.vocab_size * self.width) as u64;
+        let matrices = self.parameters().into_iter().filter(|(name, dims)| {
+            dims.len() > 1 && *name != self.family.embedding() && self.family.positions() != Some(name.as_str())
+        });
+        let sum: u64 = matrices.map(|(_, dims)| dims.iter().map(|&n| n as u64).product::<u64>()).sum();
+        if self.tied { sum + table } else { sum }
+    }
+
+    /// Name and shape of every parameter, in the order in which the model uses them. Names and layouts are those of Hugging
+    /// Face checkpoints, without what they put before each; see [`Config::parts`] for those that consist of several.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
-        let (c, inner) = (self.width, self.inner);
-        let mut all =
-            vec![("wte.weight".into(), vec![self.vocab_size, c]), ("wpe.weight".into(), vec![self.context, c])];
-        for layer in 0..self.layers {
-            let mut add = |name: &str, shape: &[usize]| all.push((format!("h.{layer}.{name}"), shape.to_vec()));
-            add("ln_1.weight", &[c]);
-            add("ln_1.bias", &[c]);
-            add("attn.c_attn.weight", &[c, 3 * c]);
-            add("attn.c_attn.bias", &[3 * c]);
-            add("attn.c_proj.weight", &[c, c]);
-            add("attn.c_proj.bias", &[c]);
-            add("ln_2.weight", &[c]);
-            add("ln_2.bias", &[c]);
-            add("mlp.c_fc.weight", &[c, inner]);
-            add("mlp.c_fc.bias", &[inner]);
-            add("mlp.c_proj.weight", &[inner, c]);
-            add("mlp.c_proj.bias", &[c]);
+        self.family.parameters(self)
+    }
+
+    /// The tensors of a checkpoint whose values, one after another, are those of a parameter: name and shape of each.
+    pub fn parts(&self, name: &str, dims: &[usize]) -> Vec<(String, Vec<usize>)> {
+        self.family.parts(self, name).unwrap_or_else(|| vec![(name.to_string(), dims.to_vec())])
+    }
+
+    /// Parameters as the tensors of a checkpoint, under the names that `transformers` has for them.
+    pub fn stored<'a>(&self, parameters: &[NamedTensor<'a>]) -> Vec<NamedTensor<'a>> {
+        let mut stored = vec![];
+        for (name, dims, values) in parameters {
+            let mut rest = *values;
+            for (part, dims) in self.parts(name, dims) {
+                let (values, after) = rest.split_at(dims.iter().product());
+                rest = after;
+                let name = if part == HEAD { part } else { format!("{}{part}", self.family.prefix()) };
+                stored.push((name, dims, values));
+            }
         }
-        all.push(("ln_f.weight".into(), vec![c]));
-        all.push(("ln_f.bias".into(), vec![c]));
-        if !self.tied {
-            all.push((HEAD.into(), vec![self.vocab_size, c]));
-        }
-        all
+        stored
     }
 
     /// What is wrong with the values, and what to do, or nothing.
-    fn problem(&self) -> Option<String> {
+    pub(super) fn problem(&self) -> Option<String> {
         let bounded = [
             ("layers (n_layer)", self.layers, MOST_LAYERS),
             ("width (n_embd)", self.width, MOST_WIDTH),
             ("inner width (n_inner)", self.inner, MOST_INNER),
             ("heads (n_head)", self.heads, MOST_WIDTH),
+            ("kv-heads (num_key_value_heads)", self.kv_heads, MOST_WIDTH),
             ("context (n_positions)", self.context, MOST_CONTEXT),
             ("vocabulary (vocab_size)", self.vocab_size, MOST_VOCABULARY),
+            ("window (sliding_window)", self.window.unwrap_or(1), usize::MAX),
         ];
         if let Some((name, value, most)) = bounded.into_iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
             return Some(format!("{name} is {value}, but must be from 1 to {most}"));
         }
-        if !self.width.is_multiple_of(self.heads) {
+        if self.head_size == 0 {
             return Some(format!(
                 "{} heads (n_head) do not divide a width (n_embd) of {}; choose a width that is a multiple of \
                  the heads",
                 self.heads, self.width
             ));
         }
-        if !self.head_size().is_multiple_of(4) || self.head_size() > MOST_HEAD_SIZE {
+        if !self.head_size.is_multiple_of(4) || self.head_size > MOST_HEAD_SIZE {
             return Some(format!(
                 "width {} over {} heads gives a head size of {}, but it must be a multiple of 4 up to \
                  {MOST_HEAD_SIZE}; change the heads or the width",
-                self.width,
-                self.heads,
-                self.head_size()
+                self.width, self.heads, self.head_size
             ));
         }
-        if !(self.layer_norm_epsilon > 0.0 && self.layer_norm_epsilon < 1.0) {
-            return Some(format!("layer_norm_epsilon is {}, but must lie between 0 and 1", self.layer_norm_epsilon));
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Some(format!(
+                "{} heads cannot share {} heads of keys and values (num_key_value_heads) evenly; choose a divisor of \
+                 the heads",
+                self.heads, self.kv_heads
+            ));
+        }
+        if self.norm == Norm::RmsNorm && !self.width.is_multiple_of(4) {
+            return Some(format!("rmsnorm takes a width that is a multiple of 4, not {}", self.width));
+        }
+        if !(self.norm_epsilon > 0.0 && self.norm_epsilon < 1.0) {
+            let name = match self.norm {
+                Norm::LayerNorm => "layer_norm_epsilon",
+                Norm::RmsNorm => "rms_norm_eps",
+            };
+            return Some(format!("{name} is {}, but must lie between 0 and 1", self.norm_epsilon));
+        }
+        if let Position::Rope { base, scaling } = self.position {
+            let numbers = match scaling {
+                Scaling::None => vec![],
+                Scaling::Linear { factor } => vec![factor],
+                Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, .. } => {
+                    if low_freq_factor >= high_freq_factor {
+                        return Some("rope's low_freq_factor must be less than its high_freq_factor".into());
+                    }
+                    vec![factor, low_freq_factor, high_freq_factor]
+                }
+            };
+            if let Some(wrong) = numbers.into_iter().chain([base]).find(|n| !(n.is_finite() && *n > 0.0)) {
+                return Some(format!(
+                    "a number of the rotary embedding (rope_theta, rope_scaling) is {wrong}, not above 0"
+                ));
+            }
         }
         if !(self.initializer_range.is_finite() && self.initializer_range >= 0.0) {
             return Some(format!("initializer_range is {}, but must be a number from 0 up", self.initializer_range));

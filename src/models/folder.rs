@@ -7,16 +7,15 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::config::{Gpt2Config, HEAD};
+use super::config::{Config, HEAD};
 use super::generation_config::GenerationConfig;
-use super::safetensors::PREFIX;
 use super::source::ModelSource;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::{one_line, write_bytes};
 
-pub use super::safetensors::{NamedTensor, TensorFile, WeightType, write_tensors_to, write_weights, write_weights_to};
+pub use super::safetensors::{NamedTensor, TensorFile, WeightType, write_tensors_to, write_weights};
 
 pub const CONFIG_FILE: &str = "config.json";
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -25,7 +24,7 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// Reads and checks the `config.json` of a model folder.
-pub fn read_config(folder: &Path) -> Result<Gpt2Config> {
+pub fn read_config(folder: &Path) -> Result<Config> {
     ModelSource::folder(folder).config()
 }
 
@@ -33,7 +32,7 @@ pub fn read_config(folder: &Path) -> Result<Gpt2Config> {
 /// say, the weights, and the tokenizer's files. The weights go last: a folder without them is no model yet.
 pub fn write_folder(
     folder: &Path,
-    config: &Gpt2Config,
+    config: &Config,
     tensors: &[NamedTensor],
     tokenizer: Option<&Tokenizer>,
     weights: WeightType,
@@ -42,16 +41,21 @@ pub fn write_folder(
     write_bytes(&folder.join(CONFIG_FILE), config.to_json_for(weights).as_bytes())?;
     GenerationConfig::of(config).save(folder)?;
     tokenizer.map_or(Ok(()), |tokenizer| tokenizer.save(folder))?;
-    write_weights(&folder.join(WEIGHTS_FILE), tensors, &[], weights)
+    write_weights(&folder.join(WEIGHTS_FILE), &config.stored(tensors), &[], weights)
 }
 
-/// The weights of a GPT-2 model: every parameter that the configuration asks for, and nothing else.
+/// The weights of a model: every tensor that the configuration asks for, and nothing else. Tensors are those of the files,
+/// by their names without prefix; several may be one parameter ([`Config::parts`]).
 #[derive(Debug)]
 pub struct Weights {
     files: Vec<TensorFile>,
-    /// Parameter name without prefix, to the file that holds it and its name there.
+    /// Tensor name, to the file that holds it and its name there.
     places: HashMap<String, (usize, String)>,
+    targets: Targets,
 }
+
+/// Tensor name, to the parameter that it is a part of and where in it it starts.
+type Targets = HashMap<String, (String, usize)>;
 
 /// `model.safetensors.index.json`.
 #[derive(Deserialize)]
@@ -63,9 +67,9 @@ impl Weights {
     /// Opens `model.safetensors`, or else every file that `model.safetensors.index.json` names, and checks names,
     /// shapes, types and (in files from here) checksums.
     ///
-    /// Buffers that old checkpoints carry (`attn.bias`, `attn.masked_bias`) are ignored, and so is a tied model's
-    /// `lm_head.weight`, which must equal the embedding table.
-    pub fn open(source: impl Into<ModelSource>, config: &Gpt2Config) -> Result<Self> {
+    /// Buffers that old checkpoints carry are ignored, and so is a tied model's `lm_head.weight`, which must equal the
+    /// embedding table.
+    pub fn open(source: impl Into<ModelSource>, config: &Config) -> Result<Self> {
         let source = source.into();
         let (origin, files) = if source.has(WEIGHTS_FILE) {
             (WEIGHTS_FILE, vec![source.tensors(WEIGHTS_FILE)?])
@@ -77,23 +81,24 @@ impl Weights {
     }
 
     /// Takes the weights from an open file; everything that [`Weights::open`] checks, except the checksum.
-    pub fn from_file(file: TensorFile, config: &Gpt2Config) -> Result<Self> {
+    pub fn from_file(file: TensorFile, config: &Config) -> Result<Self> {
         let path = file.path().to_path_buf();
         Self::from_files(vec![file], &path, config)
     }
 
-    fn from_files(files: Vec<TensorFile>, origin: &Path, config: &Gpt2Config) -> Result<Self> {
+    fn from_files(files: Vec<TensorFile>, origin: &Path, config: &Config) -> Result<Self> {
         let origin = origin.display();
-        let mut places = places(&files)?;
+        let mut places = places(&files, config)?;
+        let embedding = config.family.embedding();
         if config.tied
             && let Some((file, head)) = places.remove(HEAD)
-            && let Some((other, table)) = places.get("wte.weight")
+            && let Some((other, table)) = places.get(embedding)
             && !files[file].same(&head, &files[*other], table)?
         {
             let remedy = "set tie_word_embeddings to false in config.json if it is a head of its own";
-            fail!(Input, "{origin}: lm_head.weight differs from wte.weight, but the model ties them; {remedy}");
+            fail!(Input, "{origin}: lm_head.weight differs from {embedding}, but the model ties them; {remedy}");
         }
-        let expected = config.parameters();
+        let (expected, targets) = expected(config);
         let missing: Vec<_> =
             expected.iter().map(|(name, _)| name.as_str()).filter(|name| !places.contains_key(*name)).collect();
         if !missing.is_empty() {
@@ -109,10 +114,10 @@ impl Weights {
             let (file, raw) = &places[name];
             files[*file].check(raw, shape)?;
         }
-        Ok(Self { files, places })
+        Ok(Self { files, places, targets })
     }
 
-    /// The values of a parameter by its name without prefix; borrowed from the map where the file has aligned f32.
+    /// The values of a tensor; borrowed from the map where the file has aligned f32.
     pub fn read(&self, name: &str) -> Result<Cow<'_, [f32]>> {
         let (file, raw) = self.place(name)?;
         file.read(raw)
@@ -124,7 +129,15 @@ impl Weights {
         file.read_pieces(raw, take)
     }
 
-    /// Names of all parameters in the order of their bytes on disk, which is the fastest to read.
+    /// The parameter that a tensor is a part of, and where in it it starts.
+    ///
+    /// Panics if there is no such tensor.
+    pub fn target(&self, name: &str) -> (&str, usize) {
+        let (parameter, start) = &self.targets[name];
+        (parameter, *start)
+    }
+
+    /// Names of all tensors in the order of their bytes on disk, which is the fastest to read.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.places.iter().collect();
         names.sort_by_key(|(_, (file, raw))| (*file, self.files[*file].position(raw)));
@@ -134,7 +147,7 @@ impl Weights {
     fn place(&self, name: &str) -> Result<(&TensorFile, &str)> {
         match self.places.get(name) {
             Some((file, raw)) => Ok((&self.files[*file], raw)),
-            None => fail!(Input, "{} has no parameter {:?}", self.files[0].path().display(), one_line(name)),
+            None => fail!(Input, "{} has no tensor {:?}", self.files[0].path().display(), one_line(name)),
         }
     }
 }
@@ -169,13 +182,27 @@ fn open_shards(source: &ModelSource) -> Result<Vec<TensorFile>> {
     Ok(shards.into_iter().filter_map(|shard| files.remove(shard)).collect())
 }
 
-/// Maps parameter names without prefix to files and names in them, leaving out the buffers.
-fn places(files: &[TensorFile]) -> Result<HashMap<String, (usize, String)>> {
+/// Name and shape of every tensor that a model's files have, and what parameters they make.
+fn expected(config: &Config) -> (Vec<(String, Vec<usize>)>, Targets) {
+    let (mut tensors, mut targets) = (vec![], Targets::new());
+    for (parameter, dims) in config.parameters() {
+        let mut start = 0;
+        for (name, dims) in config.parts(&parameter, &dims) {
+            targets.insert(name.clone(), (parameter.clone(), start));
+            start += dims.iter().product::<usize>();
+            tensors.push((name, dims));
+        }
+    }
+    (tensors, targets)
+}
+
+/// Maps tensor names without prefix to files and names in them, leaving out the buffers.
+fn places(files: &[TensorFile], config: &Config) -> Result<HashMap<String, (usize, String)>> {
     let mut places: HashMap<String, (usize, String)> = HashMap::new();
     for (i, file) in files.iter().enumerate() {
         for raw in file.names() {
-            let name = raw.strip_prefix(PREFIX).unwrap_or(&raw);
-            if is_buffer(name) {
+            let name = raw.strip_prefix(config.family.prefix()).unwrap_or(&raw);
+            if config.family.is_buffer(name) {
                 continue;
             }
             if let Some((other, twin)) = places.get(name) {
@@ -188,12 +215,6 @@ fn places(files: &[TensorFile]) -> Result<HashMap<String, (usize, String)>> {
         }
     }
     Ok(places)
-}
-
-/// Whether a name is one of the causal-mask buffers `h.N.attn.bias` and `h.N.attn.masked_bias`.
-fn is_buffer(name: &str) -> bool {
-    let Some((layer, rest)) = name.strip_prefix("h.").and_then(|rest| rest.split_once('.')) else { return false };
-    layer.bytes().all(|byte| byte.is_ascii_digit()) && matches!(rest, "attn.bias" | "attn.masked_bias")
 }
 
 /// "h.0.ln_1.weight and 11 more"

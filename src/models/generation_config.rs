@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::config::Gpt2Config;
-use super::config::one_or_list;
+use super::config::Config;
+use super::family::one_or_list;
 use super::keys::{Found, Keys, shown};
 use super::source::ModelSource;
 use crate::error::{Error, Result};
@@ -110,7 +110,7 @@ impl GenerationConfig {
     }
 
     /// What a model's own configuration says about its texts.
-    pub fn of(config: &Gpt2Config) -> Self {
+    pub fn of(config: &Config) -> Self {
         Self { bos_token_id: config.bos_token_id, eos_token_id: config.eos_token_id.clone(), ..Self::default() }
     }
 

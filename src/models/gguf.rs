@@ -16,8 +16,9 @@ use half::f16;
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::write_atomic;
-use crate::models::config::{Activation, Gpt2Config};
+use crate::models::config::{Config, FeedForward};
 use crate::models::folder::Weights;
+use crate::ops::gelu::Form;
 use container::{ALIGNMENT, Description, Q8_BLOCK, TensorType, Value, write_head, write_padding};
 use vocabulary::Vocabulary;
 
@@ -52,17 +53,19 @@ struct Tensor {
 /// what is otherwise in the file than a reader would expect.
 pub fn write(
     path: &Path,
-    config: &Gpt2Config,
+    config: &Config,
     weights: &Weights,
     tokenizer: &[u8],
     precision: Precision,
 ) -> Result<Vec<String>> {
-    if config.activation != Activation::GeluTanh {
+    if config.family.name() != "GPT-2" || config.family.foreign(config).is_some() {
+        fail!(Input, "the model cannot be written as GGUF: only GPT-2 can; export it with --format hugging-face");
+    }
+    if config.feed_forward != FeedForward::Gelu(Form::Tanh) {
         fail!(
             Input,
-            "the model cannot be written as GGUF: its activation_function is {}, and llama.cpp's GPT-2 has gelu_new \
-             only; export it with --format hugging-face",
-            config.activation.name()
+            "the model cannot be written as GGUF: its activation_function is gelu, and llama.cpp's GPT-2 has gelu_new \
+             only; export it with --format hugging-face"
         );
     }
     let vocabulary = Vocabulary::from_json(tokenizer, config.vocab_size).map_err(|reason| {
@@ -85,7 +88,7 @@ pub fn write(
     Ok(notes(&tensors, &vocabulary, config, precision))
 }
 
-fn notes(tensors: &[Tensor], vocabulary: &Vocabulary, config: &Gpt2Config, precision: Precision) -> Vec<String> {
+fn notes(tensors: &[Tensor], vocabulary: &Vocabulary, config: &Config, precision: Precision) -> Vec<String> {
     let mut notes = Vec::new();
     let cannot_narrow = |tensor: &&Tensor| {
         let Tensor { source, description: Description { shape, .. }, .. } = tensor;
@@ -108,7 +111,7 @@ fn notes(tensors: &[Tensor], vocabulary: &Vocabulary, config: &Gpt2Config, preci
 }
 
 fn metadata<'a>(
-    config: &Gpt2Config,
+    config: &Config,
     vocabulary: &'a Vocabulary,
     precision: Precision,
     name: &'a str,
@@ -131,7 +134,7 @@ fn metadata<'a>(
         ("gpt2.feed_forward_length", number(config.inner)),
         ("gpt2.block_count", number(config.layers)),
         ("gpt2.attention.head_count", number(config.heads)),
-        ("gpt2.attention.layer_norm_epsilon", Value::F32(config.layer_norm_epsilon)),
+        ("gpt2.attention.layer_norm_epsilon", Value::F32(config.norm_epsilon)),
         ("tokenizer.ggml.model", Value::Text("gpt2")),
         ("tokenizer.ggml.pre", Value::Text("gpt-2")),
         ("tokenizer.ggml.tokens", Value::Texts(&vocabulary.tokens)),
@@ -147,12 +150,12 @@ fn metadata<'a>(
 }
 
 /// The first, where the model names several: llama.cpp has room for one.
-fn end_token(config: &Gpt2Config) -> Option<u32> {
+fn end_token(config: &Config) -> Option<u32> {
     config.eos_token_id.first().copied()
 }
 
 /// Every tensor in the order of the configuration.
-fn tensors(config: &Gpt2Config, precision: Precision) -> Result<Vec<Tensor>> {
+fn tensors(config: &Config, precision: Precision) -> Result<Vec<Tensor>> {
     let parameters = config.parameters().into_iter();
     let tensor = |(source, mut shape): (String, Vec<usize>)| {
         let Some(name) = llama_name(&source) else {

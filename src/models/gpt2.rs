@@ -3,176 +3,150 @@
 //! A decoder of `layers` blocks with layernorm **before** attention and MLP and one more at the end; learned positions; the
 //! token embedding is the output projection as well, unless the model has one of its own. Tensors carry the names and
 //! layouts of Hugging Face checkpoints.
+//!
+//! Three of its parts can be exchanged for those of later models, one at a time: the norm, the positions, and what stands
+//! between the layers of the MLP.
 
-use super::config::{Activation, Gpt2Config, HEAD};
-use crate::graph::{Graph, Shape, Tensor};
+mod json;
+
+use super::config::{Config, FeedForward, HEAD, Norm, Position};
+use super::family::Family;
+use super::folder::WeightType;
+use super::keys::{Found, Keys};
+use super::model::{Model, Past, Stored};
+use crate::graph::{Graph, Tensor};
 use crate::ops::add::Add;
-use crate::ops::attention::Attention;
-use crate::ops::attention_cached::AttentionCached;
-use crate::ops::cache_append::CacheAppend;
-use crate::ops::cross_entropy::CrossEntropy;
-use crate::ops::dropout::Dropout;
 use crate::ops::embedding::Embedding;
-use crate::ops::gelu::Form;
-use crate::ops::layernorm::LayerNorm;
-use crate::ops::matmul::Matmul;
-use rand::SeedableRng;
-use rand_distr::{Distribution, Normal};
-use rand_pcg::Pcg64;
+use crate::ops::swiglu::SwiGlu;
 
-/// What attention sees beside the positions that are fed.
-#[derive(Clone, Copy)]
-enum Past {
-    /// Nothing: sequences are whole.
-    None,
-    /// Nothing yet: sequences are whole, and their keys and values go to a cache of this many rows.
-    Kept { rows: usize },
-    /// A cache of this many rows, to which the one new position of each row is added.
-    Cached { rows: usize },
-}
+#[derive(Debug)]
+pub struct Gpt2;
 
-/// Builds a model's graph. Dropout is on only while training.
-pub struct Gpt2<'a> {
-    pub config: &'a Gpt2Config,
-    pub training: bool,
-}
-
-impl Gpt2<'_> {
-    /// Mean cross-entropy, in nats per token, of inputs `ids` (B, T) against `targets` (B, T).
-    pub fn loss(&self, g: &mut Graph, batch: usize, context: usize) -> Tensor {
-        let ids = g.input("ids", Shape::u32(&[batch, context]));
-        let targets = g.input("targets", Shape::u32(&[batch, context]));
-        let logits = self.logits(g, ids);
-        g.scope("loss");
-        g.apply(CrossEntropy, &[logits, targets])
-    }
-
-    /// Logits (B, T, V) of token ids (B, T).
-    pub fn logits(&self, g: &mut Graph, ids: Tensor) -> Tensor {
-        let x = self.hidden(g, ids, Past::None);
-        self.head(g, x)
-    }
-
-    /// Stores the keys and values of token ids (1, T), positions from 0 on, in row `Step::row` of a cache of `rows` rows.
-    pub fn prefill(&self, g: &mut Graph, ids: Tensor, rows: usize) {
-        self.hidden(g, ids, Past::Kept { rows });
-    }
-
-    /// Logits (B, 1, V) after one more token of each row, ids (B, 1), at position `Step::position` of a cache of B rows.
-    pub fn decode(&self, g: &mut Graph, ids: Tensor) -> Tensor {
-        let rows = g.shape(ids).rows();
-        let x = self.hidden(g, ids, Past::Cached { rows });
-        self.head(g, x)
-    }
-
-    /// The caches of all layers, each (rows, 2, NH, T, HS): keys, then values.
-    pub fn caches(&self, g: &mut Graph, rows: usize) -> Vec<Tensor> {
-        (0..self.config.layers).map(|layer| self.cache(g, layer, rows)).collect()
-    }
-
-    /// The output projection x W^T, where W is the token embedding unless the model has a head of its own.
-    fn head(&self, g: &mut Graph, x: Tensor) -> Tensor {
-        g.scope("lm_head");
-        let name = if self.config.tied { "wte.weight" } else { HEAD };
-        let weight = g.state(name, &[self.config.vocab_size, self.config.width]);
-        g.apply(Matmul { tb: true, ..Matmul::default() }, &[x, weight])
-    }
-
+impl Family for Gpt2 {
     /// Hidden states (B, T, C) after the last layernorm.
-    fn hidden(&self, g: &mut Graph, ids: Tensor, past: Past) -> Tensor {
-        let Gpt2Config { vocab_size: v, context, width: c, layers, dropout, .. } = *self.config;
+    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, past: Past) -> Tensor {
+        let Config { vocab_size: v, context, width: c, layers, position, .. } = *m.config;
         g.scope("embedding");
+        let time = g.shape(ids).columns();
         let wte = g.state("wte.weight", &[v, c]);
-        let wpe = g.state("wpe.weight", &[context, c]);
-        let mut x = g.apply(Embedding, &[ids, wte, wpe]); // (B, T, C)
-        x = self.dropout(g, x, dropout.embedding, 0);
+        let mut x = match position {
+            Position::Learned => {
+                let wpe = g.state("wpe.weight", &[context, c]);
+                g.apply(Embedding, &[ids, wte, wpe]) // (B, T, C)
+            }
+            Position::Rope { .. } => g.apply(Embedding, &[ids, wte]),
+        };
+        let angles = m.angles(g, time);
+        x = m.drop_embedding(g, x);
         for layer in 0..layers {
-            x = self.block(g, x, layer, past);
+            x = block(m, g, x, angles, layer, past);
         }
         g.scope("ln_f");
-        self.layernorm(g, x, "ln_f")
+        m.norm(g, x, "ln_f")
     }
 
-    /// x + attention(layernorm(x)), then x + mlp(layernorm(x)).
-    fn block(&self, g: &mut Graph, x: Tensor, layer: usize, past: Past) -> Tensor {
-        let Gpt2Config { width: c, inner, dropout, .. } = *self.config;
-        let salt = 3 * layer as u32;
-        let h = |name: &str| format!("h.{layer}.{name}");
-
-        g.scope(h("attn"));
-        let n = self.layernorm(g, x, &h("ln_1"));
-        let qkv = self.linear(g, n, &h("attn.c_attn"), c, 3 * c, None); // (B, T, 3C)
-        let y = self.attention(g, qkv, layer, past); // (B, T, C)
-        let y = self.linear(g, y, &h("attn.c_proj"), c, c, None);
-        let y = self.dropout(g, y, dropout.residual, salt + 2);
-        let x = g.apply(Add, &[x, y]);
-
-        g.scope(h("mlp"));
-        let n = self.layernorm(g, x, &h("ln_2"));
-        let y = self.linear(g, n, &h("mlp.c_fc"), c, inner, Some(self.gelu())); // (B, T, inner)
-        let y = self.linear(g, y, &h("mlp.c_proj"), inner, c, None);
-        let y = self.dropout(g, y, dropout.residual, salt + 3);
-        g.apply(Add, &[x, y])
-    }
-
-    /// Of whole sequences, or of one new position to the cache.
-    fn attention(&self, g: &mut Graph, qkv: Tensor, layer: usize, past: Past) -> Tensor {
-        let Gpt2Config { heads, dropout, .. } = *self.config;
-        if let Past::Kept { rows } | Past::Cached { rows } = past {
-            let cache = self.cache(g, layer, rows);
-            let cache = g.apply(CacheAppend, &[qkv, cache]);
-            if let Past::Cached { .. } = past {
-                return g.apply(AttentionCached { window: None }, &[qkv, cache]);
+    /// Weights of linear layers are (inputs, outputs), that of an untied head (V, C).
+    fn parameters(&self, config: &Config) -> Vec<(String, Vec<usize>)> {
+        let Config { vocab_size, context, width: c, inner, .. } = *config;
+        let mut all = vec![("wte.weight".into(), vec![vocab_size, c])];
+        if config.position == Position::Learned {
+            all.push(("wpe.weight".into(), vec![context, c]));
+        }
+        let shifted = config.norm == Norm::LayerNorm;
+        let gated = config.feed_forward == FeedForward::SwiGlu;
+        let mut add = |name: &str, shape: &[usize]| all.push((name.to_string(), shape.to_vec()));
+        let norm = |add: &mut dyn FnMut(&str, &[usize]), name: &str| {
+            add(&format!("{name}.weight"), &[c]);
+            if shifted {
+                add(&format!("{name}.bias"), &[c]);
             }
+        };
+        let linear = |add: &mut dyn FnMut(&str, &[usize]), name: &str, from: usize, to: usize| {
+            add(&format!("{name}.weight"), &[from, to]);
+            add(&format!("{name}.bias"), &[to]);
+        };
+        for layer in 0..config.layers {
+            let h = |name: &str| format!("h.{layer}.{name}");
+            norm(&mut add, &h("ln_1"));
+            linear(&mut add, &h("attn.c_attn"), c, 3 * c);
+            linear(&mut add, &h("attn.c_proj"), c, c);
+            norm(&mut add, &h("ln_2"));
+            linear(&mut add, &h("mlp.c_fc"), c, if gated { 2 * inner } else { inner });
+            linear(&mut add, &h("mlp.c_proj"), inner, c);
         }
-        let p = if self.training { dropout.attention } else { 0.0 };
-        g.apply(Attention { heads, kv_heads: heads, window: None, dropout: p, salt: 3 * layer as u32 + 1 }, &[qkv])
-    }
-
-    fn cache(&self, g: &mut Graph, layer: usize, rows: usize) -> Tensor {
-        let Gpt2Config { context, heads, .. } = *self.config;
-        g.state(&format!("cache.{rows}.h.{layer}"), &[rows, 2, heads, context, self.config.head_size()])
-    }
-
-    fn layernorm(&self, g: &mut Graph, x: Tensor, name: &str) -> Tensor {
-        let c = self.config.width;
-        let weight = g.state(&format!("{name}.weight"), &[c]);
-        let bias = g.state(&format!("{name}.bias"), &[c]);
-        g.apply(LayerNorm { eps: self.config.layer_norm_epsilon }, &[x, weight, bias])
-    }
-
-    fn linear(&self, g: &mut Graph, x: Tensor, name: &str, from: usize, to: usize, gelu: Option<Form>) -> Tensor {
-        let weight = g.state(&format!("{name}.weight"), &[from, to]);
-        let bias = g.state(&format!("{name}.bias"), &[to]);
-        g.apply(Matmul { bias: true, gelu, ..Matmul::default() }, &[x, weight, bias])
-    }
-
-    fn dropout(&self, g: &mut Graph, x: Tensor, p: f32, salt: u32) -> Tensor {
-        if self.training && p > 0.0 { g.apply(Dropout { p, salt }, &[x]) } else { x }
-    }
-
-    fn gelu(&self) -> Form {
-        match self.config.activation {
-            Activation::GeluTanh => Form::Tanh,
-            Activation::GeluErf => Form::Erf,
+        norm(&mut add, "ln_f");
+        if !config.tied {
+            add(HEAD, &[vocab_size, c]);
         }
+        all
+    }
+
+    fn name(&self) -> &'static str {
+        "GPT-2"
+    }
+
+    fn model_types(&self) -> &'static [&'static str] {
+        &["gpt2", json::ABLATION]
+    }
+
+    fn read(&self, keys: &Keys) -> Found<Config> {
+        json::read(keys)
+    }
+
+    fn write(&self, config: &Config, weights: WeightType) -> String {
+        json::write(config, weights)
+    }
+
+    fn foreign(&self, config: &Config) -> Option<&'static str> {
+        json::is_ablation(config)
+            .then_some("transformers has no GPT-2 with another norm, position or feed-forward part")
+    }
+
+    fn prefix(&self) -> &'static str {
+        "transformer."
+    }
+
+    fn embedding(&self) -> &'static str {
+        "wte.weight"
+    }
+
+    fn positions(&self) -> Option<&'static str> {
+        Some("wpe.weight")
+    }
+
+    /// The causal-mask buffers `h.N.attn.bias` and `h.N.attn.masked_bias`.
+    fn is_buffer(&self, name: &str) -> bool {
+        let Some((layer, rest)) = name.strip_prefix("h.").and_then(|rest| rest.split_once('.')) else { return false };
+        layer.bytes().all(|byte| byte.is_ascii_digit()) && matches!(rest, "attn.bias" | "attn.masked_bias")
     }
 }
 
-/// GPT-2's initial values of one parameter: normal with standard deviation `std` (0.02 in GPT-2), the projections onto the
-/// residual stream scaled by 1 / sqrt(2 * layers), biases 0, layernorm weights 1. Each tensor has a stream of its own under
-/// `seed`.
-pub fn initial_values(config: &Gpt2Config, name: &str, len: usize, std: f32, seed: u64) -> Vec<f32> {
-    if name.ends_with(".bias") {
-        return vec![0.0; len];
+/// x + attention(norm(x)), then x + mlp(norm(x)).
+fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usize, past: Past) -> Tensor {
+    let Config { width: c, inner, feed_forward, .. } = *m.config;
+    let h = |name: &str| format!("h.{layer}.{name}");
+
+    g.scope(h("attn"));
+    let n = m.norm(g, x, &h("ln_1"));
+    let mut qkv = m.linear(g, n, &h("attn.c_attn"), (c, 3 * c), Stored::InOut, true); // (B, T, 3C)
+    if let Some(angles) = angles {
+        qkv = m.turned(g, qkv, angles);
     }
-    if name.contains("ln_") {
-        return vec![1.0; len];
-    }
-    let scale = if name.ends_with("c_proj.weight") { 1.0 / (2.0 * config.layers as f64).sqrt() } else { 1.0 };
-    let normal = Normal::new(0.0, f64::from(std) * scale).expect("a finite standard deviation");
-    // FNV-1a of the name picks the stream.
-    let stream = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    let mut rng = Pcg64::seed_from_u64(seed ^ stream);
-    (0..len).map(|_| normal.sample(&mut rng) as f32).collect()
+    let y = m.attention(g, qkv, layer, past); // (B, T, C)
+    let y = m.linear(g, y, &h("attn.c_proj"), (c, c), Stored::InOut, true);
+    let y = m.drop_residual(g, y, layer, 0);
+    let x = g.apply(Add, &[x, y]);
+
+    g.scope(h("mlp"));
+    let n = m.norm(g, x, &h("ln_2"));
+    let y = match feed_forward {
+        FeedForward::Gelu(form) => m.linear_gelu(g, n, &h("mlp.c_fc"), (c, inner), form), // (B, T, inner)
+        FeedForward::SwiGlu => {
+            let y = m.linear(g, n, &h("mlp.c_fc"), (c, 2 * inner), Stored::InOut, true); // gate | up
+            g.apply(SwiGlu, &[y])
+        }
+    };
+    let y = m.linear(g, y, &h("mlp.c_proj"), (inner, c), Stored::InOut, true);
+    let y = m.drop_residual(g, y, layer, 1);
+    g.apply(Add, &[x, y])
 }

@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 use crate::files::one_line;
 
 /// A value, or what is wrong with it: a message that names the key.
-pub(super) type Found<T> = std::result::Result<T, String>;
+pub type Found<T> = std::result::Result<T, String>;
 
 /// The keys of an object; every error names its key. A null counts as absent.
-pub(super) struct Keys(Map<String, Value>);
+pub struct Keys(Map<String, Value>);
 
 impl Keys {
     /// Parses a JSON object; `expected` is the file's usual name.
@@ -16,6 +16,24 @@ impl Keys {
         serde_json::from_str(text)
             .map(Keys)
             .map_err(|error| format!("not a JSON object ({}); is this a {expected}?", one_line(&error.to_string())))
+    }
+
+    pub fn of(keys: Map<String, Value>) -> Keys {
+        Keys(keys)
+    }
+
+    /// Whether the key is there, be it with a null.
+    pub fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
+    /// The keys of an object inside.
+    pub fn object(&self, key: &str) -> Found<Option<Keys>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(keys)) => Ok(Some(Keys(keys.clone()))),
+            Some(value) => Err(format!("{key} is {}, not an object", shown(value))),
+        }
     }
 
     pub fn get(&self, key: &str) -> Option<&Value> {
@@ -58,7 +76,7 @@ impl Keys {
     /// Refuses a key whose value is not the only one that is implemented; absent is fine.
     pub fn only(&self, key: &str, supported: &Value) -> Found<()> {
         match self.get(key) {
-            Some(value) if value != supported => {
+            Some(value) if value != supported && (value.as_f64().is_none() || value.as_f64() != supported.as_f64()) => {
                 Err(format!("{key} is {}, but only {supported} is supported here", shown(value)))
             }
             _ => Ok(()),

@@ -20,8 +20,7 @@ use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::{HashingWriter, one_line};
 
-pub(super) use write::PREFIX;
-pub use write::{NamedTensor, WeightType, write_tensors_to, write_weights, write_weights_to};
+pub use write::{NamedTensor, WeightType, write_tensors_to, write_weights};
 
 /// Metadata key of the SHA-256 over all tensor bytes in file order.
 const CHECKSUM_KEY: &str = "wgpt_sha256";

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::config::Gpt2Config;
+use super::config::Config;
 use super::folder::{CONFIG_FILE, Weights};
 use super::generation_config::GenerationConfig;
 use super::safetensors::TensorFile;
@@ -37,13 +37,13 @@ impl ModelSource {
     }
 
     /// The shape of the model; everything unsupported is refused here, before any weights are opened.
-    pub fn config(&self) -> Result<Gpt2Config> {
+    pub fn config(&self) -> Result<Config> {
         let Some(text) = self.text(CONFIG_FILE)? else { return Err(self.lacks(CONFIG_FILE)) };
-        Gpt2Config::from_json(&text, &self.path(CONFIG_FILE))
+        Config::from_json(&text, &self.path(CONFIG_FILE))
     }
 
     /// The model's parameters, checked against its configuration.
-    pub fn weights(&self, config: &Gpt2Config) -> Result<Weights> {
+    pub fn weights(&self, config: &Config) -> Result<Weights> {
         Weights::open(self.clone(), config)
     }
 

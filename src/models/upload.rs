@@ -8,7 +8,8 @@ use crate::executor::Executor;
 /// host holds neither a converted nor a mapped copy of the model. Programs that hold the parameters must be loaded.
 pub fn upload(executor: &mut dyn Executor, weights: &Weights) -> Result<()> {
     for name in weights.names() {
-        weights.read_pieces(name, |at, values| executor.write_state_at(name, at, values))?;
+        let (parameter, start) = weights.target(name);
+        weights.read_pieces(name, |at, values| executor.write_state_at(parameter, start + at, values))?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
-//! embedding: y[b, t] = wte[ids[b, t]] + wpe[position + t]: token and position embedding (GPT, Radford et al. 2018, section 3.1).
+//! embedding: y[b, t] = wte[ids[b, t]] + wpe[position + t]: token and position embedding (GPT, Radford et al. 2018, section
+//! 3.1), or wte[ids[b, t]] alone.
 //!
-//!   ids (B, T) u32;  wte (V, C);  wpe (positions, C), positions >= T;  y (B, T, C)
+//!   ids (B, T) u32;  wte (V, C);  wpe (positions, C), positions >= T, where positions are learned;  y (B, T, C)
 //!   the position of the first token comes with each replay (`Step::position`): 0 but for a token after a cache
 //!
 //! Backward adds rows of dy that share a token, without atomics and in the order of their positions: a first kernel links
@@ -16,7 +17,7 @@ use crate::shader;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// y = wte[ids] + wpe.
+/// y = wte[ids] + wpe, or wte[ids] of two inputs.
 #[derive(Debug)]
 pub struct Embedding;
 
@@ -26,9 +27,12 @@ impl Op for Embedding {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        let (ids, wte, wpe) = (inputs[0], inputs[1], inputs[2]);
-        assert!(ids.dims.len() == 2 && wte.columns() == wpe.columns(), "embedding does not fit {inputs:?}");
-        assert!(ids.columns() <= wpe.rows(), "{} positions are more than the {} of wpe", ids.columns(), wpe.rows());
+        let (ids, wte) = (inputs[0], inputs[1]);
+        assert!(ids.dims.len() == 2, "embedding does not fit {inputs:?}");
+        if let Some(wpe) = inputs.get(2) {
+            assert!(wte.columns() == wpe.columns(), "embedding does not fit {inputs:?}");
+            assert!(ids.columns() <= wpe.rows(), "{} positions are more than the {} of wpe", ids.columns(), wpe.rows());
+        }
         vec![Shape::f32(&[ids.rows(), ids.columns(), wte.columns()])]
     }
 
@@ -38,19 +42,19 @@ impl Op for Embedding {
         let mut dispatches = vec![];
         for rows in limits.row_chunks(ids.len(), c as u64 * 4) {
             for tokens in limits.row_chunks(wte.rows(), c as u64 * 4) {
-                dispatches.push(
-                    elementwise(shader!("embedding"), rows.len() * c, limits)
-                        .constant("C", c)
-                        .constant("T", ids.columns())
-                        .constant("FIRST_ROW", rows.start)
-                        .constant("FIRST_TOKEN", tokens.start)
-                        .constant("TOKENS", tokens.len())
-                        .read(0)
-                        .read_range(1, bytes(&tokens, c))
-                        .read(2)
-                        .write_range(0, bytes(&rows, c))
-                        .step(),
-                );
+                let tokens = elementwise(shader!("embedding"), rows.len() * c, limits)
+                    .constant("C", c)
+                    .constant("T", ids.columns())
+                    .constant("FIRST_ROW", rows.start)
+                    .constant("FIRST_TOKEN", tokens.start)
+                    .constant("TOKENS", tokens.len())
+                    .read(0)
+                    .read_range(1, bytes(&tokens, c))
+                    .write_range(0, bytes(&rows, c));
+                dispatches.push(match shapes.inputs.len() {
+                    2 => tokens.swap("position_learned", "position_none"),
+                    _ => tokens.step().read(2),
+                });
             }
         }
         dispatches
@@ -58,32 +62,38 @@ impl Op for Embedding {
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
         let inputs = &g.nodes()[node].inputs;
-        let (vocabulary, positions) = (g.shape(inputs[1]).rows(), g.shape(inputs[2]).rows());
+        let vocabulary = g.shape(inputs[1]).rows();
+        let positions = inputs.get(2).map(|wpe| g.shape(*wpe).rows());
         let ids = inputs[0];
         let dwte = g.apply(EmbeddingBackward { vocabulary, positions, accumulate: vec![] }, &[ids, dy]);
-        vec![None, needed[1].then_some(dwte), needed[2].then_some(Tensor { slot: 1, ..dwte })]
+        let dwpe = positions.and_then(|_| needed[2].then_some(Tensor { slot: 1, ..dwte }));
+        [None, needed[1].then_some(dwte), dwpe].into_iter().take(needed.len()).collect()
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
         let (t, c) = (shapes.inputs[0].columns(), shapes.inputs[1].columns());
         for (row, (y, id)) in outputs[0].chunks_mut(c).zip(as_ids(inputs[0])).enumerate() {
             let token = &inputs[1][*id as usize * c..][..c];
-            let position = &inputs[2][(step.position as usize + row % t) * c..][..c];
-            y.iter_mut().zip(token).zip(position).for_each(|((y, token), position)| *y = token + position);
+            y.copy_from_slice(token);
+            if let Some(wpe) = inputs.get(2) {
+                let position = &wpe[(step.position as usize + row % t) * c..][..c];
+                y.iter_mut().zip(position).for_each(|(y, position)| *y += position);
+            }
         }
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
         let y = shapes.outputs[0];
-        Cost { flops: y.len() as u64, size_bytes: 2 * y.size_bytes() + shapes.inputs[2].size_bytes() }
+        let positions = shapes.inputs.get(2).map_or(0, |wpe| wpe.size_bytes());
+        Cost { flops: y.len() as u64, size_bytes: 2 * y.size_bytes() + positions }
     }
 }
 
-/// dwte (V, C) and dwpe (positions, C) from dy (B, T, C).
+/// dwte (V, C) and, where positions are learned, dwpe (positions, C) from dy (B, T, C).
 #[derive(Clone, Debug)]
 pub struct EmbeddingBackward {
     pub vocabulary: usize,
-    pub positions: usize,
+    pub positions: Option<usize>,
     /// Slots that are added into the inputs from the third on, in this order.
     pub accumulate: Vec<usize>,
 }
@@ -109,15 +119,17 @@ impl Op for EmbeddingBackward {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let c = inputs[1].columns();
         assert!(inputs[0].len() == inputs[1].rows(), "embedding_backward does not fit {inputs:?}");
-        vec![Shape::f32(&[self.vocabulary, c]), Shape::f32(&[self.positions, c]), Shape::u32(&[inputs[0].len()])]
+        let tables = [Some(self.vocabulary), self.positions].into_iter().flatten();
+        tables.map(|rows| Shape::f32(&[rows, c])).chain([Shape::u32(&[inputs[0].len()])]).collect()
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let (ids, c) = (shapes.inputs[0], shapes.inputs[1].columns());
         let (rows, t) = (ids.len(), ids.columns());
-        let mut dispatches = self.clear(0, shapes.outputs[0], limits);
-        dispatches.extend(self.clear(1, shapes.outputs[1], limits));
-        dispatches.push(elementwise(shader!("embedding_link"), rows, limits).read(0).write(2));
+        let next = shapes.outputs.len() - 1;
+        let mut dispatches: Vec<Dispatch> =
+            (0..next).flat_map(|slot| self.clear(slot, shapes.outputs[slot], limits)).collect();
+        dispatches.push(elementwise(shader!("embedding_link"), rows, limits).read(0).write(next));
         for dy in limits.row_chunks(rows, c as u64 * 4) {
             for tokens in limits.row_chunks(self.vocabulary, c as u64 * 4) {
                 dispatches.push(
@@ -130,21 +142,23 @@ impl Op for EmbeddingBackward {
                         .constant("TOKENS", tokens.len())
                         .constant("THREADS", limits.row_threads())
                         .read(0)
-                        .read_back(2)
+                        .read_back(next)
                         .read_range(1, bytes(&dy, c))
                         .write_range(0, bytes(&tokens, c))
                         .groups(limits.fold(rows)),
                 );
             }
-            dispatches.push(
-                elementwise(shader!("embedding_backward_position"), t * c, limits)
-                    .constant("C", c)
-                    .constant("T", t)
-                    .constant("FIRST_ROW", dy.start)
-                    .constant("DY_ROWS", dy.len())
-                    .read_range(1, bytes(&dy, c))
-                    .write(1),
-            );
+            if self.positions.is_some() {
+                dispatches.push(
+                    elementwise(shader!("embedding_backward_position"), t * c, limits)
+                        .constant("C", c)
+                        .constant("T", t)
+                        .constant("FIRST_ROW", dy.start)
+                        .constant("DY_ROWS", dy.len())
+                        .read_range(1, bytes(&dy, c))
+                        .write(1),
+                );
+            }
         }
         dispatches
     }
@@ -159,14 +173,13 @@ impl Op for EmbeddingBackward {
             let keep = self.accumulate.contains(&slot);
             output.iter().map(|v| if keep { f64::from(*v) } else { 0.0 }).collect()
         };
-        let (mut dwte, mut dwpe) = (start(0, &outputs[0]), start(1, &outputs[1]));
+        let mut sums: Vec<_> = (0..outputs.len() - 1).map(|slot| start(slot, &outputs[slot])).collect();
         for (row, (dy, id)) in inputs[1].chunks(c).zip(as_ids(inputs[0])).enumerate() {
-            for (i, d) in dy.iter().enumerate() {
-                dwte[*id as usize * c + i] += f64::from(*d);
-                dwpe[row % t * c + i] += f64::from(*d);
+            for (sums, at) in sums.iter_mut().zip([*id as usize, row % t]) {
+                sums[at * c..].iter_mut().zip(dy).for_each(|(sum, d)| *sum += f64::from(*d));
             }
         }
-        for (output, sums) in outputs.iter_mut().zip([dwte, dwpe]) {
+        for (output, sums) in outputs.iter_mut().zip(sums) {
             output.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum as f32);
         }
     }
@@ -182,7 +195,8 @@ impl Op for EmbeddingBackward {
 
     fn accumulating(&self, slot: usize) -> Option<Arc<dyn Op>> {
         let accumulate = self.accumulate.iter().copied().chain([slot]).collect();
-        let can = slot < 2 && !self.accumulate.contains(&slot);
+        let tables = 1 + usize::from(self.positions.is_some());
+        let can = slot < tables && !self.accumulate.contains(&slot);
         can.then(|| Arc::new(EmbeddingBackward { accumulate, ..self.clone() }) as Arc<dyn Op>)
     }
 
@@ -211,6 +225,16 @@ pub const CASES: &[Case] = &[
         inputs: &[(&[3, 17], Draw::Ids(11)), (&[11, 67], Draw::Uniform(1.0)), (&[20, 67], Draw::Uniform(1.0))],
         gradient: true,
         position: 0,
+        atol: 3e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "embedding without positions 3x17 of 11x67",
+        op: || Arc::new(Embedding),
+        inputs: &[(&[3, 17], Draw::Ids(11)), (&[11, 67], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 3,
         atol: 3e-6,
         rtol: 1e-6,
         reason: SUM,

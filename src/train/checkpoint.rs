@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::{HashingWriter, TEMPORARY_PREFIX, one_line, sync_directory, write_atomic, write_synced};
-use crate::models::config::Gpt2Config;
+use crate::models::config::Config;
 use crate::models::folder::{self, CONFIG_FILE, NamedTensor, TOKENIZER_FILE, TensorFile, WEIGHTS_FILE, Weights};
 
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -57,7 +57,7 @@ pub enum Mode {
 pub struct Checkpoint<'a, T> {
     /// Optimizer steps done.
     pub step: u64,
-    pub config: &'a Gpt2Config,
+    pub config: &'a Config,
     /// The bytes of `tokenizer.json`.
     pub tokenizer: &'a [u8],
     /// Parameters by their names without prefix.
@@ -71,7 +71,7 @@ pub struct Checkpoint<'a, T> {
 #[derive(Debug)]
 pub struct LoadedCheckpoint {
     pub step: u64,
-    pub config: Gpt2Config,
+    pub config: Config,
     pub tokenizer: Vec<u8>,
     pub weights: Weights,
     pub optimizer: TensorFile,
@@ -315,7 +315,7 @@ fn write_checkpoint<T: Serialize>(directory: &Path, checkpoint: &Checkpoint<T>) 
         io::Result::Ok(())
     };
     add(CONFIG_FILE, &mut |w| w.write_all(config.to_json().as_bytes()))?;
-    add(WEIGHTS_FILE, &mut |w| folder::write_weights_to(w, parameters, &notes))?;
+    add(WEIGHTS_FILE, &mut |w| folder::write_tensors_to(w, &config.stored(parameters), &notes))?;
     add(TOKENIZER_FILE, &mut |w| w.write_all(tokenizer))?;
     add(OPTIMIZER_FILE, &mut |w| folder::write_tensors_to(w, optimizer, &notes))?;
     add(TRAINER_FILE, &mut |w| w.write_all(&trainer))?;

@@ -4,7 +4,8 @@ use super::graph::Optimizer;
 use super::schedule::{Schedule, ScheduleKind};
 use crate::error::Result;
 use crate::fail;
-use crate::models::config::{Dropout, Gpt2Config};
+use crate::models::config::{Config, Dropout, FeedForward, Norm, Position};
+use crate::ops::rope::Scaling;
 use serde::{Deserialize, Serialize};
 
 /// Floating-point format of a run.
@@ -17,11 +18,32 @@ pub enum Precision {
     Mixed,
 }
 
+/// How a model of this program's own knows where a token stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PositionKind {
+    /// A learned vector per position.
+    Learned,
+    /// Rotary embedding of queries and keys, base 10,000.
+    Rope,
+}
+
+/// What stands between the layers of a feed-forward part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum FeedForwardKind {
+    Gelu,
+    /// Of two thirds of the channels, so that the parameters stay as many.
+    SwiGlu,
+}
+
 /// Every choice of a run, each a key of the configuration file and a flag; what is left out follows from the preset.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Choices {
-    /// Named model size: demo, char, gpt2, gpt2-medium, gpt2-large, gpt2-xl [default: demo]
+    /// Named model: demo, char, gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-mini, smollm2-135m, smollm2-360m,
+    /// tinyllama-1.1b [default: demo]
     #[arg(long)]
     pub preset: Option<String>,
     /// Transformer blocks
@@ -30,12 +52,24 @@ pub struct Choices {
     /// Attention heads per block
     #[arg(long)]
     pub heads: Option<usize>,
+    /// Heads of keys and values in a llama preset, each shared by several attention heads
+    #[arg(long)]
+    pub kv_heads: Option<usize>,
     /// Channels of the residual stream
     #[arg(long)]
     pub width: Option<usize>,
     /// Tokens per sequence
     #[arg(long)]
     pub context: Option<usize>,
+    /// Norm of a GPT-2 preset [default: layernorm]
+    #[arg(long, value_enum)]
+    pub norm: Option<Norm>,
+    /// Positions of a GPT-2 preset [default: learned]
+    #[arg(long, value_enum)]
+    pub position: Option<PositionKind>,
+    /// Feed-forward part of a GPT-2 preset [default: gelu]
+    #[arg(long, value_enum)]
+    pub feed_forward: Option<FeedForwardKind>,
     /// Sequences per micro-batch
     #[arg(long)]
     pub batch: Option<usize>,
@@ -104,8 +138,16 @@ pub struct Settings {
     pub preset: String,
     pub layers: usize,
     pub heads: usize,
+    #[serde(default)]
+    pub kv_heads: Option<usize>,
     pub width: usize,
     pub context: usize,
+    #[serde(default)]
+    pub norm: Option<Norm>,
+    #[serde(default)]
+    pub position: Option<PositionKind>,
+    #[serde(default)]
+    pub feed_forward: Option<FeedForwardKind>,
     pub batch: usize,
     pub accumulate: usize,
     pub steps: u64,
@@ -146,7 +188,7 @@ impl Recipe {
     fn of(preset: &str) -> Recipe {
         match preset {
             // Chosen by trial: grammatical samples within three minutes on two CPU cores.
-            "demo" => Recipe {
+            "demo" | "llama-mini" => Recipe {
                 batch: 4,
                 accumulate: 1,
                 steps: 1400,
@@ -198,8 +240,12 @@ impl Choices {
             preset: self.preset.or(other.preset),
             layers: self.layers.or(other.layers),
             heads: self.heads.or(other.heads),
+            kv_heads: self.kv_heads.or(other.kv_heads),
             width: self.width.or(other.width),
             context: self.context.or(other.context),
+            norm: self.norm.or(other.norm),
+            position: self.position.or(other.position),
+            feed_forward: self.feed_forward.or(other.feed_forward),
             batch: self.batch.or(other.batch),
             accumulate: self.accumulate.or(other.accumulate),
             steps: self.steps.or(other.steps),
@@ -224,11 +270,11 @@ impl Choices {
     }
 
     /// Fills in the preset's defaults, or those of the model that is continued, and checks what is there.
-    pub fn resolve(self, init: Option<&Gpt2Config>) -> Result<Settings> {
+    pub fn resolve(self, init: Option<&Config>) -> Result<Settings> {
         let preset = self.preset.unwrap_or_else(|| "demo".into());
         let base = match init {
             Some(config) => config.clone(),
-            None => Gpt2Config::preset(&preset)?,
+            None => Config::preset(&preset)?,
         };
         let recipe = Recipe::of(&preset);
         let lr = self.lr.unwrap_or(recipe.lr);
@@ -236,8 +282,12 @@ impl Choices {
         let settings = Settings {
             layers: self.layers.unwrap_or(base.layers),
             heads: self.heads.unwrap_or(base.heads),
+            kv_heads: self.kv_heads,
             width: self.width.unwrap_or(base.width),
             context: self.context.unwrap_or(base.context),
+            norm: self.norm,
+            position: self.position,
+            feed_forward: self.feed_forward,
             batch: self.batch.unwrap_or(recipe.batch),
             accumulate: self.accumulate.unwrap_or(recipe.accumulate),
             steps,
@@ -268,7 +318,7 @@ impl Choices {
 }
 
 impl Settings {
-    fn check(&self, init: Option<&Gpt2Config>) -> Result<()> {
+    fn check(&self, init: Option<&Config>) -> Result<()> {
         let positive = [("batch", self.batch as u64), ("accumulate", self.accumulate as u64), ("steps", self.steps)];
         for (name, value) in positive.into_iter().chain([("eval-batches", self.eval_batches)]) {
             if value == 0 {
@@ -302,18 +352,53 @@ impl Settings {
                     init.context
                 );
             }
+            let parts = [self.norm.is_some(), self.position.is_some(), self.feed_forward.is_some()];
+            if parts.contains(&true) || self.kv_heads.is_some() {
+                fail!(
+                    Usage,
+                    "the model given with --init has its own parts: leave out --norm, --position, --feed-forward, --kv-heads"
+                );
+            }
         }
         Ok(())
     }
 
     /// The model that these settings describe, for a vocabulary.
-    pub fn config(&self, vocab_size: usize) -> Result<Gpt2Config> {
-        let mut config = Gpt2Config::new(vocab_size, self.context, self.layers, self.heads, self.width);
-        let p = self.dropout;
-        config.dropout = Dropout { embedding: p, attention: p, residual: p };
-        config.initializer_range = self.init_std;
+    pub fn config(&self, vocab_size: usize) -> Result<Config> {
+        let mut config = Config::preset(&self.preset)?.resized(self.layers, self.heads, self.width);
+        (config.vocab_size, config.context) = (vocab_size, self.context);
+        (config.dropout, config.initializer_range) = (self.dropout(), self.init_std);
+        self.exchange(&mut config)?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// Puts in the parts that are not the preset's.
+    fn exchange(&self, config: &mut Config) -> Result<()> {
+        let is_gpt2 = config.family.name() == "GPT-2";
+        if is_gpt2 && self.kv_heads.is_some() {
+            fail!(Usage, "--kv-heads is for llama presets: every head of GPT-2 has its own keys and values");
+        }
+        let parts = [self.norm.is_some(), self.position.is_some(), self.feed_forward.is_some()];
+        if !is_gpt2 && parts.contains(&true) {
+            let preset = &self.preset;
+            fail!(Usage, "--norm, --position and --feed-forward are for GPT-2 presets: {preset} has its own parts");
+        }
+        config.kv_heads = self.kv_heads.unwrap_or(config.kv_heads);
+        config.norm = self.norm.unwrap_or(config.norm);
+        if self.position == Some(PositionKind::Rope) {
+            config.position = Position::Rope { base: 10_000.0, scaling: Scaling::None };
+        }
+        if self.feed_forward == Some(FeedForwardKind::SwiGlu) {
+            config.feed_forward = FeedForward::SwiGlu;
+            config.inner = (2 * config.inner).div_ceil(3).next_multiple_of(4);
+        }
+        Ok(())
+    }
+
+    /// The same probability everywhere.
+    pub fn dropout(&self) -> Dropout {
+        Dropout { embedding: self.dropout, attention: self.dropout, residual: self.dropout }
     }
 
     pub fn schedule(&self) -> Schedule {

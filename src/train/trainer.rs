@@ -11,9 +11,10 @@ use crate::executor::{Executor, Program};
 use crate::fail;
 use crate::graph::memory::Class;
 use crate::graph::{Graph, Limits, Plan, Step};
-use crate::models::config::Gpt2Config;
+use crate::models::config::Config;
 use crate::models::folder::{NamedTensor, Weights};
-use crate::models::gpt2::{Gpt2, initial_values};
+use crate::models::initial::initial_values;
+use crate::models::model::Model;
 use crate::models::upload::upload;
 use crate::ops::global_norm::report;
 use serde::{Deserialize, Serialize};
@@ -36,13 +37,13 @@ pub struct Blueprint {
 
 impl Blueprint {
     /// Plans a run for a device's limits, before anything is allocated.
-    pub fn new(config: &Gpt2Config, settings: &Settings, limits: &Limits) -> Result<Blueprint> {
+    pub fn new(config: &Config, settings: &Settings, limits: &Limits) -> Result<Blueprint> {
         let (batch, context) = (settings.batch, settings.context);
         let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-            Gpt2 { config, training: true }.loss(g, batch, context)
+            Model { config, training: true }.loss(g, batch, context)
         });
         let mut evaluation = Graph::new();
-        let loss = Gpt2 { config, training: false }.loss(&mut evaluation, batch, context);
+        let loss = Model { config, training: false }.loss(&mut evaluation, batch, context);
         evaluation.output("loss", loss);
         let training_plan = Plan::new(&training.graph, limits)?;
         let evaluation_plan = Plan::new(&evaluation, limits)?;
@@ -74,7 +75,7 @@ pub struct TrainerState {
 /// A run on a device.
 pub struct Trainer {
     executor: Box<dyn Executor>,
-    config: Gpt2Config,
+    config: Config,
     settings: Settings,
     training: TrainingGraph,
     train: Program,
@@ -96,7 +97,7 @@ impl Trainer {
     pub fn new(
         mut executor: Box<dyn Executor>,
         blueprint: Blueprint,
-        config: Gpt2Config,
+        config: Config,
         settings: Settings,
         (training, validation): (Arc<Tokens>, Arc<Tokens>),
     ) -> Result<Trainer> {
@@ -125,7 +126,7 @@ impl Trainer {
         })
     }
 
-    /// Sets GPT-2's initial values, seeded.
+    /// Sets initial values, seeded.
     pub fn initialise(&mut self) -> Result<()> {
         for (name, dims) in self.config.parameters() {
             let values =
@@ -287,7 +288,7 @@ impl Trainer {
         &self.settings
     }
 
-    pub fn config(&self) -> &Gpt2Config {
+    pub fn config(&self) -> &Config {
         &self.config
     }
 
@@ -312,7 +313,7 @@ pub fn trainer_state(checkpoint: &LoadedCheckpoint) -> Result<TrainerState> {
 
 /// Fails where a software adapter or the CPU would need more memory than the machine has free, saying what would fit.
 pub fn check_memory(
-    config: &Gpt2Config,
+    config: &Config,
     settings: &Settings,
     limits: &Limits,
     available_bytes: Option<u64>,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::models::config::Gpt2Config;
+use wgpt::models::config::Config;
 use wgpt::models::folder::{Weights, read_config};
 use wgpt::models::safetensors::{TensorFile, WeightType, write_weights};
 
@@ -14,7 +14,7 @@ impl Place {
     /// With a model in `model`.
     fn new() -> Place {
         let place = Place(tempfile::tempdir().unwrap());
-        let config = Gpt2Config { bos_token_id: Some(3), ..Gpt2Config::new(256, 8, 2, 2, 16) };
+        let config = Config { bos_token_id: Some(3), ..Config::new(256, 8, 2, 2, 16) };
         let values: Vec<Vec<f32>> = config
             .parameters()
             .iter()
@@ -22,8 +22,13 @@ impl Place {
             .collect();
         let tensors = config.parameters().into_iter().zip(&values).map(|((n, s), v)| (n, s, v.as_slice()));
         std::fs::create_dir(place.path("model")).unwrap();
-        write_weights(&place.path("model/model.safetensors"), &tensors.collect::<Vec<_>>(), &[], WeightType::F32)
-            .unwrap();
+        write_weights(
+            &place.path("model/model.safetensors"),
+            &config.stored(&tensors.collect::<Vec<_>>()),
+            &[],
+            WeightType::F32,
+        )
+        .unwrap();
         place.write("model/config.json", &config.to_json());
         Tokenizer::bytes().unwrap().save(&place.path("model")).unwrap();
         place.write("model/generation_config.json", "{\"do_sample\": true}");

@@ -6,9 +6,10 @@ use wgpt::generate::beam::{BeamOptions, BeamSearch, EarlyStopping, Next};
 use wgpt::generate::{Draw, Generator, Token};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
-use wgpt::models::config::Gpt2Config;
+use wgpt::models::config::Config;
 use wgpt::models::folder::{Weights, read_config};
-use wgpt::models::gpt2::{Gpt2, initial_values};
+use wgpt::models::initial::initial_values;
+use wgpt::models::model::Model;
 use wgpt::ops::case::check_close;
 use wgpt::ops::next_token::{NextToken, seen_words};
 use wgpt::reference::Cpu;
@@ -16,8 +17,8 @@ use wgpt::reference::Cpu;
 const VOCABULARY: usize = 11;
 const CONTEXT: usize = 40;
 
-fn config() -> Gpt2Config {
-    Gpt2Config::new(VOCABULARY, CONTEXT, 2, 2, 16)
+fn config() -> Config {
+    Config::new(VOCABULARY, CONTEXT, 2, 2, 16)
 }
 
 fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
@@ -48,7 +49,7 @@ impl Uncached {
         let config = config();
         let mut g = Graph::new();
         let input = g.input("ids", Shape::u32(&[1, CONTEXT]));
-        let logits = Gpt2 { config: &config, training: false }.logits(&mut g, input);
+        let logits = Model { config: &config, training: false }.logits(&mut g, input);
         g.output("logits", logits);
         let plan = Plan::new(&g, device.limits()).unwrap();
         Uncached(device.load(&g, plan).unwrap())

@@ -8,10 +8,11 @@ use rand_pcg::Pcg64;
 use serde_json::{Value as Json, json};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Error;
-use wgpt::models::config::{Activation, Gpt2Config};
+use wgpt::models::config::{Config, FeedForward};
 use wgpt::models::folder::Weights;
 use wgpt::models::gguf::{Precision, write};
 use wgpt::models::safetensors::{WeightType, write_weights};
+use wgpt::ops::gelu::Form;
 
 /// A metadata value.
 #[derive(Debug, PartialEq)]
@@ -175,12 +176,12 @@ fn bpe() -> Json {
 /// A model folder with random weights.
 struct Model {
     folder: tempfile::TempDir,
-    config: Gpt2Config,
+    config: Config,
     values: BTreeMap<String, Vec<f32>>,
 }
 
 impl Model {
-    fn new(config: Gpt2Config) -> Model {
+    fn new(config: Config) -> Model {
         let mut rng = Pcg64::seed_from_u64(7);
         let mut value = || (rng.random::<f32>() - 0.5) * 10f32.powi(rng.random_range(-9..1));
         let shapes = config.parameters();
@@ -221,14 +222,14 @@ impl Model {
     }
 }
 
-fn small() -> Gpt2Config {
-    let mut config = Gpt2Config::new(261, 24, 2, 2, 64);
-    config.layer_norm_epsilon = 3e-5;
+fn small() -> Config {
+    let mut config = Config::new(261, 24, 2, 2, 64);
+    config.norm_epsilon = 3e-5;
     config
 }
 
 /// llama.cpp's names, from its converter.
-fn names(config: &Gpt2Config) -> Vec<(String, String)> {
+fn names(config: &Config) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = [
         ("wte.weight", "token_embd.weight"),
         ("wpe.weight", "position_embd.weight"),
@@ -280,7 +281,7 @@ fn compare(model: &Model, file: &File, matrices: u32) -> f32 {
 
 #[test]
 fn metadata_tokens_and_values_are_what_llama_cpp_reads() {
-    let model = Model::new(Gpt2Config { inner: 160, tied: false, ..small() });
+    let model = Model::new(Config { inner: 160, tied: false, ..small() });
     let file = model.written(&bpe(), Precision::F32);
     compare(&model, &file, 0);
     assert_eq!(file.tensors["output.weight"].sizes, [64, 261]);
@@ -337,7 +338,7 @@ fn halves_and_blocks_are_rounded_to_the_nearest() {
 
 #[test]
 fn rows_that_make_no_whole_blocks_stay_f32_and_that_is_said() {
-    let model = Model::new(Gpt2Config::new(259, 8, 1, 2, 24));
+    let model = Model::new(Config::new(259, 8, 1, 2, 24));
     let notes = model.write(&bpe(), Precision::Q8_0).unwrap();
     let file = read(&model.path("model.gguf"));
     // Width 24 is not a multiple of 32; the inner width of 96 is.
@@ -349,7 +350,7 @@ fn rows_that_make_no_whole_blocks_stay_f32_and_that_is_said() {
 
 #[test]
 fn the_bytes_tokenizer_ends_texts_with_the_byte_that_no_text_has() {
-    let model = Model::new(Gpt2Config::new(256, 8, 1, 2, 32));
+    let model = Model::new(Config::new(256, 8, 1, 2, 32));
     let bytes: Json = serde_json::from_slice(Tokenizer::bytes().unwrap().json()).unwrap();
     let notes = model.write(&bytes, Precision::F32).unwrap();
     let file = read(&model.path("model.gguf"));
@@ -357,7 +358,7 @@ fn the_bytes_tokenizer_ends_texts_with_the_byte_that_no_text_has() {
     assert_eq!(file.metadata["tokenizer.ggml.eos_token_id"], Value::U32(0), "not llama.cpp's default, 11");
     assert!(notes.len() == 1 && notes[0].contains("token 0"), "{notes:?}");
 
-    let named = Gpt2Config { eos_token_id: vec![65, 66], ..Gpt2Config::new(256, 8, 1, 2, 32) };
+    let named = Config { eos_token_id: vec![65, 66], ..Config::new(256, 8, 1, 2, 32) };
     let file = Model::new(named).written(&bytes, Precision::F32);
     assert_eq!(file.metadata["tokenizer.ggml.eos_token_id"], Value::U32(65), "the first of the model's own");
 }
@@ -370,11 +371,11 @@ fn what_llama_cpp_cannot_express_is_refused_in_one_sentence() {
         *json.pointer_mut(pointer).unwrap() = value;
         json
     };
-    let erf = Gpt2Config { activation: Activation::GeluErf, ..small() };
+    let erf = Config { feed_forward: FeedForward::Gelu(Form::Erf), ..small() };
     let cases = [
         (small(), chars, "WordLevel"),
         (erf, bpe(), "gelu_new only"),
-        (Gpt2Config::new(258, 8, 1, 2, 32), bpe(), "token id 258"),
+        (Config::new(258, 8, 1, 2, 32), bpe(), "token id 258"),
         (small(), change("/normalizer", json!({"type": "Lowercase"})), "normalizer"),
         (small(), change("/pre_tokenizer", json!(null)), "ByteLevel"),
         (small(), change("/pre_tokenizer/add_prefix_space", true.into()), "add_prefix_space"),

@@ -6,8 +6,8 @@ use wgpt::data::IGNORED;
 use wgpt::executor::{Executor, Program};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
-use wgpt::models::config::Gpt2Config;
-use wgpt::models::gpt2::Gpt2;
+use wgpt::models::config::Config;
+use wgpt::models::model::Model;
 use wgpt::ops::case::check_close;
 use wgpt::ops::global_norm::report;
 use wgpt::reference::Cpu;
@@ -40,8 +40,8 @@ impl Fixture {
     }
 }
 
-fn config() -> Gpt2Config {
-    Gpt2Config::new(61, TIME, 2, 2, 32)
+fn config() -> Config {
+    Config::new(61, TIME, 2, 2, 32)
 }
 
 fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
@@ -64,7 +64,7 @@ fn training(device: &mut dyn Executor) -> Program {
     let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_norm: 0.5, accumulate: 1 };
     let config = config();
     let t = TrainingGraph::new(&config.parameters(), &optimizer, |g| {
-        Gpt2 { config: &config, training: true }.loss(g, BATCH, TIME)
+        Model { config: &config, training: true }.loss(g, BATCH, TIME)
     });
     let plan = Plan::new(&t.graph, device.limits()).unwrap();
     device.load(&t.graph, plan).unwrap()
@@ -80,7 +80,7 @@ fn logits_and_loss_agree_with_pytorch() {
     let fixture = Fixture::open();
     for (label, mut device) in devices() {
         let config = config();
-        let model = Gpt2 { config: &config, training: false };
+        let model = Model { config: &config, training: false };
         let mut g = Graph::new();
         let loss = model.loss(&mut g, BATCH, TIME);
         g.output("loss", loss);

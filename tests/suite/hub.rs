@@ -15,7 +15,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::hub::{Download, Hub, is_name};
-use wgpt::models::config::Gpt2Config;
+use wgpt::models::config::Config;
 use wgpt::models::safetensors::{WeightType, write_weights};
 
 const NAME: &str = "some-org/tiny";
@@ -369,7 +369,7 @@ fn wgpt(folder: &Path, endpoint: &str, more: &[(&str, &str)], arguments: &str) -
 #[test]
 fn commands_take_hub_names_and_a_folder_of_that_name_wins() {
     let place = tempfile::tempdir().unwrap();
-    let config = Gpt2Config::new(256, 8, 1, 2, 16);
+    let config = Config::new(256, 8, 1, 2, 16);
     let model = place.path().join("source");
     std::fs::create_dir(&model).unwrap();
     let values: Vec<_> = config
@@ -381,7 +381,7 @@ fn commands_take_hub_names_and_a_folder_of_that_name_wins() {
         })
         .collect();
     let tensors: Vec<_> = values.iter().map(|(n, s, v)| (n.clone(), s.clone(), v.as_slice())).collect();
-    write_weights(&model.join(WEIGHTS), &tensors, &[], WeightType::F32).unwrap();
+    write_weights(&model.join(WEIGHTS), &config.stored(&tensors), &[], WeightType::F32).unwrap();
     std::fs::write(model.join("config.json"), config.to_json()).unwrap();
     std::fs::write(model.join("tokenizer.json"), Tokenizer::bytes().unwrap().json()).unwrap();
     let read = |name: &str| std::fs::read(model.join(name)).unwrap();

@@ -11,13 +11,14 @@ use wgpt::error::Error;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
-use wgpt::models::config::{Activation, Gpt2Config};
+use wgpt::models::config::{Config, FeedForward};
 use wgpt::models::folder::{NamedTensor, TensorFile, WeightType, Weights, read_config, write_folder, write_weights};
 use wgpt::models::generation_config::{EarlyStopping, GenerationConfig};
-use wgpt::models::gpt2::Gpt2;
+use wgpt::models::model::Model;
 use wgpt::models::source::ModelSource;
 use wgpt::models::upload::upload;
 use wgpt::ops::case::check_close;
+use wgpt::ops::gelu::Form;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{Optimizer, TrainingGraph};
 
@@ -40,23 +41,17 @@ fn case(name: &str) -> PathBuf {
     fixture("gpt2_random").join(name)
 }
 
-fn open(folder: &Path) -> (Gpt2Config, Weights) {
+fn open(folder: &Path) -> (Config, Weights) {
     let config = read_config(folder).unwrap();
     let weights = Weights::open(folder, &config).unwrap();
     (config, weights)
 }
 
 /// Logits (B, T, V) of ids (B, T).
-fn logits(
-    device: &mut dyn Executor,
-    config: &Gpt2Config,
-    weights: &Weights,
-    ids: &[u32],
-    shape: [usize; 2],
-) -> Vec<f32> {
+fn logits(device: &mut dyn Executor, config: &Config, weights: &Weights, ids: &[u32], shape: [usize; 2]) -> Vec<f32> {
     let mut g = Graph::new();
     let input = g.input("ids", Shape::u32(&shape));
-    let logits = Gpt2 { config, training: false }.logits(&mut g, input);
+    let logits = Model { config, training: false }.logits(&mut g, input);
     g.output("logits", logits);
     let plan = Plan::new(&g, device.limits()).unwrap();
     let program = device.load(&g, plan).unwrap();
@@ -104,12 +99,12 @@ fn logits_of_every_folder_are_those_of_pytorch() {
 #[test]
 fn a_tied_tables_gradient_is_the_sum_of_what_an_untied_models_two_get() {
     let (untied, weights) = open(&case("inner_50_gelu"));
-    let (tied, untied) = (untied.clone(), Gpt2Config { tied: false, ..untied });
+    let (tied, untied) = (untied.clone(), Config { tied: false, ..untied });
     let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_norm: 0.0, accumulate: 1 };
     let ids: Vec<u32> = (0..24).map(|i| i * 37 % 257).collect();
-    let gradients = |config: &Gpt2Config, names: &[&str]| -> Vec<Vec<f32>> {
+    let gradients = |config: &Config, names: &[&str]| -> Vec<Vec<f32>> {
         let mut device = Gpu::open("auto").unwrap();
-        let loss = |g: &mut Graph| Gpt2 { config, training: true }.loss(g, 2, 12);
+        let loss = |g: &mut Graph| Model { config, training: true }.loss(g, 2, 12);
         let t = TrainingGraph::new(&config.parameters(), &optimizer, loss);
         let plan = Plan::new(&t.graph, device.limits()).unwrap();
         let program = device.load(&t.graph, plan).unwrap();
@@ -169,7 +164,7 @@ fn halves_are_rounded_to_the_nearest_and_what_does_not_fit_is_refused() {
     write_weights(&path, &tensors, &[], WeightType::F16).unwrap();
     let file = TensorFile::open(&path).unwrap();
     file.verify().unwrap();
-    let read = file.read("transformer.a").unwrap();
+    let read = file.read("a").unwrap();
     for ((value, expected), found) in rounded.iter().zip(read.iter()) {
         assert_eq!(found.to_bits(), expected.to_bits(), "{value} became {found}");
     }
@@ -208,7 +203,7 @@ fn pieces_make_up_the_tensor() {
             // Twice: pages that were let go come back.
             let mut found = vec![f32::NAN; values.len()];
             let mut pieces = 0;
-            file.read_pieces("transformer.b", |at, piece| {
+            file.read_pieces("b", |at, piece| {
                 found[at..at + piece.len()].copy_from_slice(piece);
                 pieces += 1;
                 Ok(())
@@ -216,7 +211,7 @@ fn pieces_make_up_the_tensor() {
             .unwrap();
             assert_eq!((pieces, &found), (2, &values), "{weights:?}");
         }
-        assert_eq!(file.read("transformer.b").unwrap(), values);
+        assert_eq!(file.read("b").unwrap(), values);
     }
 }
 
@@ -229,28 +224,28 @@ fn configs_from_the_wild_are_read() {
     let parse = |extra: Value| {
         let mut object = base.clone();
         object.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        Gpt2Config::from_json(&object.to_string(), Path::new("config.json"))
+        Config::from_json(&object.to_string(), Path::new("config.json"))
     };
     let plain = parse(json!({})).unwrap();
     assert_eq!((plain.inner, plain.tied, plain.eos_token_id.len()), (64, true, 0));
     let one =
         parse(json!({"eos_token_id": 3, "n_ctx": 4, "unheard_of": {"a": [1]}, "torch_dtype": "bfloat16"})).unwrap();
-    assert_eq!(one, Gpt2Config { eos_token_id: vec![3], ..plain.clone() });
+    assert_eq!(one, Config { eos_token_id: vec![3], ..plain.clone() });
     let several = parse(json!({"eos_token_id": [3, 8], "bos_token_id": 1, "dtype": "float16"})).unwrap();
-    assert_eq!(several, Gpt2Config { eos_token_id: vec![3, 8], bos_token_id: Some(1), ..plain.clone() });
+    assert_eq!(several, Config { eos_token_id: vec![3, 8], bos_token_id: Some(1), ..plain.clone() });
     let other = parse(json!({"n_inner": 50, "tie_word_embeddings": false, "reorder_and_upcast_attn": true})).unwrap();
-    assert_eq!(other, Gpt2Config { inner: 50, tied: false, ..plain.clone() });
+    assert_eq!(other, Config { inner: 50, tied: false, ..plain.clone() });
     for (name, activation) in [
-        ("gelu_new", Activation::GeluTanh),
-        ("gelu_fast", Activation::GeluTanh),
-        ("gelu_pytorch_tanh", Activation::GeluTanh),
-        ("gelu", Activation::GeluErf),
+        ("gelu_new", FeedForward::Gelu(Form::Tanh)),
+        ("gelu_fast", FeedForward::Gelu(Form::Tanh)),
+        ("gelu_pytorch_tanh", FeedForward::Gelu(Form::Tanh)),
+        ("gelu", FeedForward::Gelu(Form::Erf)),
     ] {
-        assert_eq!(parse(json!({"activation_function": name})).unwrap().activation, activation, "{name}");
+        assert_eq!(parse(json!({"activation_function": name})).unwrap().feed_forward, activation, "{name}");
     }
     let shared = json!({"model_type": "gpt2", "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16,
         "max_position_embeddings": 8, "vocab_size": 9});
-    assert_eq!(Gpt2Config::from_json(&shared.to_string(), Path::new("config.json")).unwrap(), plain);
+    assert_eq!(Config::from_json(&shared.to_string(), Path::new("config.json")).unwrap(), plain);
     for (key, value) in [
         ("activation_function", json!("gelu_10")),
         ("activation_function", json!("quick_gelu")),
@@ -270,11 +265,11 @@ fn configs_from_the_wild_are_read() {
 
 #[test]
 fn an_untied_config_of_another_inner_width_survives_a_round_trip() {
-    let mut config = Gpt2Config::new(65, 32, 3, 4, 64);
+    let mut config = Config::new(65, 32, 3, 4, 64);
     (config.tied, config.inner, config.initializer_range) = (false, 100, 0.07);
     (config.bos_token_id, config.eos_token_id) = (Some(1), vec![4, 5]);
     let text = config.to_json();
-    assert_eq!(Gpt2Config::from_json(&text, Path::new("config.json")).unwrap(), config);
+    assert_eq!(Config::from_json(&text, Path::new("config.json")).unwrap(), config);
     let listed: u64 = config.parameters().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
     assert_eq!(listed, config.parameter_count());
     assert_eq!(config.parameters().last().unwrap(), &("lm_head.weight".into(), vec![65, 64]));
@@ -287,12 +282,12 @@ fn a_head_that_differs_is_refused_in_a_tied_model_and_missed_in_an_untied_one() 
     let folder = tempdir().unwrap();
     let (config, weights) = open(&case("untied"));
     write(folder.path(), &config, &weights, WeightType::F32);
-    let tied = Gpt2Config { tied: true, ..config.clone() };
+    let tied = Config { tied: true, ..config.clone() };
     let message = one_line(Weights::open(folder.path(), &tied).unwrap_err());
     assert!(message.contains("lm_head.weight differs") && message.contains("tie_word_embeddings"), "{message}");
     let (config, weights) = open(&case("head_size_4"));
     write(folder.path(), &config, &weights, WeightType::F32);
-    let untied = Gpt2Config { tied: false, ..config };
+    let untied = Config { tied: false, ..config };
     let message = one_line(Weights::open(folder.path(), &untied).unwrap_err());
     assert!(message.contains("lacks lm_head.weight"), "{message}");
 }
@@ -523,7 +518,7 @@ fn generation_values_that_mean_nothing_are_refused_by_name() {
 
 // --- helpers --------------------------------------------------------------------------------------------------------
 
-fn write(folder: &Path, config: &Gpt2Config, weights: &Weights, dtype: WeightType) {
+fn write(folder: &Path, config: &Config, weights: &Weights, dtype: WeightType) {
     let read = |(name, dims): (String, Vec<usize>)| {
         let values = weights.read(&name).unwrap();
         (name, dims, values)

@@ -9,8 +9,8 @@ use wgpt::graph::gradient::gradient;
 use wgpt::graph::memory::{Class, Life, Storage, pack, peak};
 use wgpt::graph::plan::Command;
 use wgpt::graph::{Constant, Dtype, Family, Graph, Limits, Plan, Shape, Step, Tensor};
-use wgpt::models::config::{Gpt2Config, PRESETS};
-use wgpt::models::gpt2::Gpt2;
+use wgpt::models::config::Config;
+use wgpt::models::model::Model;
 use wgpt::ops::add::{Add, AddInPlace};
 use wgpt::ops::matmul::Matmul;
 use wgpt::ops::{Case, Draw};
@@ -62,13 +62,13 @@ pub fn settings(preset: &str, dropout: f32) -> Settings {
 /// Training, evaluation and generation of a preset.
 pub fn preset_graphs(preset: &str, dropout: f32) -> [Graph; 3] {
     let settings = settings(preset, dropout);
-    let vocabulary = PRESETS.iter().find(|p| p.name == preset).unwrap().vocab_size;
+    let vocabulary = Config::preset(preset).unwrap().vocab_size;
     let config = settings.config(vocabulary).unwrap();
     let (batch, context) = (settings.batch, settings.context);
     let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-        Gpt2 { config: &config, training: true }.loss(g, batch, context)
+        Model { config: &config, training: true }.loss(g, batch, context)
     });
-    let model = Gpt2 { config: &config, training: false };
+    let model = Model { config: &config, training: false };
     let mut evaluation = Graph::new();
     let loss = model.loss(&mut evaluation, batch, context);
     evaluation.output("loss", loss);
@@ -193,7 +193,7 @@ fn a_training_step_of_gpt2_needs_little_more_than_its_peak() {
         assert!(bound > 0 && total >= bound, "{preset}: {total} for a peak of {bound}");
         assert!(total as f64 <= 1.02 * bound as f64, "{preset}: {total} for a peak of {bound}");
         // Parameters, gradients and two moments, once each.
-        let config = Gpt2Config::preset(preset).unwrap();
+        let config = Config::preset(preset).unwrap();
         let state = plan.size_bytes(|c| *c == Class::State);
         assert!(
             (16 * config.parameter_count()..16 * config.parameter_count() + (1 << 20)).contains(&state),

@@ -10,7 +10,7 @@ use wgpt::executor::{COPY, Executor};
 use wgpt::gpu::ceilings::Ceilings;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Limits, Op, Plan, Shape, Shapes, Step};
-use wgpt::models::gpt2::Gpt2;
+use wgpt::models::model::Model;
 use wgpt::ops::add::{Add, AddInPlace};
 use wgpt::ops::ceiling::Fma;
 use wgpt::shaders::specialise;
@@ -25,7 +25,7 @@ fn small() -> Graph {
     let choices = Choices { batch: Some(1), context: Some(16), accumulate: Some(1), ..Choices::default() };
     let settings = choices.resolve(None).unwrap();
     let config = settings.config(256).unwrap();
-    let loss = |g: &mut Graph| Gpt2 { config: &config, training: true }.loss(g, 1, 16);
+    let loss = |g: &mut Graph| Model { config: &config, training: true }.loss(g, 1, 16);
     TrainingGraph::new(&config.parameters(), &settings.optimizer(), loss).graph
 }
 
@@ -373,9 +373,12 @@ fn doctor_prints_one_object_for_bug_reports() {
     let mut slower = f64::INFINITY;
     for preset in presets.iter().filter(|p| p["fits"] == true) {
         let (speed, hours) = (number(&preset["tokens_per_second"]), number(&preset["hours_for_1b_tokens"]));
-        assert!(speed < slower && (hours * speed * 3600.0 / 1e9 - 1.0).abs() < 1e-6, "larger is slower: {preset}");
+        assert!((hours * speed * 3600.0 / 1e9 - 1.0).abs() < 1e-6, "{preset}");
         assert!(number(&preset["memory_bytes"]) <= number(&estimates["free_bytes"]), "{preset}");
-        slower = speed;
+        if preset["preset"].as_str().is_some_and(|name| name == "demo" || name.starts_with("gpt2")) {
+            assert!(speed < slower, "larger is slower: {preset}");
+            slower = speed;
+        }
     }
     assert!(slower.is_finite(), "nothing fits: {estimates}");
     let text = run(place.path(), "doctor --ops gelu");

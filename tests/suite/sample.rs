@@ -7,8 +7,8 @@ use serde::Deserialize;
 use std::io::{Read, Write};
 use std::process::{Command, Output, Stdio};
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::models::config::Gpt2Config;
-use wgpt::models::gpt2::initial_values;
+use wgpt::models::config::Config;
+use wgpt::models::initial::initial_values;
 
 /// Characters of the model; no line break, so that a line is a text.
 const ALPHABET: &str = "The cat sat on mats. é€";
@@ -31,7 +31,7 @@ struct Record {
 fn place() -> (Place, Tokenizer) {
     let place = Place::new();
     let tokenizer = Tokenizer::chars(ALPHABET).unwrap();
-    let config = Gpt2Config::new(tokenizer.vocabulary_size(), CONTEXT, 1, 2, 16);
+    let config = Config::new(tokenizer.vocabulary_size(), CONTEXT, 1, 2, 16);
     let values: Vec<(String, Vec<usize>, Vec<f32>)> = config
         .parameters()
         .into_iter()

@@ -9,8 +9,9 @@ use wgpt::executor::{Executor, Program};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
 use wgpt::graph::{Family, Graph, Limits, Plan, Step};
-use wgpt::models::config::Gpt2Config;
-use wgpt::models::gpt2::{Gpt2, initial_values};
+use wgpt::models::config::Config;
+use wgpt::models::initial::initial_values;
+use wgpt::models::model::Model;
 use wgpt::ops::case::check_close;
 use wgpt::ops::global_norm::report;
 use wgpt::reference::Cpu;
@@ -65,7 +66,7 @@ fn settings(choices: Choices) -> Settings {
     choices.resolve(None).unwrap()
 }
 
-fn config(settings: &Settings) -> Gpt2Config {
+fn config(settings: &Settings) -> Config {
     settings.config(corpus().tokenizer.vocabulary_size()).unwrap()
 }
 
@@ -240,10 +241,10 @@ struct Manual {
 }
 
 impl Manual {
-    fn new(device: &mut dyn Executor, config: &Gpt2Config, batch: usize, optimizer: &Optimizer) -> Manual {
+    fn new(device: &mut dyn Executor, config: &Config, batch: usize, optimizer: &Optimizer) -> Manual {
         let context = config.context;
         let t = TrainingGraph::new(&config.parameters(), optimizer, |g| {
-            Gpt2 { config, training: true }.loss(g, batch, context)
+            Model { config, training: true }.loss(g, batch, context)
         });
         let plan = Plan::new(&t.graph, device.limits()).unwrap();
         let program = device.load(&t.graph, plan).unwrap();
@@ -259,7 +260,7 @@ impl Manual {
     }
 }
 
-fn write_initial(device: &mut dyn Executor, config: &Gpt2Config) {
+fn write_initial(device: &mut dyn Executor, config: &Config) {
     for (name, dims) in config.parameters() {
         device.write_state(&name, &initial_values(config, &name, dims.iter().product(), 0.02, 3)).unwrap();
     }
@@ -525,12 +526,12 @@ fn activations_beyond_one_binding_train_alike() {
 #[test]
 fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
     // A table of 300 x 96 and weights of 96 x 384 beyond 96 KiB, 288 rows of logits and of activations as well.
-    let mut config = Gpt2Config::new(300, 16, 1, 2, 96);
+    let mut config = Config::new(300, 16, 1, 2, 96);
     config.dropout.attention = 0.1;
     config.dropout.residual = 0.1;
     let batch = 18;
     let mut g = Graph::new();
-    let loss = Gpt2 { config: &config, training: true }.loss(&mut g, batch, 16);
+    let loss = Model { config: &config, training: true }.loss(&mut g, batch, 16);
     g.output("loss", loss);
     let mut wanted = vec![];
     for (name, dims) in config.parameters() {

@@ -11,8 +11,8 @@ use wgpt::executor::Executor;
 use wgpt::gpu::Gpu;
 use wgpt::gpu::ceilings::{Ceilings, allocatable_bytes};
 use wgpt::graph::{Family, Limits};
-use wgpt::models::config::{Gpt2Config, PRESETS};
-use wgpt::models::gpt2::Gpt2;
+use wgpt::models::config::{Config, PRESETS};
+use wgpt::models::model::Model;
 use wgpt::train::graph::{ACCUMULATE, TrainingGraph, UPDATE};
 use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::trainer::{Blueprint, mib};
@@ -93,7 +93,7 @@ fn shares(record: &Record, ceilings: &Ceilings) -> (f64, f64) {
 impl Estimates {
     fn preset(&self, name: &'static str, limits: &Limits, ceilings: &Ceilings) -> Result<Estimate> {
         let mut settings = Choices { preset: Some(name.into()), ..Choices::default() }.resolve(None)?;
-        let config = settings.config(Gpt2Config::preset(name)?.vocab_size)?;
+        let config = settings.config(Config::preset(name)?.vocab_size)?;
         let tokens = settings.batch * settings.accumulate;
         let mut memory_bytes = plan_bytes(&config, &settings, limits);
         let fits = |memory: Option<u64>| memory.is_some_and(|bytes| bytes <= self.free_bytes);
@@ -117,10 +117,10 @@ impl Estimates {
     }
 
     /// Every op of a step at the speed of its kind.
-    fn tokens_per_second(&self, config: &Gpt2Config, settings: &Settings, ceilings: &Ceilings) -> f64 {
+    fn tokens_per_second(&self, config: &Config, settings: &Settings, ceilings: &Ceilings) -> f64 {
         let (batch, context) = (settings.batch, settings.context);
         let graph = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-            Gpt2 { config, training: true }.loss(g, batch, context)
+            Model { config, training: true }.loss(g, batch, context)
         })
         .graph;
         let seconds = |segment: &str| {
@@ -169,6 +169,6 @@ impl Estimates {
 }
 
 /// Bytes of a run, or nothing where the device's limits allow no plan.
-fn plan_bytes(config: &Gpt2Config, settings: &Settings, limits: &Limits) -> Option<u64> {
+fn plan_bytes(config: &Config, settings: &Settings, limits: &Limits) -> Option<u64> {
     Blueprint::new(config, settings, limits).ok().map(|b| b.memory_bytes())
 }

@@ -6,9 +6,10 @@ use wgpt::executor::{Executor, Program, Timeline};
 use wgpt::fail;
 use wgpt::generate::{MOST_ROWS, decode_graph};
 use wgpt::graph::{Graph, Plan, Shape, Step};
-use wgpt::models::config::Gpt2Config;
+use wgpt::models::config::Config;
 use wgpt::models::folder::{Weights, read_config};
-use wgpt::models::gpt2::{Gpt2, initial_values};
+use wgpt::models::initial::initial_values;
+use wgpt::models::model::Model;
 use wgpt::models::upload::upload;
 use wgpt::train::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
 use wgpt::train::settings::Choices;
@@ -91,12 +92,12 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     let settings = choices.resolve(init.as_ref())?;
     let config = match init {
         // Positions are learned: a shorter context uses the first of them.
-        Some(config) => Gpt2Config { dropout: settings.config(config.vocab_size)?.dropout, ..config },
-        None => settings.config(Gpt2Config::preset(&settings.preset)?.vocab_size)?,
+        Some(config) => Config { dropout: settings.dropout(), ..config },
+        None => settings.config(Config::preset(&settings.preset)?.vocab_size)?,
     };
     let (batch, context) = (settings.batch, settings.context);
     let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-        Gpt2 { config: &config, training: true }.loss(g, batch, context)
+        Model { config: &config, training: true }.loss(g, batch, context)
     });
     let graph = training.graph;
     let plan = Plan::new(&graph, executor.limits())?;
@@ -122,7 +123,7 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
 fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Option<u64>) -> Result<Workload> {
     let config = match &wanted.model {
         Some(folder) => read_config(folder)?,
-        None => Gpt2Config::preset(wanted.preset.as_deref().unwrap_or("demo"))?,
+        None => Config::preset(wanted.preset.as_deref().unwrap_or("demo"))?,
     };
     let (rows, context) = (wanted.batch.unwrap_or(1), wanted.context.unwrap_or(config.context));
     if !(1..=MOST_ROWS).contains(&rows) {
@@ -136,8 +137,8 @@ fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     let program = load(executor, &graph, plan, available_bytes)?;
     initialise(wanted, executor, &config)?;
     // Two FLOPs per weight that is multiplied by, and the scores and sums of attention over what is cached.
-    let weights = config.parameter_count() - (config.context * config.width) as u64;
-    let attention = 4 * config.layers * config.width * context;
+    let weights = config.multiplied_count();
+    let attention = 4 * config.layers * config.heads * config.head_size * context;
     Ok(Workload {
         title: format!("{}, one decode step of {rows} rows at position {}", wanted.name(), context - 1),
         tokens: rows as u64,
@@ -160,11 +161,11 @@ impl Wanted {
     }
 }
 
-/// FLOPs per token of forward and backward: 6 for every weight that is multiplied by, and 12 C T per layer for attention's
+/// FLOPs per token of forward and backward: 6 for every weight that is multiplied by, and 12 NH HS T per layer for attention's
 /// scores and sums ("PaLM: Scaling Language Modeling with Pathways", Chowdhery et al. 2022, appendix B).
-pub fn training_flops_per_token(config: &Gpt2Config, context: usize) -> f64 {
-    let weights = config.parameter_count() - (config.context * config.width) as u64;
-    (6 * weights + (12 * config.layers * config.width * context) as u64) as f64
+pub fn training_flops_per_token(config: &Config, context: usize) -> f64 {
+    let attention = 12 * config.layers * config.heads * config.head_size * context;
+    (6 * config.multiplied_count() + attention as u64) as f64
 }
 
 fn load(executor: &mut dyn Executor, graph: &Graph, plan: Plan, available_bytes: Option<u64>) -> Result<Program> {
@@ -177,7 +178,7 @@ fn load(executor: &mut dyn Executor, graph: &Graph, plan: Plan, available_bytes:
 }
 
 /// The model's weights, or random ones.
-fn initialise(wanted: &Wanted, executor: &mut dyn Executor, config: &Gpt2Config) -> Result<()> {
+fn initialise(wanted: &Wanted, executor: &mut dyn Executor, config: &Config) -> Result<()> {
     if let Some(folder) = &wanted.model {
         return upload(executor, &Weights::open(folder, config)?);
     }

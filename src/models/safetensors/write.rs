@@ -11,10 +11,6 @@ use super::{CHECKSUM_KEY, LENGTH_BYTES, PIECE};
 use crate::error::Result;
 use crate::fail;
 use crate::files::{HashingWriter, write_atomic};
-use crate::models::config::HEAD;
-
-/// What `transformers` puts before the name of every parameter but the head's.
-pub(in crate::models) const PREFIX: &str = "transformer.";
 
 /// Name, shape and values of one tensor to write; the values are in row-major order.
 pub type NamedTensor<'a> = (String, Vec<usize>, &'a [f32]);
@@ -61,8 +57,10 @@ impl WeightType {
     }
 }
 
-/// Writes a model's `model.safetensors` atomically, with names as `transformers` has them (`transformer.` in front).
-/// Refuses finite values that the type cannot hold.
+/// Writes a model's `model.safetensors` atomically; names are those of the file ([`Config::stored`]). Refuses finite values
+/// that the type cannot hold.
+///
+/// [`Config::stored`]: crate::models::config::Config::stored
 pub fn write_weights(
     path: &Path,
     tensors: &[NamedTensor],
@@ -76,12 +74,7 @@ pub fn write_weights(
             fail!(Input, "{name} holds {value}, which is beyond f16's largest number, 65504; write the model in f32");
         }
     }
-    write_atomic(path, |w| write_renamed(w, prefixed, tensors, metadata, weights))
-}
-
-/// Writes a model's weights in f32 to any writer, with names as `transformers` has them.
-pub fn write_weights_to(w: &mut impl Write, tensors: &[NamedTensor], metadata: &[(&str, String)]) -> io::Result<()> {
-    write_renamed(w, prefixed, tensors, metadata, WeightType::F32)
+    write_atomic(path, |w| write_typed(w, tensors, metadata, weights))
 }
 
 /// Writes tensors under their own names in f32, streaming: no copy of the values is made. Same tensors and metadata give
@@ -89,16 +82,11 @@ pub fn write_weights_to(w: &mut impl Write, tensors: &[NamedTensor], metadata: &
 ///
 /// Panics if a shape does not match its number of values, or if a name comes twice.
 pub fn write_tensors_to(w: &mut impl Write, tensors: &[NamedTensor], metadata: &[(&str, String)]) -> io::Result<()> {
-    write_renamed(w, str::to_string, tensors, metadata, WeightType::F32)
+    write_typed(w, tensors, metadata, WeightType::F32)
 }
 
-fn prefixed(name: &str) -> String {
-    if name == HEAD { name.into() } else { format!("{PREFIX}{name}") }
-}
-
-fn write_renamed(
+fn write_typed(
     writer: &mut impl Write,
-    rename: fn(&str) -> String,
     tensors: &[NamedTensor],
     metadata: &[(&str, String)],
     weights: WeightType,
@@ -117,7 +105,7 @@ fn write_renamed(
         let start = end;
         end += values.len() * weights.size_bytes();
         let info = TensorInfo { dtype: weights.dtype(), shape: shape.clone(), data_offsets: (start, end) };
-        let twice = header.insert(rename(name), serde_json::to_value(info)?);
+        let twice = header.insert(name.clone(), serde_json::to_value(info)?);
         assert!(twice.is_none(), "the tensor {name} comes twice");
     }
     let mut header = serde_json::to_vec(&header)?;

@@ -1,0 +1,181 @@
+//! GPT-2's `config.json`: read as found in the wild, written as `transformers` loads it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::files::one_line;
+use crate::models::config::*;
+use crate::models::family::{architectures, one_or_list};
+use crate::models::folder::WeightType;
+use crate::models::keys::{Found, Keys, shown};
+use crate::ops::gelu::Form;
+use crate::ops::rope::Scaling;
+
+/// `model_type` of a GPT-2 in which a part is exchanged; `transformers` has no such model and refuses it by this name.
+pub(super) const ABLATION: &str = "wgpt-gpt2";
+/// Heads over the same body; only the language model's is read, and others are refused by their tensors' names.
+const ARCHITECTURE: &str = "GPT2LMHeadModel";
+const BODIES: [&str; 2] = ["GPT2Model", "GPT2DoubleHeadsModel"];
+
+pub(super) fn read(keys: &Keys) -> Found<Config> {
+    architectures(keys, ARCHITECTURE, &BODIES)?;
+    let width = size(keys, "n_embd", "hidden_size", MOST_WIDTH)?;
+    let heads = size(keys, "n_head", "num_attention_heads", MOST_WIDTH)?;
+    let layers = size(keys, "n_layer", "num_hidden_layers", MOST_LAYERS)?;
+    let context = size(keys, "n_positions", "max_position_embeddings", MOST_CONTEXT)?;
+    let vocab_size = size(keys, "vocab_size", "vocab_size", MOST_VOCABULARY)?;
+    let sizes = Config::new(vocab_size, context, layers, heads, width);
+    let config = Config {
+        inner: keys.whole("n_inner", 1..=MOST_INNER)?.unwrap_or(sizes.inner),
+        tied: keys.flag("tie_word_embeddings")?.unwrap_or(true),
+        norm_epsilon: keys.number("layer_norm_epsilon")?.unwrap_or(1e-5),
+        feed_forward: FeedForward::Gelu(activation(keys)?),
+        dropout: Dropout {
+            embedding: keys.number("embd_pdrop")?.unwrap_or(0.1),
+            attention: keys.number("attn_pdrop")?.unwrap_or(0.1),
+            residual: keys.number("resid_pdrop")?.unwrap_or(0.1),
+        },
+        initializer_range: keys.number("initializer_range")?.unwrap_or(0.02),
+        bos_token_id: keys.tokens("bos_token_id").first().copied(),
+        eos_token_id: keys.tokens("eos_token_id"),
+        ..sizes
+    };
+    // `n_ctx` is the old name of `n_positions` and means nothing beside it; `reorder_and_upcast_attn` only changes
+    // where halves are rounded, and everything here is f32.
+    keys.only("scale_attn_weights", &Value::from(true))?;
+    keys.only("scale_attn_by_inverse_layer_idx", &Value::from(false))?;
+    keys.only("add_cross_attention", &Value::from(false))?;
+    keys.only("is_encoder_decoder", &Value::from(false))?;
+    keys.only("pruned_heads", &Value::Object(Default::default()))?;
+    match keys.get("ablation") {
+        Some(value) if keys.get("model_type") == Some(&Value::from(ABLATION)) => {
+            let ablation = Ablation::deserialize(value);
+            ablation.map(|ablation| ablation.of(config)).map_err(|why| format!("ablation is {}: {why}", shown(value)))
+        }
+        _ => Ok(config),
+    }
+}
+
+pub(super) fn write(config: &Config, weights: WeightType) -> String {
+    let ablation = is_ablation(config);
+    let activation = match config.feed_forward {
+        FeedForward::Gelu(form) => form,
+        FeedForward::SwiGlu => Form::Tanh, // means nothing beside `ablation`
+    };
+    let written = ConfigJson {
+        ablation: ablation.then(|| Ablation {
+            norm: config.norm,
+            rope_theta: match config.position {
+                Position::Learned => None,
+                Position::Rope { base, .. } => Some(base),
+            },
+            swiglu: config.feed_forward == FeedForward::SwiGlu,
+        }),
+        activation_function: name(activation),
+        architectures: if ablation { vec![] } else { vec![ARCHITECTURE] },
+        attn_pdrop: config.dropout.attention,
+        bos_token_id: config.bos_token_id,
+        dtype: weights.name(),
+        embd_pdrop: config.dropout.embedding,
+        eos_token_id: one_or_list(&config.eos_token_id),
+        initializer_range: config.initializer_range,
+        layer_norm_epsilon: config.norm_epsilon,
+        model_type: if ablation { ABLATION } else { "gpt2" },
+        n_ctx: config.context,
+        n_embd: config.width,
+        n_head: config.heads,
+        n_inner: (config.inner != 4 * config.width).then_some(config.inner),
+        n_layer: config.layers,
+        n_positions: config.context,
+        resid_pdrop: config.dropout.residual,
+        tie_word_embeddings: config.tied,
+        torch_dtype: weights.name(),
+        vocab_size: config.vocab_size,
+    };
+    serde_json::to_string_pretty(&written).expect("a struct of numbers and strings always serialises") + "\n"
+}
+
+/// Whether a part of GPT-2 is exchanged.
+pub(super) fn is_ablation(config: &Config) -> bool {
+    config.norm != Norm::LayerNorm
+        || config.position != Position::Learned
+        || !matches!(config.feed_forward, FeedForward::Gelu(_))
+}
+
+/// Hugging Face's name for `activation_function`.
+fn name(form: Form) -> &'static str {
+    match form {
+        Form::Tanh => "gelu_new",
+        Form::Erf => "gelu",
+    }
+}
+
+/// The parts that are not GPT-2's.
+#[derive(Serialize, Deserialize)]
+struct Ablation {
+    norm: Norm,
+    /// Base of rotary positions, in place of learned ones.
+    rope_theta: Option<f32>,
+    /// SwiGLU in place of GELU.
+    swiglu: bool,
+}
+
+impl Ablation {
+    fn of(self, config: Config) -> Config {
+        Config {
+            norm: self.norm,
+            position: self.rope_theta.map_or(Position::Learned, |base| Position::Rope { base, scaling: Scaling::None }),
+            feed_forward: if self.swiglu { FeedForward::SwiGlu } else { config.feed_forward },
+            ..config
+        }
+    }
+}
+
+/// What is written, in the alphabetical order of `transformers`. Typed so that floats keep their short f32 form.
+/// `dtype` is the name since version 5, `torch_dtype` before.
+#[derive(Serialize)]
+struct ConfigJson {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ablation: Option<Ablation>,
+    activation_function: &'static str,
+    architectures: Vec<&'static str>,
+    attn_pdrop: f32,
+    bos_token_id: Option<u32>,
+    dtype: &'static str,
+    embd_pdrop: f32,
+    eos_token_id: Value,
+    initializer_range: f32,
+    layer_norm_epsilon: f32,
+    model_type: &'static str,
+    n_ctx: usize,
+    n_embd: usize,
+    n_head: usize,
+    n_inner: Option<usize>,
+    n_layer: usize,
+    n_positions: usize,
+    resid_pdrop: f32,
+    tie_word_embeddings: bool,
+    torch_dtype: &'static str,
+    vocab_size: usize,
+}
+
+/// A size by its GPT-2 name or by the one that all models of `transformers` share.
+fn size(keys: &Keys, key: &str, shared: &str, most: usize) -> Found<usize> {
+    let found = keys.whole(key, 1..=most)?;
+    let found = if found.is_none() { keys.whole(shared, 1..=most)? } else { found };
+    found.ok_or_else(|| format!("the key {key} is missing; a GPT-2 configuration needs it"))
+}
+
+/// The names that mean the same function of real numbers as one of ours.
+fn activation(keys: &Keys) -> Found<Form> {
+    match keys.get("activation_function").map(|value| value.as_str().unwrap_or("")) {
+        None | Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" | "gelu_accurate") => {
+            Ok(Form::Tanh)
+        }
+        Some("gelu" | "gelu_python") => Ok(Form::Erf),
+        Some(other) => Err(format!(
+            "activation_function {:?} is not supported; use gelu_new (or its equals gelu_pytorch_tanh, gelu_fast) or gelu",
+            one_line(other)
+        )),
+    }
+}

@@ -1,0 +1,195 @@
+//! LLaMA and its kin: "LLaMA: Open and Efficient Foundation Language Models" (Touvron et al. 2023), section 2.2.
+//!
+//! A decoder of `layers` blocks with RMSNorm **before** attention and feed-forward part and one more at the end; rotary
+//! positions; SwiGLU; no biases; heads of keys and values that several heads share (LLaMA 2, Touvron et al. 2023, section 2.2).
+//! Mistral adds a sliding window (Jiang et al. 2023), Qwen2 biases of q, k and v (Yang et al. 2024), Qwen3 a norm of each head
+//! of q and k (Yang et al. 2025).
+//!
+//! Tensors carry the names and layouts of Hugging Face checkpoints, but for two that are made of several, one after another:
+//! `qkv_proj` of q, k and v, and `gate_up_proj` of gate and up.
+
+mod json;
+
+use super::config::{Config, FeedForward, HEAD, Norm, Position};
+use super::family::Family;
+use super::folder::WeightType;
+use super::keys::{Found, Keys};
+use super::model::{Model, Past, Stored};
+use crate::graph::{Graph, Tensor};
+use crate::ops::add::Add;
+use crate::ops::embedding::Embedding;
+use crate::ops::rmsnorm::RmsNorm;
+use crate::ops::rope::Scaling;
+use crate::ops::swiglu::SwiGlu;
+
+#[derive(Debug)]
+pub struct Llama;
+
+impl Family for Llama {
+    /// Hidden states (B, T, C) after the last norm.
+    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, past: Past) -> Tensor {
+        let Config { vocab_size: v, width: c, layers, .. } = *m.config;
+        g.scope("embed_tokens");
+        let time = g.shape(ids).columns();
+        let table = g.state(self.embedding(), &[v, c]);
+        let mut x = g.apply(Embedding, &[ids, table]); // (B, T, C)
+        x = m.drop_embedding(g, x);
+        let angles = m.angles(g, time).expect("rotary positions");
+        for layer in 0..layers {
+            x = block(m, g, x, angles, layer, past);
+        }
+        g.scope("norm");
+        m.norm(g, x, "norm")
+    }
+
+    /// Weights of linear layers are (outputs, inputs).
+    fn parameters(&self, config: &Config) -> Vec<(String, Vec<usize>)> {
+        let Config { vocab_size, width: c, inner, heads, kv_heads, head_size: hs, .. } = *config;
+        let mut all = vec![("embed_tokens.weight".into(), vec![vocab_size, c])];
+        for layer in 0..config.layers {
+            let mut add = |name: &str, shape: &[usize]| all.push((format!("layers.{layer}.{name}"), shape.to_vec()));
+            add("input_layernorm.weight", &[c]);
+            add("self_attn.qkv_proj.weight", &[(heads + 2 * kv_heads) * hs, c]);
+            if config.attention_bias.0 {
+                add("self_attn.qkv_proj.bias", &[(heads + 2 * kv_heads) * hs]);
+            }
+            if config.head_norm {
+                add("self_attn.q_norm.weight", &[hs]);
+                add("self_attn.k_norm.weight", &[hs]);
+            }
+            add("self_attn.o_proj.weight", &[c, heads * hs]);
+            if config.attention_bias.1 {
+                add("self_attn.o_proj.bias", &[c]);
+            }
+            add("post_attention_layernorm.weight", &[c]);
+            add("mlp.gate_up_proj.weight", &[2 * inner, c]);
+            add("mlp.down_proj.weight", &[c, inner]);
+        }
+        all.push(("norm.weight".into(), vec![c]));
+        if !config.tied {
+            all.push((HEAD.into(), vec![vocab_size, c]));
+        }
+        all
+    }
+
+    fn parts(&self, config: &Config, name: &str) -> Option<Vec<(String, Vec<usize>)>> {
+        let Config { width: c, inner, heads, kv_heads, head_size: hs, .. } = *config;
+        let (path, kind) = name.rsplit_once('.')?;
+        let (module, fused) = path.rsplit_once('.')?;
+        let parts: &[(&str, usize)] = match fused {
+            "qkv_proj" => &[("q_proj", heads * hs), ("k_proj", kv_heads * hs), ("v_proj", kv_heads * hs)],
+            "gate_up_proj" => &[("gate_proj", inner), ("up_proj", inner)],
+            _ => return None,
+        };
+        let shape = |rows: usize| if kind == "bias" { vec![rows] } else { vec![rows, c] };
+        Some(parts.iter().map(|(part, rows)| (format!("{module}.{part}.{kind}"), shape(*rows))).collect())
+    }
+
+    fn name(&self) -> &'static str {
+        "LLaMA"
+    }
+
+    fn model_types(&self) -> &'static [&'static str] {
+        &json::MODEL_TYPES
+    }
+
+    fn read(&self, keys: &Keys) -> Found<Config> {
+        json::read(keys)
+    }
+
+    fn write(&self, config: &Config, weights: WeightType) -> String {
+        json::write(config, weights)
+    }
+
+    fn prefix(&self) -> &'static str {
+        "model."
+    }
+
+    fn embedding(&self) -> &'static str {
+        "embed_tokens.weight"
+    }
+
+    fn is_buffer(&self, name: &str) -> bool {
+        name.ends_with(".rotary_emb.inv_freq")
+    }
+}
+
+/// x + attention(norm(x)), then x + down(silu(gate) * up) of norm(x).
+fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Tensor, layer: usize, past: Past) -> Tensor {
+    let Config { width: c, inner, heads, kv_heads, head_size: hs, attention_bias, .. } = *m.config;
+    let h = |name: &str| format!("layers.{layer}.{name}");
+    let (columns, from) = ((heads + 2 * kv_heads) * hs, heads * hs);
+
+    g.scope(h("self_attn"));
+    let n = m.norm(g, x, &h("input_layernorm"));
+    let qkv = m.linear(g, n, &h("self_attn.qkv_proj"), (c, columns), Stored::OutIn, attention_bias.0); // q | k | v
+    let qkv = head_norms(m, g, qkv, &h("self_attn"));
+    let qkv = m.turned(g, qkv, angles);
+    let y = m.attention(g, qkv, layer, past); // (B, T, NH * HS)
+    let y = m.linear(g, y, &h("self_attn.o_proj"), (from, c), Stored::OutIn, attention_bias.1);
+    let y = m.drop_residual(g, y, layer, 0);
+    let x = g.apply(Add, &[x, y]);
+
+    g.scope(h("mlp"));
+    let n = m.norm(g, x, &h("post_attention_layernorm"));
+    let y = m.linear(g, n, &h("mlp.gate_up_proj"), (c, 2 * inner), Stored::OutIn, false); // gate | up
+    let y = g.apply(SwiGlu, &[y]);
+    let y = m.linear(g, y, &h("mlp.down_proj"), (inner, c), Stored::OutIn, false);
+    let y = m.drop_residual(g, y, layer, 1);
+    g.apply(Add, &[x, y])
+}
+
+/// Norms of each head of q and of k, where the model has them.
+fn head_norms(m: &Model, g: &mut Graph, mut qkv: Tensor, module: &str) -> Tensor {
+    let Config { heads, kv_heads, head_size, head_norm, norm_epsilon: eps, .. } = *m.config;
+    if head_norm {
+        for (name, groups) in [("q_norm", 0..heads), ("k_norm", heads..heads + kv_heads)] {
+            let weight = g.state(&format!("{module}.{name}.weight"), &[head_size]);
+            qkv = g.apply(RmsNorm { eps, groups: Some(groups) }, &[qkv, weight]);
+        }
+    }
+    qkv
+}
+
+/// A LLaMA of these sizes with rotary positions of base 10,000, an untied head and no special tokens.
+fn new(vocab_size: usize, context: usize, layers: usize, heads: (usize, usize), width: usize, inner: usize) -> Config {
+    Config {
+        family: &Llama,
+        kv_heads: heads.1,
+        inner,
+        tied: false,
+        norm: Norm::RmsNorm,
+        position: Position::Rope { base: 10_000.0, scaling: Scaling::None },
+        feed_forward: FeedForward::SwiGlu,
+        attention_bias: (false, false),
+        ..Config::new(vocab_size, context, layers, heads.0, width)
+    }
+}
+
+/// As large as the demo: a feed-forward part of two thirds, as SwiGLU has three matrices and not two.
+pub(super) fn mini() -> Config {
+    Config { tied: true, ..new(256, 128, 4, (8, 4), 64, 172) }
+}
+
+/// SmolLM2 135M (Allal et al. 2025).
+pub(super) fn smollm2_135m() -> Config {
+    smollm2(30, (9, 3), 576, 1536)
+}
+
+/// SmolLM2 360M.
+pub(super) fn smollm2_360m() -> Config {
+    smollm2(32, (15, 5), 960, 2560)
+}
+
+fn smollm2(layers: usize, heads: (usize, usize), width: usize, inner: usize) -> Config {
+    Config {
+        tied: true,
+        position: Position::Rope { base: 100_000.0, scaling: Scaling::None },
+        ..new(49_152, 8192, layers, heads, width, inner)
+    }
+}
+
+/// TinyLlama 1.1B (Zhang et al. 2024).
+pub(super) fn tinyllama_1_1b() -> Config {
+    new(32_000, 2048, 22, (32, 4), 2048, 5632)
+}

@@ -1,0 +1,187 @@
+//! A model's graphs, whatever its family, and the pieces that families are made of.
+
+use super::config::{Config, Dropout as Probabilities, HEAD, Norm};
+use crate::graph::{Graph, Shape, Tensor};
+use crate::ops::attention::Attention;
+use crate::ops::attention_cached::AttentionCached;
+use crate::ops::cache_append::CacheAppend;
+use crate::ops::cross_entropy::CrossEntropy;
+use crate::ops::dropout::Dropout;
+use crate::ops::gelu::Form;
+use crate::ops::layernorm::LayerNorm;
+use crate::ops::matmul::Matmul;
+use crate::ops::rmsnorm::RmsNorm;
+use crate::ops::rope::{Rope, RopeTable};
+
+use super::config::Position;
+
+/// What attention sees beside the positions that are fed.
+#[derive(Clone, Copy)]
+pub enum Past {
+    /// Nothing: sequences are whole.
+    None,
+    /// Nothing yet: sequences are whole, and their keys and values go to a cache of this many rows.
+    Kept { rows: usize },
+    /// A cache of this many rows, to which the one new position of each row is added.
+    Cached { rows: usize },
+}
+
+/// Builds a model's graph. Dropout is on only while training.
+pub struct Model<'a> {
+    pub config: &'a Config,
+    pub training: bool,
+}
+
+/// Whether a weight is stored as its transpose.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// (inputs, outputs)
+    InOut,
+    /// (outputs, inputs)
+    OutIn,
+}
+
+impl Model<'_> {
+    /// Mean cross-entropy, in nats per token, of inputs `ids` (B, T) against `targets` (B, T).
+    pub fn loss(&self, g: &mut Graph, batch: usize, context: usize) -> Tensor {
+        let ids = g.input("ids", Shape::u32(&[batch, context]));
+        let targets = g.input("targets", Shape::u32(&[batch, context]));
+        let logits = self.logits(g, ids);
+        g.scope("loss");
+        g.apply(CrossEntropy, &[logits, targets])
+    }
+
+    /// Logits (B, T, V) of token ids (B, T).
+    pub fn logits(&self, g: &mut Graph, ids: Tensor) -> Tensor {
+        let x = self.hidden(g, ids);
+        self.head(g, x)
+    }
+
+    /// Hidden states (B, T, C) of token ids (B, T), as the output projection takes them.
+    pub fn hidden(&self, g: &mut Graph, ids: Tensor) -> Tensor {
+        self.config.family.hidden(self, g, ids, Past::None)
+    }
+
+    /// Stores the keys and values of token ids (1, T), positions from 0 on, in row `Step::row` of a cache of `rows` rows.
+    pub fn prefill(&self, g: &mut Graph, ids: Tensor, rows: usize) {
+        self.config.family.hidden(self, g, ids, Past::Kept { rows });
+    }
+
+    /// Logits (B, 1, V) after one more token of each row, ids (B, 1), at position `Step::position` of a cache of B rows.
+    pub fn decode(&self, g: &mut Graph, ids: Tensor) -> Tensor {
+        let rows = g.shape(ids).rows();
+        let x = self.config.family.hidden(self, g, ids, Past::Cached { rows });
+        self.head(g, x)
+    }
+
+    /// The caches of all layers, each (rows, 2, KVH, T, HS): keys, then values.
+    pub fn caches(&self, g: &mut Graph, rows: usize) -> Vec<Tensor> {
+        (0..self.config.layers).map(|layer| self.cache(g, layer, rows)).collect()
+    }
+
+    /// The output projection x W^T, where W is the token embedding unless the model has a head of its own.
+    pub fn head(&self, g: &mut Graph, x: Tensor) -> Tensor {
+        g.scope("lm_head");
+        let name = if self.config.tied { self.config.family.embedding() } else { HEAD };
+        let weight = g.state(name, &[self.config.vocab_size, self.config.width]);
+        g.apply(Matmul { tb: true, ..Matmul::default() }, &[x, weight])
+    }
+
+    /// Attention (B, T, NH * HS) of whole sequences, or of one new position to the cache; qkv (B, T, q | k | v).
+    pub(super) fn attention(&self, g: &mut Graph, qkv: Tensor, layer: usize, past: Past) -> Tensor {
+        let Config { heads, kv_heads, window, dropout, .. } = *self.config;
+        if let Past::Kept { rows } | Past::Cached { rows } = past {
+            let cache = self.cache(g, layer, rows);
+            let cache = g.apply(CacheAppend, &[qkv, cache]);
+            if let Past::Cached { .. } = past {
+                return g.apply(AttentionCached { window }, &[qkv, cache]);
+            }
+        }
+        let dropout = if self.training { dropout.attention } else { 0.0 };
+        g.apply(Attention { heads, kv_heads, window, dropout, salt: salt(layer) }, &[qkv])
+    }
+
+    fn cache(&self, g: &mut Graph, layer: usize, rows: usize) -> Tensor {
+        let Config { context, kv_heads, head_size, .. } = *self.config;
+        g.state(&format!("cache.{rows}.h.{layer}"), &[rows, 2, kv_heads, context, head_size])
+    }
+
+    /// The angles of rotary positions for `time` positions from `Step::position` on, the same in all layers; nothing where
+    /// positions are learned.
+    pub(super) fn angles(&self, g: &mut Graph, time: usize) -> Option<Tensor> {
+        let Position::Rope { base, scaling } = self.config.position else { return None };
+        Some(g.apply(RopeTable { time, head_size: self.config.head_size, base, scaling }, &[]))
+    }
+
+    /// Turns the heads of q and k.
+    pub(super) fn turned(&self, g: &mut Graph, qkv: Tensor, angles: Tensor) -> Tensor {
+        g.apply(Rope { heads: self.config.heads + self.config.kv_heads, inverse: false }, &[qkv, angles])
+    }
+
+    /// The norm named `name` of whole rows.
+    pub(super) fn norm(&self, g: &mut Graph, x: Tensor, name: &str) -> Tensor {
+        let (c, eps) = (self.config.width, self.config.norm_epsilon);
+        let weight = g.state(&format!("{name}.weight"), &[c]);
+        match self.config.norm {
+            Norm::RmsNorm => g.apply(RmsNorm { eps, groups: None }, &[x, weight]),
+            Norm::LayerNorm => {
+                let bias = g.state(&format!("{name}.bias"), &[c]);
+                g.apply(LayerNorm { eps }, &[x, weight, bias])
+            }
+        }
+    }
+
+    /// x W, or x W + b; `sizes` are its inputs and outputs.
+    pub(super) fn linear(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        name: &str,
+        sizes: (usize, usize),
+        stored: Stored,
+        bias: bool,
+    ) -> Tensor {
+        let tb = stored == Stored::OutIn;
+        let dims = if tb { [sizes.1, sizes.0] } else { [sizes.0, sizes.1] };
+        let weight = g.state(&format!("{name}.weight"), &dims);
+        if !bias {
+            return g.apply(Matmul { tb, ..Matmul::default() }, &[x, weight]);
+        }
+        let bias = g.state(&format!("{name}.bias"), &[sizes.1]);
+        g.apply(Matmul { tb, bias: true, ..Matmul::default() }, &[x, weight, bias])
+    }
+
+    /// gelu(x W + b), W (inputs, outputs).
+    pub(super) fn linear_gelu(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        name: &str,
+        sizes: (usize, usize),
+        form: Form,
+    ) -> Tensor {
+        let weight = g.state(&format!("{name}.weight"), &[sizes.0, sizes.1]);
+        let bias = g.state(&format!("{name}.bias"), &[sizes.1]);
+        g.apply(Matmul { bias: true, gelu: Some(form), ..Matmul::default() }, &[x, weight, bias])
+    }
+
+    /// Drops elements of the embedding.
+    pub(super) fn drop_embedding(&self, g: &mut Graph, x: Tensor) -> Tensor {
+        self.dropout(g, x, self.config.dropout.embedding, 0)
+    }
+
+    /// Drops elements of what attention (`part` 0) or the feed-forward part (1) of a layer adds to the residual stream.
+    pub(super) fn drop_residual(&self, g: &mut Graph, x: Tensor, layer: usize, part: u32) -> Tensor {
+        let Probabilities { residual, .. } = self.config.dropout;
+        self.dropout(g, x, residual, salt(layer) + 1 + part)
+    }
+
+    fn dropout(&self, g: &mut Graph, x: Tensor, p: f32, salt: u32) -> Tensor {
+        if self.training && p > 0.0 { g.apply(Dropout { p, salt }, &[x]) } else { x }
+    }
+}
+
+/// The first of a layer's three streams of dropout: attention, and two residuals. Stream 0 is the embedding's.
+fn salt(layer: usize) -> u32 {
+    3 * layer as u32 + 1
+}
