@@ -33,7 +33,7 @@ const CASES: [&str; 8] = [
     "sharded_half_untied",
 ];
 
-fn fixture(path: &str) -> PathBuf {
+pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
 }
 
@@ -41,14 +41,20 @@ fn case(name: &str) -> PathBuf {
     fixture("gpt2_random").join(name)
 }
 
-fn open(folder: &Path) -> (Config, Weights) {
+pub fn open(folder: &Path) -> (Config, Weights) {
     let config = read_config(folder).unwrap();
     let weights = Weights::open(folder, &config).unwrap();
     (config, weights)
 }
 
 /// Logits (B, T, V) of ids (B, T).
-fn logits(device: &mut dyn Executor, config: &Config, weights: &Weights, ids: &[u32], shape: [usize; 2]) -> Vec<f32> {
+pub fn logits(
+    device: &mut dyn Executor,
+    config: &Config,
+    weights: &Weights,
+    ids: &[u32],
+    shape: [usize; 2],
+) -> Vec<f32> {
     let mut g = Graph::new();
     let input = g.input("ids", Shape::u32(&shape));
     let logits = Model { config, training: false }.logits(&mut g, input);
@@ -62,7 +68,7 @@ fn logits(device: &mut dyn Executor, config: &Config, weights: &Weights, ids: &[
 }
 
 /// A tensor of a dump as f32 or as i32, with its shape.
-fn dump<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(folder: &Path, name: &str) -> (Vec<T>, Vec<usize>) {
+pub fn dump<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(folder: &Path, name: &str) -> (Vec<T>, Vec<usize>) {
     let bytes = fs::read(folder.join("expected.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let tensor = file.tensor(name).unwrap();
@@ -518,12 +524,13 @@ fn generation_values_that_mean_nothing_are_refused_by_name() {
 
 // --- helpers --------------------------------------------------------------------------------------------------------
 
-fn write(folder: &Path, config: &Config, weights: &Weights, dtype: WeightType) {
+pub fn write(folder: &Path, config: &Config, weights: &Weights, dtype: WeightType) {
     let read = |(name, dims): (String, Vec<usize>)| {
         let values = weights.read(&name).unwrap();
         (name, dims, values)
     };
-    let values: Vec<_> = config.parameters().into_iter().map(read).collect();
+    let parts = config.parameters().into_iter().flat_map(|(name, dims)| config.parts(&name, &dims));
+    let values: Vec<_> = parts.map(read).collect();
     let tensors: Vec<NamedTensor> = values.iter().map(|(name, dims, v)| (name.clone(), dims.clone(), &v[..])).collect();
     write_folder(folder, config, &tensors, None, dtype).unwrap();
 }

@@ -13,6 +13,7 @@ mod gpt2;
 #[cfg(feature = "hub")]
 mod hub;
 mod hugging_face;
+mod llama;
 mod llama_blocks;
 mod ops;
 mod plan;

@@ -1,0 +1,280 @@
+//! The LLaMA family against transformers: what is computed from its folders, what is written back, and what is refused.
+//! tests/fixtures/llama_random.py makes the folders and the numbers.
+
+use crate::hugging_face::{dump, fixture, logits, open, write};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use tempfile::tempdir;
+use wgpt::executor::Executor;
+use wgpt::generate::{Draw, Generator};
+use wgpt::gpu::{Gpu, choose};
+use wgpt::graph::{Family, Graph, Plan, Step};
+use wgpt::models::config::{Config, FeedForward, Norm, Position};
+use wgpt::models::folder::{TensorFile, WeightType};
+use wgpt::models::model::Model;
+use wgpt::models::upload::upload;
+use wgpt::ops::rope::Scaling;
+use wgpt::reference::Cpu;
+use wgpt::train::graph::{Optimizer, TrainingGraph};
+use wgpt::train::settings::{Choices, FeedForwardKind, PositionKind};
+
+const CASES: [&str; 9] = [
+    "llama",
+    "llama3_rope_biased",
+    "llama_linear_rope_bfloat16",
+    "mistral_half",
+    "mistral_body",
+    "qwen2",
+    "qwen2_window",
+    "qwen3",
+    "qwen3_untied_half",
+];
+
+fn case(name: &str) -> PathBuf {
+    fixture("llama_random").join(name)
+}
+
+fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
+    let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
+    vec![
+        ("reference", Box::new(Cpu::default())),
+        ("kernels for software adapters", gpu(Family::Software)),
+        ("kernels for GPUs", gpu(Family::Gpu)),
+    ]
+}
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |m, v| m.max(v.abs()))
+}
+
+fn worst(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    // Written so that a NaN stays.
+    got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, |m, e| if e <= m { m } else { e })
+}
+
+#[test]
+fn logits_of_every_folder_are_those_of_pytorch() {
+    for name in CASES {
+        let (config, weights) = open(&case(name));
+        let (ids, shape) = dump::<u32>(&case(name), "ids");
+        let (want, _) = dump::<f32>(&case(name), "logits");
+        for (label, mut device) in devices() {
+            let got = logits(device.as_mut(), &config, &weights, &ids, [shape[0], shape[1]]);
+            let error = worst(&got, &want) / largest(&want);
+            println!("{name} with {label}: logits {error:.1e} of the largest off");
+            // f32 sums in another order, through two blocks.
+            assert!(error <= 5e-6, "{name} with {label}: {error} of the largest logit off");
+        }
+    }
+}
+
+#[test]
+fn loss_and_gradients_are_those_of_pytorch() {
+    let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_norm: 0.0, accumulate: 1 };
+    for name in ["llama", "qwen3"] {
+        let (config, weights) = open(&case(name));
+        let (ids, shape) = dump::<u32>(&case(name), "ids");
+        let (targets, _) = dump::<u32>(&case(name), "targets");
+        for (label, mut device) in devices() {
+            let loss = |g: &mut Graph| {
+                let loss = Model { config: &config, training: true }.loss(g, shape[0], shape[1]);
+                g.output("loss", loss);
+                loss
+            };
+            let training = TrainingGraph::new(&config.parameters(), &optimizer, loss);
+            let plan = Plan::new(&training.graph, device.limits()).unwrap();
+            let program = device.load(&training.graph, plan).unwrap();
+            upload(device.as_mut(), &weights).unwrap();
+            device.write(program, "ids", bytemuck::cast_slice(&ids)).unwrap();
+            device.write(program, "targets", bytemuck::cast_slice(&targets)).unwrap();
+            device.run(program, 0, &Step::default()).unwrap();
+            let (loss, want) = (device.read(program, "loss").unwrap(), dump::<f32>(&case(name), "loss").0);
+            assert!(worst(&loss, &want) <= 1e-6 * want[0], "{name} with {label}: loss {loss:?}, not {want:?}");
+            for (parameter, dims) in config.parameters() {
+                let gradient = device.read_state(&format!("{parameter}.grad")).unwrap();
+                let mut rest = gradient.as_slice();
+                for (part, dims) in config.parts(&parameter, &dims) {
+                    let (got, after) = rest.split_at(dims.iter().product());
+                    rest = after;
+                    let (want, _) = dump::<f32>(&case(name), &format!("grad.model.{part}"));
+                    let error = worst(got, &want) / largest(&want);
+                    println!("{name} with {label}: {part} {error:.1e} of its largest gradient off");
+                    // f32 sums over 48 tokens, through two blocks and back.
+                    assert!(error <= 1e-5, "{name} with {label}: {part} is {error} of its largest gradient off");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn greedy_text_through_the_cache_is_that_of_transformers() {
+    for name in CASES {
+        let (config, weights) = open(&case(name));
+        let (ids, shape) = dump::<u32>(&case(name), "ids");
+        let (want, wanted) = dump::<u32>(&case(name), "greedy");
+        for family in [Family::Software, Family::Gpu] {
+            let mut device = Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap();
+            let mut generator = Generator::new(&mut device, &config, &weights, config.vocab_size, 1).unwrap();
+            for (row, want) in want.chunks(wanted[1]).enumerate() {
+                let prompt = &ids[row * shape[1]..][..8];
+                let mut got = vec![];
+                let mut take = |_: usize, token: wgpt::generate::Token| {
+                    got.push(token.id);
+                    Ok(true)
+                };
+                generator.sample(&mut device, prompt, want.len(), &Draw::GREEDY, 0, &mut take).unwrap();
+                assert_eq!(got, want, "{name}, row {row}, {family:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_read_is_written_back_with_every_bit() {
+    for name in CASES {
+        let (config, weights) = open(&case(name));
+        let written = tempdir().unwrap();
+        write(written.path(), &config, &weights, WeightType::F32);
+        let (again, read_back) = open(written.path());
+        assert_eq!(again, config, "{name}");
+        for tensor in weights.names() {
+            let (a, b) = (weights.read(tensor).unwrap(), read_back.read(tensor).unwrap());
+            assert!(a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits())), "{name}: {tensor}");
+        }
+        let names = TensorFile::open(&written.path().join("model.safetensors")).unwrap().names();
+        assert_eq!(names.contains(&"lm_head.weight".to_string()), !config.tied, "{name}");
+        assert!(names.iter().all(|n| n.starts_with("model.") || n == "lm_head.weight"), "{name}: {names:?}");
+        assert!(names.iter().any(|n| n == "model.layers.0.self_attn.k_proj.weight"), "{name}: {names:?}");
+    }
+}
+
+fn parse(model_type: &str, extra: Value) -> wgpt::error::Result<Config> {
+    let mut object = json!({
+        "model_type": model_type, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32,
+        "intermediate_size": 48, "max_position_embeddings": 64, "vocab_size": 9
+    });
+    object.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    Config::from_json(&object.to_string(), Path::new("some/config.json"))
+}
+
+#[test]
+fn configs_from_the_wild_are_read_with_the_defaults_of_transformers() {
+    let llama = parse("llama", json!({})).unwrap();
+    assert_eq!((llama.kv_heads, llama.head_size, llama.tied, llama.window), (4, 8, false, None));
+    assert_eq!(llama.position, Position::Rope { base: 10_000.0, scaling: Scaling::None });
+    assert_eq!((llama.norm, llama.norm_epsilon), (Norm::RmsNorm, 1e-6));
+    let mistral = parse("mistral", json!({"num_key_value_heads": 2})).unwrap();
+    assert_eq!((mistral.kv_heads, mistral.window), (2, Some(4096)));
+    let mistral = parse("mistral", json!({"num_attention_heads": 8, "sliding_window": null})).unwrap();
+    assert_eq!((mistral.kv_heads, mistral.window), (8, None));
+    let qwen3 = parse("qwen3", json!({"num_key_value_heads": 2})).unwrap();
+    assert_eq!((qwen3.head_size, qwen3.head_norm), (128, true));
+    let qwen2 = parse("qwen2", json!({"num_key_value_heads": 2, "sliding_window": 8, "max_window_layers": 2})).unwrap();
+    assert_eq!((qwen2.attention_bias, qwen2.window), ((true, false), None));
+    // As files were before version 5 of transformers.
+    let scaling = json!({"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3",
+        "original_max_position_embeddings": 8192});
+    let old = parse("llama", json!({"rope_theta": 500000.0, "rope_scaling": scaling})).unwrap();
+    let scaling = Scaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
+    assert_eq!(old.position, Position::Rope { base: 500_000.0, scaling });
+    let older = parse("llama", json!({"rope_scaling": {"type": "linear", "factor": 2}})).unwrap();
+    assert_eq!(older.position, Position::Rope { base: 10_000.0, scaling: Scaling::Linear { factor: 2.0 } });
+}
+
+#[test]
+fn what_a_config_asks_for_and_is_not_there_is_refused_by_its_name() {
+    let refused = |model_type: &str, extra: Value, named: &str| {
+        let message = parse(model_type, extra.clone()).expect_err(&extra.to_string()).to_string();
+        assert!(message.contains(named) && message.contains("some/config.json"), "{extra}: {message}");
+        assert!(!message.contains('\n'), "{message}");
+    };
+    refused("llama", json!({"mlp_bias": true}), "mlp_bias");
+    refused("llama", json!({"hidden_act": "gelu"}), "hidden_act");
+    refused("llama", json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}), "yarn");
+    refused("llama", json!({"rope_parameters": {"rope_type": "longrope"}}), "longrope");
+    refused("llama", json!({"rope_parameters": 3}), "rope_parameters");
+    refused("llama", json!({"rope_parameters": {"rope_type": "linear"}}), "factor");
+    refused("llama", json!({"rope_parameters": {"rope_type": "linear", "factor": -1.0}}), "rope_scaling");
+    refused("llama", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor");
+    refused("llama", json!({"num_key_value_heads": 3}), "num_key_value_heads");
+    refused("llama", json!({"num_key_value_heads": 0}), "num_key_value_heads");
+    refused("llama", json!({"head_dim": 6}), "head size");
+    refused("llama", json!({"rms_norm_eps": 0.0}), "rms_norm_eps");
+    refused("llama", json!({"architectures": ["LlamaForSequenceClassification"]}), "LlamaForCausalLM");
+    refused("llama", json!({"quantization_config": {"bits": 4}}), "quantization_config");
+    let window =
+        json!({"num_key_value_heads": 4, "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1});
+    refused("qwen2", window, "1 of 2 layers");
+    refused("phi3", json!({}), "phi3");
+    for key in ["num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings"] {
+        refused("llama", json!({ key: null }), key);
+    }
+}
+
+#[test]
+fn presets_have_the_published_sizes() {
+    // The number of parameters that transformers counts for the checkpoints of these names.
+    let published = [("smollm2-135m", 134_515_008), ("smollm2-360m", 361_821_120), ("tinyllama-1.1b", 1_100_048_384)];
+    for (name, count) in published {
+        assert_eq!(Config::preset(name).unwrap().parameter_count(), count, "{name}");
+    }
+    let (mini, demo) = (Config::preset("llama-mini").unwrap(), Config::preset("demo").unwrap());
+    let ratio = mini.parameter_count() as f64 / demo.parameter_count() as f64;
+    assert!((0.85..1.0).contains(&ratio), "llama-mini is as large as the demo, not {ratio} of it");
+}
+
+#[test]
+fn each_part_of_gpt2_can_be_exchanged_and_is_saved_and_read() {
+    let choices = |norm, position, feed_forward| Choices { norm, position, feed_forward, ..Choices::default() };
+    let swiglu = Some(FeedForwardKind::SwiGlu);
+    let all = [
+        choices(Some(Norm::RmsNorm), None, None),
+        choices(None, Some(PositionKind::Rope), None),
+        choices(None, None, swiglu),
+        choices(Some(Norm::RmsNorm), Some(PositionKind::Rope), swiglu),
+    ];
+    let plain = Config::preset("demo").unwrap();
+    for choices in all {
+        let mut config = choices.clone().resolve(None).unwrap().config(plain.vocab_size).unwrap();
+        assert!(config.norm == Norm::RmsNorm || config.position != Position::Learned || config.inner == 172);
+        let read = Config::from_json(&config.to_json(), Path::new("config.json")).unwrap();
+        if config.feed_forward == FeedForward::SwiGlu {
+            // Two thirds of the channels: about as many parameters.
+            let ratio = config.parameter_count() as f64 / plain.parameter_count() as f64;
+            assert!((0.95..1.05).contains(&ratio), "{ratio}");
+        }
+        assert_eq!(read, config);
+        // What is trained is what is generated: the cache gives the logits of the whole forward pass.
+        (config.layers, config.vocab_size) = (1, 11);
+        let ids: Vec<u32> = (0..9).map(|i| i * 7 % 11).collect();
+        let mut device = Gpu::open("auto").unwrap();
+        let mut generator = Generator::of_store(&mut device, &config, 11, 1).unwrap();
+        for (name, dims) in config.parameters() {
+            let values = wgpt::models::initial::initial_values(&config, &name, dims.iter().product(), 0.3, 5);
+            device.write_state(&name, &values).unwrap();
+        }
+        let cached = generator.logits(&mut device, &ids).unwrap();
+        let mut g = Graph::new();
+        let input = g.input("ids", wgpt::graph::Shape::u32(&[1, ids.len()]));
+        let logits = Model { config: &config, training: false }.logits(&mut g, input);
+        g.output("logits", logits);
+        let plan = Plan::new(&g, device.limits()).unwrap();
+        let program = device.load(&g, plan).unwrap();
+        device.write(program, "ids", bytemuck::cast_slice(&ids)).unwrap();
+        device.run(program, 0, &Step::default()).unwrap();
+        let whole = device.read(program, "logits").unwrap();
+        let error = worst(&cached, &whole[whole.len() - 11..]);
+        // The same sums in another order, of numbers up to 3.
+        assert!(error <= 1e-5, "{choices:?}: {error}");
+    }
+    let refused = |choices: Choices, named: &str| {
+        let message = choices.resolve(None).unwrap().config(256).unwrap_err().to_string();
+        assert!(message.contains(named), "{message}");
+    };
+    refused(Choices { kv_heads: Some(2), ..Choices::default() }, "--kv-heads");
+    let llama = Choices { preset: Some("llama-mini".into()), ..Choices::default() };
+    refused(Choices { norm: Some(Norm::LayerNorm), ..llama.clone() }, "--norm");
+    refused(Choices { kv_heads: Some(3), ..llama }, "num_key_value_heads");
+}
