@@ -31,12 +31,18 @@ pub struct Sample {
     /// File with the text to continue
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
+    /// Positions that the cache holds, of a model with rotary positions [default: the model's context, at most 4096]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
     #[command(flatten)]
     choices: Choices,
     /// Print one JSON object per text: prompt, text, ids, log_probabilities, finish_reason, seed or score
     #[arg(long)]
     json: bool,
 }
+
+/// Positions that a cache holds unless more are asked for.
+const MOST_CONTEXT: usize = 4096;
 
 /// A model's files, read but not on a device yet.
 struct Files {
@@ -97,6 +103,7 @@ impl Sample {
             fail!(Input, "{folder}: its tokenizer has {wants} tokens and its model {has}: they do not belong together");
         }
         let weights = source.weights(&config)?;
+        let config = config.within_context(self.context, MOST_CONTEXT)?;
         Ok(Files { config, weights, tokenizer, generation })
     }
 }

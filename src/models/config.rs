@@ -180,6 +180,24 @@ impl Config {
         Self { layers, heads, width, head_size: sizes.head_size, kv_heads, inner, ..self }
     }
 
+    /// This model with a context of `given` positions, or of `most` where nothing is given and its own is longer: a context
+    /// of a hundred thousand makes a cache of gigabytes. Learned positions keep the context that their table has.
+    pub fn within_context(self, given: Option<usize>, most: usize) -> Result<Self> {
+        let own = self.context;
+        let context = match (given, self.position) {
+            (Some(given), _) if !(1..=own).contains(&given) => {
+                fail!(Usage, "--context {given} is not within the model's context: give 1 to {own}")
+            }
+            (Some(given), Position::Learned) if given != own => {
+                fail!(Usage, "--context {given} is for rotary positions: this model has learned ones, always {own}")
+            }
+            (Some(given), _) => given,
+            (None, Position::Learned) => own,
+            (None, Position::Rope { .. }) => own.min(most),
+        };
+        Ok(Self { context, ..self })
+    }
+
     /// Refuses sizes that make no model or that the kernels do not cover, as a usage error that says what to change.
     pub fn validate(&self) -> Result<()> {
         self.problem().map_or(Ok(()), |problem| Err(Error::Usage(problem)))

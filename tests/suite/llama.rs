@@ -1,6 +1,7 @@
 //! The LLaMA family against transformers: what is computed from its folders, what is written back, and what is refused.
 //! tests/fixtures/llama_random.py makes the folders and the numbers.
 
+use crate::cli::{Place, error, has, stderr};
 use crate::hugging_face::{dump, fixture, logits, open, write};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use tempfile::tempdir;
 use wgpt::executor::Executor;
 use wgpt::generate::{Draw, Generator};
 use wgpt::gpu::{Gpu, choose};
+use wgpt::graph::gradient::gradient;
 use wgpt::graph::{Family, Graph, Plan, Step};
 use wgpt::models::config::{Config, FeedForward, Norm, Position};
 use wgpt::models::folder::{TensorFile, WeightType};
@@ -277,4 +279,84 @@ fn each_part_of_gpt2_can_be_exchanged_and_is_saved_and_read() {
     let llama = Choices { preset: Some("llama-mini".into()), ..Choices::default() };
     refused(Choices { norm: Some(Norm::LayerNorm), ..llama.clone() }, "--norm");
     refused(Choices { kv_heads: Some(3), ..llama }, "num_key_value_heads");
+}
+
+#[test]
+fn a_llama_trains_resumes_samples_and_is_exported_like_any_model() {
+    let place = Place::new();
+    let tiny = "--preset llama-mini --layers 1 --heads 2 --kv-heads 1 --width 16 --context 16 --batch 2 --steps 4 \
+        --eval-every 2 --eval-batches 1 --save-every 2 --device cpu";
+    let good = |arguments: &str| -> String {
+        let output = place.wgpt(arguments);
+        assert!(output.status.success(), "{arguments}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    good(&format!("train --out run {tiny}"));
+    let weights = |folder: &str| std::fs::read(place.path(folder).join("model.safetensors")).unwrap();
+    let whole = weights("run");
+    std::fs::remove_dir_all(place.path("run/checkpoints/step-000004")).unwrap();
+    good("train --out run --resume --device cpu");
+    assert_eq!(weights("run"), whole, "resuming changes no bit");
+    let config = wgpt::models::folder::read_config(&place.path("run")).unwrap();
+    assert_eq!((config.family.name(), config.kv_heads, config.inner), ("LLaMA", 1, 44));
+
+    // Past the context, where the last half is read again.
+    let text = good("sample --model run --prompt a --tokens 20 --device cpu --context 12");
+    assert!(text.chars().count() > 20, "{text:?}");
+    has(
+        &error(&place.wgpt("sample --model run --prompt a --context 17 --device cpu"), 2),
+        &["--context 17", "1 to 16"],
+    );
+    good("sample --model run --prompt a --tokens 5 --strategy beam --beams 2 --device cpu");
+    place.write("text.txt", "a cat sat on a mat. ".repeat(20));
+    let result: Value = serde_json::from_str(&good("eval --model run --data text.txt --device cpu")).unwrap();
+    assert!(result["loss"].as_f64().unwrap() > 0.5, "{result}");
+    good("export --model run --out exported");
+    assert_eq!(open(&place.path("exported")).0, config);
+    has(&error(&place.wgpt("export --model run --out model.gguf"), 1), &["GGUF", "GPT-2"]);
+    good("train --out more --init run --steps 1 --batch 2 --device cpu --eval-batches 1");
+    has(&error(&place.wgpt("train --out x --init run --norm rmsnorm --device cpu"), 2), &["--init", "--norm"]);
+
+    let other = tiny.replace("llama-mini", "demo").replace("--kv-heads 1", "--norm rmsnorm --position rope");
+    good(&format!("train --out other {other}"));
+    assert_eq!(good("sample --model other --prompt a --tokens 3 --temperature 0 --device cpu").trim_end().len(), 4);
+    has(&error(&place.wgpt("export --model other --out no"), 1), &["config.json", "transformers"]);
+}
+
+#[test]
+fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
+    // A table of 500 x 96 and weights of 520 x 96 beyond 160 KiB, 480 rows of logits and of activations as well.
+    let llama = Config::preset("llama-mini").unwrap().resized(1, 4, 96);
+    let config = Config { vocab_size: 500, context: 16, kv_heads: 2, ..llama };
+    let batch = 30;
+    let ids: Vec<u32> = (0..batch as u32 * 16 + 1).map(|i| i * i * 7 % 500).collect();
+    let gradients = |device: &mut dyn Executor| -> Vec<(String, Vec<f32>)> {
+        let mut g = Graph::new();
+        let loss = Model { config: &config, training: true }.loss(&mut g, batch, 16);
+        let wanted = config.parameters().into_iter();
+        let wanted: Vec<_> = wanted.map(|(n, d)| (g.state(&n, &d), g.state(&format!("{n}.grad"), &d))).collect();
+        gradient(&mut g, loss, 1.0, &wanted);
+        let plan = Plan::new(&g, device.limits()).unwrap();
+        let program = device.load(&g, plan).unwrap();
+        for (name, dims) in config.parameters() {
+            let values = wgpt::models::initial::initial_values(&config, &name, dims.iter().product(), 0.1, 5);
+            device.write_state(&name, &values).unwrap();
+        }
+        device.write(program, "ids", bytemuck::cast_slice(&ids[..batch * 16])).unwrap();
+        device.write(program, "targets", bytemuck::cast_slice(&ids[1..])).unwrap();
+        device.run(program, 0, &Step::default()).unwrap();
+        let read = |(name, _)| (format!("{name}.grad"), device.read_state(&format!("{name}.grad")).unwrap());
+        config.parameters().into_iter().map(read).collect()
+    };
+    let want = gradients(&mut Cpu::default());
+    for family in [Family::Gpu, Family::Software] {
+        let mut small = Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap();
+        small.limits_mut().binding_bytes = 160 << 10;
+        small.limits_mut().alignment_bytes = 256;
+        for ((name, got), (_, want)) in gradients(&mut small).iter().zip(&want) {
+            let error = worst(got, want) / largest(want);
+            // f32 sums over 480 tokens, through one block and back.
+            assert!(error <= 2e-5, "{name} with {family:?}: {error}");
+        }
+    }
 }
