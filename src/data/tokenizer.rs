@@ -195,6 +195,15 @@ impl Tokenizer {
         })
     }
 
+    /// The ids of a text that a model is to continue: as [`Tokenizer::encode`], with the tokens that a `tokenizer.json` puts
+    /// around every text, such as LLaMA's `<s>`.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let Kind::File { inner, .. } = &self.kind else { return self.encode(text) };
+        let encoding = caught(|| inner.encode_fast(text, true)).and_then(|encoding| encoding.map_err(one_line));
+        let ids = encoding.map(|encoding| encoding.get_ids().to_vec());
+        ids.map_err(|cause| Error::Input(format!("cannot encode the text: {}", files::one_line(&cause))))
+    }
+
     /// The text of the ids, special tokens included. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         if let Some(id) = ids.iter().find(|&&id| !self.knows(id)) {
@@ -254,6 +263,13 @@ impl Tokenizer {
     /// Decodes ids one at a time, as they are drawn.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { tokenizer: self, ids: Vec::new(), shown: 0 }
+    }
+
+    /// Decodes ids that come after others, whose text is not repeated: some decoders drop the space at a text's start.
+    pub fn stream_after(&self, before: &[u32]) -> Result<TextStream<'_>> {
+        let ids = before[before.len().saturating_sub(TextStream::WINDOW.1)..].to_vec();
+        let shown = self.decode(&ids)?.len();
+        Ok(TextStream { tokenizer: self, ids, shown })
     }
 
     /// SHA-256 of its `tokenizer.json`.

@@ -92,6 +92,12 @@ impl<'a> Continuation<'a> {
         }
     }
 
+    /// This text as the continuation of a prompt of these ids, which decides about a space at its start.
+    pub fn after(mut self, tokenizer: &'a Tokenizer, prompt: &[u32]) -> Result<Self> {
+        self.stream = Some(tokenizer.stream_after(prompt)?);
+        Ok(self)
+    }
+
     /// Takes the next token; [`Continuation::finish`] then tells whether the text is complete. Tokens after that are
     /// passed over.
     pub fn push(&mut self, token: Token) -> Result<()> {

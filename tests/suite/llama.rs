@@ -6,7 +6,9 @@ use crate::hugging_face::{dump, fixture, logits, open, write};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tempfile::tempdir;
+use wgpt::data::tokenizer::Tokenizer;
 use wgpt::executor::Executor;
+use wgpt::generate::stop::Continuation;
 use wgpt::generate::{Draw, Generator};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
@@ -359,4 +361,36 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
             assert!(error <= 2e-5, "{name} with {family:?}: {error}");
         }
     }
+}
+
+/// The form of LLaMA 2's tokenizer.json: a text starts with `<s>` and an underline that stands for a space.
+const METASPACE: &str = r#"{"version": "1.0", "truncation": null, "padding": null, "pre_tokenizer": null,
+    "added_tokens": [{"id": 0, "content": "<s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false}],
+    "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
+    "post_processor": {"type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}},
+    "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+        {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+    "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+        "vocab": {"<s>": 0, "\u2581": 1, "a": 2, "b": 3, "\u2581a": 4, "\u2581b": 5},
+        "merges": ["\u2581 a", "\u2581 b"]}}"#;
+
+#[test]
+fn a_prompt_starts_as_the_tokenizer_says_and_its_continuation_keeps_its_space() {
+    let place = Place::new();
+    let path = place.write("tokenizer.json", METASPACE);
+    let tokenizer = Tokenizer::load(&path).unwrap();
+    let prompt = tokenizer.encode_prompt("a b").unwrap();
+    assert_eq!((prompt.as_slice(), tokenizer.encode("a b").unwrap().as_slice()), (&[0, 4, 5][..], &[4, 5][..]));
+    let mut text = Continuation::new(&tokenizer, 3, &[], &[]).after(&tokenizer, &prompt).unwrap();
+    for id in [4, 3, 5] {
+        text.push(wgpt::generate::Token { id, log_probability: 0.0 }).unwrap();
+    }
+    assert_eq!(text.text(), " ab b");
+    let mut alone = tokenizer.stream();
+    assert_eq!(alone.extend(&[4, 3, 5]).unwrap(), "ab b", "a text of its own has no space before it");
 }

@@ -29,7 +29,7 @@ pub struct Writer {
 impl Writer {
     /// Generates and prints the texts that continue a prompt, the first with this seed.
     pub fn write(&mut self, prompt: &str, seed: u32) -> Result<()> {
-        let ids = self.tokenizer.encode(prompt)?;
+        let ids = self.tokenizer.encode_prompt(prompt)?;
         if ids.is_empty() {
             return Err(Error::Input("the tokenizer has no tokens for the prompt: give it more to continue".into()));
         }
@@ -46,8 +46,11 @@ impl Writer {
         for first in (0..settings.count).step_by(rows) {
             let seed = seed.wrapping_add(first as u32);
             let mut texts: Vec<Continuation> = (first..settings.count.min(first + rows))
-                .map(|_| Continuation::new(tokenizer, settings.tokens, &settings.stop_tokens, &settings.stops))
-                .collect();
+                .map(|_| {
+                    Continuation::new(tokenizer, settings.tokens, &settings.stop_tokens, &settings.stops)
+                        .after(tokenizer, ids)
+                })
+                .collect::<Result<_>>()?;
             let mut printer = Printer { prompt, json: self.json, echo: self.echo, ..Printer::default() };
             let label = |n: usize| Label { seed: Some(seed.wrapping_add(n as u32)), score: None };
             generator.sample(executor.as_mut(), ids, settings.tokens, draw, seed, &mut |row, token| {
@@ -80,7 +83,8 @@ impl Writer {
         let options = BeamOptions { stop_tokens: &settings.stop_tokens, stops: Some(&stops), ..options };
         let found = generator.beams(executor.as_mut(), ids, settings.tokens, &options)?;
         let text = |found: &Hypothesis| {
-            let mut text = Continuation::new(tokenizer, settings.tokens, &settings.stop_tokens, &settings.stops);
+            let text = Continuation::new(tokenizer, settings.tokens, &settings.stop_tokens, &settings.stops);
+            let mut text = text.after(tokenizer, ids)?;
             for (id, log_probability) in found.ids.iter().zip(&found.log_probabilities) {
                 text.push(Token { id: *id, log_probability: *log_probability })?;
             }
