@@ -73,6 +73,9 @@ pub trait Executor {
     /// Copies that have arrived, in the order of their posting; all of them if `wait`.
     fn collect(&mut self, wait: bool) -> Result<Vec<(u64, Vec<f32>)>>;
 
+    /// Loses the device, as a driver reset would: a fault for tests. The CPU cannot be lost.
+    fn lose(&mut self) {}
+
     /// Bytes of all buffers allocated for the store and the loaded plans.
     fn allocated_bytes(&self) -> u64;
 

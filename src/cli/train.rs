@@ -48,9 +48,16 @@ pub struct Train {
     /// Replace the run in --out
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
+    /// Lose the device before this step, once for each time it is given
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_name = "STEP")]
+    lose_device_at: Vec<u64>,
     #[command(flatten)]
     choices: Choices,
 }
+
+/// Times that a lost device is opened again before a run gives up.
+const MOST_LOSSES: usize = 2;
 
 /// What is trained on.
 struct Material {
@@ -92,7 +99,7 @@ impl Train {
         }
         let log = Log::create(&folder.log_path())?;
         let places = (path_text(self.data.as_deref()), path_text(self.val.as_deref()));
-        Run { global, out: &self.out, folder, log, trainer, material, places }.go()
+        self.run_to_end(Run { global, out: &self.out, folder, log, trainer, material, places, faults: self.faults() })
     }
 
     /// Goes on from the last checkpoint, with its settings; only --steps may change.
@@ -130,7 +137,33 @@ impl Train {
         let log = Log::resume(&folder.log_path(), state.step)?;
         let places = (state.data.clone(), state.validation.clone());
         drop(checkpoint); // some systems refuse to replace a file that is mapped
-        Run { global, out: &self.out, folder, log, trainer, material, places }.go()
+        self.run_to_end(Run { global, out: &self.out, folder, log, trainer, material, places, faults: self.faults() })
+    }
+
+    /// Trains, on another device where one is lost: the same adapter after its driver came back, or the next best.
+    fn run_to_end(&self, mut run: Run) -> Result<()> {
+        let interrupted = run.catch_interrupt();
+        let mut losses = 0;
+        loop {
+            match run.go(&interrupted) {
+                Err(Error::DeviceLost(why)) if losses < MOST_LOSSES => {
+                    losses += 1;
+                    let what = why.split(';').next().unwrap_or_default();
+                    let note = format!("{what}; going on from the last checkpoint, {losses} of {MOST_LOSSES} times");
+                    run.global.say(&format!("warning: {note}"));
+                    run = run.on_new_device(why)?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Steps before which the device is lost, to prove that a run survives it.
+    fn faults(&self) -> Vec<u64> {
+        #[cfg(debug_assertions)]
+        return self.lose_device_at.clone();
+        #[cfg(not(debug_assertions))]
+        vec![]
     }
 }
 
@@ -143,13 +176,15 @@ struct Run<'a> {
     trainer: Trainer,
     material: Material,
     places: (Option<String>, Option<String>),
+    /// Steps before which the device is lost.
+    faults: Vec<u64>,
 }
 
 impl Run<'_> {
-    fn go(mut self) -> Result<()> {
+    /// A flag that Ctrl-C sets; a second one ends the process at once.
+    fn catch_interrupt(&self) -> Arc<AtomicBool> {
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = interrupted.clone();
-        // A second Ctrl-C ends the process at once.
         let handler = ctrlc::set_handler(move || {
             if flag.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
@@ -158,9 +193,30 @@ impl Run<'_> {
         if handler.is_err() {
             self.global.say("warning: Ctrl-C cannot be caught here, and will lose the steps since the last checkpoint");
         }
+        interrupted
+    }
+
+    /// This run on a device that is opened anew, from its last checkpoint.
+    fn on_new_device(self, why: String) -> Result<Self> {
+        let Run { global, out, folder, log, trainer, material, places, faults } = self;
+        let (config, settings) = (trainer.config().clone(), trainer.settings().clone());
+        drop((trainer, log)); // what the old device holds must be free before the new one takes as much
+        let Some(checkpoint) = folder.latest()? else { return Err(Error::DeviceLost(why)) };
+        let state = trainer_state(&checkpoint)?;
+        let executor = global.open()?;
+        let blueprint = check_memory(&config, &settings, executor.limits(), super::host_memory(executor.as_ref()))?;
+        let tokens = (material.corpus.training.clone(), material.corpus.validation.clone());
+        let mut trainer = Trainer::new(executor, blueprint, config, settings, tokens)?;
+        trainer.restore(&checkpoint, &state)?;
+        let log = Log::resume(&folder.log_path(), state.step)?;
+        global.say(&format!("resuming after step {}", state.step));
+        Ok(Run { global, out, folder, log, trainer, material, places, faults })
+    }
+
+    fn go(&mut self, interrupted: &AtomicBool) -> Result<()> {
         let steps = self.trainer.settings().steps;
         let bar = self.progress_bar(steps);
-        let outcome = self.steps(&bar, &interrupted);
+        let outcome = self.steps(&bar, interrupted);
         bar.finish_and_clear();
         // Records that have arrived are kept whatever ended the run.
         self.log.sync()?;
@@ -178,6 +234,11 @@ impl Run<'_> {
     fn steps(&mut self, bar: &ProgressBar, interrupted: &AtomicBool) -> Result<()> {
         let Settings { steps, eval_every, save_every, sample_every, .. } = *self.trainer.settings();
         while self.trainer.steps_done() < steps && !interrupted.load(Ordering::SeqCst) {
+            let next = self.trainer.steps_done() + 1;
+            if let Some(at) = self.faults.iter().position(|step| *step == next) {
+                self.faults.remove(at);
+                self.trainer.executor().lose();
+            }
             let mut records = self.trainer.step()?;
             let done = self.trainer.steps_done();
             let due = |every: u64| done == steps || (every > 0 && done.is_multiple_of(every));

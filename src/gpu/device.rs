@@ -65,7 +65,8 @@ impl Device {
         }));
         let shared = failure.clone();
         device.set_device_lost_callback(move |reason, message| {
-            note(shared.clone(), Failure::Lost(format!("{reason:?}: {}", message.replace('\n', " "))));
+            let what = format!("{reason:?}: {}", one_line(&message)).to_lowercase();
+            note(shared.clone(), Failure::Lost(what.trim_end_matches([':', ' ']).to_string()));
         });
         Ok(Device { device, queue, failure, staging: None, piece: None, buffers_created: 0 })
     }

@@ -348,6 +348,10 @@ impl Executor for Gpu {
         Ok(taken)
     }
 
+    fn lose(&mut self) {
+        self.destroy();
+    }
+
     fn allocated_bytes(&self) -> u64 {
         self.allocated_bytes
     }

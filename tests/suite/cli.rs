@@ -238,6 +238,36 @@ fn a_model_that_cannot_fit_says_what_would() {
     assert!(message.contains("--batch") || message.contains("--preset"), "{message}");
 }
 
+/// The switch that loses the device is there in debug builds only.
+#[cfg(debug_assertions)]
+#[test]
+fn a_run_survives_a_lost_device_twice_to_the_same_bits() {
+    let place = Place::new();
+    let tiny = TINY.replace("--device cpu", "--device auto");
+    assert!(place.wgpt(&format!("train --out whole {tiny}")).status.success());
+    let lost = place.wgpt(&format!("train --out run {tiny} --lose-device-at 5 --lose-device-at 5"));
+    assert!(lost.status.success(), "{}", stderr(&lost));
+    let said = stderr(&lost);
+    has(
+        &said,
+        &["the device was lost (destroyed);", "1 of 2 times", "2 of 2 times", "resuming after step 3", "step 6/6"],
+    );
+    let read = |run: &str, file: &str| std::fs::read(place.path(run).join(file)).unwrap();
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        assert!(read("run", file) == read("whole", file), "{file} is another");
+    }
+    assert_eq!(String::from_utf8(read("run", "log.jsonl")).unwrap().lines().count(), 6);
+
+    let faults = "--lose-device-at 5 --lose-device-at 5 --lose-device-at 5";
+    let message = error(&place.wgpt(&format!("train --out run --overwrite {tiny} {faults}")), 1);
+    has(&message, &["the device was lost", "--resume"]);
+    assert!(place.wgpt("train --out run --resume --device auto").status.success(), "nothing is lost");
+    assert!(read("run", "model.safetensors") == read("whole", "model.safetensors"));
+    // Before the first checkpoint there is nothing to go on from.
+    let message = error(&place.wgpt(&format!("train --out early {tiny} --lose-device-at 2")), 1);
+    has(&message, &["the device was lost"]);
+}
+
 #[test]
 fn doctor_lists_the_adapter() {
     let place = Place::new();
