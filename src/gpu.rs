@@ -7,6 +7,7 @@ pub mod executor;
 pub mod pipelines;
 pub mod profiler;
 pub mod reload;
+mod submits;
 
 pub use adapter::{Adapter, adapters, choose};
 pub use executor::Gpu;

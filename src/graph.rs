@@ -12,6 +12,8 @@ pub use op::{Binding, Constant, Cost, Dispatch, Family, Limits, Op, Shader, Shap
 pub use plan::{Command, Plan, Segment};
 pub use shape::{Dtype, Shape};
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A small handle: output `slot` of node `node`. Only slot 0 carries a gradient.
@@ -54,6 +56,8 @@ pub struct Graph {
     outputs: Vec<(String, Tensor)>,
     segments: Vec<(String, usize)>,
     scope: String,
+    regions: Vec<Range<usize>>,
+    recomputes: bool,
 }
 
 impl Graph {
@@ -112,6 +116,57 @@ impl Graph {
         self.scope = scope.into();
     }
 
+    /// Makes what `build` appends a region: a part whose inner values the backward pass may compute again, from what goes
+    /// into it, so that they need not be kept (see [`Graph::recompute_regions`]).
+    pub fn region(&mut self, build: impl FnOnce(&mut Graph) -> Tensor) -> Tensor {
+        let start = self.nodes.len();
+        let made = build(self);
+        self.regions.push(start..self.nodes.len());
+        made
+    }
+
+    /// Has the backward pass compute the inside of regions again: less memory, one more forward pass (Chen et al. 2016,
+    /// "Training Deep Nets with Sublinear Memory Cost").
+    pub fn recompute_regions(&mut self) {
+        self.recomputes = true;
+    }
+
+    /// The region of a node that is to be computed again.
+    fn recomputed_region(&self, node: usize) -> Option<Range<usize>> {
+        self.regions.iter().find(|region| self.recomputes && region.contains(&node)).cloned()
+    }
+
+    /// Appends the ops of `region` once more; the copy of each node.
+    fn copy(&mut self, region: Range<usize>) -> HashMap<usize, usize> {
+        let mut copies = HashMap::new();
+        for node in region {
+            let Some(op) = self.op(node).cloned() else { continue };
+            let Node { label, inputs, outputs, .. } = self.nodes[node].clone();
+            let moved = |t: &Tensor| Tensor { node: copies.get(&t.node).copied().unwrap_or(t.node), ..*t };
+            let inputs = inputs.iter().map(moved).collect();
+            let copy = Node { label: format!("again: {label}"), source: Source::Op(op), inputs, outputs };
+            copies.insert(node, self.push(copy).node);
+        }
+        copies
+    }
+
+    /// Which nodes matter: leaves, and ops that lead to an output or change a state.
+    pub fn live(&self) -> Vec<bool> {
+        let is_state = |t: Tensor| matches!(self.nodes[self.root(t).node].source, Source::Leaf(Leaf::State));
+        let mut live = vec![false; self.nodes.len()];
+        self.outputs.iter().for_each(|(_, t)| live[t.node] = true);
+        for (i, node) in self.nodes.iter().enumerate().rev() {
+            live[i] |= match &node.source {
+                Source::Leaf(_) => true,
+                Source::Op(op) => op.in_place().iter().any(|(slot, _)| is_state(Tensor { node: i, slot: *slot })),
+            };
+            if live[i] {
+                node.inputs.iter().for_each(|t| live[t.node] = true);
+            }
+        }
+        live
+    }
+
     /// Keeps `tensor` readable under `name` after a replay.
     pub fn output(&mut self, name: &str, tensor: Tensor) {
         self.outputs.push((name.into(), tensor));
@@ -131,7 +186,7 @@ impl Graph {
     }
 
     /// Segments as (name, range of nodes), in order; one called `main` if none was named.
-    pub fn segments(&self) -> Vec<(String, std::ops::Range<usize>)> {
+    pub fn segments(&self) -> Vec<(String, Range<usize>)> {
         let mut starts = self.segments.clone();
         if starts.is_empty() {
             starts.push(("main".into(), 0));

@@ -21,6 +21,7 @@ struct Loaded {
     /// Values of every op's outputs, freed after their last reader unless the host reads them.
     values: HashMap<Tensor, Vec<f32>>,
     last_use: HashMap<Tensor, usize>,
+    live: Vec<bool>,
 }
 
 impl Default for Cpu {
@@ -38,7 +39,8 @@ impl Loaded {
             node.inputs.iter().for_each(|t| _ = last_use.insert(*t, i));
         }
         graph.outputs().iter().for_each(|(_, t)| _ = last_use.insert(*t, usize::MAX));
-        Loaded { graph: graph.clone(), inputs: HashMap::new(), values: HashMap::new(), last_use }
+        let live = graph.live();
+        Loaded { graph: graph.clone(), inputs: HashMap::new(), values: HashMap::new(), last_use, live }
     }
 
     /// The values of a tensor: in the store, among the inputs, or made by an op.
@@ -54,7 +56,7 @@ impl Loaded {
 
     /// Runs one op: outputs in place start as their input, the others as NaN.
     fn run_node(&mut self, store: &mut HashMap<String, Vec<f32>>, node: usize, step: &Step) {
-        let Some(op) = self.graph.op(node).cloned() else { return };
+        let Some(op) = self.graph.op(node).filter(|_| self.live[node]).cloned() else { return };
         let at = self.graph.nodes()[node].clone();
         let shapes = Shapes {
             inputs: at.inputs.iter().map(|t| self.graph.shape(*t)).collect(),

@@ -13,6 +13,7 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::generate::{Draw, Generator};
+use wgpt::graph::Limits;
 use wgpt::models::config::Config;
 use wgpt::models::folder::{Weights, read_config};
 use wgpt::models::generation_config::GenerationConfig;
@@ -20,7 +21,7 @@ use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
 use wgpt::train::log::{self, Log, Record, console_line};
 use wgpt::train::plot::{self, Plot};
 use wgpt::train::settings::{Choices, Settings};
-use wgpt::train::trainer::{Trainer, check_memory, mib, trainer_state};
+use wgpt::train::trainer::{Blueprint, Trainer, check_memory, mib, trainer_state};
 
 /// Bytes of the built-in corpus: training, and held out.
 const STORY_BYTES: (usize, usize) = (2 << 20, 200 << 10);
@@ -89,7 +90,7 @@ impl Train {
         let mode = if self.overwrite { Mode::Overwrite } else { Mode::Fresh };
         let executor = global.open()?;
         let blueprint = check_memory(&config, &settings, executor.limits(), super::host_memory(executor.as_ref()))?;
-        announce(global, &config, &settings, &material, blueprint.memory_bytes());
+        announce(global, &config, &settings, &material, &blueprint, executor.limits());
         let data = (material.corpus.training.clone(), material.corpus.validation.clone());
         let folder = RunFolder::create(&self.out, mode)?;
         let mut trainer = Trainer::new(executor, blueprint, config.clone(), settings, data)?;
@@ -129,7 +130,7 @@ impl Train {
         let config = checkpoint.config.clone();
         let executor = global.open()?;
         let blueprint = check_memory(&config, &settings, executor.limits(), super::host_memory(executor.as_ref()))?;
-        announce(global, &config, &settings, &material, blueprint.memory_bytes());
+        announce(global, &config, &settings, &material, &blueprint, executor.limits());
         let tokens = (material.corpus.training.clone(), material.corpus.validation.clone());
         let mut trainer = Trainer::new(executor, blueprint, config, settings, tokens)?;
         trainer.restore(&checkpoint, &state)?;
@@ -454,7 +455,14 @@ fn model_config(settings: &Settings, material: &Material, init: Option<&Config>)
     Ok(Config { dropout: settings.dropout(), ..init.clone() })
 }
 
-fn announce(global: &Global, config: &Config, settings: &Settings, material: &Material, memory_bytes: u64) {
+fn announce(
+    global: &Global,
+    config: &Config,
+    settings: &Settings,
+    material: &Material,
+    blueprint: &Blueprint,
+    limits: &Limits,
+) {
     material.corpus.notes.iter().for_each(|note| global.say(&format!("note: {note}")));
     global.say(&format!(
         "model: {} parameters ({} layers, {} heads, {} wide, {} context, {} tokens); data: {} training, {} validation tokens",
@@ -467,11 +475,21 @@ fn announce(global: &Global, config: &Config, settings: &Settings, material: &Ma
         material.corpus.training.len(),
         material.corpus.validation.len(),
     ));
-    global.say(&format!(
-        "memory: {} on the device; less with a smaller --batch and more --accumulate (now {} x {})",
-        mib(memory_bytes),
-        settings.batch,
-        settings.accumulate
-    ));
+    // What the other choices would take; planning them is quick.
+    let other = |recompute: bool, batch: usize| {
+        let other = Settings { recompute, batch, ..settings.clone() };
+        Blueprint::new(config, &other, limits).map_or("no memory at all".into(), |b| mib(b.memory_bytes()))
+    };
+    let mut others = vec![];
+    if !settings.recompute {
+        others.push(format!("{} with --recompute", other(true, settings.batch)));
+    }
+    if settings.batch > 1 {
+        let (batch, accumulate) =
+            (settings.batch / 2, (settings.batch * settings.accumulate).div_ceil(settings.batch / 2));
+        others.push(format!("{} with --batch {batch} --accumulate {accumulate}", other(settings.recompute, batch)));
+    }
+    let others = if others.is_empty() { String::new() } else { format!("; {}", others.join(", ")) };
+    global.say(&format!("memory: {} on the device{others}", mib(blueprint.memory_bytes())));
     global.detail(&format!("settings: {settings:?}"));
 }

@@ -4,6 +4,7 @@ use super::adapter::{Adapter, choose};
 use super::device::Device;
 use super::pipelines::{Pipeline, Pipelines};
 use super::reload::ShaderFiles;
+use super::submits::{Action, Submits};
 use crate::error::Result;
 use crate::executor::{Executor, Program, Timeline};
 use crate::graph::memory::Class;
@@ -12,6 +13,7 @@ use crate::graph::{Family, Graph, Limits, Plan, Step};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Read-backs that may be under way at once; posting one more waits for the oldest, so the host never runs further ahead.
 const RING: usize = 4;
@@ -51,15 +53,7 @@ struct Posted {
 pub(super) struct Loaded {
     pub(super) plan: Plan,
     pub(super) buffers: Vec<wgpu::Buffer>,
-    pub(super) segments: Vec<Vec<Submit>>,
-}
-
-/// Commands that go to the device together: a bounded amount of work, so that no watchdog fires.
-pub(super) type Submit = Vec<Action>;
-
-pub(super) enum Action {
-    Dispatch { pipeline: Arc<Pipeline>, group: wgpu::BindGroup, workgroups: [u32; 3] },
-    Copy { from: usize, to: usize, size_bytes: u64 },
+    pub(super) segments: Vec<Submits>,
 }
 
 impl Gpu {
@@ -141,37 +135,26 @@ impl Gpu {
         self.device.device.create_bind_group(&descriptor)
     }
 
-    /// Turns a segment's commands into submits of bounded work.
+    /// Binds a segment's commands to buffers and pipelines.
     fn actions(
         &self,
         commands: &[Command],
         buffers: &[wgpu::Buffer],
         pipelines: &mut impl Iterator<Item = Arc<Pipeline>>,
-    ) -> Vec<Submit> {
-        let budget = submit_budget(self.limits.family);
-        let mut submits = vec![vec![]];
-        let mut work = 0;
-        for command in commands {
-            let action = match command {
-                Command::Copy { from, to, size_bytes } => {
-                    Action::Copy { from: *from, to: *to, size_bytes: *size_bytes }
-                }
-                Command::Dispatch(kernel) => {
-                    let pipeline = pipelines.next().expect("a pipeline for every kernel");
-                    let group = self.bind(&pipeline, &kernel.bindings, buffers);
-                    // A byte takes about as long as ten operations on most devices.
-                    work += kernel.cost.flops.max(10 * kernel.cost.size_bytes);
-                    Action::Dispatch { pipeline, group, workgroups: kernel.workgroups }
-                }
-            };
-            submits.last_mut().expect("never empty").push(action);
-            if work > budget {
-                submits.push(vec![]);
-                work = 0;
+    ) -> Submits {
+        // A byte takes about as long as ten operations on most devices.
+        let mut action = |command: &Command| match command {
+            Command::Copy { from, to, size_bytes } => {
+                (Action::Copy { from: *from, to: *to, size_bytes: *size_bytes }, 20 * size_bytes)
             }
-        }
-        submits.retain(|s| !s.is_empty());
-        submits
+            Command::Dispatch(kernel) => {
+                let pipeline = pipelines.next().expect("a pipeline for every kernel");
+                let group = self.bind(&pipeline, &kernel.bindings, buffers);
+                let work = kernel.cost.flops.max(10 * kernel.cost.size_bytes);
+                (Action::Dispatch { pipeline, group, workgroups: kernel.workgroups }, work)
+            }
+        };
+        Submits::new(commands.iter().map(&mut action).collect(), submit_budget(self.limits.family))
     }
 
     fn state(&self, name: &str) -> &wgpu::Buffer {
@@ -195,7 +178,7 @@ impl Gpu {
     }
 }
 
-/// Work per submit, in FLOPs: tens of milliseconds on a slow device of the family.
+/// Work per submit, in FLOPs, before it is measured: tens of milliseconds on a slow device of the family.
 fn submit_budget(family: Family) -> u64 {
     match family {
         Family::Gpu => 40_000_000_000,
@@ -263,8 +246,13 @@ impl Executor for Gpu {
 
     fn run(&mut self, program: Program, segment: usize, step: &Step) -> Result<()> {
         self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        let timed = self.programs[program.0].segments[segment].is_timed();
+        if timed {
+            self.device.wait()?; // what was queued before is not counted
+        }
+        let (mut seconds, mut start) = (vec![], Instant::now());
         let loaded = &self.programs[program.0];
-        for submit in &loaded.segments[segment] {
+        for submit in loaded.segments[segment].iter() {
             let mut encoder = self.device.device.create_command_encoder(&Default::default());
             let mut pass = None;
             for action in submit {
@@ -284,6 +272,14 @@ impl Executor for Gpu {
             }
             drop(pass);
             self.device.queue.submit([encoder.finish()]);
+            if timed {
+                self.device.wait()?;
+                seconds.push((Instant::now() - start).as_secs_f64());
+                start = Instant::now();
+            }
+        }
+        if timed {
+            self.programs[program.0].segments[segment].resize(&seconds);
         }
         self.device.check()
     }

@@ -3,7 +3,8 @@
 //! Timestamps inside a pass do not exist everywhere, so a pass holds one kernel. Where the adapter has no timestamps at all
 //! the host's clock is read around each kernel, submitted and waited for by itself: that adds a submit to its time.
 
-use super::executor::{Action, Gpu};
+use super::executor::Gpu;
+use super::submits::Action;
 use crate::error::Result;
 use crate::executor::{COPY, KernelTime, Program, Timeline};
 use crate::graph::Step;
@@ -94,7 +95,7 @@ impl Gpu {
     fn by_device(&mut self, program: Program, segment: usize) -> Result<Times> {
         let device = self.device.device.clone();
         let submits = &self.programs[program.0].segments[segment];
-        let count: usize = submits.iter().map(Vec::len).sum();
+        let count = submits.actions().count();
         let set = |commands: usize| {
             let (ty, count) = (wgpu::QueryType::Timestamp, 2 * commands as u32);
             device.create_query_set(&wgpu::QuerySetDescriptor { label: Some("timestamps"), ty, count })
@@ -102,7 +103,7 @@ impl Gpu {
         let sets: Vec<_> = (0..count).step_by(SET / 2).map(|first| set((count - first).min(SET / 2))).collect();
         let (began, mut host, mut n) = (Instant::now(), vec![], 0);
         let mut time = |what, start: f64| host.push((what, start..began.elapsed().as_secs_f64()));
-        for submit in submits {
+        for submit in submits.iter() {
             let start = began.elapsed().as_secs_f64();
             let mut encoder = device.create_command_encoder(&Default::default());
             for action in submit {
@@ -143,7 +144,7 @@ impl Gpu {
 
     fn by_host(&self, program: Program, segment: usize) -> Result<Times> {
         let (began, mut spans, mut host) = (Instant::now(), vec![], vec![]);
-        for action in self.programs[program.0].segments[segment].iter().flatten() {
+        for action in self.programs[program.0].segments[segment].actions() {
             let mut encoder = self.device.device.create_command_encoder(&Default::default());
             self.encode(&mut encoder, program, action, None);
             let commands = encoder.finish();

@@ -15,14 +15,19 @@ pub fn gradient(g: &mut Graph, loss: Tensor, scale: f32, wanted: &[(Tensor, Tens
     g.scope("gradient");
     let seed = g.apply(Fill { value: scale }, &[]);
     grads.insert(loss, seed);
+    // The copies of the region that the walk is in, where what is inside is computed again.
+    let mut copies: HashMap<usize, usize> = HashMap::new();
     for node in (0..=loss.node).rev() {
         let at = Tensor { node, slot: 0 };
         let (Some(op), Some(dy)) = (g.op(node).cloned(), grads.get(&at).copied()) else { continue };
         let inputs = g.nodes()[node].inputs.clone();
         let wants: Vec<bool> = inputs.iter().map(|t| t.slot == 0 && needed[t.node]).collect();
+        if let Some(region) = g.recomputed_region(node).filter(|_| !copies.contains_key(&node)) {
+            copies = g.copy(region);
+        }
         g.scope(format!("gradient of {}", g.nodes()[node].label));
         let first_new = g.nodes().len();
-        let parts = op.vjp(g, node, dy, &wants);
+        let parts = op.vjp(g, copies.get(&node).copied().unwrap_or(node), dy, &wants);
         assert!(parts.len() == inputs.len(), "{}: vjp returns one gradient per input", op.name());
         for ((input, part), want) in inputs.iter().zip(parts).zip(wants) {
             let Some(part) = part.filter(|_| want) else { continue };

@@ -1,6 +1,6 @@
 //! Which tensors share which buffer: whole buffers, never ranges of one, because wgpu tracks usage per buffer.
 
-use super::{Graph, Leaf, Source, Tensor};
+use super::{Graph, Leaf, Node, Source, Tensor};
 use std::collections::HashMap;
 
 /// Life of one piece of storage, in node indices, both ends included.
@@ -62,7 +62,7 @@ pub enum Class {
     Temporary,
 }
 
-/// Storage of every tensor of a graph.
+/// Storage of every tensor of a graph that matters ([`Graph::live`]).
 #[derive(Debug, Default)]
 pub struct Storage {
     /// Storage index of each tensor.
@@ -77,13 +77,15 @@ pub struct Storage {
 impl Storage {
     pub fn new(g: &Graph) -> Self {
         let end = g.nodes().len();
+        let live = g.live();
+        let nodes = || g.nodes().iter().enumerate().filter(|(i, _)| live[*i]);
         let mut last_use: HashMap<Tensor, usize> = HashMap::new();
-        for (i, node) in g.nodes().iter().enumerate() {
+        for (i, node) in nodes() {
             node.inputs.iter().for_each(|t| _ = last_use.insert(*t, i));
         }
         let pinned = |t: Tensor| g.outputs().iter().any(|(_, output)| *output == t);
         let mut storage = Storage::default();
-        for (i, node) in g.nodes().iter().enumerate() {
+        for (i, node) in nodes() {
             for slot in 0..node.outputs.len() {
                 let at = Tensor { node: i, slot };
                 let last = if pinned(at) { end } else { last_use.get(&at).copied().unwrap_or(i) };
@@ -100,7 +102,7 @@ impl Storage {
                 storage.of.insert(at, index);
             }
         }
-        storage.check_versions(g);
+        storage.check_versions(nodes());
         storage
     }
 
@@ -141,9 +143,9 @@ impl Storage {
     }
 
     /// Asserts that nobody reads an older version of a state after an op changed it in place.
-    fn check_versions(&self, g: &Graph) {
+    fn check_versions<'a>(&self, nodes: impl Iterator<Item = (usize, &'a Node)>) {
         let mut newest: HashMap<usize, Tensor> = HashMap::new();
-        for (i, node) in g.nodes().iter().enumerate() {
+        for (i, node) in nodes {
             for t in &node.inputs {
                 let (class, label, _) = &self.entries[self.of[t]];
                 let current = newest.get(&self.of[t]).copied();

@@ -88,10 +88,11 @@ impl Plan {
             }
         }
         let buffer = |t: Tensor| buffer_of[storage.of[&t]];
+        let live = g.live();
         let mut segments = vec![];
         for (name, range) in g.segments() {
             let mut commands = vec![];
-            for node in range {
+            for node in range.filter(|node| live[*node]) {
                 for (_, from, slot) in storage.copies.iter().filter(|c| c.0 == node) {
                     let size_bytes = g.shape(*from).size_bytes();
                     commands.push(Command::Copy {

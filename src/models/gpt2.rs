@@ -39,7 +39,7 @@ impl Family for Gpt2 {
         let angles = m.angles(g, time);
         x = m.drop_embedding(g, x);
         for layer in 0..layers {
-            x = block(m, g, x, angles, layer, past);
+            x = g.region(|g| block(m, g, x, angles, layer, past));
         }
         g.scope("ln_f");
         m.norm(g, x, "ln_f")

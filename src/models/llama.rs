@@ -36,7 +36,7 @@ impl Family for Llama {
         x = m.drop_embedding(g, x);
         let angles = m.angles(g, time).expect("rotary positions");
         for layer in 0..layers {
-            x = block(m, g, x, angles, layer, past);
+            x = g.region(|g| block(m, g, x, angles, layer, past));
         }
         g.scope("norm");
         m.norm(g, x, "norm")

@@ -127,6 +127,9 @@ pub struct Choices {
     /// Floating-point format
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
+    /// Compute what is inside a block again in the backward pass: less memory, a third more work
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
+    pub recompute: Option<bool>,
     /// char, bytes, or a Hugging Face tokenizer.json
     #[arg(long)]
     pub tokenizer: Option<String>,
@@ -166,6 +169,8 @@ pub struct Settings {
     pub eval_batches: u64,
     pub save_every: u64,
     pub sample_every: u64,
+    #[serde(default)]
+    pub recompute: bool,
     pub tokenizer: String,
 }
 
@@ -265,6 +270,7 @@ impl Choices {
             save_every: self.save_every.or(other.save_every),
             sample_every: self.sample_every.or(other.sample_every),
             precision: self.precision.or(other.precision),
+            recompute: self.recompute.or(other.recompute),
             tokenizer: self.tokenizer.or(other.tokenizer),
         }
     }
@@ -306,6 +312,7 @@ impl Choices {
             eval_batches: self.eval_batches.unwrap_or(20),
             save_every: self.save_every.unwrap_or(recipe.every),
             sample_every: self.sample_every.unwrap_or(0),
+            recompute: self.recompute.unwrap_or(false),
             tokenizer: self.tokenizer.unwrap_or_else(|| recipe.tokenizer.into()),
             preset,
         };

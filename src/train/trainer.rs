@@ -40,6 +40,9 @@ impl Blueprint {
     pub fn new(config: &Config, settings: &Settings, limits: &Limits) -> Result<Blueprint> {
         let (batch, context) = (settings.batch, settings.context);
         let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
+            if settings.recompute {
+                g.recompute_regions();
+            }
             Model { config, training: true }.loss(g, batch, context)
         });
         let mut evaluation = Graph::new();
@@ -327,16 +330,30 @@ pub fn check_memory(
         _ => return blueprint,
     };
     let fits = |b: &Blueprint| available_bytes.is_none_or(|available| b.memory_bytes() <= available);
-    let mut smaller = settings.clone();
-    while smaller.batch > 1 {
-        smaller.batch /= 2;
-        smaller.accumulate = (settings.batch * settings.accumulate).div_ceil(smaller.batch);
-        if let Some(b) = Blueprint::new(config, &smaller, limits).ok().filter(fits) {
-            let (batch, accumulate) = (smaller.batch, smaller.accumulate);
-            fail!(OutOfMemory, "{too_much}: --batch {batch} --accumulate {accumulate} needs {}", mib(b.memory_bytes()));
+    let mut found = vec![];
+    for recompute in [settings.recompute, true] {
+        let mut smaller = Settings { recompute, ..settings.clone() };
+        // The batch itself is too large as it is, and may fit when blocks are computed again.
+        let halves =
+            std::iter::successors(Some(settings.batch), |batch| Some(batch / 2)).take_while(|batch| *batch > 0);
+        for batch in halves.skip(usize::from(recompute == settings.recompute)) {
+            smaller.batch = batch;
+            smaller.accumulate = (settings.batch * settings.accumulate).div_ceil(batch);
+            if let Some(b) = Blueprint::new(config, &smaller, limits).ok().filter(fits) {
+                let (accumulate, recompute) = (smaller.accumulate, if recompute { " --recompute" } else { "" });
+                let needs = mib(b.memory_bytes());
+                found.push(format!("--batch {batch} --accumulate {accumulate}{recompute} needs {needs}"));
+                break;
+            }
+        }
+        if settings.recompute {
+            break;
         }
     }
-    fail!(OutOfMemory, "{too_much}: even --batch 1 does not fit, use a smaller --preset, --context or --width")
+    if found.is_empty() {
+        fail!(OutOfMemory, "{too_much}: even --batch 1 does not fit, use a smaller --preset, --context or --width")
+    }
+    fail!(OutOfMemory, "{too_much}: {}", found.join(", and "))
 }
 
 /// Bytes as MiB, rounded up.

@@ -342,8 +342,22 @@ fn state_that_was_changed_in_place_cannot_be_read_as_it_was() {
     let mut g = Graph::new();
     let (total, x) = (g.state("total", &[3]), g.input("x", Shape::f32(&[3])));
     g.apply(AddInPlace, &[total, x]);
-    g.apply(Add, &[total, x]);
+    let stale = g.apply(Add, &[total, x]);
+    g.output("stale", stale);
     let _ = Plan::new(&g, &roomy(Family::Gpu));
+}
+
+#[test]
+fn what_leads_nowhere_is_not_planned() {
+    let mut g = Graph::new();
+    let (total, x) = (g.state("total", &[3]), g.input("x", Shape::f32(&[3])));
+    let twice = g.apply(Add, &[x, x]);
+    g.apply(AddInPlace, &[total, twice]);
+    let unread = g.apply(Add, &[twice, x]);
+    g.apply(Add, &[unread, unread]);
+    let plan = Plan::new(&g, &roomy(Family::Gpu)).unwrap();
+    assert_eq!(plan.kernels().map(|k| k.node).collect::<Vec<_>>(), [twice.node, twice.node + 1]);
+    assert_eq!(plan.size_bytes(|class| *class == Class::Temporary), 12);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use wgpt::error::{Error, Result};
 use wgpt::executor::{Executor, Program};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
+use wgpt::graph::memory::Class;
 use wgpt::graph::{Family, Graph, Limits, Plan, Step};
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
@@ -575,5 +576,35 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
             // Products over K and sums over rows in pieces: a few roundings of the largest term.
             check_close(&format!("{family:?}: {name}"), got, want, 4e-6 * largest + 1e-9, 1e-5).unwrap();
         }
+    }
+}
+
+#[test]
+fn what_is_computed_again_changes_no_bit_and_needs_less_memory() {
+    for preset in ["demo", "llama-mini"] {
+        let settings = |recompute| {
+            let kept = Choices { layers: Some(4), batch: Some(16), dropout: Some(0.1), ..choices() };
+            settings(Choices { preset: Some(preset.into()), recompute: Some(recompute), accumulate: Some(2), ..kept })
+        };
+        for family in [Family::Gpu, Family::Software] {
+            let (mut kept, mut again) = (trainer(gpu(family), &settings(false)), trainer(gpu(family), &settings(true)));
+            let records = steps(&mut kept, 3);
+            assert_eq!(losses(&records), losses(&steps(&mut again, 3)), "{preset}");
+            assert_same(&everything(&mut kept), &everything(&mut again));
+        }
+        let limits = Limits::portable(Family::Gpu);
+        let temporary = |recompute| {
+            let settings = settings(recompute);
+            let blueprint = Blueprint::new(&config(&settings), &settings, &limits).unwrap();
+            let plan = blueprint.training_plan();
+            let again = plan.kernels().filter(|k| k.label.starts_with("again: ")).count();
+            assert_eq!(again > 0, recompute);
+            // The last projection of a block and the addition after it are not needed: nothing computes them again.
+            let last = |k: &&wgpt::graph::plan::Kernel| k.label.starts_with("again: ") && k.label.ends_with("mlp: add");
+            assert_eq!(plan.kernels().filter(last).count(), 0);
+            plan.size_bytes(|class| *class == Class::Temporary)
+        };
+        let (kept, again) = (temporary(false), temporary(true));
+        assert!(again * 3 < kept * 2, "{preset}: {again} bytes of temporaries, where {kept} are kept");
     }
 }
