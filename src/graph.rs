@@ -142,6 +142,10 @@ impl Graph {
         for node in region {
             let Some(op) = self.op(node).cloned() else { continue };
             let Node { label, inputs, outputs, .. } = self.nodes[node].clone();
+            let changes = |(slot, _): &(usize, usize)| {
+                matches!(self.nodes[self.root(Tensor { node, slot: *slot }).node].source, Source::Leaf(Leaf::State))
+            };
+            assert!(!op.in_place().iter().any(changes), "{label} changes a state, and must not be computed twice");
             let moved = |t: &Tensor| Tensor { node: copies.get(&t.node).copied().unwrap_or(t.node), ..*t };
             let inputs = inputs.iter().map(moved).collect();
             let copy = Node { label: format!("again: {label}"), source: Source::Op(op), inputs, outputs };
