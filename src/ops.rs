@@ -12,18 +12,25 @@ pub mod cache_reorder;
 pub mod case;
 pub mod ceiling;
 pub mod column_sum;
+pub mod combine;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod expert_groups;
+pub mod expert_load;
 pub mod fill;
 pub mod gelu;
 pub mod global_norm;
+pub mod grouped_matmul;
+pub mod grouped_weights;
 pub mod layernorm;
 pub mod matmul;
 pub mod next_token;
 pub mod rmsnorm;
 pub mod rope;
+pub mod router;
+pub mod router_losses;
 pub mod swiglu;
 
 pub use case::{Case, Draw};
@@ -40,16 +47,23 @@ pub fn cases() -> Vec<&'static Case> {
         cache_reorder::CASES,
         ceiling::CASES,
         column_sum::CASES,
+        combine::CASES,
         cross_entropy::CASES,
         dropout::CASES,
         embedding::CASES,
+        expert_groups::CASES,
+        expert_load::CASES,
         gelu::CASES,
         global_norm::CASES,
+        grouped_matmul::CASES,
+        grouped_weights::CASES,
         layernorm::CASES,
         matmul::CASES,
         next_token::CASES,
         rmsnorm::CASES,
         rope::CASES,
+        router::CASES,
+        router_losses::CASES,
         swiglu::CASES,
     ];
     ops.into_iter().flatten().collect()

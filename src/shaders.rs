@@ -22,6 +22,11 @@ const SHARED: &[Shader] = &[
     shader!("shared/store"),
     shader!("shared/store_bias"),
     shader!("shared/store_bias_gelu"),
+    shader!("shared/expert_rows"),
+    shader!("shared/rows_sorted"),
+    shader!("shared/rows_gathered"),
+    shader!("shared/combine_weighted"),
+    shader!("shared/combine_plain"),
 ];
 
 /// Replaces the right-hand side of `const NAME: T = ...;` for each constant, and appends the shared files named in the

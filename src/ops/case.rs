@@ -22,6 +22,10 @@ pub enum Draw {
     Exact(u32),
     /// Ids below a vocabulary size, one in five ignored.
     Targets(u32),
+    /// Whole numbers from -n to n, many of them equal.
+    Whole(i32),
+    /// Exactly these: ids that must fit those of another input.
+    Words(fn() -> Vec<u32>),
     /// The report of a fine step: clip factor 0.7, update number 5.
     Report,
 }
@@ -116,7 +120,8 @@ impl Case {
         let mut compared = vec![];
         for ((name, got), want) in built.outputs.iter().zip(&got).zip(&want) {
             let name_of = format!("{} {name}", self.name);
-            let same = if self.is_ids(name) {
+            let words = built.dtype(name) == Dtype::U32;
+            let same = if words || self.is_ids(name) {
                 check_bits(&name_of, got, want)
             } else {
                 check_close(&name_of, got, want, self.atol, self.rtol)
@@ -129,7 +134,7 @@ impl Case {
         Ok(Ok(compared))
     }
 
-    /// Whether an output is ids or bits, in place of such an input.
+    /// Whether an output is bits, in place of such an input.
     fn is_ids(&self, output: &str) -> bool {
         let in_place = (self.op)().in_place();
         let input = in_place.iter().find(|(slot, _)| output == format!("y{slot}")).map(|(_, input)| *input);
@@ -138,6 +143,11 @@ impl Case {
 }
 
 impl Built {
+    fn dtype(&self, output: &str) -> Dtype {
+        let kept = self.graph.outputs().iter().find(|(name, _)| name == output);
+        kept.map_or(Dtype::F32, |(_, t)| self.graph.shape(*t).dtype)
+    }
+
     /// What comes with a replay: some values, and the case's position.
     pub fn step(&self) -> Step {
         let position = self.position;
@@ -160,10 +170,10 @@ impl Built {
 }
 
 impl Draw {
-    fn dtype(self) -> Dtype {
+    pub fn dtype(self) -> Dtype {
         match self {
-            Draw::Uniform(_) | Draw::Between(..) | Draw::Report => Dtype::F32,
-            Draw::Ids(_) | Draw::Exact(_) | Draw::Targets(_) => Dtype::U32,
+            Draw::Uniform(_) | Draw::Between(..) | Draw::Whole(_) | Draw::Report => Dtype::F32,
+            Draw::Ids(_) | Draw::Exact(_) | Draw::Targets(_) | Draw::Words(_) => Dtype::U32,
         }
     }
 
@@ -176,13 +186,19 @@ impl Draw {
             words[report::UPDATES] = f32::from_bits(5);
             return words;
         }
+        if let Draw::Words(words) = self {
+            let words: Vec<f32> = words().into_iter().map(f32::from_bits).collect();
+            assert!(words.len() == len, "{} words for {len} places", words.len());
+            return words;
+        }
         let mut one = || match self {
             Draw::Uniform(scale) => rng.random_range(-scale..scale),
             Draw::Between(low, high) => rng.random_range(low..high),
             Draw::Ids(vocabulary) | Draw::Exact(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
             Draw::Targets(_) if rng.random_ratio(1, 5) => f32::from_bits(crate::data::IGNORED),
             Draw::Targets(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
-            Draw::Report => unreachable!("made above"),
+            Draw::Whole(largest) => rng.random_range(-largest..=largest) as f32,
+            Draw::Report | Draw::Words(_) => unreachable!("made above"),
         };
         (0..len).map(|_| one()).collect()
     }

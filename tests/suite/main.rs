@@ -15,6 +15,7 @@ mod hub;
 mod hugging_face;
 mod llama;
 mod llama_blocks;
+mod moe_block;
 mod ops;
 mod plan;
 mod prepare;

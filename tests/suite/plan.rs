@@ -37,17 +37,15 @@ pub fn devices() -> Vec<Limits> {
 pub fn case_graph(case: &Case) -> Graph {
     let op = (case.op)();
     let mut g = Graph::new();
-    let is_ids = |draw: &Draw| matches!(draw, Draw::Ids(_) | Draw::Targets(_));
-    let dtype = |draw: &Draw| if is_ids(draw) { Dtype::U32 } else { Dtype::F32 };
     let input = |(i, (dims, draw)): (usize, &(&[usize], Draw))| {
-        g.input(&format!("x{i}"), Shape { dims: dims.to_vec(), dtype: dtype(draw) })
+        g.input(&format!("x{i}"), Shape { dims: dims.to_vec(), dtype: draw.dtype() })
     };
     let inputs: Vec<Tensor> = case.inputs.iter().enumerate().map(input).collect();
     let y = g.apply_shared(op.clone(), &inputs);
     if case.gradient {
         let shape = g.shape(y).clone();
         let dy = g.input("dy", shape);
-        let needed: Vec<bool> = case.inputs.iter().map(|(_, draw)| !is_ids(draw)).collect();
+        let needed: Vec<bool> = case.inputs.iter().map(|(_, draw)| draw.dtype() == Dtype::F32).collect();
         op.vjp(&mut g, y.node, dy, &needed);
     }
     g
