@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod demo;
+pub mod experts;
 pub mod family;
 pub mod folder;
 pub mod generation_config;

@@ -245,11 +245,15 @@ impl Run<'_> {
             let due = |every: u64| done == steps || (every > 0 && done.is_multiple_of(every));
             let sampling = sample_every > 0 && due(sample_every);
             let mut val = None;
+            let mut load = None;
             if due(eval_every) || due(save_every) || sampling {
                 records.extend(self.trainer.finish()?);
-                val = if due(eval_every) { Some(self.trainer.validate()?) } else { None };
+                if due(eval_every) {
+                    val = Some(self.trainer.validate()?);
+                    load = self.trainer.expert_load()?;
+                }
             }
-            self.note_with(&records, val, bar)?;
+            self.note_with(&records, val, load, bar)?;
             if sampling {
                 self.sample(bar)?;
             }
@@ -278,15 +282,22 @@ impl Run<'_> {
     }
 
     fn note(&mut self, records: &[Record], bar: &ProgressBar) -> Result<()> {
-        self.note_with(records, None, bar)
+        self.note_with(records, None, None, bar)
     }
 
-    /// Logs records; `val` belongs to the last of them.
-    fn note_with(&mut self, records: &[Record], val: Option<f32>, bar: &ProgressBar) -> Result<()> {
+    /// Logs records; `val` and `load` belong to the last of them.
+    fn note_with(
+        &mut self,
+        records: &[Record],
+        val: Option<f32>,
+        load: Option<Vec<Vec<f32>>>,
+        bar: &ProgressBar,
+    ) -> Result<()> {
         let steps = self.trainer.settings().steps;
         for (i, record) in records.iter().enumerate() {
             let last = i + 1 == records.len();
-            let record = Record { val_loss: val.filter(|_| last), ..record.clone() };
+            let expert_load = load.clone().filter(|_| last);
+            let record = Record { val_loss: val.filter(|_| last), expert_load, ..record.clone() };
             self.log.append(&record)?;
             let line = console_line(&record, steps);
             let shown = record.val_loss.is_some() || record.skipped.is_some() || record.step == 1;

@@ -6,6 +6,7 @@ use crate::files::one_line;
 use crate::ops::gelu::Form;
 use crate::ops::rope::Scaling;
 
+use super::experts::Experts;
 use super::family::Family;
 use super::safetensors::NamedTensor;
 use super::{gpt2, llama};
@@ -84,6 +85,8 @@ pub enum FeedForward {
     Gelu(Form),
     /// silu(gate) * up, two linear layers of `inner` channels.
     SwiGlu,
+    /// Some of several SwiGLU parts of `inner` channels each, as a router chooses.
+    Experts(Experts),
 }
 
 /// Probabilities of dropping a value in training, each in `0..1`.
@@ -106,7 +109,7 @@ pub struct Preset {
 }
 
 /// The named sizes.
-pub const PRESETS: [Preset; 10] = [
+pub const PRESETS: [Preset; 11] = [
     Preset { name: "demo", config: || Config::new(256, 128, 4, 8, 64) },
     Preset { name: "char", config: || Config::new(256, 256, 6, 6, 384) },
     Preset { name: "gpt2", config: || Config::new(50257, 1024, 12, 12, 768) },
@@ -114,6 +117,7 @@ pub const PRESETS: [Preset; 10] = [
     Preset { name: "gpt2-large", config: || Config::new(50257, 1024, 36, 20, 1280) },
     Preset { name: "gpt2-xl", config: || Config::new(50257, 1024, 48, 25, 1600) },
     Preset { name: "llama-mini", config: llama::mini },
+    Preset { name: "mixtral", config: llama::mixtral },
     Preset { name: "smollm2-135m", config: llama::smollm2_135m },
     Preset { name: "smollm2-360m", config: llama::smollm2_360m },
     Preset { name: "tinyllama-1.1b", config: llama::tinyllama_1_1b },
@@ -208,14 +212,21 @@ impl Config {
         self.parameters().iter().map(|(_, dims)| dims.iter().map(|&n| n as u64).product::<u64>()).sum()
     }
 
-    /// Number of values in matrices that a token is multiplied by: all but norms, biases and learned positions, and the
-    /// output projection also where it is the embedding table.
+    /// Number of values in matrices that a token is multiplied by: all but norms, biases, learned positions and the experts
+    /// that it does not use, and the output projection also where it is the embedding table.
     pub fn multiplied_count(&self) -> u64 {
         let table = (self.vocab_size * self.width) as u64;
         let matrices = self.parameters().into_iter().filter(|(name, dims)| {
             dims.len() > 1 && *name != self.family.embedding() && self.family.positions() != Some(name.as_str())
         });
-        let sum: u64 = matrices.map(|(_, dims)| dims.iter().map(|&n| n as u64).product::<u64>()).sum();
+        let values = |dims: Vec<usize>| dims.iter().map(|&n| n as u64).product::<u64>();
+        let in_use = |dims: &[usize]| self.experts().filter(|_| dims.len() == 3).map(|e| (e.top, e.count));
+        let sum: u64 = matrices
+            .map(|(_, dims)| match in_use(&dims) {
+                Some((top, count)) => values(dims) / count as u64 * top as u64,
+                None => values(dims),
+            })
+            .sum();
         if self.tied { sum + table } else { sum }
     }
 
@@ -307,6 +318,9 @@ impl Config {
                     "a number of the rotary embedding (rope_theta, rope_scaling) is {wrong}, not above 0"
                 ));
             }
+        }
+        if let Some(problem) = self.experts().and_then(|experts| experts.problem()) {
+            return Some(problem);
         }
         if !(self.initializer_range.is_finite() && self.initializer_range >= 0.0) {
             return Some(format!("initializer_range is {}, but must be a number from 0 up", self.initializer_range));

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::config::Config;
+use super::experts::Routed;
 use super::folder::WeightType;
 use super::keys::{Found, Keys, shown};
 use super::model::{Model, Past};
@@ -56,8 +57,8 @@ pub trait Family: Debug + Sync {
     /// Whether a tensor in a file is a constant that old versions of `transformers` saved.
     fn is_buffer(&self, name: &str) -> bool;
 
-    /// Hidden states (B, T, C) of ids (B, T) after the last norm.
-    fn hidden(&self, model: &Model, g: &mut Graph, ids: Tensor, past: Past) -> Tensor;
+    /// Hidden states (B, T, C) of ids (B, T) after the last norm. What routers decide on the way is added to `routed`.
+    fn hidden(&self, model: &Model, g: &mut Graph, ids: Tensor, past: Past, routed: &mut Vec<Routed>) -> Tensor;
 }
 
 impl PartialEq for dyn Family {

@@ -10,6 +10,7 @@
 mod json;
 
 use super::config::{Config, FeedForward, HEAD, Norm, Position};
+use super::experts::Routed;
 use super::family::Family;
 use super::folder::WeightType;
 use super::keys::{Found, Keys};
@@ -24,7 +25,7 @@ pub struct Gpt2;
 
 impl Family for Gpt2 {
     /// Hidden states (B, T, C) after the last layernorm.
-    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, past: Past) -> Tensor {
+    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, past: Past, _routed: &mut Vec<Routed>) -> Tensor {
         let Config { vocab_size: v, context, width: c, layers, position, .. } = *m.config;
         g.scope("embedding");
         let time = g.shape(ids).columns();
@@ -145,6 +146,7 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usi
             let y = m.linear(g, n, &h("mlp.c_fc"), (c, 2 * inner), Stored::InOut, true); // gate | up
             g.apply(SwiGlu, &[y])
         }
+        FeedForward::Experts(_) => unreachable!("GPT-2 has no experts"),
     };
     let y = m.linear(g, y, &h("mlp.c_proj"), (inner, c), Stored::InOut, true);
     let y = m.drop_residual(g, y, layer, 1);

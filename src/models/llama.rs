@@ -3,7 +3,7 @@
 //! A decoder of `layers` blocks with RMSNorm **before** attention and feed-forward part and one more at the end; rotary
 //! positions; SwiGLU; no biases; heads of keys and values that several heads share (LLaMA 2, Touvron et al. 2023, section 2.2).
 //! Mistral adds a sliding window (Jiang et al. 2023), Qwen2 biases of q, k and v (Yang et al. 2024), Qwen3 a norm of each head
-//! of q and k (Yang et al. 2025).
+//! of q and k (Yang et al. 2025), Mixtral several experts in place of the feed-forward part (see [`super::experts`]).
 //!
 //! Tensors carry the names and layouts of Hugging Face checkpoints, but for two that are made of several, one after another:
 //! `qkv_proj` of q, k and v, and `gate_up_proj` of gate and up.
@@ -11,6 +11,7 @@
 mod json;
 
 use super::config::{Config, FeedForward, HEAD, Norm, Position};
+use super::experts::{Experts, Routed};
 use super::family::Family;
 use super::folder::WeightType;
 use super::keys::{Found, Keys};
@@ -27,7 +28,7 @@ pub struct Llama;
 
 impl Family for Llama {
     /// Hidden states (B, T, C) after the last norm.
-    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, past: Past) -> Tensor {
+    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, past: Past, routed: &mut Vec<Routed>) -> Tensor {
         let Config { vocab_size: v, width: c, layers, .. } = *m.config;
         g.scope("embed_tokens");
         let time = g.shape(ids).columns();
@@ -36,7 +37,7 @@ impl Family for Llama {
         x = m.drop_embedding(g, x);
         let angles = m.angles(g, time).expect("rotary positions");
         for layer in 0..layers {
-            x = g.region(|g| block(m, g, x, angles, layer, past));
+            x = g.region(|g| block(m, g, x, angles, layer, past, routed));
         }
         g.scope("norm");
         m.norm(g, x, "norm")
@@ -62,8 +63,13 @@ impl Family for Llama {
                 add("self_attn.o_proj.bias", &[c]);
             }
             add("post_attention_layernorm.weight", &[c]);
-            add("mlp.gate_up_proj.weight", &[2 * inner, c]);
-            add("mlp.down_proj.weight", &[c, inner]);
+            match config.experts() {
+                Some(experts) => experts.parameters(config).iter().for_each(|(name, dims)| add(name, dims)),
+                None => {
+                    add("mlp.gate_up_proj.weight", &[2 * inner, c]);
+                    add("mlp.down_proj.weight", &[c, inner]);
+                }
+            }
         }
         all.push(("norm.weight".into(), vec![c]));
         if !config.tied {
@@ -74,6 +80,9 @@ impl Family for Llama {
 
     fn parts(&self, config: &Config, name: &str) -> Option<Vec<(String, Vec<usize>)>> {
         let Config { width: c, inner, heads, kv_heads, head_size: hs, .. } = *config;
+        if let Some(parts) = config.experts().and_then(|experts| experts.parts(config, name)) {
+            return Some(parts);
+        }
         let (path, kind) = name.rsplit_once('.')?;
         let (module, fused) = path.rsplit_once('.')?;
         let parts: &[(&str, usize)] = match fused {
@@ -114,8 +123,16 @@ impl Family for Llama {
     }
 }
 
-/// x + attention(norm(x)), then x + down(silu(gate) * up) of norm(x).
-fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Tensor, layer: usize, past: Past) -> Tensor {
+/// x + attention(norm(x)), then x + down(silu(gate) * up) of norm(x), or what experts make of it.
+fn block(
+    m: &Model,
+    g: &mut Graph,
+    x: Tensor,
+    angles: Tensor,
+    layer: usize,
+    past: Past,
+    routed: &mut Vec<Routed>,
+) -> Tensor {
     let Config { width: c, inner, heads, kv_heads, head_size: hs, attention_bias, .. } = *m.config;
     let h = |name: &str| format!("layers.{layer}.{name}");
     let (columns, from) = ((heads + 2 * kv_heads) * hs, heads * hs);
@@ -132,9 +149,18 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Tensor, layer: usize, past
 
     g.scope(h("mlp"));
     let n = m.norm(g, x, &h("post_attention_layernorm"));
-    let y = m.linear(g, n, &h("mlp.gate_up_proj"), (c, 2 * inner), Stored::OutIn, false); // gate | up
-    let y = g.apply(SwiGlu, &[y]);
-    let y = m.linear(g, y, &h("mlp.down_proj"), (inner, c), Stored::OutIn, false);
+    let y = match m.config.experts() {
+        Some(experts) => {
+            let (y, decided) = m.experts(g, n, &format!("layers.{layer}"), experts);
+            routed.push(decided);
+            y
+        }
+        None => {
+            let y = m.linear(g, n, &h("mlp.gate_up_proj"), (c, 2 * inner), Stored::OutIn, false); // gate | up
+            let y = g.apply(SwiGlu, &[y]);
+            m.linear(g, y, &h("mlp.down_proj"), (inner, c), Stored::OutIn, false)
+        }
+    };
     let y = m.drop_residual(g, y, layer, 1);
     g.apply(Add, &[x, y])
 }
@@ -169,6 +195,12 @@ fn new(vocab_size: usize, context: usize, layers: usize, heads: (usize, usize), 
 /// As large as the demo: a feed-forward part of two thirds, as SwiGLU has three matrices and not two.
 pub(super) fn mini() -> Config {
     Config { tied: true, ..new(256, 128, 4, (8, 4), 64, 172) }
+}
+
+/// As large as [`mini`] in what a token uses: two of eight experts have half of its feed-forward part each, less the router.
+pub(super) fn mixtral() -> Config {
+    let experts = Experts { count: 8, top: 2, balance: 0.01, z: 0.001 };
+    Config { inner: 84, feed_forward: FeedForward::Experts(experts), ..mini() }
 }
 
 /// SmolLM2 135M (Allal et al. 2025).

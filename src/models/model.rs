@@ -1,7 +1,9 @@
 //! A model's graphs, whatever its family, and the pieces that families are made of.
 
 use super::config::{Config, Dropout as Probabilities, HEAD, Norm};
+use super::experts::Routed;
 use crate::graph::{Graph, Shape, Tensor};
+use crate::ops::add::Add;
 use crate::ops::attention::Attention;
 use crate::ops::attention_cached::AttentionCached;
 use crate::ops::cache_append::CacheAppend;
@@ -12,6 +14,7 @@ use crate::ops::layernorm::LayerNorm;
 use crate::ops::matmul::Matmul;
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::{Rope, RopeTable};
+use crate::ops::router_losses::RouterLosses;
 
 use super::config::Position;
 
@@ -32,6 +35,22 @@ pub struct Model<'a> {
     pub training: bool,
 }
 
+/// What training makes small, and what it says about it.
+pub struct Objective {
+    /// One number: the loss, and what keeps routers in order.
+    pub minimised: Tensor,
+    /// The loss alone, in nats per token.
+    pub reported: Tensor,
+    /// Where each expert's group begins, (E + 1) u32, in every layer that has experts.
+    pub groups: Vec<Tensor>,
+}
+
+impl From<Tensor> for Objective {
+    fn from(loss: Tensor) -> Objective {
+        Objective { minimised: loss, reported: loss, groups: vec![] }
+    }
+}
+
 /// Whether a weight is stored as its transpose.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stored {
@@ -44,11 +63,29 @@ pub(super) enum Stored {
 impl Model<'_> {
     /// Mean cross-entropy, in nats per token, of inputs `ids` (B, T) against `targets` (B, T).
     pub fn loss(&self, g: &mut Graph, batch: usize, context: usize) -> Tensor {
+        self.routed_loss(g, batch, context).0
+    }
+
+    /// As [`Model::loss`], with the losses of the model's routers where it has some.
+    pub fn objective(&self, g: &mut Graph, batch: usize, context: usize) -> Objective {
+        let (loss, routed) = self.routed_loss(g, batch, context);
+        let Some(experts) = self.config.experts() else { return loss.into() };
+        g.scope("routers");
+        let groups: Vec<Tensor> = routed.iter().map(|r| r.offsets).collect();
+        let logits = routed.iter().map(|r| r.logits).collect::<Vec<_>>();
+        let losses = RouterLosses { balance: experts.balance, z: experts.z };
+        let losses = g.apply(losses, &[logits, groups.clone()].concat());
+        Objective { minimised: g.apply(Add, &[loss, losses]), reported: loss, groups }
+    }
+
+    fn routed_loss(&self, g: &mut Graph, batch: usize, context: usize) -> (Tensor, Vec<Routed>) {
         let ids = g.input("ids", Shape::u32(&[batch, context]));
         let targets = g.input("targets", Shape::u32(&[batch, context]));
-        let logits = self.logits(g, ids);
+        let mut routed = vec![];
+        let x = self.config.family.hidden(self, g, ids, Past::None, &mut routed);
+        let logits = self.head(g, x);
         g.scope("loss");
-        g.apply(CrossEntropy, &[logits, targets])
+        (g.apply(CrossEntropy, &[logits, targets]), routed)
     }
 
     /// Logits (B, T, V) of token ids (B, T).
@@ -59,18 +96,18 @@ impl Model<'_> {
 
     /// Hidden states (B, T, C) of token ids (B, T), as the output projection takes them.
     pub fn hidden(&self, g: &mut Graph, ids: Tensor) -> Tensor {
-        self.config.family.hidden(self, g, ids, Past::None)
+        self.config.family.hidden(self, g, ids, Past::None, &mut vec![])
     }
 
     /// Stores the keys and values of token ids (1, T), positions from 0 on, in row `Step::row` of a cache of `rows` rows.
     pub fn prefill(&self, g: &mut Graph, ids: Tensor, rows: usize) {
-        self.config.family.hidden(self, g, ids, Past::Kept { rows });
+        self.config.family.hidden(self, g, ids, Past::Kept { rows }, &mut vec![]);
     }
 
     /// Logits (B, 1, V) after one more token of each row, ids (B, 1), at position `Step::position` of a cache of B rows.
     pub fn decode(&self, g: &mut Graph, ids: Tensor) -> Tensor {
         let rows = g.shape(ids).rows();
-        let x = self.config.family.hidden(self, g, ids, Past::Cached { rows });
+        let x = self.config.family.hidden(self, g, ids, Past::Cached { rows }, &mut vec![]);
         self.head(g, x)
     }
 

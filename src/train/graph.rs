@@ -5,8 +5,10 @@
 
 use crate::graph::gradient::gradient;
 use crate::graph::{Graph, Tensor};
+use crate::models::model::Objective;
 use crate::ops::adamw::AdamW;
 use crate::ops::add::AddInPlace;
+use crate::ops::expert_load::ExpertLoad;
 use crate::ops::global_norm::{GlobalNorm, SquaredSum, partials, report};
 
 /// The segment that runs once per micro-batch.
@@ -15,6 +17,8 @@ pub const ACCUMULATE: &str = "accumulate";
 pub const UPDATE: &str = "update";
 /// State: what the last step reports (see [`report`]).
 pub const REPORT: &str = "step.report";
+/// State of models with experts: how many choices went to each (layers, experts) so far, as u32 that wrap.
+pub const EXPERT_LOAD: &str = "step.expert_load";
 const LOSS_SUM: &str = "step.loss_sum";
 const PARTIALS: &str = "step.squared_sums";
 
@@ -40,11 +44,11 @@ pub struct TrainingGraph {
 }
 
 impl TrainingGraph {
-    /// Extends the graph that `loss` builds with the backward pass and the update of `parameters` (name, shape).
-    pub fn new(
+    /// Extends the graph that `objective` builds with the backward pass and the update of `parameters` (name, shape).
+    pub fn new<T: Into<Objective>>(
         parameters: &[(String, Vec<usize>)],
         optimizer: &Optimizer,
-        loss: impl FnOnce(&mut Graph) -> Tensor,
+        objective: impl FnOnce(&mut Graph) -> T,
     ) -> Self {
         let mut g = Graph::new();
         let state = |g: &mut Graph, suffix: &str| -> Vec<Tensor> {
@@ -55,10 +59,11 @@ impl TrainingGraph {
         let loss_sum = g.state(LOSS_SUM, &[1]);
 
         g.segment(ACCUMULATE);
-        let loss = loss(&mut g);
-        let sum = g.apply(AddInPlace, &[loss_sum, loss]);
+        let objective: Objective = objective(&mut g).into();
+        let sum = g.apply(AddInPlace, &[loss_sum, objective.reported]);
+        count_choices(&mut g, &objective.groups);
         let wanted: Vec<_> = values.iter().copied().zip(gradients.iter().copied()).collect();
-        let totals = gradient(&mut g, loss, 1.0 / optimizer.accumulate as f32, &wanted);
+        let totals = gradient(&mut g, objective.minimised, 1.0 / optimizer.accumulate as f32, &wanted);
 
         g.segment(UPDATE);
         let firsts: Vec<(String, usize)> = partial_ends(parameters);
@@ -93,6 +98,16 @@ impl TrainingGraph {
                 Some(format!("the gradient of {} is not finite", name.map_or("an unknown tensor", String::as_str)))
             }
         }
+    }
+}
+
+/// Counts the choices of every layer's groups.
+fn count_choices(g: &mut Graph, groups: &[Tensor]) {
+    let Some(first) = groups.first() else { return };
+    let experts = g.shape(*first).len() - 1;
+    let mut load = g.state_u32(EXPERT_LOAD, &[groups.len(), experts]);
+    for (layer, offsets) in groups.iter().enumerate() {
+        load = g.apply(ExpertLoad { layer }, &[*offsets, load]);
     }
 }
 

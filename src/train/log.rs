@@ -34,6 +34,10 @@ pub struct Record {
     pub tokens_per_second: f32,
     /// Device memory in use.
     pub memory_bytes: u64,
+    /// For every layer with experts the share of choices that went to each since the last validation, relative to an even
+    /// one; absent where there are none, and where `val_loss` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_load: Option<Vec<Vec<f32>>>,
     /// Why the update of this step was left out; absent for ordinary steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
@@ -88,15 +92,20 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
 }
 
 /// The line on the console:
-/// `step 120/400  loss 1.734  val 1.802  norm 0.91  lr 5.8e-4  212 ms  2415 tok/s  41 MiB`
+/// `step 120/400  loss 1.734  val 1.802  norm 0.91  lr 5.8e-4  212 ms  2415 tok/s  41 MiB`, and for experts the least and
+/// the largest load of one, relative to an even one: `load 0.71 to 1.36`
 pub fn console_line(record: &Record, steps: u64) -> String {
     let digits = steps.to_string().len();
     let val = record.val_loss.map_or(String::new(), |loss| format!("  val {loss:.3}"));
     let skipped = record.skipped.as_ref().map_or(String::new(), |reason| format!("  skipped: {reason}"));
+    let load = record.expert_load.as_ref().map_or(String::new(), |layers| {
+        let all = || layers.iter().flatten().copied();
+        format!("  load {:.2} to {:.2}", all().fold(f32::INFINITY, f32::min), all().fold(0.0, f32::max))
+    });
     let ms_decimals = if record.step_ms < 9.95 { 1 } else { 0 };
     format!(
         "step {:>digits$}/{steps}  loss {:.3}{val}  \
-         norm {:.2}  lr {:.1e}  {:.ms_decimals$} ms  {:.0} tok/s  {}{skipped}",
+         norm {:.2}  lr {:.1e}  {:.ms_decimals$} ms  {:.0} tok/s  {}{load}{skipped}",
         record.step,
         record.loss,
         record.grad_norm,

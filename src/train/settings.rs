@@ -42,7 +42,7 @@ pub enum FeedForwardKind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Choices {
-    /// Named model: demo, char, gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-mini, smollm2-135m, smollm2-360m,
+    /// Named model: demo, char, gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-mini, mixtral, smollm2-135m, smollm2-360m,
     /// tinyllama-1.1b [default: demo]
     #[arg(long)]
     pub preset: Option<String>,
@@ -70,6 +70,18 @@ pub struct Choices {
     /// Feed-forward part of a GPT-2 preset [default: gelu]
     #[arg(long, value_enum)]
     pub feed_forward: Option<FeedForwardKind>,
+    /// Experts of each layer in a mixtral preset
+    #[arg(long)]
+    pub experts: Option<usize>,
+    /// Experts that a token uses
+    #[arg(long)]
+    pub experts_per_token: Option<usize>,
+    /// Coefficient of the loss that balances the experts' load
+    #[arg(long)]
+    pub router_balance: Option<f32>,
+    /// Coefficient of the loss that keeps routers' logits small
+    #[arg(long)]
+    pub router_z: Option<f32>,
     /// Sequences per micro-batch
     #[arg(long)]
     pub batch: Option<usize>,
@@ -151,6 +163,14 @@ pub struct Settings {
     pub position: Option<PositionKind>,
     #[serde(default)]
     pub feed_forward: Option<FeedForwardKind>,
+    #[serde(default)]
+    pub experts: Option<usize>,
+    #[serde(default)]
+    pub experts_per_token: Option<usize>,
+    #[serde(default)]
+    pub router_balance: Option<f32>,
+    #[serde(default)]
+    pub router_z: Option<f32>,
     pub batch: usize,
     pub accumulate: usize,
     pub steps: u64,
@@ -193,7 +213,7 @@ impl Recipe {
     fn of(preset: &str) -> Recipe {
         match preset {
             // Chosen by trial: grammatical samples within three minutes on two CPU cores.
-            "demo" | "llama-mini" => Recipe {
+            "demo" | "llama-mini" | "mixtral" => Recipe {
                 batch: 4,
                 accumulate: 1,
                 steps: 1400,
@@ -251,6 +271,10 @@ impl Choices {
             norm: self.norm.or(other.norm),
             position: self.position.or(other.position),
             feed_forward: self.feed_forward.or(other.feed_forward),
+            experts: self.experts.or(other.experts),
+            experts_per_token: self.experts_per_token.or(other.experts_per_token),
+            router_balance: self.router_balance.or(other.router_balance),
+            router_z: self.router_z.or(other.router_z),
             batch: self.batch.or(other.batch),
             accumulate: self.accumulate.or(other.accumulate),
             steps: self.steps.or(other.steps),
@@ -294,6 +318,10 @@ impl Choices {
             norm: self.norm,
             position: self.position,
             feed_forward: self.feed_forward,
+            experts: self.experts,
+            experts_per_token: self.experts_per_token,
+            router_balance: self.router_balance,
+            router_z: self.router_z,
             batch: self.batch.unwrap_or(recipe.batch),
             accumulate: self.accumulate.unwrap_or(recipe.accumulate),
             steps,
@@ -360,10 +388,11 @@ impl Settings {
                 );
             }
             let parts = [self.norm.is_some(), self.position.is_some(), self.feed_forward.is_some()];
-            if parts.contains(&true) || self.kv_heads.is_some() {
+            if parts.contains(&true) || self.kv_heads.is_some() || self.changes_experts() {
                 fail!(
                     Usage,
-                    "the model given with --init has its own parts: leave out --norm, --position, --feed-forward, --kv-heads"
+                    "the model given with --init has its own parts: leave out --norm, --position, --feed-forward, \
+                     --kv-heads, --experts, --experts-per-token, --router-balance, --router-z"
                 );
             }
         }
@@ -391,6 +420,22 @@ impl Settings {
             let preset = &self.preset;
             fail!(Usage, "--norm, --position and --feed-forward are for GPT-2 presets: {preset} has its own parts");
         }
+        match &mut config.feed_forward {
+            FeedForward::Experts(experts) => {
+                experts.count = self.experts.unwrap_or(experts.count);
+                experts.top = self.experts_per_token.unwrap_or(experts.top);
+                experts.balance = self.router_balance.unwrap_or(experts.balance);
+                experts.z = self.router_z.unwrap_or(experts.z);
+            }
+            _ if self.changes_experts() => {
+                fail!(
+                    Usage,
+                    "--experts, --experts-per-token, --router-balance and --router-z are for mixtral: {} has no experts",
+                    self.preset
+                );
+            }
+            _ => {}
+        }
         config.kv_heads = self.kv_heads.unwrap_or(config.kv_heads);
         config.norm = self.norm.unwrap_or(config.norm);
         if self.position == Some(PositionKind::Rope) {
@@ -401,6 +446,11 @@ impl Settings {
             config.inner = (2 * config.inner).div_ceil(3).next_multiple_of(4);
         }
         Ok(())
+    }
+
+    fn changes_experts(&self) -> bool {
+        let counts = self.experts.is_some() || self.experts_per_token.is_some();
+        counts || self.router_balance.is_some() || self.router_z.is_some()
     }
 
     /// The same probability everywhere.

@@ -1,7 +1,7 @@
 //! One run's state on a device: programs, batches, and the steps between them. Nothing here prints.
 
 use super::checkpoint::{Checkpoint, LoadedCheckpoint, RunFolder};
-use super::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
+use super::graph::{ACCUMULATE, EXPERT_LOAD, REPORT, TrainingGraph, UPDATE};
 use super::log::Record;
 use super::settings::Settings;
 use crate::data::batches::Batches;
@@ -43,7 +43,7 @@ impl Blueprint {
             if settings.recompute {
                 g.recompute_regions();
             }
-            Model { config, training: true }.loss(g, batch, context)
+            Model { config, training: true }.objective(g, batch, context)
         });
         let mut evaluation = Graph::new();
         let loss = Model { config, training: false }.loss(&mut evaluation, batch, context);
@@ -93,6 +93,8 @@ pub struct Trainer {
     /// nothing is queued: what happens until the next step does not count as its time.
     arrivals: VecDeque<Instant>,
     skipped_in_a_row: u32,
+    /// The counts of choices when [`Trainer::expert_load`] last looked.
+    counted: Vec<u32>,
 }
 
 impl Trainer {
@@ -126,6 +128,7 @@ impl Trainer {
             settings,
             arrivals: VecDeque::new(),
             skipped_in_a_row: 0,
+            counted: vec![],
         })
     }
 
@@ -201,6 +204,7 @@ impl Trainer {
                 step_ms: ms,
                 tokens_per_second: self.settings.tokens_per_step() as f32 / (ms / 1e3),
                 memory_bytes,
+                expert_load: None,
                 skipped: self.training.culprit(words[report::BAD].to_bits()),
             });
         }
@@ -235,6 +239,21 @@ impl Trainer {
             sum += f64::from(self.executor.read(self.evaluate, "loss")?[0]);
         }
         Ok((sum / self.settings.eval_batches as f64) as f32)
+    }
+
+    /// For every layer with experts the share of choices that went to each since the last call, relative to an even one;
+    /// nothing where there are none. Waits; call [`Trainer::finish`] first.
+    pub fn expert_load(&mut self) -> Result<Option<Vec<Vec<f32>>>> {
+        let Some(experts) = self.config.experts() else { return Ok(None) };
+        let counts: Vec<u32> = self.executor.read_state(EXPERT_LOAD)?.into_iter().map(f32::to_bits).collect();
+        self.counted.resize(counts.len(), 0);
+        let since = counts.iter().zip(&self.counted).map(|(now, then)| now.wrapping_sub(*then)).collect::<Vec<_>>();
+        self.counted = counts;
+        let of_layer = |choices: &[u32]| {
+            let even = choices.iter().map(|n| f64::from(*n)).sum::<f64>() / experts.count as f64;
+            choices.iter().map(|n| (f64::from(*n) / even.max(1.0)) as f32).collect()
+        };
+        Ok(Some(since.chunks(experts.count).map(of_layer).collect()))
     }
 
     /// Writes a checkpoint of the steps done. Call [`Trainer::finish`] first.

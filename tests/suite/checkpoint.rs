@@ -814,6 +814,10 @@ fn console_lines_are_dense() {
         line(&Record { val_loss: Some(1.802), ..plain.clone() }),
         "step 120/400  loss 1.734  val 1.802  norm 0.91  lr 5.8e-4  212 ms  2415 tok/s  41 MiB"
     );
+    assert_eq!(
+        line(&Record { expert_load: Some(vec![vec![0.5, 1.5], vec![1.25, 0.75]]), ..plain.clone() }),
+        "step 120/400  loss 1.734  norm 0.91  lr 5.8e-4  212 ms  2415 tok/s  41 MiB  load 0.50 to 1.50"
+    );
     let other = Record {
         step: 7,
         step_ms: 3.07,
@@ -1025,6 +1029,7 @@ fn record(step: u64, loss: f32) -> Record {
         step_ms: 212.0,
         tokens_per_second: 2415.0,
         memory_bytes: 41 << 20,
+        expert_load: None,
         skipped: None,
     }
 }

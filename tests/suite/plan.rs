@@ -64,7 +64,7 @@ pub fn preset_graphs(preset: &str, dropout: f32) -> [Graph; 3] {
     let config = settings.config(vocabulary).unwrap();
     let (batch, context) = (settings.batch, settings.context);
     let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-        Model { config: &config, training: true }.loss(g, batch, context)
+        Model { config: &config, training: true }.objective(g, batch, context)
     });
     let model = Model { config: &config, training: false };
     let mut evaluation = Graph::new();
@@ -183,13 +183,15 @@ fn nothing_needs_no_buffers() {
 }
 
 #[test]
-fn a_training_step_of_gpt2_needs_little_more_than_its_peak() {
-    for (preset, dropout) in [("gpt2", 0.0), ("gpt2", 0.1), ("char", 0.2), ("demo", 0.0)] {
+fn a_training_step_needs_little_more_than_its_peak() {
+    for (preset, dropout) in [("gpt2", 0.0), ("gpt2", 0.1), ("char", 0.2), ("demo", 0.0), ("mixtral", 0.0)] {
         let [training, ..] = preset_graphs(preset, dropout);
         let plan = Plan::new(&training, &roomy(Family::Gpu)).unwrap();
         let (total, bound) = (plan.size_bytes(|c| *c == Class::Temporary), peak(&temporaries(&training)));
         assert!(bound > 0 && total >= bound, "{preset}: {total} for a peak of {bound}");
-        assert!(total as f64 <= 1.02 * bound as f64, "{preset}: {total} for a peak of {bound}");
+        // Rows by expert and rows by token are of several sizes, which fit each other less well.
+        let most = if preset == "mixtral" { 1.06 } else { 1.02 };
+        assert!(total as f64 <= most * bound as f64, "{preset}: {total} for a peak of {bound}");
         // Parameters, gradients and two moments, once each.
         let config = Config::preset(preset).unwrap();
         let state = plan.size_bytes(|c| *c == Class::State);
@@ -206,7 +208,7 @@ fn a_training_step_of_gpt2_needs_little_more_than_its_peak() {
 fn every_plan_keeps_within_the_limits() {
     for limits in devices() {
         let cases = wgpt::ops::cases().into_iter().map(|case| (case.name, case_graph(case)));
-        let presets = [("demo", 0.1), ("char", 0.2), ("gpt2", 0.0)];
+        let presets = [("demo", 0.1), ("char", 0.2), ("gpt2", 0.0), ("mixtral", 0.0)];
         let presets = presets.into_iter().flat_map(|(name, p)| preset_graphs(name, p).map(|graph| (name, graph)));
         let mut kernels = 0;
         for (name, graph) in cases.chain(presets) {

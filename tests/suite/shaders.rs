@@ -17,7 +17,7 @@ fn texts(limits: &Limits) -> BTreeMap<String, Shader> {
 }
 
 fn kernels(limits: &Limits) -> Vec<Kernel> {
-    let presets = [("demo", 0.0), ("demo", 0.1), ("char", 0.2), ("gpt2", 0.0)];
+    let presets = [("demo", 0.0), ("demo", 0.1), ("char", 0.2), ("gpt2", 0.0), ("mixtral", 0.0)];
     let presets = presets.into_iter().flat_map(|(name, dropout)| preset_graphs(name, dropout));
     let graphs: Vec<_> = wgpt::ops::cases().into_iter().map(case_graph).chain(presets).collect();
     graphs.iter().flat_map(|g| Plan::new(g, limits).unwrap().kernels().cloned().collect::<Vec<_>>()).collect()

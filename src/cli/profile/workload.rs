@@ -97,7 +97,7 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     };
     let (batch, context) = (settings.batch, settings.context);
     let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-        Model { config: &config, training: true }.loss(g, batch, context)
+        Model { config: &config, training: true }.objective(g, batch, context)
     });
     let graph = training.graph;
     let plan = Plan::new(&graph, executor.limits())?;

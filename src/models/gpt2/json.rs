@@ -60,7 +60,7 @@ pub(super) fn write(config: &Config, weights: WeightType) -> String {
     let ablation = is_ablation(config);
     let activation = match config.feed_forward {
         FeedForward::Gelu(form) => form,
-        FeedForward::SwiGlu => Form::Tanh, // means nothing beside `ablation`
+        FeedForward::SwiGlu | FeedForward::Experts(_) => Form::Tanh, // means nothing beside `ablation`
     };
     let written = ConfigJson {
         ablation: ablation.then(|| Ablation {

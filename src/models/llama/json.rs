@@ -1,4 +1,4 @@
-//! `config.json` of LLaMA, Mistral, Qwen2 and Qwen3: read as found in the wild, written as `transformers` loads it.
+//! `config.json` of LLaMA, Mistral, Mixtral, Qwen2 and Qwen3: read as found in the wild, written as `transformers` loads it.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -6,12 +6,13 @@ use serde_json::{Map, Value, json};
 use super::Llama;
 use crate::files::one_line;
 use crate::models::config::*;
+use crate::models::experts::Experts;
 use crate::models::family::{architectures, one_or_list};
 use crate::models::folder::WeightType;
 use crate::models::keys::{Found, Keys};
 use crate::ops::rope::Scaling;
 
-pub(super) const MODEL_TYPES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+pub(super) const MODEL_TYPES: [&str; 5] = ["llama", "mistral", "mixtral", "qwen2", "qwen3"];
 
 /// What differs between the model types where a `config.json` is silent: the defaults of `transformers`.
 struct Kind {
@@ -24,6 +25,10 @@ struct Kind {
     /// Whether q, k and v have biases whatever the file says.
     biased: bool,
     head_norm: bool,
+    norm_epsilon: f32,
+    rope_base: f32,
+    /// Whether the feed-forward part is several experts.
+    experts: bool,
 }
 
 const LLAMA: Kind = Kind {
@@ -35,8 +40,11 @@ const LLAMA: Kind = Kind {
     window: None,
     biased: false,
     head_norm: false,
+    norm_epsilon: 1e-6,
+    rope_base: 10_000.0,
+    experts: false,
 };
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     LLAMA,
     Kind {
         model_type: "mistral",
@@ -44,6 +52,16 @@ const KINDS: [Kind; 4] = [
         body: "MistralModel",
         kv_heads: Some(8),
         window: Some(4096),
+        ..LLAMA
+    },
+    Kind {
+        model_type: "mixtral",
+        architecture: "MixtralForCausalLM",
+        body: "MixtralModel",
+        kv_heads: Some(8),
+        norm_epsilon: 1e-5,
+        rope_base: 1e6,
+        experts: true,
         ..LLAMA
     },
     Kind {
@@ -84,10 +102,14 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
         inner: size("intermediate_size", MOST_INNER)?,
         tied: keys.flag("tie_word_embeddings")?.unwrap_or(false),
         norm: Norm::RmsNorm,
-        norm_epsilon: keys.number("rms_norm_eps")?.unwrap_or(1e-6),
-        position: position(keys)?,
-        feed_forward: FeedForward::SwiGlu,
-        attention_bias: if kind.biased { (true, false) } else { (all_biased, all_biased) },
+        norm_epsilon: keys.number("rms_norm_eps")?.unwrap_or(kind.norm_epsilon),
+        position: position(keys, kind.rope_base)?,
+        feed_forward: if kind.experts { experts(keys)? } else { FeedForward::SwiGlu },
+        attention_bias: match kind {
+            Kind { biased: true, .. } => (true, false),
+            Kind { experts: true, .. } => (false, false), // transformers does not look at it
+            _ => (all_biased, all_biased),
+        },
         head_norm: kind.head_norm,
         window: window(keys, kind, layers)?,
         dropout: Dropout { attention: keys.number("attention_dropout")?.unwrap_or(0.0), ..Dropout::default() },
@@ -107,16 +129,27 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
     Ok(config)
 }
 
+/// Mixtral's experts.
+fn experts(keys: &Keys) -> Found<FeedForward> {
+    keys.only("router_jitter_noise", &Value::from(0.0))?;
+    Ok(FeedForward::Experts(Experts {
+        count: keys.whole("num_local_experts", 1..=usize::MAX)?.unwrap_or(8),
+        top: keys.whole("num_experts_per_tok", 1..=usize::MAX)?.unwrap_or(2),
+        balance: keys.number("router_aux_loss_coef")?.unwrap_or(0.001),
+        z: keys.number("router_z_loss_coef")?.unwrap_or(0.0),
+    }))
+}
+
 /// Rotary positions, from `rope_parameters` as it is since version 5 of `transformers`, or from `rope_theta` and
 /// `rope_scaling` as before.
-fn position(keys: &Keys) -> Found<Position> {
+fn position(keys: &Keys, base: f32) -> Found<Position> {
     let empty = || Keys::of(Map::new());
     let rope = match keys.object("rope_parameters")? {
         Some(rope) => rope,
         None => keys.object("rope_scaling")?.unwrap_or_else(empty),
     };
     let theta = rope.number("rope_theta")?;
-    let base = if theta.is_some() { theta } else { keys.number("rope_theta")? }.unwrap_or(10_000.0);
+    let base = if theta.is_some() { theta } else { keys.number("rope_theta")? }.unwrap_or(base);
     for keys in [&rope, keys] {
         keys.only("partial_rotary_factor", &Value::from(1.0))?;
     }
@@ -147,7 +180,7 @@ fn window(keys: &Keys, kind: &Kind, layers: usize) -> Found<Option<usize>> {
     let Some(size) = given else { return Ok(None) };
     let all = match kind.model_type {
         "llama" => return Ok(None), // transformers does not look at it
-        "mistral" => return Ok(Some(size)),
+        "mistral" | "mixtral" => return Ok(Some(size)),
         _ => keys.flag("use_sliding_window")?.unwrap_or(false),
     };
     let from = keys.whole("max_window_layers", 0..=usize::MAX)?.unwrap_or(28);
@@ -165,6 +198,7 @@ fn window(keys: &Keys, kind: &Kind, layers: usize) -> Found<Option<usize>> {
 
 pub(super) fn write(config: &Config, weights: WeightType) -> String {
     let model_type = match config {
+        Config { feed_forward: FeedForward::Experts(_), .. } => "mixtral",
         Config { head_norm: true, .. } => "qwen3",
         Config { attention_bias: (true, false), .. } => "qwen2",
         Config { window: Some(_), .. } => "mistral",
@@ -175,7 +209,8 @@ pub(super) fn write(config: &Config, weights: WeightType) -> String {
     let scaling = scaling_json(scaling);
     let mut rope = scaling.clone().unwrap_or_else(|| Map::from_iter([("rope_type".into(), "default".into())]));
     rope.insert("rope_theta".into(), short(base));
-    let windowed = model_type != "mistral" && config.window.is_some();
+    let windowed = !matches!(model_type, "mistral" | "mixtral") && config.window.is_some();
+    let experts = config.experts();
     let written = ConfigJson {
         architectures: [kind.architecture],
         attention_bias: config.attention_bias.1,
@@ -193,12 +228,16 @@ pub(super) fn write(config: &Config, weights: WeightType) -> String {
         mlp_bias: false,
         model_type,
         num_attention_heads: config.heads,
+        num_experts_per_tok: experts.map(|e| e.top),
         num_hidden_layers: config.layers,
         num_key_value_heads: config.kv_heads,
+        num_local_experts: experts.map(|e| e.count),
         rms_norm_eps: config.norm_epsilon,
         rope_parameters: rope,
         rope_scaling: scaling,
         rope_theta: base,
+        router_aux_loss_coef: experts.map(|e| e.balance),
+        router_z_loss_coef: experts.map(|e| e.z).filter(|z| *z > 0.0),
         sliding_window: config.window,
         tie_word_embeddings: config.tied,
         torch_dtype: weights.name(),
@@ -249,12 +288,21 @@ struct ConfigJson {
     mlp_bias: bool,
     model_type: &'static str,
     num_attention_heads: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    num_experts_per_tok: Option<usize>,
     num_hidden_layers: usize,
     num_key_value_heads: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    num_local_experts: Option<usize>,
     rms_norm_eps: f32,
     rope_parameters: Map<String, Value>,
     rope_scaling: Option<Map<String, Value>>,
     rope_theta: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    router_aux_loss_coef: Option<f32>,
+    /// Not known to `transformers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    router_z_loss_coef: Option<f32>,
     sliding_window: Option<usize>,
     tie_word_embeddings: bool,
     torch_dtype: &'static str,
