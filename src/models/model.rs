@@ -70,12 +70,17 @@ impl Model<'_> {
     pub fn objective(&self, g: &mut Graph, batch: usize, context: usize) -> Objective {
         let (loss, routed) = self.routed_loss(g, batch, context);
         let Some(experts) = self.config.experts() else { return loss.into() };
-        g.scope("routers");
-        let groups: Vec<Tensor> = routed.iter().map(|r| r.offsets).collect();
-        let logits = routed.iter().map(|r| r.logits).collect::<Vec<_>>();
-        let losses = RouterLosses { balance: experts.balance, z: experts.z };
-        let losses = g.apply(losses, &[logits, groups.clone()].concat());
-        Objective { minimised: g.apply(Add, &[loss, losses]), reported: loss, groups }
+        // The mean over layers. Mixtral in transformers counts all layers together instead, which lets the imbalance of one
+        // make up for that of another.
+        let share = 1.0 / routed.len() as f32;
+        let mut minimised = loss;
+        for (layer, r) in routed.iter().enumerate() {
+            g.scope(format!("router of layer {layer}"));
+            let losses = RouterLosses { balance: experts.balance * share, z: experts.z * share };
+            let losses = g.apply(losses, &[r.logits, r.offsets]);
+            minimised = g.apply(Add, &[minimised, losses]);
+        }
+        Objective { minimised, reported: loss, groups: routed.iter().map(|r| r.offsets).collect() }
     }
 
     fn routed_loss(&self, g: &mut Graph, batch: usize, context: usize) -> (Tensor, Vec<Routed>) {

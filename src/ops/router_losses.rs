@@ -1,4 +1,4 @@
-//! router_losses: what keeps a mixture's routers balanced and their logits small, over all layers together.
+//! router_losses: what keeps a mixture's routers balanced and their logits small, of one layer or of several taken together.
 //!
 //!   logits (..., E) of each layer, then offsets (E + 1) u32 of each layer's groups;  loss (1)
 //!   slopes (E), slot 1, kept for backward;  sums (strips, 2E + 1), scratch

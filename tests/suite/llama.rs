@@ -14,6 +14,7 @@ use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
 use wgpt::graph::{Family, Graph, Plan, Step};
 use wgpt::models::config::{Config, FeedForward, Norm, Position};
+use wgpt::models::experts::Experts;
 use wgpt::models::folder::{TensorFile, WeightType};
 use wgpt::models::model::Model;
 use wgpt::models::upload::upload;
@@ -175,6 +176,11 @@ fn configs_from_the_wild_are_read_with_the_defaults_of_transformers() {
     assert_eq!((mistral.kv_heads, mistral.window), (2, Some(4096)));
     let mistral = parse("mistral", json!({"num_attention_heads": 8, "sliding_window": null})).unwrap();
     assert_eq!((mistral.kv_heads, mistral.window), (8, None));
+    let mixtral = parse("mixtral", json!({"num_attention_heads": 8, "attention_bias": true})).unwrap();
+    let eight = Experts { count: 8, top: 2, balance: 0.001, z: 0.0 };
+    assert_eq!((mixtral.experts(), mixtral.kv_heads, mixtral.window), (Some(eight), 8, None));
+    assert_eq!((mixtral.norm_epsilon, mixtral.attention_bias), (1e-5, (false, false)));
+    assert_eq!(mixtral.position, Position::Rope { base: 1e6, scaling: Scaling::None });
     let qwen3 = parse("qwen3", json!({"num_key_value_heads": 2})).unwrap();
     assert_eq!((qwen3.head_size, qwen3.head_norm), (128, true));
     let qwen2 = parse("qwen2", json!({"num_key_value_heads": 2, "sliding_window": 8, "max_window_layers": 2})).unwrap();
@@ -214,6 +220,17 @@ fn what_a_config_asks_for_and_is_not_there_is_refused_by_its_name() {
         json!({"num_key_value_heads": 4, "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1});
     refused("qwen2", window, "1 of 2 layers");
     refused("phi3", json!({}), "phi3");
+    let experts = |extra: Value| {
+        let mut object = json!({"num_key_value_heads": 4, "num_local_experts": 4});
+        object.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        object
+    };
+    refused("mixtral", experts(json!({"num_experts_per_tok": 5})), "num_experts_per_tok");
+    refused("mixtral", experts(json!({"num_experts_per_tok": 0})), "num_experts_per_tok");
+    refused("mixtral", experts(json!({"num_local_experts": 5000})), "num_local_experts");
+    refused("mixtral", experts(json!({"num_local_experts": "many"})), "num_local_experts");
+    refused("mixtral", experts(json!({"router_aux_loss_coef": -1.0})), "router_aux_loss_coef");
+    refused("mixtral", experts(json!({"router_jitter_noise": 0.1})), "router_jitter_noise");
     for key in ["num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings"] {
         refused("llama", json!({ key: null }), key);
     }
@@ -226,6 +243,12 @@ fn presets_have_the_published_sizes() {
     for (name, count) in published {
         assert_eq!(Config::preset(name).unwrap().parameter_count(), count, "{name}");
     }
+    let (mini, mixtral) = (Config::preset("llama-mini").unwrap(), Config::preset("mixtral").unwrap());
+    let ratio = mixtral.multiplied_count() as f64 / mini.multiplied_count() as f64;
+    assert!(
+        (0.99..1.0).contains(&ratio),
+        "a token uses as many values of mixtral as of llama-mini, not {ratio} of them"
+    );
     let (mini, demo) = (Config::preset("llama-mini").unwrap(), Config::preset("demo").unwrap());
     let ratio = mini.parameter_count() as f64 / demo.parameter_count() as f64;
     assert!((0.85..1.0).contains(&ratio), "llama-mini is as large as the demo, not {ratio} of it");
@@ -282,7 +305,15 @@ fn each_part_of_gpt2_can_be_exchanged_and_is_saved_and_read() {
     refused(Choices { kv_heads: Some(2), ..Choices::default() }, "--kv-heads");
     let llama = Choices { preset: Some("llama-mini".into()), ..Choices::default() };
     refused(Choices { norm: Some(Norm::LayerNorm), ..llama.clone() }, "--norm");
-    refused(Choices { kv_heads: Some(3), ..llama }, "num_key_value_heads");
+    refused(Choices { kv_heads: Some(3), ..llama.clone() }, "num_key_value_heads");
+    refused(Choices { experts: Some(4), ..llama }, "--experts");
+    let mixtral = Choices { preset: Some("mixtral".into()), ..Choices::default() };
+    refused(Choices { experts_per_token: Some(9), ..mixtral.clone() }, "experts-per-token");
+    refused(Choices { router_z: Some(f32::NAN), ..mixtral.clone() }, "router-z");
+    let config = Choices { experts: Some(4), experts_per_token: Some(1), router_balance: Some(0.5), ..mixtral };
+    let config = config.resolve(None).unwrap().config(256).unwrap();
+    assert_eq!(config.experts(), Some(Experts { count: 4, top: 1, balance: 0.5, z: 0.001 }));
+    assert_eq!(Config::from_json(&config.to_json(), Path::new("config.json")).unwrap(), config);
 }
 
 #[test]

@@ -149,16 +149,25 @@ fn every_executor_has_the_same_loss_curve() {
     }
 }
 
-/// The second run is interrupted by a save, the third goes on from that: all end with the same bits.
 #[test]
 fn a_run_repeats_and_resumes_bit_for_bit() {
+    repeats_and_resumes(choices());
+}
+
+#[test]
+fn a_run_with_experts_repeats_and_resumes_bit_for_bit() {
+    repeats_and_resumes(Choices { preset: Some("mixtral".into()), experts: Some(5), ..choices() });
+}
+
+/// The second run is interrupted by a save, the third goes on from that: all end with the same bits.
+fn repeats_and_resumes(choices: Choices) {
     let settings = settings(Choices {
         dropout: Some(0.1),
         accumulate: Some(2),
         warmup: Some(3),
         schedule: Some(ScheduleKind::Cosine),
         steps: Some(12),
-        ..choices()
+        ..choices
     });
     for family in [Family::Gpu, Family::Software] {
         let mut whole = trainer(gpu(family), &settings);
@@ -190,6 +199,34 @@ fn a_run_repeats_and_resumes_bit_for_bit() {
     let mut other = trainer(Cpu::default(), &Settings { seed: 7, ..settings.clone() });
     let mut same = trainer(Cpu::default(), &settings);
     assert_ne!(parameters(&mut other), parameters(&mut same));
+}
+
+#[test]
+fn the_load_of_experts_is_counted_between_two_looks_at_it() {
+    let choices = Choices { preset: Some("mixtral".into()), accumulate: Some(2), ..choices() };
+    let settings = settings(choices);
+    let mut trainer = trainer(gpu(Family::Software), &settings);
+    for _ in 0..2 {
+        let records = steps(&mut trainer, 3);
+        assert!(records.iter().all(|r| r.expert_load.is_none()), "only at validations");
+        let load = trainer.expert_load().unwrap().unwrap();
+        assert_eq!(load.len(), settings.layers);
+        for layer in load {
+            assert_eq!(layer.len(), 8);
+            let choices: f32 = layer.iter().sum();
+            assert!((choices - 8.0).abs() < 1e-5, "shares of all choices, even is 1 each: {layer:?}");
+            let even = (2 * settings.batch * settings.context * settings.accumulate * 3) as f32 / 8.0;
+            for share in &layer {
+                let counted = share * even;
+                assert!((counted - counted.round()).abs() < 1e-2 && *share <= 4.0, "whole choices: {layer:?}");
+            }
+            assert!(layer.iter().any(|share| *share != 1.0), "{layer:?}");
+        }
+    }
+    // A model without experts has none.
+    let mut plain = self::trainer(gpu(Family::Software), &self::settings(self::choices()));
+    steps(&mut plain, 1);
+    assert!(plain.expert_load().unwrap().is_none());
 }
 
 /// The loss of a model that knows how often each character comes, and nothing else.
