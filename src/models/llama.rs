@@ -199,7 +199,7 @@ pub(super) fn mini() -> Config {
 
 /// As large as [`mini`] in what a token uses: two of eight experts have half of its feed-forward part each, less the router.
 pub(super) fn mixtral() -> Config {
-    let experts = Experts { count: 8, top: 2, balance: 0.01, z: 0.001 };
+    let experts = Experts { count: 8, top: 2, balance: 0.05, z: 0.001 };
     Config { inner: 84, feed_forward: FeedForward::Experts(experts), ..mini() }
 }
 
