@@ -618,7 +618,7 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
 
 #[test]
 fn what_is_computed_again_changes_no_bit_and_needs_less_memory() {
-    for preset in ["demo", "llama-mini"] {
+    for preset in ["demo", "llama-mini", "mixtral"] {
         let settings = |recompute| {
             let kept = Choices { layers: Some(4), batch: Some(16), dropout: Some(0.1), ..choices() };
             settings(Choices { preset: Some(preset.into()), recompute: Some(recompute), accumulate: Some(2), ..kept })
