@@ -6,6 +6,7 @@ steps=${1:-500}
 seeds=${2:-"1 2 3"}
 wgpt=${WGPT:-./target/release/wgpt}
 out=${OUT:-$(mktemp -d)}
+mkdir -p "$out"
 
 echo "| model | parameters | validation loss, mean | lowest | highest |"
 echo "|---|---|---|---|---|"
@@ -29,3 +30,5 @@ row "demo with --norm rmsnorm" --preset demo --norm rmsnorm
 row "demo with --position rope" --preset demo --position rope
 row "demo with --feed-forward swiglu" --preset demo --feed-forward swiglu
 row "llama-mini" --preset llama-mini
+# Eight experts of half the size, of which a token uses two: as many values per token as llama-mini.
+row "mixtral" --preset mixtral
