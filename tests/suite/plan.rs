@@ -8,12 +8,12 @@ use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
 use wgpt::graph::memory::{Class, Life, Storage, pack, peak};
 use wgpt::graph::plan::Command;
-use wgpt::graph::{Constant, Dtype, Family, Graph, Limits, Plan, Shape, Step, Tensor};
+use wgpt::graph::{Constant, Family, Graph, Limits, Plan, Shape, Step, Tensor};
 use wgpt::models::config::Config;
 use wgpt::models::model::Model;
 use wgpt::ops::add::{Add, AddInPlace};
 use wgpt::ops::matmul::Matmul;
-use wgpt::ops::{Case, Draw};
+use wgpt::ops::Case;
 use wgpt::reference::Cpu;
 use wgpt::shaders::specialise;
 use wgpt::train::graph::TrainingGraph;
@@ -35,20 +35,7 @@ pub fn devices() -> Vec<Limits> {
 
 /// The op of a case over its inputs, with its gradients; no values are drawn.
 pub fn case_graph(case: &Case) -> Graph {
-    let op = (case.op)();
-    let mut g = Graph::new();
-    let input = |(i, (dims, draw)): (usize, &(&[usize], Draw))| {
-        g.input(&format!("x{i}"), Shape { dims: dims.to_vec(), dtype: draw.dtype() })
-    };
-    let inputs: Vec<Tensor> = case.inputs.iter().enumerate().map(input).collect();
-    let y = g.apply_shared(op.clone(), &inputs);
-    if case.gradient {
-        let shape = g.shape(y).clone();
-        let dy = g.input("dy", shape);
-        let needed: Vec<bool> = case.inputs.iter().map(|(_, draw)| draw.dtype() == Dtype::F32).collect();
-        op.vjp(&mut g, y.node, dy, &needed);
-    }
-    g
+    case.graph().0
 }
 
 /// The settings of a preset with dropout or without.
