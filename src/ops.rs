@@ -20,6 +20,7 @@ pub mod embedding;
 pub mod expert_groups;
 pub mod expert_load;
 pub mod fill;
+pub mod gather_rows;
 pub mod gelu;
 pub mod global_norm;
 pub mod grouped_matmul;
@@ -53,6 +54,7 @@ pub fn cases() -> Vec<&'static Case> {
         embedding::CASES,
         expert_groups::CASES,
         expert_load::CASES,
+        gather_rows::CASES,
         gelu::CASES,
         global_norm::CASES,
         grouped_matmul::CASES,
