@@ -1,24 +1,30 @@
-//! `wgpt data prepare`: text to token shards, ahead of training.
+//! `wgpt data`: text to token shards ahead of training, and the built-in labelled tasks.
 
 use super::{Global, progress_of_bytes};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use wgpt::data::labelled::{Task, write};
 use wgpt::data::prepare::{Part, Preparation, Validation};
 use wgpt::data::source::Source;
+use wgpt::data::tasks::{self, Split};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
+use wgpt::fail;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Tokenise text into a folder of shards that `wgpt train --data` reads as they are
     Prepare(Prepare),
+    /// Write labelled examples of a built-in task, for `wgpt finetune` and `wgpt eval`
+    Task(Examples),
 }
 
 impl Command {
     pub fn run(&self, global: &Global) -> Result<()> {
         match self {
             Command::Prepare(prepare) => prepare.run(global),
+            Command::Task(task) => task.run(global),
         }
     }
 }
@@ -99,6 +105,39 @@ impl Prepare {
         part("training", &prepared.training);
         part("validation", &prepared.validation);
         global.say(&format!("train with: wgpt train --data {out} --out DIR"));
+        Ok(())
+    }
+}
+
+#[derive(clap::Args)]
+pub struct Examples {
+    /// classify (does the story end happily?), entail (does the hypothesis follow?), similar (the same in other words?) or
+    /// choose (which passage goes on with the story?)
+    #[arg(value_name = "NAME", value_parser = Task::named)]
+    task: Task,
+    /// File to write: .jsonl, .csv or .tsv
+    #[arg(long)]
+    out: PathBuf,
+    /// Examples to write
+    #[arg(long, default_value_t = 1000)]
+    count: usize,
+    /// Other examples for another seed
+    #[arg(long, default_value_t = 1337)]
+    seed: u32,
+    /// train, validation or test, which share no examples
+    #[arg(long, default_value = "train", value_parser = Split::named)]
+    split: Split,
+}
+
+impl Examples {
+    fn run(&self, global: &Global) -> Result<()> {
+        if self.count == 0 {
+            fail!(Usage, "--count 0 writes nothing: give 1 or more");
+        }
+        let examples = tasks::examples(self.task, self.split, self.seed.into(), self.count);
+        write(&self.out, &self.task.form(), &examples)?;
+        let (split, task, out) = (self.split.name(), self.task.name(), self.out.display());
+        global.say(&format!("{} {split} examples of the task {task} are in {out}", examples.len()));
         Ok(())
     }
 }

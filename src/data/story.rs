@@ -18,8 +18,9 @@
 //! reach it. With a shorter context a name is forgotten sooner than it is needed, and the least loss lies higher.
 //! [`grammar`] tells how the entropy is summed.
 
+pub mod cast;
 pub mod grammar;
-mod tales;
+pub mod tales;
 
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::SeedableRng;

@@ -267,7 +267,7 @@ impl Grammar {
     }
 
     /// The plain text and the marks of a wording: braces part them, so they alternate.
-    fn pieces(&self, wording: &'static str) -> impl Iterator<Item = Piece> {
+    pub(super) fn pieces(&self, wording: &'static str) -> impl Iterator<Item = Piece> {
         let parts = wording.split(['{', '}']).enumerate();
         parts.map(|(i, part)| if i % 2 == 0 { Piece::Plain(part) } else { Piece::Mark(self.mark(part)) })
     }
@@ -277,7 +277,7 @@ impl Grammar {
     /// # Panics
     ///
     /// If no table has it, which is an error in the grammar.
-    fn mark(&self, name: &str) -> Mark {
+    pub(super) fn mark(&self, name: &str) -> Mark {
         let find = |(table, words): (usize, &Table)| {
             let column = words.marks.split('/').position(|mark| mark.eq_ignore_ascii_case(name))?;
             Some(Mark { table, column, capital: name.starts_with(|c: char| c.is_ascii_uppercase()) })
@@ -294,21 +294,21 @@ impl Scene {
 }
 
 /// A stretch of a wording.
-enum Piece {
+pub(super) enum Piece {
     Plain(&'static str),
     Mark(Mark),
 }
 
 /// The column of a table that a mark stands for.
-struct Mark {
-    table: usize,
-    column: usize,
+pub(super) struct Mark {
+    pub table: usize,
+    pub column: usize,
     capital: bool,
 }
 
 impl Mark {
     /// The word for the mark, out of the row's words.
-    fn word(&self, row: &str) -> String {
+    pub fn word(&self, row: &str) -> String {
         let mut word = row.split('/').nth(self.column).unwrap_or_default().to_owned();
         if self.capital
             && let Some(first) = word.get_mut(..1)
@@ -364,7 +364,7 @@ impl Path {
 }
 
 /// The index of an option, drawn by its weight (to within 2⁻³² of its probability).
-fn draw<T>(options: Weighted<T>, random: &mut Pcg64) -> usize {
+pub(super) fn draw<T>(options: Weighted<T>, random: &mut Pcg64) -> usize {
     // The high word of a 32-bit fraction times the total is below the total, on every platform alike.
     let mut point = (u64::from(random.next_u32()) * u64::from(total(options))) >> 32;
     let within = |(weight, _): &(u32, T)| {

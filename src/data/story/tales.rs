@@ -68,7 +68,7 @@ static TABLES: &[Table] = &[
     Table { marks: "singing", rows: &[(3, "singing"), (2, "smiling")] },
 ];
 
-static CHILD: Scene = Scene {
+pub static CHILD: Scene = Scene {
     settles: &["name", "trait"],
     wordings: &[
         (5, "Once there was a {trait} {child} named {name}."),
@@ -83,7 +83,7 @@ static SOMEWHERE: Scene = Scene {
     next: PLOTS,
 };
 
-static CHILD_SOMEWHERE: Scene = Scene {
+pub static CHILD_SOMEWHERE: Scene = Scene {
     settles: &["name", "trait", "place"],
     wordings: &[
         (3, "One {weather} day, a {trait} {child} named {name} {went} to the {place}."),
@@ -94,7 +94,7 @@ static CHILD_SOMEWHERE: Scene = Scene {
 
 static PLOTS: &[(u32, &Scene)] = &[(4, &LOSS), (3, &WISH), (3, &NEED), (3, &ESCAPE)];
 
-static LOSS: Scene = Scene {
+pub static LOSS: Scene = Scene {
     settles: &["look", "thing"],
     wordings: &[(3, "There {he} lost {his} {look} {thing}."), (2, "{He} could not find {his} {look} {thing}.")],
     next: &[(1, &FINDING)],
@@ -106,13 +106,13 @@ static FINDING: Scene = Scene {
     next: &[(1, &GIVING_BACK)],
 };
 
-static GIVING_BACK: Scene = Scene {
+pub static GIVING_BACK: Scene = Scene {
     settles: &[],
     wordings: &[(3, "The {animal} gave {him} the {thing}."), (2, "{He} {thanked} the {animal} and took the {thing}.")],
     next: &[(1, &END)],
 };
 
-static WISH: Scene = Scene {
+pub static WISH: Scene = Scene {
     settles: &["look", "thing"],
     wordings: &[(3, "{He} wished for a {look} {thing}."), (2, "There {he} wished for a {look} {thing}.")],
     next: &[(1, &EARNING)],
@@ -130,31 +130,31 @@ static GRANTING: Scene = Scene {
     next: &[(1, &END)],
 };
 
-static NEED: Scene = Scene {
+pub static NEED: Scene = Scene {
     settles: &["animal", "need"],
     wordings: &[(3, "There {he} met a {need} {animal}."), (2, "{He} saw a {animal} that was {need}.")],
     next: &[(1, &SHARING)],
 };
 
-static SHARING: Scene = Scene {
+pub static SHARING: Scene = Scene {
     settles: &[],
     wordings: &[(3, "So {he} gave it {his} {gift}."), (2, "{He} gave the {animal} {his} {gift}.")],
     next: &[(1, &RELIEF)],
 };
 
-static RELIEF: Scene = Scene {
+pub static RELIEF: Scene = Scene {
     settles: &[],
     wordings: &[(3, "The {animal} {use} and was not {need} any more."), (2, "The {animal} {use} and said thank you.")],
     next: &[(1, &END)],
 };
 
-static ESCAPE: Scene = Scene {
+pub static ESCAPE: Scene = Scene {
     settles: &["look", "toy"],
     wordings: &[(3, "There {his} {look} {toy} {escape}."), (2, "{He} had a {look} {toy}, but it {escape}.")],
     next: &[(1, &RESCUE)],
 };
 
-static RESCUE: Scene = Scene {
+pub static RESCUE: Scene = Scene {
     settles: &["animal"],
     wordings: &[(3, "A {animal} {rescue}."), (2, "{He} asked a {animal} for help, and it {rescue}.")],
     next: &[(3, &BACK_AGAIN), (2, &END)],
