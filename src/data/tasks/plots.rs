@@ -79,7 +79,8 @@ impl Plot {
 
     fn in_other_words(random: &mut Pcg64) -> Plot {
         let scenes = SAME[below(SAME.len() as u32, random)];
-        let wordings: Vec<usize> = scenes.iter().map(|_| below(2, random)).collect();
+        // The first scene's first wording stands in the first half, so that a pair is one pair whichever comes first.
+        let wordings: Vec<usize> = (0..scenes.len()).map(|at| if at == 0 { 0 } else { below(2, random) }).collect();
         let worded = |other: usize| {
             let pairs = scenes.iter().zip(&wordings);
             pairs.map(|(scene, wording)| scene.wordings[(wording + other) % 2].1).collect()
