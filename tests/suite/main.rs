@@ -13,8 +13,8 @@ mod gpt2;
 #[cfg(feature = "hub")]
 mod hub;
 mod hugging_face;
-mod llama;
 mod labelled;
+mod llama;
 mod llama_blocks;
 mod moe_block;
 mod ops;
