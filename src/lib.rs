@@ -5,6 +5,7 @@
 
 pub mod data;
 pub mod error;
+pub mod evaluate;
 pub mod executor;
 pub mod files;
 pub mod generate;

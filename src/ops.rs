@@ -33,6 +33,7 @@ pub mod rope;
 pub mod router;
 pub mod router_losses;
 pub mod swiglu;
+pub mod token_scores;
 
 pub use case::{Case, Draw};
 
@@ -67,6 +68,7 @@ pub fn cases() -> Vec<&'static Case> {
         router::CASES,
         router_losses::CASES,
         swiglu::CASES,
+        token_scores::CASES,
     ];
     ops.into_iter().flatten().collect()
 }

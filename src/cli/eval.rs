@@ -1,37 +1,71 @@
-//! `wgpt eval`: loss, perplexity and bits per byte of data as JSON; or the logits of given token ids.
+//! `wgpt eval`: loss, perplexity and bits per byte of data; multiple choice and last words without fine-tuning; or the
+//! logits of given token ids.
+
+mod logits;
+mod perplexity;
+mod tasks;
 
 use super::Global;
-use serde_json::json;
-use std::path::{Path, PathBuf};
-use wgpt::data::IGNORED;
-use wgpt::data::corpus::tokens;
-use wgpt::data::source::Source;
-use wgpt::data::story;
-use wgpt::data::tokens::Tokens;
-use wgpt::error::{Error, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use wgpt::error::Result;
+use wgpt::evaluate::prompt::SEPARATOR;
 use wgpt::fail;
-use wgpt::files::write_atomic;
-use wgpt::graph::{Graph, Plan, Shape, Step};
-use wgpt::models::config::Config;
-use wgpt::models::folder::{Weights, write_tensors_to};
-use wgpt::models::model::Model;
-use wgpt::models::source::ModelSource;
-use wgpt::models::upload::upload;
-
-/// Text of the built-in stories that is evaluated where no data is named.
-const STORY_BYTES: usize = 64 << 10;
 
 #[derive(clap::Args)]
 pub struct Eval {
     /// Model folder, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
     #[arg(long)]
     model: Option<PathBuf>,
-    /// A file or folder of .txt, .jsonl or .bin to evaluate; without it, built-in stories that no model was trained on
+    /// What to evaluate: a file or folder of .txt, .jsonl or .bin; for choose and cloze a .jsonl, .csv or .tsv with named
+    /// columns; without it, built-in stories that no model was trained on
     #[arg(long)]
     data: Option<PathBuf>,
+    /// perplexity, choose (the most likely of several choices) or cloze (the last word of each text)
+    #[arg(long, value_enum, default_value_t = Kind::Perplexity)]
+    task: Kind,
     /// Sequences evaluated at once
     #[arg(long, default_value_t = 8)]
     batch: usize,
+    /// Tokens from one window of the context to the next, so that each token is scored once with at least context - N before
+    /// it [default: windows follow each other]
+    #[arg(long, value_name = "N")]
+    stride: Option<usize>,
+    /// Solved examples from --train before each question of choose or cloze
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    shots: usize,
+    /// File that solved examples are drawn from
+    #[arg(long, value_name = "FILE")]
+    train: Option<PathBuf>,
+    /// Seed of the draw
+    #[arg(long, default_value_t = 1337)]
+    seed: u32,
+    /// What stands between solved examples and the question [default: an empty line]
+    #[arg(long, value_name = "TEXT", default_value = SEPARATOR, hide_default_value = true)]
+    separator: String,
+    /// Column of the texts whose last word is asked [default: text]
+    #[arg(long, value_name = "COLUMN")]
+    text: Option<String>,
+    /// Column of what stands before the choices [default: context]
+    #[arg(long, value_name = "COLUMN")]
+    context: Option<String>,
+    /// Column of a question between context and choice [default: none]
+    #[arg(long, value_name = "COLUMN")]
+    question: Option<String>,
+    /// Column of the list of choices, or what the names of numbered columns begin with: choices0, choices1, ...
+    /// [default: choices]
+    #[arg(long, value_name = "COLUMN")]
+    choices: Option<String>,
+    /// Column of the right choice's number [default: label]
+    #[arg(long, value_name = "COLUMN")]
+    label: Option<String>,
+    /// Where to write what each example got, one JSON object per line
+    #[arg(long, value_name = "FILE")]
+    items: Option<PathBuf>,
+    /// Results of choose and cloze as JSON; those of perplexity always are
+    #[arg(long)]
+    json: bool,
     /// A JSON file of token ids, [[...], ...], all sequences of one length
     #[arg(long, requires = "logits", conflicts_with = "data")]
     ids: Option<PathBuf>,
@@ -40,108 +74,65 @@ pub struct Eval {
     logits: Option<PathBuf>,
 }
 
+/// What `--task` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    Perplexity,
+    Choose,
+    Cloze,
+}
+
 impl Eval {
     pub fn run(&self, global: &Global) -> Result<()> {
+        self.check()?;
         super::check_device(&global.device)?;
         let model = global.model(self.model.as_deref())?;
         let config = model.config()?;
         let weights = model.weights(&config)?;
         match (&self.ids, &self.logits) {
-            (Some(ids), Some(logits)) => dump_logits(global, &config, &weights, ids, logits),
-            _ => self.evaluate(global, &model, &config, &weights),
+            (Some(ids), Some(logits)) => logits::dump(global, &config, &weights, ids, logits),
+            _ if self.task == Kind::Perplexity => perplexity::evaluate(self, global, &model, &config, &weights),
+            _ => tasks::evaluate(self, global, &model, &config, &weights),
         }
     }
 
-    /// Mean loss of all tokens but the first, in windows of the context that follow each other.
-    fn evaluate(&self, global: &Global, model: &ModelSource, config: &Config, weights: &Weights) -> Result<()> {
+    /// Refuses options that would do nothing.
+    fn check(&self) -> Result<()> {
         if self.batch == 0 {
             fail!(Usage, "--batch 0 does nothing: give 1 or more");
         }
-        let source = match &self.data {
-            Some(data) => Source::open(data)?,
-            None => Source::from_text("held-out stories", story::validation_text(0, STORY_BYTES)),
-        };
-        let tokenizer = if source.is_text() { Some(model.tokenizer()?) } else { None };
-        let tokens = tokens(&source, tokenizer.as_ref(), config.vocab_size, &super::cache_folder())?;
-        if tokens.len() < 2 {
-            fail!(Input, "{} holds {} tokens and at least 2 are needed to predict one", source.name(), tokens.len());
+        let (perplexity, choose, cloze) = (Kind::Perplexity, Kind::Choose, Kind::Cloze);
+        let given: [(&str, bool, &[Kind]); 10] = [
+            ("--stride", self.stride.is_some(), &[perplexity]),
+            ("--shots", self.shots > 0, &[choose, cloze]),
+            ("--train", self.train.is_some(), &[choose, cloze]),
+            ("--text", self.text.is_some(), &[cloze]),
+            ("--context", self.context.is_some(), &[choose]),
+            ("--question", self.question.is_some(), &[choose]),
+            ("--choices", self.choices.is_some(), &[choose]),
+            ("--label", self.label.is_some(), &[choose]),
+            ("--items", self.items.is_some(), &[choose, cloze]),
+            ("--ids", self.ids.is_some(), &[perplexity]),
+        ];
+        for (option, given, tasks) in given {
+            if given && !tasks.contains(&self.task) {
+                let names: Vec<String> = tasks.iter().map(|task| format!("{task:?}").to_lowercase()).collect();
+                fail!(Usage, "{option} is for --task {}; leave it out or choose that", names.join(" and "));
+            }
         }
-        let mut executor = global.open()?;
-        let mut g = Graph::new();
-        let loss = Model { config, training: false }.loss(&mut g, self.batch, config.context);
-        g.output("loss", loss);
-        let plan = Plan::new(&g, executor.limits())?;
-        let program = executor.load(&g, plan)?;
-        upload(executor.as_mut(), weights)?;
-        let mut sum = 0.0;
-        let mut at = 0;
-        while at + 1 < tokens.len() {
-            let (ids, targets, counted) = windows(&tokens, at, self.batch, config.context)?;
-            executor.write(program, "ids", bytemuck::cast_slice(&ids))?;
-            executor.write(program, "targets", bytemuck::cast_slice(&targets))?;
-            executor.run(program, 0, &Step::default())?;
-            sum += f64::from(executor.read(program, "loss")?[0]) * counted as f64;
-            at += counted;
+        match (self.shots, &self.train) {
+            (0, Some(_)) => fail!(Usage, "--train is where --shots K are drawn from; give --shots as well"),
+            (1.., None) => fail!(Usage, "--shots needs a file to draw from; give --train FILE"),
+            _ => Ok(()),
         }
-        let predicted = tokens.len() - 1;
-        let loss = sum / predicted as f64;
-        let bytes = tokens.text_bytes().map(|bytes| bytes as f64 / tokens.len() as f64 * predicted as f64);
-        let bits_per_byte = bytes.map(|bytes| sum / std::f64::consts::LN_2 / bytes);
-        let result = json!({
-            "loss": loss,
-            "perplexity": loss.exp(),
-            "bits_per_byte": bits_per_byte,
-            "tokens": predicted,
-            "context": config.context,
-        });
-        println!("{result:#}");
-        Ok(())
     }
 }
 
-/// The next `batch` windows from `at`: ids, targets, and how many targets count. Past the end nothing counts.
-fn windows(tokens: &Tokens, at: u64, batch: usize, context: usize) -> Result<(Vec<u32>, Vec<u32>, u64)> {
-    let size = batch * context;
-    let counted = (tokens.len() - 1 - at).min(size as u64);
-    let mut text = vec![0; counted as usize + 1];
-    tokens.read(at, &mut text)?;
-    let (mut ids, mut targets) = (text[..counted as usize].to_vec(), text[1..].to_vec());
-    ids.resize(size, 0);
-    targets.resize(size, IGNORED);
-    Ok((ids, targets, counted))
-}
-
-/// Writes logits (B, T, V) of the ids in a file.
-fn dump_logits(global: &Global, config: &Config, weights: &Weights, path: &Path, out: &Path) -> Result<()> {
-    let ids = read_ids(path, config)?;
-    let (batch, time) = (ids.len(), ids[0].len());
-    let mut executor = global.open()?;
-    let mut g = Graph::new();
-    let input = g.input("ids", Shape::u32(&[batch, time]));
-    let logits = Model { config, training: false }.logits(&mut g, input);
-    g.output("logits", logits);
-    let plan = Plan::new(&g, executor.limits())?;
-    let program = executor.load(&g, plan)?;
-    upload(executor.as_mut(), weights)?;
-    executor.write(program, "ids", bytemuck::cast_slice(&ids.concat()))?;
-    executor.run(program, 0, &Step::default())?;
-    let values = executor.read(program, "logits")?;
-    let dump = [("logits".into(), vec![batch, time, config.vocab_size], values.as_slice())];
-    write_atomic(out, |file| write_tensors_to(file, &dump, &[]))
-}
-
-fn read_ids(path: &Path, config: &Config) -> Result<Vec<Vec<u32>>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let Ok(ids) = serde_json::from_str::<Vec<Vec<u32>>>(&text) else {
-        fail!(Input, "{} is not a JSON list of lists of token ids, such as [[1, 2], [3, 4]]", path.display());
-    };
-    let length = ids.first().map_or(0, Vec::len);
-    if length == 0 || length > config.context || ids.iter().any(|row| row.len() != length) {
-        let context = config.context;
-        fail!(Input, "{}: every sequence must have the same length, from 1 to the model's {context}", path.display());
-    }
-    if let Some(id) = ids.iter().flatten().find(|id| **id as usize >= config.vocab_size) {
-        fail!(Input, "{}: token id {id} is beyond the model's vocabulary of {}", path.display(), config.vocab_size);
-    }
-    Ok(ids)
+/// A bar over things that are scored, on standard error if that is a terminal.
+fn progress(global: &Global, things: u64) -> ProgressBar {
+    let visible = !global.quiet && std::io::stderr().is_terminal();
+    let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{bar:24} {pos} of {len}, {eta} left");
+    ProgressBar::with_draw_target(Some(things), target)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub struct CrossEntropy;
 
 /// Threads that share a row of the vocabulary.
-fn threads(limits: &Limits) -> u32 {
+pub(super) fn threads(limits: &Limits) -> u32 {
     if limits.family == Family::Gpu { 256 } else { 8 }
 }
 

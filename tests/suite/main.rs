@@ -6,6 +6,7 @@ mod checkpoint;
 mod cli;
 mod data;
 mod demo;
+mod evaluate;
 mod export;
 mod generate;
 mod gguf;

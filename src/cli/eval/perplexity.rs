@@ -1,0 +1,107 @@
+//! `wgpt eval` of a text: loss, perplexity and bits per byte.
+
+use super::super::Global;
+use super::{Eval, progress};
+use serde_json::json;
+use wgpt::data::IGNORED;
+use wgpt::data::corpus::tokens;
+use wgpt::data::source::Source;
+use wgpt::data::story;
+use wgpt::data::tokens::Tokens;
+use wgpt::error::Result;
+use wgpt::evaluate::scorer::Scorer;
+use wgpt::evaluate::stride;
+use wgpt::executor::Executor;
+use wgpt::fail;
+use wgpt::graph::{Graph, Plan, Step};
+use wgpt::models::config::Config;
+use wgpt::models::folder::Weights;
+use wgpt::models::model::Model;
+use wgpt::models::source::ModelSource;
+use wgpt::models::upload::upload;
+
+/// Text of the built-in stories that is evaluated where no data is named.
+pub const STORY_BYTES: usize = 64 << 10;
+
+/// Prints the mean loss of all tokens but the first, and what follows from it.
+pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Config, weights: &Weights) -> Result<()> {
+    if let Some(stride) = eval.stride.filter(|stride| !(1..config.context).contains(stride)) {
+        let most = config.context - 1;
+        fail!(Usage, "--stride {stride} must be from 1 to {most}, less than the model's context of {}", most + 1);
+    }
+    let source = match &eval.data {
+        Some(data) => Source::open(data)?,
+        None => Source::from_text("held-out stories", story::validation_text(0, STORY_BYTES)),
+    };
+    let tokenizer = if source.is_text() { Some(model.tokenizer()?) } else { None };
+    let tokens = tokens(&source, tokenizer.as_ref(), config.vocab_size, &super::super::cache_folder())?;
+    if tokens.len() < 2 {
+        fail!(Input, "{} holds {} tokens and at least 2 are needed to predict one", source.name(), tokens.len());
+    }
+    let mut executor = global.open()?;
+    let sum = match eval.stride {
+        None => consecutive(executor.as_mut(), config, weights, &tokens, eval.batch)?,
+        Some(stride) => {
+            let bar = progress(global, stride::windows(tokens.len(), config.context, stride));
+            let mut scorer = Scorer::new(executor.as_mut(), config, weights, eval.batch);
+            let sum = stride::strided(&mut scorer, &tokens, stride, &mut |windows| bar.inc(windows as u64))?;
+            bar.finish_and_clear();
+            sum
+        }
+    };
+    let predicted = tokens.len() - 1;
+    let loss = sum / predicted as f64;
+    let bytes = tokens.text_bytes().map(|bytes| bytes as f64 / tokens.len() as f64 * predicted as f64);
+    let bits_per_byte = bytes.map(|bytes| sum / std::f64::consts::LN_2 / bytes);
+    let mut result = json!({
+        "loss": loss,
+        "perplexity": loss.exp(),
+        "bits_per_byte": bits_per_byte,
+        "tokens": predicted,
+        "context": config.context,
+    });
+    if let Some(stride) = eval.stride {
+        result["stride"] = stride.into();
+    }
+    println!("{result:#}");
+    Ok(())
+}
+
+/// The sum of losses in windows of the context that follow each other.
+fn consecutive(
+    executor: &mut dyn Executor,
+    config: &Config,
+    weights: &Weights,
+    tokens: &Tokens,
+    batch: usize,
+) -> Result<f64> {
+    let mut g = Graph::new();
+    let loss = Model { config, training: false }.loss(&mut g, batch, config.context);
+    g.output("loss", loss);
+    let plan = Plan::new(&g, executor.limits())?;
+    let program = executor.load(&g, plan)?;
+    upload(executor, weights)?;
+    let mut sum = 0.0;
+    let mut at = 0;
+    while at + 1 < tokens.len() {
+        let (ids, targets, counted) = windows(tokens, at, batch, config.context)?;
+        executor.write(program, "ids", bytemuck::cast_slice(&ids))?;
+        executor.write(program, "targets", bytemuck::cast_slice(&targets))?;
+        executor.run(program, 0, &Step::default())?;
+        sum += f64::from(executor.read(program, "loss")?[0]) * counted as f64;
+        at += counted;
+    }
+    Ok(sum)
+}
+
+/// The next `batch` windows from `at`: ids, targets, and how many targets count. Past the end nothing counts.
+fn windows(tokens: &Tokens, at: u64, batch: usize, context: usize) -> Result<(Vec<u32>, Vec<u32>, u64)> {
+    let size = batch * context;
+    let counted = (tokens.len() - 1 - at).min(size as u64);
+    let mut text = vec![0; counted as usize + 1];
+    tokens.read(at, &mut text)?;
+    let (mut ids, mut targets) = (text[..counted as usize].to_vec(), text[1..].to_vec());
+    ids.resize(size, 0);
+    targets.resize(size, IGNORED);
+    Ok((ids, targets, counted))
+}

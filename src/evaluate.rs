@@ -1,0 +1,27 @@
+//! Evaluation without fine-tuning: how likely a model finds given tokens after given others, and what follows from that.
+//!
+//! What is scored, and how texts become tokens, is as in EleutherAI's lm-evaluation-harness, so that figures can be compared.
+
+pub mod choose;
+pub mod cloze;
+pub mod prompt;
+pub mod scorer;
+pub mod stride;
+
+/// A share of things that were right.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Accuracy {
+    pub mean: f64,
+    /// Standard error of the mean; none for a single thing.
+    pub error: Option<f64>,
+}
+
+impl Accuracy {
+    /// Of outcomes, at least one.
+    pub fn of(outcomes: impl Iterator<Item = bool>) -> Accuracy {
+        let (right, all) = outcomes.fold((0, 0), |(right, all), outcome| (right + u64::from(outcome), all + 1));
+        let mean = right as f64 / all as f64;
+        let error = (all > 1).then(|| (mean * (1.0 - mean) / (all as f64 - 1.0)).sqrt());
+        Accuracy { mean, error }
+    }
+}
