@@ -100,18 +100,7 @@ impl<'a> Scorer<'a> {
         if let Some(program) = self.programs.get(&(time, rows)) {
             return Ok(*program);
         }
-        let mut g = Graph::new();
-        let model = Model { config: self.config, training: false };
-        let ids = g.input("ids", Shape::u32(&[self.batch, time]));
-        let positions = g.input("positions", Shape::u32(&[rows]));
-        let targets = g.input("targets", Shape::u32(&[rows]));
-        let x = model.hidden(&mut g, ids); // (B, T, C)
-        g.scope("scored positions");
-        let x = g.apply(GatherRows, &[x, positions]); // (rows, C)
-        let logits = model.head(&mut g, x);
-        g.scope("scores");
-        let scores = g.apply(TokenScores, &[logits, targets]);
-        g.output("scores", scores);
+        let g = graph(self.config, (self.batch, time), rows);
         let plan = Plan::new(&g, self.executor.limits())?;
         let program = self.executor.load(&g, plan)?;
         if self.programs.is_empty() {
@@ -147,4 +136,22 @@ impl<'a> Scorer<'a> {
         });
         Ok(scores.collect())
     }
+}
+
+/// The graph that scores `rows` positions of sequences of tokens (B, T): output `scores` (rows, 2), of inputs `ids` (B, T),
+/// `positions` (rows), counted over all sequences, and `targets` (rows).
+pub fn graph(config: &Config, (batch, time): (usize, usize), rows: usize) -> Graph {
+    let mut g = Graph::new();
+    let model = Model { config, training: false };
+    let ids = g.input("ids", Shape::u32(&[batch, time]));
+    let positions = g.input("positions", Shape::u32(&[rows]));
+    let targets = g.input("targets", Shape::u32(&[rows]));
+    let x = model.hidden(&mut g, ids); // (B, T, C)
+    g.scope("scored positions");
+    let x = g.apply(GatherRows, &[x, positions]); // (rows, C)
+    let logits = model.head(&mut g, x); // (rows, V)
+    g.scope("scores");
+    let scores = g.apply(TokenScores, &[logits, targets]);
+    g.output("scores", scores);
+    g
 }

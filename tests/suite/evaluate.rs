@@ -5,7 +5,8 @@ use crate::cli::{Place, error, has, stderr};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use wgpt::evaluate::scorer::{Request, Scorer};
+use wgpt::evaluate::scorer::{Request, Scorer, graph};
+use wgpt::models::config::Config;
 use wgpt::models::demo;
 use wgpt::reference::Cpu;
 
@@ -69,7 +70,7 @@ fn choices_agree_with_the_harness() {
         let output = eval(&place, &format!("{choose} --device {device}"));
         agrees(&place, &output, &want["choose"]);
         // The long item.
-        has(&stderr(&output), &["2 of 28 texts were cut", "96"]);
+        has(&stderr(&output), &["2 of 32 texts were cut", "96"]);
     }
     // What is padded, and beside what, changes nothing.
     agrees(&place, &eval(&place, &format!("{choose} --batch 1")), &want["choose"]);
@@ -82,18 +83,21 @@ fn choices_agree_with_the_harness() {
 
 #[test]
 fn last_words_agree_with_the_harness() {
-    let (place, want) = (Place::new(), &expected()["cloze"]);
-    let arguments = format!("--task cloze --json --items items.jsonl --data {}", fixture("cloze.jsonl").display());
-    let output = eval(&place, &arguments);
-    let got = json(&output);
-    near(&got["accuracy"]["mean"], &want["acc"]);
-    let (got, want_perplexity) = (got["perplexity"].as_f64().unwrap(), want["perplexity"].as_f64().unwrap());
-    assert!((got / want_perplexity - 1.0).abs() < 1e-4, "{got} should be {want_perplexity}");
-    let (items, want) = (lines(&place.path("items.jsonl")), want["items"].as_array().unwrap());
-    assert_eq!(items.len(), want.len());
-    for (item, want) in items.iter().zip(want) {
-        near(&item["log_likelihood"], &want["log_likelihood"]);
-        assert_eq!(item["right"], want["right"], "{item}");
+    let (place, want) = (Place::new(), expected());
+    for (key, model) in [("cloze", format!("--model {}", fixture("model").display())), ("stories_cloze", String::new())]
+    {
+        let (want, data) = (&want[key], fixture(&format!("{key}.jsonl")));
+        let arguments = format!("eval --task cloze --json --items items.jsonl {model} --data {}", data.display());
+        let got = json(&place.wgpt(&arguments));
+        near(&got["accuracy"]["mean"], &want["acc"]);
+        let (got, perplexity) = (got["perplexity"].as_f64().unwrap(), want["perplexity"].as_f64().unwrap());
+        assert!((got / perplexity - 1.0).abs() < 1e-4, "{got} should be {perplexity}");
+        let (items, want) = (lines(&place.path("items.jsonl")), want["items"].as_array().unwrap());
+        assert_eq!(items.len(), want.len());
+        for (item, want) in items.iter().zip(want) {
+            near(&item["log_likelihood"], &want["log_likelihood"]);
+            assert_eq!(item["right"], want["right"], "{item}");
+        }
     }
 }
 
@@ -145,6 +149,17 @@ fn scores_do_not_depend_on_what_is_beside_or_behind() {
 }
 
 #[test]
+fn only_scored_positions_reach_the_vocabulary() {
+    let config = Config::new(5000, 64, 2, 2, 16);
+    let g = graph(&config, (8, 64), 24);
+    let logits: Vec<usize> = (0..g.nodes().len())
+        .filter(|node| g.op(*node).is_some() && g.nodes()[*node].outputs[0].columns() == 5000)
+        .map(|node| g.nodes()[node].outputs[0].rows())
+        .collect();
+    assert_eq!(logits, [24]);
+}
+
+#[test]
 fn the_built_in_examples_are_evaluated_where_none_are_named() {
     let place = Place::new();
     let chosen = json(&place.wgpt("eval --task choose --json --quiet"));
@@ -177,8 +192,8 @@ fn shots_are_drawn_with_the_seed() {
 #[test]
 fn columns_have_other_names_where_they_are_given() {
     let place = Place::new();
-    place.write("a.csv", "ctx,q,end1,end2,gold\nHe met a fox.,It was,sad.,a fox.,1\n");
-    place.write("b.jsonl", r#"{"context": "He met a fox. It was", "choices": ["sad.", "a fox."], "label": 0}"#);
+    place.write("a.csv", "ctx,q,end1,end2,gold\nHe met a fox.,She was,sad.,a fox.,1\n");
+    place.write("b.jsonl", r#"{"context": "He met a fox. She was", "choices": ["sad.", "a fox."], "label": 0}"#);
     let run = |arguments: &str| {
         let output = place.wgpt(&format!("eval --task choose --items items.jsonl {arguments}"));
         assert!(output.status.success(), "{}", stderr(&output));
@@ -202,7 +217,7 @@ fn bad_choices_and_bad_items_are_named() {
         ("--items f", ["--items", "choose and cloze"]),
         ("--task choose --shots 1", ["--shots", "--train"]),
         ("--task choose --train f.csv", ["--train", "--shots"]),
-        ("--task nonsense", ["nonsense", "cloze"]),
+        ("--task nonsense", ["nonsense", "--task"]),
         ("--task choose --data f.txt", ["f.txt", ".jsonl"]),
     ] {
         has(&error(&place.wgpt(&format!("eval {arguments}")), 2), &words);
@@ -227,7 +242,7 @@ fn bad_choices_and_bad_items_are_named() {
         has(&message, &words);
         has(&message, &["bad.jsonl"]);
     }
-    for (text, words) in [("one", ["line 1", "one word"]), ("a Q", ["line 1", "'Q'"])] {
+    for (text, words) in [("one", ["line 2", "one word"]), ("a Q", ["line 2", "'Q'"])] {
         place.write("bad.csv", format!("text\n{text}\n"));
         has(&error(&place.wgpt("eval --task cloze --data bad.csv --device cpu"), 1), &words);
     }
