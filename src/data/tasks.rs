@@ -95,7 +95,7 @@ fn example_set(task: Task, split: Split, random: &mut Pcg64) -> Vec<Example> {
     // Positive, negative, positive, negative; or the other way round.
     let turn = below(2, random);
     let of = |n: usize| {
-        let right = (n + turn) % 2 == 0;
+        let right = (n + turn).is_multiple_of(2);
         let (first, second) = (&x[n / 2], &y[if right { n / 2 } else { 1 - n / 2 }]);
         let texts = match task {
             Task::Classify => vec![format!("{first} {second}")],

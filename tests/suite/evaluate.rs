@@ -134,7 +134,8 @@ fn scores_do_not_depend_on_what_is_beside_or_behind() {
     let together = Scorer::new(&mut cpu, &config, &weights, 4).score(&requests, &mut |more| told += more).unwrap();
     assert_eq!(told, requests.len());
     for (request, together) in requests.iter().zip(&together) {
-        let alone = Scorer::new(&mut cpu, &config, &weights, 1).score(&[request.clone()], &mut |_| ()).unwrap()[0];
+        let alone =
+            Scorer::new(&mut cpu, &config, &weights, 1).score(std::slice::from_ref(request), &mut |_| ()).unwrap()[0];
         assert!((alone.log_probability - together.log_probability).abs() < 1e-5, "{alone:?} {together:?}");
         assert_eq!(alone.greedy, together.greedy);
     }

@@ -158,7 +158,7 @@ fn words_and_lengths_tell_no_label() {
         }
         // What looks at the words does find what they tell: here every other label is given away.
         let told = |example: &Example| {
-            let half = example.texts[0].len() % 2 == 0 && example.label == train[0].label;
+            let half = example.texts[0].len().is_multiple_of(2) && example.label == train[0].label;
             tagged(example).into_iter().chain(half.then(|| "told".to_string())).collect()
         };
         assert!(logistic(&train, &test, told) > 0.5 + NEAR, "{task:?}");
