@@ -2,7 +2,7 @@
 //
 //   x (ROWS, C): rows FIRST_ROW.. of ALL_ROWS    rows u32    y (LEN / C, C): rows FIRST..
 //
-// An x beyond one binding takes several dispatches; each writes the rows that it holds. Reference: src/ops/gather_rows.rs
+// An x beyond one binding takes several dispatches; each writes the rows it holds. Reference: src/ops/gather_rows.rs
 // use: index
 const LEN: u32 = 256u;
 const C: u32 = 64u;

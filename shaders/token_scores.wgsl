@@ -1,8 +1,8 @@
-// token_scores: scores[r] = (logits[r, token] - log-sum-exp(logits[r]), number of tokens before it), one workgroup per row.
+// token_scores: scores[r] = (logits[r, token] - log-sum-exp(logits[r]), tokens before it), one workgroup per row.
 //
 //   logits (ROWS, V)    tokens (ROWS) u32, 2^32 - 1 for a row of zeros    scores (ROWS, 2)
 //
-// Before a token come those with a larger logit, and those with the same and a smaller id. Reference: src/ops/token_scores.rs
+// Before a token come those with a larger logit, or the same and a smaller id. Reference: src/ops/token_scores.rs
 // use: index reduce
 const ROWS: u32 = 1u;
 const V: u32 = 64u;

@@ -1,6 +1,8 @@
-//! Evaluation without fine-tuning: how likely a model finds given tokens after given others, and what follows from that.
+//! Evaluation without fine-tuning: how likely a model finds given tokens after given others, and what follows from
+//! that.
 //!
-//! What is scored, and how texts become tokens, is as in EleutherAI's lm-evaluation-harness, so that figures can be compared.
+//! What is scored, and how texts become tokens, is as in EleutherAI's lm-evaluation-harness, so that figures can be
+//! compared.
 
 pub mod choose;
 pub mod cloze;

@@ -18,8 +18,8 @@ pub struct Eval {
     /// Model folder, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
     #[arg(long)]
     model: Option<PathBuf>,
-    /// What to evaluate: a file or folder of .txt, .jsonl or .bin; for choose and cloze a .jsonl, .csv or .tsv with named
-    /// columns; without it, built-in stories that no model was trained on
+    /// What to evaluate: a file or folder of .txt, .jsonl or .bin; for choose and cloze a .jsonl, .csv or .tsv with
+    /// named columns; without it, built-in stories that no model was trained on
     #[arg(long)]
     data: Option<PathBuf>,
     /// perplexity, choose (the most likely of several choices) or cloze (the last word of each text)
@@ -28,8 +28,8 @@ pub struct Eval {
     /// Sequences evaluated at once
     #[arg(long, default_value_t = 8)]
     batch: usize,
-    /// Tokens from one window of the context to the next, so that each token is scored once with at least context - N before
-    /// it [default: windows follow each other]
+    /// Tokens from one window of the context to the next, so that each token is scored once with at least context - N
+    /// before it [default: windows follow each other]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
     /// Solved examples from --train before each question of choose or cloze

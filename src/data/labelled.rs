@@ -4,10 +4,11 @@
 //! - `.csv`: a header, then rows, as RFC 4180 has them: commas, and quotes around what needs them.
 //! - `.tsv`: a header, then rows; tabs separate and quotes are characters like any other (IANA's definition).
 //!
-//! In `.csv` and `.tsv` the choices are columns named by a number at the end, from 0 or from 1 on: `choices0`, `choices1`, ...
-//! Which choice is right is told by a number: the column's, or the place in the list, counted from 0.
+//! In `.csv` and `.tsv` the choices are columns named by a number at the end, from 0 or from 1 on: `choices0`,
+//! `choices1`, ... Which choice is right is told by a number: the column's, or the place in the list, counted from 0.
 //!
-//! Lines are counted from 1, the header's line included. Empty lines are skipped, and columns not asked for are ignored.
+//! Lines are counted from 1, the header's line included. Empty lines are skipped, and columns not asked for are
+//! ignored.
 
 mod read;
 mod write;

@@ -1,18 +1,18 @@
 //! Labelled tasks from the grammar of the built-in stories, their labels known by construction.
 //!
-//! - `classify`: does the story end happily? A need is met by a gift, a toy gets away and an animal goes after it: it is
-//!   `happy` where the help fits, and `sad` where it does not, as bread does not warm a fox that is cold.
-//! - `entail`: does the hypothesis follow on the premise? `yes`, or `no` where the help does not fit the trouble, the use
-//!   not the gift, or "he" not a girl.
-//! - `similar`: `same` where two texts tell the same in other words, `different` where they tell of another child, place,
-//!   animal, need or thing.
+//! - `classify`: does the story end happily? A need is met by a gift, a toy gets away and an animal goes after it: it
+//!   is `happy` where the help fits, and `sad` where it does not, as bread does not warm a fox that is cold.
+//! - `entail`: does the hypothesis follow on the premise? `yes`, or `no` where the help does not fit the trouble, the
+//!   use not the gift, or "he" not a girl.
+//! - `similar`: `same` where two texts tell the same in other words, `different` where they tell of another child,
+//!   place, animal, need or thing.
 //! - `choose`: which of four passages goes on with the story?
 //!
-//! A text has two halves, and its label says whether they belong together. Examples are made in sets, in which **every half
-//! stands in each role equally often**: of two texts that tell of different things, say (x, y) and (x', y'), the set has
-//! these two and the crossed ones (x, y') and (x', y). So no word of either half and no bag of words tells the label, nor
-//! does the first word; halves are drawn until lengths tell nothing either. The right one of four choices is another for each
-//! of the set's four contexts. What is left is what the halves say together.
+//! A text has two halves, and its label says whether they belong together. Examples are made in sets, in which
+//! **every half stands in each role equally often**: of two texts that tell of different things, say (x, y) and (x',
+//! y'), the set has these two and the crossed ones (x, y') and (x', y). So no word of either half and no bag of words
+//! tells the label, nor does the first word; halves are drawn until lengths tell nothing either. The right one of
+//! four choices is another for each of the set's four contexts. What is left is what the halves say together.
 //!
 //! The characters are those of the stories. A text is at most [`MOST_CHARACTERS`] long.
 

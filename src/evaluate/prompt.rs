@@ -1,8 +1,8 @@
 //! Texts to requests, as lm-evaluation-harness makes them.
 //!
-//! Context and target are encoded as one text, and what goes beyond the context's own tokens is the target. White space at
-//! the end of a context belongs to the target, as tokenizers of words have it. What a tokenizer puts before every text, such as
-//! LLaMA's `<s>`, stands there too. What is too long is cut at the beginning.
+//! Context and target are encoded as one text, and what goes beyond the context's own tokens is the target. White
+//! space at the end of a context belongs to the target, as tokenizers of words have it. What a tokenizer puts before
+//! every text, such as LLaMA's `<s>`, stands there too. What is too long is cut at the beginning.
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64;

@@ -34,8 +34,8 @@ pub struct Score {
 
 /// A model on a device.
 ///
-/// Sequences are padded on the right, which no position before sees, up to a few lengths; only positions that are scored reach
-/// the output projection.
+/// Sequences are padded on the right, which no position before sees, up to a few lengths; only positions that are
+/// scored reach the output projection.
 pub struct Scorer<'a> {
     executor: &'a mut dyn Executor,
     config: &'a Config,
@@ -138,8 +138,8 @@ impl<'a> Scorer<'a> {
     }
 }
 
-/// The graph that scores `rows` positions of sequences of tokens (B, T): output `scores` (rows, 2), of inputs `ids` (B, T),
-/// `positions` (rows), counted over all sequences, and `targets` (rows).
+/// The graph that scores `rows` positions of sequences of tokens (B, T): output `scores` (rows, 2), of inputs `ids`
+/// (B, T), `positions` (rows), counted over all sequences, and `targets` (rows).
 pub fn graph(config: &Config, (batch, time): (usize, usize), rows: usize) -> Graph {
     let mut g = Graph::new();
     let model = Model { config, training: false };

@@ -1,6 +1,6 @@
-//! Perplexity of a long text in overlapping windows, as Hugging Face describes it for models of a fixed length: windows of
-//! the context begin `stride` tokens apart, and each scores the tokens that no window before has reached. Every token but the
-//! first is scored once, with at least context − stride tokens before it once there are as many.
+//! Perplexity of a long text in overlapping windows, as Hugging Face describes it for models of a fixed length:
+//! windows of the context begin `stride` tokens apart, and each scores the tokens that no window before has reached.
+//! Every token but the first is scored once, with at least context − stride tokens before it once there are as many.
 
 use super::scorer::{Request, Scorer};
 use crate::data::tokens::Tokens;

@@ -2,10 +2,10 @@
 //!
 //!   x (..., C);  rows (N) u32, counted over all of x's rows, `data::IGNORED` for a row of zeros;  y (N, C)
 //!
-//! Backward adds the rows of dy into zeros, those of the same row of x in their order and without atomics: the kernels are
-//! those of the embedding, whose table x is.
+//! Backward adds the rows of dy into zeros, those of the same row of x in their order and without atomics: the
+//! kernels are those of the embedding, whose table x is.
 //!   next (N) u32, scratch: the next entry of the same row, or N; the top bit marks the first of a chain
-//! Cost: y is moved once, and the rows of x that are used. Backward compares entries in pairs: it is for N of thousands.
+//! Cost: y and the rows of x that are used are moved once. Backward compares entries in pairs: N is in the thousands.
 
 use super::case::{Case, Draw};
 use super::elementwise::{bytes, elementwise};

@@ -1,8 +1,8 @@
 //! token_scores: how likely a given token is in each row of logits: what evaluation adds up.
 //!
 //!   logits (..., V);  tokens (rows) u32, `data::IGNORED` for a row of zeros
-//!   scores (rows, 2): the token's log-probability (nats), and how many tokens come before it: those that are more likely, and
-//!   those that are as likely and have a smaller id. 0 is greedy's choice.
+//!   scores (rows, 2): the token's log-probability (nats), and how many tokens come before it: those that are more
+//!   likely, and those that are as likely and have a smaller id. 0 is greedy's choice.
 //!
 //! Cost: about 7 FLOPs per logit, two passes over the logits.
 

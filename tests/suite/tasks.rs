@@ -91,9 +91,9 @@ fn fits(first: &str, second: &str) -> bool {
 
 /// The words that tell one passage from another, whatever its wording.
 fn meaning(text: &str) -> BTreeSet<&str> {
-    const TELLING: &str = "Mia Tom Anna Ben Lily Sam Rosa Max kind brave quiet shy park lake farm pond hill barn mill beach \
-        fox dog cat bear duck hen red blue green tiny ball drum book doll bell ring cup kite boat hat hungry cold thirsty sad \
-        bread scarf milk flower dug climbed swam ran";
+    const TELLING: &str = "Mia Tom Anna Ben Lily Sam Rosa Max kind brave quiet shy park lake farm pond hill barn mill \
+        beach fox dog cat bear duck hen red blue green tiny ball drum book doll bell ring cup kite boat hat hungry cold \
+        thirsty sad bread scarf milk flower dug climbed swam ran";
     let telling: BTreeSet<&str> = TELLING.split_whitespace().collect();
     let ran_there = text.contains(" ran to ");
     words(text).filter(|word| telling.contains(word) && !(*word == "ran" && ran_there)).collect()
@@ -175,7 +175,7 @@ fn no_choice_is_right_by_itself() {
         let scores: Vec<usize> = example.choices.iter().map(|choice| score(choice)).collect();
         (0..4).max_by_key(|choice| scores[*choice]).unwrap()
     };
-    // Every set has the same four choices, each right once: what looks at choices alone is right in exactly one of four.
+    // A set has the same four choices, each right once: what looks at choices alone is right in exactly one of four.
     assert_eq!(mean(&|example| best(example, &str::len)), 0.25, "the longest");
     assert_eq!(mean(&|example| best(example, &|choice| 100 - choice.len())), 0.25, "the shortest");
     assert_eq!(mean(&|_| 0), 0.25, "the first");

@@ -88,8 +88,8 @@ impl Plot {
         Plot { first: worded(0), second: worded(1), key: None }
     }
 
-    /// Another cast to tell the halves with, such that the crossed halves do not fit. What both halves tell of is the same but
-    /// for the key, or, in other words, but for some of it. None if the draw did not give one.
+    /// Another cast to tell the halves with, such that the crossed halves do not fit. What both halves tell of is the
+    /// same but for the key, or, in other words, but for some of it. None if the draw did not give one.
     pub fn other(&self, cast: &Cast, random: &mut Pcg64) -> Option<Cast> {
         let shared = &tables(&self.first) & &tables(&self.second);
         let mut other = TALES.cast(random);
