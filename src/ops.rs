@@ -11,6 +11,7 @@ pub mod cache_append;
 pub mod cache_reorder;
 pub mod case;
 pub mod ceiling;
+pub mod class_loss;
 pub mod column_sum;
 pub mod combine;
 pub mod cross_entropy;
@@ -32,6 +33,8 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod router;
 pub mod router_losses;
+pub mod scale;
+pub mod squared_error;
 pub mod swiglu;
 pub mod token_scores;
 
@@ -48,6 +51,7 @@ pub fn cases() -> Vec<&'static Case> {
         cache_append::CASES,
         cache_reorder::CASES,
         ceiling::CASES,
+        class_loss::CASES,
         column_sum::CASES,
         combine::CASES,
         cross_entropy::CASES,
@@ -67,6 +71,8 @@ pub fn cases() -> Vec<&'static Case> {
         rope::CASES,
         router::CASES,
         router_losses::CASES,
+        scale::CASES,
+        squared_error::CASES,
         swiglu::CASES,
         token_scores::CASES,
     ];

@@ -1,0 +1,150 @@
+//! class_loss: loss = sum_r w_r (log-sum-exp(scores_r) - scores_r[target_r]) / sum_r w_r: the cross-entropy of a few classes,
+//! each row with a weight of its own (its class's, or 0 to leave it out), as PyTorch's with class weights.
+//!
+//!   scores, N rows of classes, in any shape;  targets (N) u32;  weights (N);  loss (1)
+//!   lse (N): log-sum-exp of each row, kept for backward;  total (1): the weights' sum
+//!
+//! Backward: dscores = (softmax(scores) - onehot(target)) * w * dloss / total. All weights 0: the loss is 0.
+//! In nats. Cost: about 5 FLOPs per score.
+
+use super::case::{Case, Draw};
+use super::elementwise::elementwise;
+use crate::graph::op::as_ids;
+use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::shader;
+use std::sync::Arc;
+
+/// The weighted mean cross-entropy of a few classes.
+#[derive(Debug)]
+pub struct ClassLoss;
+
+/// What a sum of weights is at least taken to be where it divides.
+const LEAST_WEIGHT: f64 = 1e-20;
+
+impl Op for ClassLoss {
+    fn name(&self) -> &'static str {
+        "class_loss"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        let rows = inputs[1].len();
+        let fits = inputs.len() == 3 && inputs[2].len() == rows && inputs[0].len().is_multiple_of(rows);
+        assert!(fits, "class_loss does not fit {inputs:?}");
+        vec![Shape::f32(&[1]), Shape::f32(&[rows]), Shape::f32(&[1])]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let rows = shapes.inputs[1].len();
+        let d = Dispatch::new(shader!("class_loss"))
+            .constant("ROWS", rows)
+            .constant("CLASSES", shapes.inputs[0].len() / rows)
+            .constant("THREADS", limits.row_threads());
+        vec![d.read(0).read(1).read(2).write(0).write(1).write(2)]
+    }
+
+    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
+        let [scores, targets, weights] = g.nodes()[node].inputs[..] else { unreachable!("three inputs") };
+        let (lse, total) = (Tensor { node, slot: 1 }, Tensor { node, slot: 2 });
+        let dscores = needed[0].then(|| g.apply(ClassLossBackward, &[scores, targets, weights, lse, total, dy]));
+        vec![dscores, None, None]
+    }
+
+    fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        let classes = inputs[0].len() / inputs[1].len();
+        let (mut sum, mut total) = (0.0, 0.0);
+        for (r, (row, target)) in inputs[0].chunks(classes).zip(as_ids(inputs[1])).enumerate() {
+            let (lse, weight) = (log_sum_exp(row), f64::from(inputs[2][r]));
+            outputs[1][r] = lse as f32;
+            sum += weight * (lse - f64::from(row[*target as usize]));
+            total += weight;
+        }
+        outputs[0][0] = (sum / total.max(LEAST_WEIGHT)) as f32;
+        outputs[2][0] = total as f32;
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        Cost { flops: 5 * shapes.inputs[0].len() as u64, size_bytes: shapes.size_bytes() }
+    }
+}
+
+fn log_sum_exp(row: &[f32]) -> f64 {
+    let largest = row.iter().fold(f32::MIN, |m, x| m.max(*x));
+    f64::from(largest) + row.iter().map(|x| f64::from(x - largest).exp()).sum::<f64>().ln()
+}
+
+/// dscores.
+#[derive(Debug)]
+pub struct ClassLossBackward;
+
+impl Op for ClassLossBackward {
+    fn name(&self) -> &'static str {
+        "class_loss_backward"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        vec![inputs[0].clone()]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let (len, rows) = (shapes.inputs[0].len(), shapes.inputs[1].len());
+        let mut d = elementwise(shader!("class_loss_backward"), len, limits).constant("CLASSES", len / rows);
+        for input in 0..6 {
+            d = d.read(input);
+        }
+        vec![d.write(0)]
+    }
+
+    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        unreachable!("gradients of gradients are not taken")
+    }
+
+    fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        let classes = inputs[0].len() / inputs[1].len();
+        let scale = f64::from(inputs[5][0]) / f64::from(inputs[4][0]).max(LEAST_WEIGHT);
+        for (i, (d, score)) in outputs[0].iter_mut().zip(inputs[0]).enumerate() {
+            let row = i / classes;
+            let hit = f64::from(u8::from(i % classes == as_ids(inputs[1])[row] as usize));
+            let p = (f64::from(*score) - f64::from(inputs[3][row])).exp();
+            *d = ((p - hit) * f64::from(inputs[2][row]) * scale) as f32;
+        }
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        Cost { flops: 5 * shapes.inputs[0].len() as u64, size_bytes: shapes.size_bytes() }
+    }
+}
+
+const LSE: &str = "log and exp are good to a few ulp of numbers near 10; the sum over rows rounds a few times";
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "class_loss 1x2",
+        op: || Arc::new(ClassLoss),
+        inputs: &[(&[1, 2], Draw::Uniform(3.0)), (&[1], Draw::Ids(2)), (&[1], Draw::Between(0.5, 2.0))],
+        gradient: true,
+        position: 0,
+        atol: 2e-6,
+        rtol: 4e-6,
+        reason: LSE,
+    },
+    Case {
+        name: "class_loss 67x5",
+        op: || Arc::new(ClassLoss),
+        inputs: &[(&[67, 5], Draw::Uniform(10.0)), (&[67], Draw::Ids(5)), (&[67], Draw::Between(0.0, 2.0))],
+        gradient: true,
+        position: 0,
+        atol: 2e-6,
+        rtol: 4e-6,
+        reason: LSE,
+    },
+    Case {
+        name: "class_loss of scores up to 1000, a score per choice: 12x1 as 3x4",
+        op: || Arc::new(ClassLoss),
+        inputs: &[(&[12, 1], Draw::Uniform(1000.0)), (&[3], Draw::Ids(4)), (&[3], Draw::Between(0.5, 2.0))],
+        gradient: false,
+        position: 0,
+        atol: 2e-6,
+        rtol: 4e-6,
+        reason: LSE,
+    },
+];
