@@ -8,6 +8,7 @@ pub mod error;
 pub mod evaluate;
 pub mod executor;
 pub mod files;
+pub mod finetune;
 pub mod generate;
 pub mod gpu;
 pub mod graph;

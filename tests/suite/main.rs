@@ -17,6 +17,7 @@ mod hugging_face;
 mod labelled;
 mod llama;
 mod llama_blocks;
+mod metrics;
 mod moe_block;
 mod ops;
 mod plan;

@@ -1,0 +1,4 @@
+//! Fine-tuning: a pre-trained model with a small head on labelled tasks, as "Improving Language Understanding by Generative
+//! Pre-Training" (Radford et al. 2018, section 3.2 and 3.3) does it.
+
+pub mod metrics;
