@@ -7,6 +7,7 @@ pub mod family;
 pub mod folder;
 pub mod generation_config;
 pub mod gguf;
+pub mod gpt;
 pub mod gpt2;
 pub mod initial;
 mod keys;

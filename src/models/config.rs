@@ -9,7 +9,7 @@ use crate::ops::rope::Scaling;
 use super::experts::Experts;
 use super::family::Family;
 use super::safetensors::NamedTensor;
-use super::{gpt2, llama};
+use super::{gpt, gpt2, llama};
 
 /// Everything that fixes a model's parameters and its forward pass.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,13 +109,15 @@ pub struct Preset {
 }
 
 /// The named sizes.
-pub const PRESETS: [Preset; 11] = [
+pub const PRESETS: [Preset; 13] = [
     Preset { name: "demo", config: || Config::new(256, 128, 4, 8, 64) },
     Preset { name: "char", config: || Config::new(256, 256, 6, 6, 384) },
     Preset { name: "gpt2", config: || Config::new(50257, 1024, 12, 12, 768) },
     Preset { name: "gpt2-medium", config: || Config::new(50257, 1024, 24, 16, 1024) },
     Preset { name: "gpt2-large", config: || Config::new(50257, 1024, 36, 20, 1280) },
     Preset { name: "gpt2-xl", config: || Config::new(50257, 1024, 48, 25, 1600) },
+    Preset { name: "gpt", config: gpt::gpt },
+    Preset { name: "gpt-mini", config: gpt::mini },
     Preset { name: "llama-mini", config: llama::mini },
     Preset { name: "mixtral", config: llama::mixtral },
     Preset { name: "smollm2-135m", config: llama::smollm2_135m },
@@ -125,6 +127,8 @@ pub const PRESETS: [Preset; 11] = [
 
 /// The parameter of an untied output projection.
 pub const HEAD: &str = "lm_head.weight";
+/// The head of a classifier, which `transformers` puts on any model; no parameter of the model itself.
+pub const SCORE: &str = "score.weight";
 
 // Far beyond any model that fits a device, and low enough that no product of sizes overflows 64 bits.
 pub(super) const MOST_LAYERS: usize = 1 << 10;
@@ -249,7 +253,7 @@ impl Config {
             for (part, dims) in self.parts(name, dims) {
                 let (values, after) = rest.split_at(dims.iter().product());
                 rest = after;
-                let name = if part == HEAD { part } else { format!("{}{part}", self.family.prefix()) };
+                let name = if part == HEAD || part == SCORE { part } else { format!("{}{part}", self.family.prefix()) };
                 stored.push((name, dims, values));
             }
         }

@@ -10,7 +10,7 @@ use super::experts::Routed;
 use super::folder::WeightType;
 use super::keys::{Found, Keys, shown};
 use super::model::{Model, Past};
-use super::{gpt2, llama};
+use super::{gpt, gpt2, llama};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 
@@ -68,7 +68,7 @@ impl PartialEq for dyn Family {
 }
 
 /// All families; the first is meant where a `config.json` does not say.
-const FAMILIES: [&dyn Family; 2] = [&gpt2::Gpt2, &llama::Llama];
+const FAMILIES: [&dyn Family; 3] = [&gpt2::Gpt2, &gpt::Gpt, &llama::Llama];
 
 impl Config {
     /// Reads a Hugging Face `config.json`; `origin` is the file that errors name. See [`Family::read`].
@@ -105,17 +105,23 @@ fn parse(text: &str) -> Found<Config> {
     }
 }
 
-/// Refuses a `config.json` for another head over the body than a language model's; `bodies` are the names of the others
-/// whose tensors are the same.
+/// Refuses a `config.json` for another head over the body than a language model's or a classifier's; `bodies` are the names
+/// of the others whose tensors are the same.
 pub(super) fn architectures(keys: &Keys, model: &str, bodies: &[&str]) -> Found<()> {
+    let classifier = classifier(model).unwrap_or_default();
+    let known = |name: &Value| name == model || *name == classifier || bodies.iter().any(|body| name == body);
     match keys.get("architectures") {
-        Some(value @ Value::Array(names))
-            if !names.is_empty() && !names.iter().any(|n| n == model || bodies.iter().any(|known| n == known)) =>
-        {
+        Some(value @ Value::Array(names)) if !names.is_empty() && !names.iter().any(known) => {
             Err(format!("architectures is {}, but only {model} is supported here", shown(value)))
         }
         _ => Ok(()),
     }
+}
+
+/// What `transformers` calls the classifier over the body of a language model.
+pub fn classifier(language_model: &str) -> Option<String> {
+    let stem = language_model.strip_suffix("LMHeadModel").or_else(|| language_model.strip_suffix("ForCausalLM"))?;
+    Some(format!("{stem}ForSequenceClassification"))
 }
 
 /// Token ids as Hugging Face writes them: nothing, one, or a list.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::config::{Config, HEAD};
+use super::config::{Config, HEAD, SCORE};
 use super::generation_config::GenerationConfig;
 use super::source::ModelSource;
 use crate::data::tokenizer::Tokenizer;
@@ -52,7 +52,12 @@ pub struct Weights {
     /// Tensor name, to the file that holds it and its name there.
     places: HashMap<String, (usize, String)>,
     targets: Targets,
+    /// Where a classifier's head is.
+    score: Option<(usize, String)>,
 }
+
+/// Shape and values of a classifier's head.
+pub type Score<'a> = (&'a [usize], Cow<'a, [f32]>);
 
 /// Tensor name, to the parameter that it is a part of and where in it it starts.
 type Targets = HashMap<String, (String, usize)>;
@@ -68,7 +73,7 @@ impl Weights {
     /// shapes, types and (in files from here) checksums.
     ///
     /// Buffers that old checkpoints carry are ignored, and so is a tied model's `lm_head.weight`, which must equal the
-    /// embedding table.
+    /// embedding table. A classifier's head is no parameter of the model; see [`Weights::score`].
     pub fn open(source: impl Into<ModelSource>, config: &Config) -> Result<Self> {
         let source = source.into();
         let (origin, files) = if source.has(WEIGHTS_FILE) {
@@ -89,6 +94,7 @@ impl Weights {
     fn from_files(files: Vec<TensorFile>, origin: &Path, config: &Config) -> Result<Self> {
         let origin = origin.display();
         let mut places = places(&files, config)?;
+        let score = places.remove(SCORE);
         let embedding = config.family.embedding();
         if config.tied
             && let Some((file, head)) = places.remove(HEAD)
@@ -114,7 +120,7 @@ impl Weights {
             let (file, raw) = &places[name];
             files[*file].check(raw, shape)?;
         }
-        Ok(Self { files, places, targets })
+        Ok(Self { files, places, targets, score })
     }
 
     /// The values of a tensor; borrowed from the map where the file has aligned f32.
@@ -127,6 +133,14 @@ impl Weights {
     pub fn read_pieces(&self, name: &str, take: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
         let (file, raw) = self.place(name)?;
         file.read_pieces(raw, take)
+    }
+
+    /// Shape (outputs, C) and values of a classifier's head, `score.weight`, where the files hold one.
+    pub fn score(&self) -> Result<Option<Score<'_>>> {
+        let Some((file, raw)) = &self.score else { return Ok(None) };
+        let file = &self.files[*file];
+        let values = file.read(raw)?;
+        Ok(file.shape(raw).map(|shape| (shape, values)))
     }
 
     /// The parameter that a tensor is a part of, and where in it it starts.

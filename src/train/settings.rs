@@ -42,8 +42,8 @@ pub enum FeedForwardKind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Choices {
-    /// Named model: demo, char, gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-mini, mixtral, smollm2-135m, smollm2-360m,
-    /// tinyllama-1.1b [default: demo]
+    /// Named model: demo, char, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt, gpt-mini, llama-mini, mixtral, smollm2-135m,
+    /// smollm2-360m, tinyllama-1.1b [default: demo]
     #[arg(long)]
     pub preset: Option<String>,
     /// Transformer blocks
@@ -213,7 +213,7 @@ impl Recipe {
     fn of(preset: &str) -> Recipe {
         match preset {
             // Chosen by trial: grammatical samples within three minutes on two CPU cores.
-            "demo" | "llama-mini" | "mixtral" => Recipe {
+            "demo" | "gpt-mini" | "llama-mini" | "mixtral" => Recipe {
                 batch: 4,
                 accumulate: 1,
                 steps: 1400,
@@ -239,6 +239,20 @@ impl Recipe {
                 init_std: 0.02,
                 every: 250,
                 tokenizer: "char",
+            },
+            // The paper's: 64 sequences of 512 tokens, 100 epochs of 800 million words.
+            "gpt" => Recipe {
+                batch: 8,
+                accumulate: 8,
+                steps: 3_000_000,
+                lr: 2.5e-4,
+                warmup: 2000,
+                weight_decay: 0.01,
+                beta2: 0.999,
+                dropout: 0.1,
+                init_std: 0.02,
+                every: 1000,
+                tokenizer: "bytes",
             },
             // nanoGPT's and llm.c's settings for GPT-2: half a million tokens per step.
             _ => Recipe {

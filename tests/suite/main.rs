@@ -10,6 +10,7 @@ mod evaluate;
 mod export;
 mod generate;
 mod gguf;
+mod gpt;
 mod gpt2;
 #[cfg(feature = "hub")]
 mod hub;
