@@ -4,8 +4,10 @@ mod data;
 mod doctor;
 mod eval;
 mod export;
+mod finetune;
 #[cfg(feature = "hub")]
 mod hub;
+mod predict;
 mod profile;
 mod sample;
 mod tokenizer;
@@ -15,6 +17,8 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
@@ -51,6 +55,10 @@ struct Global {
 enum Command {
     /// Pretrain a model from text or tokens, or continue one
     Train(Box<train::Train>),
+    /// Fine-tune a model with a head on labelled data
+    Finetune(Box<finetune::Finetune>),
+    /// Labels and probabilities of data, by a fine-tuned model
+    Predict(predict::Predict),
     /// Generate text
     Sample(sample::Sample),
     /// Loss, perplexity and bits per byte of data, or the logits of given token ids
@@ -74,6 +82,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let global = &arguments.global;
     match &arguments.command {
         Command::Train(train) => train.run(global),
+        Command::Finetune(finetune) => finetune.run(global),
+        Command::Predict(predict) => predict.run(global),
         Command::Sample(sample) => sample.run(global),
         Command::Eval(eval) => eval.run(global),
         Command::Export(export) => export.run(global),
@@ -166,6 +176,21 @@ fn cache_folder() -> PathBuf {
 /// Checks the name before anything is opened, so that a wrong one is refused at once.
 fn check_device(name: &str) -> Result<()> {
     if name.eq_ignore_ascii_case("cpu") { Ok(()) } else { choose(name).map(|_| ()) }
+}
+
+/// Set by Ctrl-C; a second one ends the process at once.
+fn interrupts(global: &Global) -> Arc<AtomicBool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = interrupted.clone();
+    let handler = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    if handler.is_err() {
+        global.say("warning: Ctrl-C cannot be caught here, and will lose the steps since the last checkpoint");
+    }
+    interrupted
 }
 
 /// A bar over bytes that are read, on standard error if that is a terminal.

@@ -143,7 +143,7 @@ impl Train {
 
     /// Trains, on another device where one is lost: the same adapter after its driver came back, or the next best.
     fn run_to_end(&self, mut run: Run) -> Result<()> {
-        let interrupted = run.catch_interrupt();
+        let interrupted = super::interrupts(run.global);
         let mut losses = 0;
         loop {
             match run.go(&interrupted) {
@@ -182,21 +182,6 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// A flag that Ctrl-C sets; a second one ends the process at once.
-    fn catch_interrupt(&self) -> Arc<AtomicBool> {
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let flag = interrupted.clone();
-        let handler = ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
-            }
-        });
-        if handler.is_err() {
-            self.global.say("warning: Ctrl-C cannot be caught here, and will lose the steps since the last checkpoint");
-        }
-        interrupted
-    }
-
     /// This run on a device that is opened anew, from its last checkpoint.
     fn on_new_device(self, why: String) -> Result<Self> {
         let Run { global, out, folder, log, trainer, material, places, faults } = self;

@@ -13,7 +13,7 @@
 mod read;
 mod write;
 
-pub use self::read::read;
+pub use self::read::{read, read_lines};
 pub use self::write::write;
 
 use std::path::Path;

@@ -125,3 +125,26 @@ impl Metrics {
         }
     }
 }
+
+impl std::fmt::Display for Metrics {
+    /// One line for people.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Metrics::Classes { accuracy, f1, matthews, .. } => {
+                write!(f, "accuracy {accuracy:.4}, macro F1 {f1:.4}, Matthews {matthews:.4}")
+            }
+            Metrics::Values { pearson, spearman } => write!(f, "Pearson {pearson:.4}, Spearman {spearman:.4}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Confusion {
+    /// A row for each true class, a column for each predicted one.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for row in &self.0 {
+            let cells: Vec<String> = row.iter().map(|count| format!("{count:>7}")).collect();
+            writeln!(f, "{}", cells.join(""))?;
+        }
+        Ok(())
+    }
+}

@@ -350,9 +350,13 @@ fn load_checkpoint(directory: &Path, step: u64) -> Result<LoadedCheckpoint> {
     })?;
     let weights = Weights::from_file(TensorFile::open(&directory.join(WEIGHTS_FILE))?, &config)?;
     let optimizer = TensorFile::open(&directory.join(OPTIMIZER_FILE))?;
+    // Parameters that are not trained have none.
     for (name, shape) in config.parameters() {
-        optimizer.check(&format!("{name}.exp_avg"), &shape)?;
-        optimizer.check(&format!("{name}.exp_avg_sq"), &shape)?;
+        for moment in ["exp_avg", "exp_avg_sq"].map(|suffix| format!("{name}.{suffix}")) {
+            if optimizer.shape(&moment).is_some() {
+                optimizer.check(&moment, &shape)?;
+            }
+        }
     }
     let tokenizer = read(TOKENIZER_FILE)?;
     Ok(LoadedCheckpoint { step, config, tokenizer, weights, optimizer, trainer, warnings: Vec::new() })

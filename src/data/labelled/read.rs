@@ -32,6 +32,18 @@ pub fn read(path: &Path, form: &Form, labels: bool) -> Result<Vec<Example>> {
     Ok(examples)
 }
 
+/// The rows of a text that is typed or piped: lines of JSON objects, or lines of the form's texts with tabs between them.
+/// `name` is what errors call it. Labels are read where there are some.
+pub fn read_lines(name: &Path, text: &str, form: &Form) -> Result<Vec<Example>> {
+    let reader = Reader { path: name, form, labels: false };
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let examples = lines.map(|(number, line)| reader.line(number, line)).collect::<Result<Vec<_>>>()?;
+    if examples.is_empty() {
+        fail!(Input, "{} has no examples in it", name.display());
+    }
+    Ok(examples)
+}
+
 struct Reader<'a> {
     path: &'a Path,
     form: &'a Form,
@@ -42,6 +54,24 @@ impl Reader<'_> {
     fn objects(&self, text: &str) -> Result<Vec<Example>> {
         let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
         lines.map(|(number, line)| self.object(number, line)).collect()
+    }
+
+    fn line(&self, line: usize, text: &str) -> Result<Example> {
+        if text.trim_start().starts_with('{') {
+            return self.object(line, text);
+        }
+        let (place, wanted) = (self.place(line), self.form.texts.len());
+        if self.form.choices.is_some() {
+            fail!(Input, "{place} is not a JSON object, which choices are given in");
+        }
+        // One text may have tabs in it.
+        let fields: Vec<&str> = if wanted == 1 { vec![text] } else { text.split('\t').collect() };
+        if fields.len() != wanted {
+            fail!(Input, "{place} has {} texts and {wanted} are wanted: put a tab between them", fields.len());
+        }
+        let texts =
+            self.form.texts.iter().zip(fields).map(|(column, text)| self.filled(&place, &column.name, text.into()));
+        self.example(line, texts.collect::<Result<_>>()?, vec![], None, 0)
     }
 
     fn object(&self, line: usize, text: &str) -> Result<Example> {

@@ -1,0 +1,87 @@
+//! `wgpt predict`: labels and probabilities of a file or of standard input, one JSON object per line.
+
+use super::Global;
+use super::finetune::Columns;
+use serde_json::Value;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use wgpt::data::labelled::{self, Example};
+use wgpt::error::{Error, Result};
+use wgpt::fail;
+use wgpt::finetune::folder::{Finetuned, open};
+use wgpt::finetune::metrics::Metrics;
+use wgpt::finetune::prepare::prepare;
+use wgpt::finetune::scorer::measure;
+use wgpt::finetune::task::form;
+
+/// What messages call it.
+const STANDARD_INPUT: &str = "standard input";
+
+#[derive(clap::Args)]
+pub struct Predict {
+    /// Folder of a fine-tuned model, or of a classifier that transformers saved
+    #[arg(long)]
+    model: PathBuf,
+    /// .jsonl, .csv or .tsv with the columns of the training data; - or nothing for standard input, a line for each text, a
+    /// tab between two, or JSON objects. Where rows have labels, metrics are reported
+    #[arg(long)]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    columns: Columns,
+    /// Examples at once
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+}
+
+impl Predict {
+    pub fn run(&self, global: &Global) -> Result<()> {
+        super::check_device(&global.device)?;
+        if !(1..=1 << 16).contains(&self.batch) {
+            fail!(Usage, "--batch is {}, but must be from 1 to 65536", self.batch);
+        }
+        let model = open(&global.model(Some(&self.model))?)?;
+        let (path, examples) = self.examples(&model)?;
+        let prepared = prepare(&model.encoder(), &model.task.target, &examples, &path)?;
+        if prepared.cut > 0 {
+            let (cut, all, longest) = (prepared.cut, examples.len(), model.task.longest);
+            global.say(&format!("warning: {cut} of {all} rows are longer than {longest} tokens and were cut"));
+        }
+        let mut executor = global.open()?;
+        let scores = model.scores(executor.as_mut(), &prepared.items, self.batch, 4)?;
+        let mut out = std::io::stdout().lock();
+        for (example, scores) in examples.iter().zip(&scores) {
+            let mut object = model.prediction(example, scores);
+            object["line"] = Value::from(example.line);
+            match writeln!(out, "{object}") {
+                // Whoever reads our output has seen enough.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                written => written.map_err(|source| Error::Io { action: "write the predictions".into(), source })?,
+            }
+        }
+        if let Some((metrics, loss)) = measure(&model.task.target, &prepared.items, &scores) {
+            global.say(&format!("loss {loss:.4}, {metrics}"));
+            if let Metrics::Classes { confusion, .. } = &metrics {
+                global.detail(&format!("true by row, predicted by column:\n{confusion}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows, and what messages call where they are from.
+    fn examples(&self, model: &Finetuned) -> Result<(PathBuf, Vec<Example>)> {
+        let mut columns = model.task.columns.clone();
+        columns.extend(self.columns.names());
+        let form = form(model.task.task, &columns)?;
+        if let Some(path) = self.data.as_deref().filter(|path| *path != Path::new("-")) {
+            return Ok((path.to_path_buf(), labelled::read(path, &form, false)?));
+        }
+        let mut input = std::io::stdin();
+        if input.is_terminal() {
+            eprintln!("reading standard input, to its end (Ctrl-D)");
+        }
+        let mut text = String::new();
+        let read = input.read_to_string(&mut text);
+        read.map_err(|source| Error::Io { action: "read standard input as UTF-8 text".into(), source })?;
+        Ok((STANDARD_INPUT.into(), labelled::read_lines(Path::new(STANDARD_INPUT), &text, &form)?))
+    }
+}

@@ -1,0 +1,154 @@
+//! Examples as batches of a few lengths: each length is a program, padding stands at the right, where no token that counts can
+//! see it, and what is padded has no target. So a batch gives what its examples give one by one.
+
+use super::task::Answer;
+use crate::data::IGNORED;
+use crate::data::labelled::Task;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_pcg::Pcg64;
+
+/// Lengths are multiples of this.
+const STEP: usize = 8;
+
+/// An example that is ready to be fed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// Its sequences: as many for every example of a task.
+    pub ids: Vec<Vec<u32>>,
+    /// The right answer, where it is known.
+    pub answer: Option<Answer>,
+    /// How much it counts: its class's weight.
+    pub weight: f32,
+}
+
+impl Item {
+    /// Tokens of its longest sequence.
+    pub fn length(&self) -> usize {
+        self.ids.iter().map(Vec::len).max().unwrap_or(0)
+    }
+}
+
+/// The lengths to which sequences are padded, ascending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Buckets(pub Vec<usize>);
+
+impl Buckets {
+    /// At most `most` lengths that hold sequences of these lengths with the fewest padded tokens; none is beyond `longest`.
+    pub fn fit(lengths: impl Iterator<Item = usize>, most: usize, longest: usize) -> Self {
+        let mut counts = std::collections::BTreeMap::<usize, usize>::new();
+        for length in lengths {
+            assert!(length <= longest, "{length} tokens are more than the longest sequence, {longest}");
+            *counts.entry(length.next_multiple_of(STEP).clamp(1, longest)).or_default() += 1;
+        }
+        let (ends, counts): (Vec<usize>, Vec<usize>) = counts.into_iter().unzip();
+        // best[i]: tokens of, and ends chosen for, the shortest i lengths; one more end with each round.
+        let mut best: Vec<Option<(usize, Vec<usize>)>> = vec![None; ends.len() + 1];
+        best[0] = Some((0, vec![]));
+        for _ in 0..most {
+            let earlier = best.clone();
+            for i in 1..=ends.len() {
+                let with_last_from = |j: usize| {
+                    let (tokens, chosen) = earlier[j].as_ref()?;
+                    let added = counts[j..i].iter().sum::<usize>() * ends[i - 1];
+                    Some((tokens + added, [&chosen[..], &[ends[i - 1]]].concat()))
+                };
+                best[i] = (0..i).filter_map(with_last_from).chain(best[i].clone()).min();
+            }
+        }
+        Buckets(best.pop().flatten().map_or(vec![], |(_, chosen)| chosen))
+    }
+
+    /// The first bucket that holds a length.
+    pub fn of(&self, length: usize) -> usize {
+        self.0.partition_point(|&bucket| bucket < length)
+    }
+}
+
+/// Which examples make up a batch, and the bucket they are padded to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    pub bucket: usize,
+    /// Indices of at most a batch's examples.
+    pub examples: Vec<usize>,
+}
+
+/// Groups examples, given each one's bucket and an order. What is left over of a bucket goes to the next longer one, so that
+/// only one group is not full.
+pub fn group(buckets: &[usize], order: &[usize], batch: usize) -> Vec<Group> {
+    let mut groups = vec![];
+    let mut left: Vec<usize> = vec![];
+    for bucket in 0..=buckets.iter().copied().max().unwrap_or(0) {
+        left.extend(order.iter().filter(|&&i| buckets[i] == bucket));
+        let full = left.len() / batch * batch;
+        groups.extend(left[..full].chunks(batch).map(|examples| Group { bucket, examples: examples.to_vec() }));
+        left.drain(..full);
+        // Longer buckets may hold nothing that comes after.
+        if !left.is_empty() && !buckets.iter().any(|&b| b > bucket) {
+            groups.push(Group { bucket, examples: std::mem::take(&mut left) });
+        }
+    }
+    groups
+}
+
+/// The groups of one epoch, shuffled: a function of the seed and the epoch alone.
+pub fn epoch(buckets: &[usize], batch: usize, seed: u64, epoch: u64) -> Vec<Group> {
+    let mut rng = Pcg64::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ epoch);
+    let mut order: Vec<usize> = (0..buckets.len()).collect();
+    order.shuffle(&mut rng);
+    let mut groups = group(buckets, &order, batch);
+    groups.shuffle(&mut rng);
+    groups
+}
+
+/// What a program is fed. Rows of a missing example are padding and weigh nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// (examples * sequences, length).
+    pub ids: Vec<u32>,
+    /// As `ids`: the token that follows, [`IGNORED`] where none does.
+    pub targets: Vec<u32>,
+    /// Rows of the hidden states at the sequences' last tokens: all in one list, or one list for each order of a pair.
+    pub positions: Vec<Vec<u32>>,
+    /// Right answers; 0 where there is none.
+    pub classes: Vec<u32>,
+    pub grades: Vec<f32>,
+    /// 0 for what is missing or has no answer.
+    pub weights: Vec<f32>,
+}
+
+impl Batch {
+    /// A batch of `size` examples of `task`, of which those given are there, padded to `length`.
+    pub fn new(task: Task, examples: &[&Item], size: usize, length: usize) -> Self {
+        let sequences = examples.first().map_or(1, |e| e.ids.len());
+        let rows = size * sequences;
+        let mut batch = Batch {
+            ids: vec![0; rows * length],
+            targets: vec![IGNORED; rows * length],
+            positions: vec![vec![IGNORED; rows]],
+            classes: vec![0; size],
+            grades: vec![0.0; size],
+            weights: vec![0.0; size],
+        };
+        for (n, example) in examples.iter().enumerate() {
+            for (k, ids) in example.ids.iter().enumerate() {
+                let row = n * sequences + k;
+                let first = row * length;
+                batch.ids[first..first + ids.len()].copy_from_slice(ids);
+                batch.targets[first..first + ids.len() - 1].copy_from_slice(&ids[1..]);
+                batch.positions[0][row] = (first + ids.len() - 1) as u32;
+            }
+            match example.answer {
+                Some(Answer::Class(class)) => batch.classes[n] = class as u32,
+                Some(Answer::Grade(grade)) => batch.grades[n] = grade,
+                None => continue,
+            }
+            batch.weights[n] = example.weight;
+        }
+        if task == Task::Similar {
+            let all = &batch.positions[0];
+            batch.positions = (0..2).map(|order| all.iter().skip(order).step_by(2).copied().collect()).collect();
+        }
+        batch
+    }
+}

@@ -1,0 +1,170 @@
+//! A fine-tuned model's folder: a model folder with the head's weights beside the model's, and `task.json`, which says what
+//! the head means. A classifier is also what `transformers` loads as `...ForSequenceClassification`, whose folders are read
+//! as well: they have no `task.json`, and their texts no added tokens.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, json};
+
+use super::head::Head;
+use super::sequences::Special;
+use super::task::Target;
+use crate::data::labelled::Task;
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::fail;
+use crate::files::{one_line, write_bytes};
+use crate::models::config::Config;
+use crate::models::family::classifier;
+use crate::models::folder::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE, WeightType, Weights, write_weights};
+use crate::models::source::ModelSource;
+
+/// What the head means.
+pub const TASK_FILE: &str = "task.json";
+
+/// `task.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskFile {
+    #[serde(serialize_with = "task_name", deserialize_with = "task_named")]
+    pub task: Task,
+    pub target: Target,
+    /// None: texts are encoded as they are.
+    pub special: Option<Special>,
+    /// Tokens of a sequence, at most.
+    pub longest: usize,
+    /// Columns of its data that are not called as their options: option to name.
+    pub columns: BTreeMap<String, String>,
+    /// A token that does not count at the end of a text, where the model names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad: Option<u32>,
+}
+
+/// A model with a head, read but not on a device yet.
+pub struct Finetuned {
+    pub config: Config,
+    pub weights: Weights,
+    /// Shape (outputs, C) and values.
+    pub score: (Vec<usize>, Vec<f32>),
+    pub task: TaskFile,
+    pub tokenizer: Tokenizer,
+}
+
+impl TaskFile {
+    /// The head for batches of one size, without dropout.
+    pub fn head(&self, config: &Config, batch: usize) -> Head {
+        Head { task: self.task, target: self.target.clone(), width: config.width, batch, dropout: 0.0 }
+    }
+
+    /// Reads it, where a model has one.
+    pub fn read(source: &ModelSource) -> Result<Option<TaskFile>> {
+        let Some(text) = source.text(TASK_FILE)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|error| {
+            let (path, problem) = (source.path(TASK_FILE), one_line(&error.to_string()));
+            Error::Input(format!("{} is not what wgpt finetune writes ({problem}); copy it again", path.display()))
+        })
+    }
+}
+
+/// Writes the folder; `parameters` are the model's and the head's. The weights go last.
+pub fn save(
+    folder: &Path,
+    config: &Config,
+    task: &TaskFile,
+    tokenizer: &Tokenizer,
+    parameters: &[NamedTensor],
+) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
+    write_bytes(&folder.join(CONFIG_FILE), config_json(config, task)?.as_bytes())?;
+    tokenizer.save(folder)?;
+    let text = serde_json::to_string_pretty(task).expect("strings and numbers always serialise") + "\n";
+    write_bytes(&folder.join(TASK_FILE), text.as_bytes())?;
+    write_weights(&folder.join(WEIGHTS_FILE), &config.stored(parameters), &[], WeightType::F32)
+}
+
+/// The model's `config.json`; where the head is one of `transformers`, as a classifier's.
+fn config_json(config: &Config, task: &TaskFile) -> Result<String> {
+    let text = config.to_json();
+    let mut object: Value = serde_json::from_str(&text).expect("our own JSON");
+    let classifier = object["architectures"][0].as_str().and_then(classifier);
+    let (Some(classifier), Task::Classify | Task::Entail, Target::Labels(labels), Some(special)) =
+        (classifier, task.task, &task.target, task.special)
+    else {
+        return Ok(text);
+    };
+    object["architectures"] = json!([classifier]);
+    object["id2label"] = labels.iter().enumerate().map(|(id, label)| (id.to_string(), json!(label))).collect();
+    object["label2id"] = labels.iter().enumerate().map(|(id, label)| (label.clone(), json!(id))).collect();
+    object["problem_type"] = "single_label_classification".into();
+    // The head looks at the last token that is not padding: any but the one that comes last will do.
+    object["pad_token_id"] = special.start.into();
+    Ok(serde_json::to_string_pretty(&object).expect("our own JSON") + "\n")
+}
+
+/// Opens a fine-tuned model, or a classifier of `transformers`.
+pub fn open(source: &ModelSource) -> Result<Finetuned> {
+    let mut config = source.config()?;
+    let weights = source.weights(&config).or_else(|error| {
+        // A classifier has no output projection, whatever its configuration says of tied ones.
+        config.tied = true;
+        source.weights(&config).map_err(|_| error)
+    })?;
+    let tokenizer = source.tokenizer()?;
+    let Some((shape, values)) = weights.score()? else {
+        let place = source.path("");
+        fail!(Input, "{} has no head (score.weight): fine-tune it first, with wgpt finetune", place.display());
+    };
+    let score = (shape.to_vec(), values.into_owned());
+    let task = match TaskFile::read(source)? {
+        Some(task) => task,
+        None => foreign(source, &config, score.0[0])?,
+    };
+    let wanted = task.head(&config, 1).parameter().1;
+    if score.0 != wanted {
+        fail!(
+            Input,
+            "{}: the head has shape {:?}, and its labels ask for {wanted:?}: the files do not belong together",
+            source.path(WEIGHTS_FILE).display(),
+            score.0
+        );
+    }
+    Ok(Finetuned { config, weights, score, task, tokenizer })
+}
+
+/// What a classifier of `transformers` predicts, from its `config.json`.
+fn foreign(source: &ModelSource, config: &Config, outputs: usize) -> Result<TaskFile> {
+    let text = source.text(CONFIG_FILE)?.unwrap_or_default();
+    let object: Value = serde_json::from_str(&text).unwrap_or_default();
+    let name = |id: usize| object["id2label"][id.to_string()].as_str().map_or(format!("LABEL_{id}"), str::to_string);
+    let named = object["id2label"].as_object().map_or(outputs, |names| names.len());
+    let grades = outputs == 1 && object["problem_type"] != "single_label_classification";
+    if object["problem_type"] == "multi_label_classification" {
+        fail!(Input, "{}: several labels at once are not supported", source.path(CONFIG_FILE).display());
+    }
+    if named != outputs && !grades {
+        let path = source.path(CONFIG_FILE);
+        fail!(
+            Input,
+            "{} names {named} labels and the head has {outputs} outputs: copy both files again",
+            path.display()
+        );
+    }
+    Ok(TaskFile {
+        task: Task::Classify,
+        target: if grades { Target::Grade } else { Target::Labels((0..outputs).map(name).collect()) },
+        special: None,
+        longest: config.context,
+        columns: BTreeMap::new(),
+        pad: object["pad_token_id"].as_u64().and_then(|id| u32::try_from(id).ok()),
+    })
+}
+
+fn task_name<S: Serializer>(task: &Task, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(task.name())
+}
+
+fn task_named<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Task, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Task::named(&name).map_err(serde::de::Error::custom)
+}
