@@ -4,7 +4,7 @@
 export XDG_RUNTIME_DIR ?= $(or $(TMPDIR),/tmp)
 OUT ?= runs/demo
 
-.PHONY: demo test bench soak check setup
+.PHONY: demo finetune-demo test bench soak check setup
 
 ## Trains the demo model on the built-in stories and samples three texts.
 demo: setup
@@ -12,6 +12,10 @@ demo: setup
 	./target/release/wgpt train --preset demo --out $(OUT) --overwrite
 	@echo
 	printf '\n' | ./target/release/wgpt sample --model $(OUT) --count 3 --tokens 400 --stop '\n' --temperature 0.3
+
+## What pre-training is worth: the demo model and random weights, fine-tuned on the four built-in tasks. Prints a table.
+finetune-demo: setup
+	cargo bench --locked --bench finetune
 
 ## All tests, on whatever adapter there is.
 test: setup

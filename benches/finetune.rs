@@ -1,0 +1,178 @@
+//! What pre-training is worth: the demo model and the same network from random weights, fine-tuned on the four built-in tasks
+//! with the same examples and steps, with and without the language model's loss, three seeds each.
+//!
+//!     cargo bench --bench finetune        (or: make finetune-demo)
+//!
+//! Prints a table of accuracies on test examples, in Markdown; progress goes to standard error.
+
+use clap::Parser;
+use std::path::Path;
+use std::time::Instant;
+use wgpt::data::labelled::Task;
+use wgpt::data::tasks::{Split, examples};
+use wgpt::error::Result;
+use wgpt::executor::Executor;
+use wgpt::finetune::batches::Item;
+use wgpt::finetune::folder::TaskFile;
+use wgpt::finetune::head::Head;
+use wgpt::finetune::metrics::Measure;
+use wgpt::finetune::prepare::prepare;
+use wgpt::finetune::sequences::{Encoder, Special};
+use wgpt::finetune::settings::Settings;
+use wgpt::finetune::task::Target;
+use wgpt::finetune::trainer::Trainer;
+use wgpt::gpu::Gpu;
+use wgpt::models::config::{Config, Dropout};
+use wgpt::models::demo;
+use wgpt::models::folder::Weights;
+use wgpt::models::source::ModelSource;
+
+#[derive(Parser)]
+struct Arguments {
+    /// auto, or part of an adapter's name
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Model folder [default: the demo model]
+    #[arg(long)]
+    model: Option<std::path::PathBuf>,
+    /// Only these tasks
+    #[arg(long, value_delimiter = ',')]
+    tasks: Vec<String>,
+    /// Training examples
+    #[arg(long, default_value_t = 480)]
+    examples: usize,
+    /// Test examples
+    #[arg(long, default_value_t = 240)]
+    tests: usize,
+    #[arg(long, default_value_t = 2)]
+    epochs: u64,
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    #[arg(long, default_value_t = 1e-3)]
+    lr: f32,
+    #[arg(long, default_value_t = 0.0)]
+    dropout: f32,
+    #[arg(long, default_value_t = 3)]
+    seeds: u64,
+    /// What `cargo bench` passes
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Where a run starts, and the weight of the language model's loss.
+const KINDS: [(&str, bool, f32); 3] =
+    [("pre-trained", true, 0.5), ("pre-trained, lambda 0", true, 0.0), ("random weights", false, 0.5)];
+
+fn main() {
+    if let Err(error) = run(&Arguments::parse()) {
+        eprintln!("error: {error}");
+        std::process::exit(error.exit_code().into());
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let start = Instant::now();
+    let source = arguments.model.as_ref().map_or_else(demo::model, ModelSource::folder);
+    let mut rows = vec![];
+    let names = arguments.tasks.iter().map(|name| Task::named(name)).collect::<Result<Vec<_>>>()?;
+    let tasks = if names.is_empty() { Task::ALL.to_vec() } else { names };
+    for task in tasks {
+        rows.push(row(arguments, &source, task)?);
+    }
+    let kinds = KINDS.map(|(name, ..)| name).join(" | ");
+    println!("| task | chance | {kinds} | gain |");
+    println!("|---|---|{}---|", "---|".repeat(KINDS.len()));
+    rows.iter().for_each(|row| println!("{row}"));
+    eprintln!("{:.0} s in all", start.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// A task's line of the table: mean and spread (standard deviation) of the accuracies.
+fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String> {
+    let pretrained = source.config()?;
+    let (weights, tokenizer) = (source.weights(&pretrained)?, source.tokenizer()?);
+    let p = arguments.dropout;
+    let config = Config {
+        vocab_size: pretrained.vocab_size + Special::COUNT,
+        dropout: Dropout { embedding: p, attention: p, residual: p },
+        ..pretrained.clone()
+    };
+    let special = Some(Special::after(pretrained.vocab_size));
+    let encoder = Encoder { tokenizer: &tokenizer, task, special, longest: config.context, pad: None };
+    let training = examples(task, Split::Train, 1, arguments.examples);
+    let target = Target::of(task, false, &training, Path::new("the examples"))?;
+    let items =
+        |examples| Ok::<_, wgpt::error::Error>(prepare(&encoder, &target, examples, Path::new("the examples"))?.items);
+    let (training, tests) = (items(&training)?, items(&examples(task, Split::Test, 1, arguments.tests))?);
+    let chance = 1.0 / target.classes().unwrap_or(1) as f64;
+    let file = TaskFile {
+        task,
+        target: target.clone(),
+        special,
+        longest: config.context,
+        columns: Default::default(),
+        pad: None,
+    };
+    let head = Head { dropout: p, ..file.head(&config, arguments.batch) };
+    let mut device: Box<dyn Executor> = Box::new(Gpu::open(&arguments.device)?);
+    let mut cells = vec![];
+    for (name, is_pretrained, lambda) in KINDS {
+        let mut accuracies = vec![];
+        for seed in 0..arguments.seeds {
+            let settings = Settings {
+                epochs: arguments.epochs,
+                lr: arguments.lr,
+                batch: arguments.batch,
+                dropout: p,
+                buckets: 2,
+                lambda,
+                seed,
+                ..Settings::default()
+            };
+            let start = Instant::now();
+            let from = is_pretrained.then_some(&weights);
+            let accuracy;
+            (device, accuracy) = accuracy_of(device, &config, &head, settings, (&training, &tests), from)?;
+            eprintln!(
+                "{}, {name}, seed {seed}: {accuracy:.3} after {:.1} s",
+                task.name(),
+                start.elapsed().as_secs_f32()
+            );
+            accuracies.push(accuracy);
+        }
+        cells.push(mean_and_spread(&accuracies));
+    }
+    let shown: Vec<String> = cells.iter().map(|(mean, spread)| format!("{mean:.3} ± {spread:.3}")).collect();
+    let gain = cells[0].0 - cells[2].0;
+    Ok(format!("| {} | {chance:.2} | {} | {gain:+.3} |", task.name(), shown.join(" | ")))
+}
+
+/// One run; the device comes back.
+fn accuracy_of(
+    device: Box<dyn Executor>,
+    config: &Config,
+    head: &Head,
+    settings: Settings,
+    (training, tests): (&[Item], &[Item]),
+    weights: Option<&Weights>,
+) -> Result<(Box<dyn Executor>, f64)> {
+    let mut trainer = Trainer::new(device, config.clone(), head.clone(), settings, (training.to_vec(), tests), None)?;
+    match weights {
+        Some(weights) => trainer.start_from(weights)?,
+        None => trainer.initialise()?,
+    }
+    let (steps, _) = trainer.steps();
+    for _ in 0..steps {
+        trainer.step()?;
+    }
+    trainer.finish()?;
+    let measured = trainer.evaluate(tests)?;
+    let accuracy = measured.and_then(|(metrics, _)| metrics.get(Measure::Accuracy)).unwrap_or(f64::NAN);
+    Ok((trainer.into_executor(), accuracy))
+}
+
+fn mean_and_spread(values: &[f64]) -> (f64, f64) {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len().max(2) - 1) as f64;
+    (mean, variance.sqrt())
+}
