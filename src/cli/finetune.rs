@@ -1,8 +1,10 @@
 //! `wgpt finetune`: trains a pre-trained model with a head on labelled data.
 
+pub mod options;
+
 use super::Global;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::collections::BTreeMap;
+use options::{Choices, Columns};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use wgpt::data::labelled::{self, Form, Task};
@@ -11,11 +13,10 @@ use wgpt::fail;
 use wgpt::finetune::batches::Item;
 use wgpt::finetune::folder::TaskFile;
 use wgpt::finetune::head::Head;
-use wgpt::finetune::metrics::Measure;
 use wgpt::finetune::prepare::prepare;
 use wgpt::finetune::run::{self, End, Event, Run, RunState};
 use wgpt::finetune::sequences::{Encoder, Special};
-use wgpt::finetune::settings::{ClassWeights, Freeze, Settings};
+use wgpt::finetune::settings::Settings;
 use wgpt::finetune::task::{Target, form};
 use wgpt::finetune::trainer::{Trainer, trained};
 use wgpt::models::config::{Config, Dropout};
@@ -49,94 +50,6 @@ pub struct Finetune {
     /// Replace the run in --out
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
-}
-
-/// Names of columns, where they are not those of the options.
-#[derive(clap::Args, Clone, PartialEq, Default)]
-#[command(next_help_heading = "Columns")]
-pub struct Columns {
-    /// classify: the text
-    #[arg(long, value_name = "COLUMN")]
-    text: Option<String>,
-    /// entail: what is given
-    #[arg(long, value_name = "COLUMN")]
-    premise: Option<String>,
-    /// entail: what may follow
-    #[arg(long, value_name = "COLUMN")]
-    hypothesis: Option<String>,
-    /// similar: one text
-    #[arg(long, value_name = "COLUMN")]
-    first: Option<String>,
-    /// similar: the other text
-    #[arg(long, value_name = "COLUMN")]
-    second: Option<String>,
-    /// choose: what comes before the choices
-    #[arg(long, value_name = "COLUMN")]
-    context: Option<String>,
-    /// choose: a question between context and choices; without it, there is none
-    #[arg(long, value_name = "COLUMN")]
-    question: Option<String>,
-    /// choose: the list of choices, or what the names of their numbered columns begin with
-    #[arg(long, value_name = "COLUMN")]
-    choices: Option<String>,
-    /// The label, the grade, or the number of the right choice
-    #[arg(long, value_name = "COLUMN")]
-    label: Option<String>,
-}
-
-#[derive(clap::Args)]
-struct Choices {
-    /// Learn numbers, not labels (similar)
-    #[arg(long)]
-    grades: bool,
-    /// Times that all data is gone through
-    #[arg(long, default_value_t = Settings::default().epochs)]
-    epochs: u64,
-    /// Peak learning rate, after a warmup over 0.2% of the steps; it falls to 0 in a straight line
-    #[arg(long, default_value_t = Settings::default().lr)]
-    lr: f32,
-    /// Examples per micro-batch
-    #[arg(long, default_value_t = Settings::default().batch)]
-    batch: usize,
-    /// Micro-batches per step, their gradients averaged
-    #[arg(long, default_value_t = Settings::default().accumulate)]
-    accumulate: usize,
-    /// Weight of the language model's loss beside the head's
-    #[arg(long, default_value_t = Settings::default().lambda)]
-    lambda: f32,
-    /// Dropout probability, in the model and before the head
-    #[arg(long, default_value_t = Settings::default().dropout)]
-    dropout: f32,
-    /// Decoupled weight decay of matrices
-    #[arg(long, default_value_t = Settings::default().weight_decay)]
-    weight_decay: f32,
-    /// Largest gradient norm; 0 for no clipping
-    #[arg(long, default_value_t = Settings::default().clip)]
-    clip: f32,
-    /// Seed of the order of examples, of new weights and of dropout
-    #[arg(long, default_value_t = Settings::default().seed)]
-    seed: u64,
-    /// Do not train so many of the lowest layers nor the embeddings; or all: train the head alone
-    #[arg(long, default_value = "0", value_name = "LAYERS|all")]
-    freeze: Freeze,
-    /// How much examples count by their label: balanced, or label=weight,label=weight
-    #[arg(long, value_name = "WEIGHTS")]
-    class_weights: Option<ClassWeights>,
-    /// What is best on the validation data [default: accuracy, or pearson of grades]
-    #[arg(long, value_enum)]
-    metric: Option<Measure>,
-    /// Stop after so many epochs in a row that are no better; 0 for never
-    #[arg(long, default_value_t = 0)]
-    patience: u64,
-    /// Tokens per sequence, at most [default: the model's context]
-    #[arg(long)]
-    max_length: Option<usize>,
-    /// Lengths that sequences are padded to, at most so many
-    #[arg(long, default_value_t = Settings::default().buckets)]
-    buckets: usize,
-    /// Start from random weights, to see what pre-training is worth
-    #[arg(long)]
-    from_scratch: bool,
 }
 
 pub(super) fn task_named(name: &str) -> std::result::Result<Task, String> {
@@ -335,45 +248,4 @@ fn progress_bar(global: &Global, steps: u64, done: u64) -> ProgressBar {
 /// So that a run can be resumed from elsewhere.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
-}
-
-impl Columns {
-    /// Option to name, of those that are given.
-    pub fn names(&self) -> BTreeMap<String, String> {
-        let all = [
-            ("text", &self.text),
-            ("premise", &self.premise),
-            ("hypothesis", &self.hypothesis),
-            ("first", &self.first),
-            ("second", &self.second),
-            ("context", &self.context),
-            ("question", &self.question),
-            ("choices", &self.choices),
-            ("label", &self.label),
-        ];
-        all.into_iter().filter_map(|(option, name)| Some((option.to_string(), name.clone()?))).collect()
-    }
-}
-
-impl Choices {
-    fn settings(&self) -> Settings {
-        Settings {
-            epochs: self.epochs,
-            lr: self.lr,
-            batch: self.batch,
-            accumulate: self.accumulate,
-            lambda: self.lambda,
-            dropout: self.dropout,
-            weight_decay: self.weight_decay,
-            clip: self.clip,
-            seed: self.seed,
-            freeze: self.freeze,
-            class_weights: self.class_weights.clone().unwrap_or(ClassWeights::Equal),
-            patience: self.patience,
-            measure: self.metric,
-            buckets: self.buckets,
-            longest: self.max_length,
-            from_scratch: self.from_scratch,
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! `wgpt predict`: labels and probabilities of a file or of standard input, one JSON object per line.
 
 use super::Global;
-use super::finetune::Columns;
+use super::finetune::options::Columns;
 use serde_json::Value;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};

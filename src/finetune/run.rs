@@ -17,7 +17,8 @@ use crate::fail;
 use crate::files::write_bytes;
 use crate::models::folder::{CONFIG_FILE, NamedTensor};
 use crate::train::checkpoint::{Checkpoint, LoadedCheckpoint, Mode, RunFolder};
-use crate::train::log::{Log, Record};
+use crate::train::log::{self, Log, Record};
+use crate::train::plot::{self, Plot};
 
 /// Where a run's checkpoints and log are, below its model.
 pub const TRAINING: &str = "training";
@@ -207,7 +208,10 @@ impl Run {
             trainer: &self.state,
         })?;
         let epochs = serde_json::to_string_pretty(&self.state.epochs).expect("numbers always serialise") + "\n";
-        write_bytes(&self.out.join(METRICS_FILE), epochs.as_bytes())
+        write_bytes(&self.out.join(METRICS_FILE), epochs.as_bytes())?;
+        let records = log::read(&self.folder.log_path())?;
+        let title = format!("{} on {}", self.state.task.task.name(), self.trainer.config().family.name());
+        plot::write(&self.folder.plot_path(), &Plot { title: &title, records: &records, floor: None })
     }
 
     /// Logs records; `val` belongs to the last of them.

@@ -214,7 +214,7 @@ fn what_a_config_asks_for_and_is_not_there_is_refused_by_its_name() {
     refused("llama", json!({"num_key_value_heads": 0}), "num_key_value_heads");
     refused("llama", json!({"head_dim": 6}), "head size");
     refused("llama", json!({"rms_norm_eps": 0.0}), "rms_norm_eps");
-    refused("llama", json!({"architectures": ["LlamaForSequenceClassification"]}), "LlamaForCausalLM");
+    refused("llama", json!({"architectures": ["LlamaForTokenClassification"]}), "LlamaForCausalLM");
     refused("llama", json!({"quantization_config": {"bits": 4}}), "quantization_config");
     let window =
         json!({"num_key_value_heads": 4, "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1});
