@@ -27,8 +27,6 @@ use crate::train::trainer::mib;
 
 /// Bad steps in a row after which a run stops.
 const MOST_SKIPPED: u32 = 5;
-/// Standard deviation of the head's initial values (Radford et al. 2018, section 4.1).
-const HEAD_STD: f32 = 0.02;
 
 /// The loss L3 of a batch of sequences of one length: inputs `ids`, `targets`, `positions.N`, `weights`, and `classes` or
 /// `grades`.
@@ -162,7 +160,7 @@ impl Trainer {
         upload(self.executor.as_mut(), weights)
     }
 
-    /// Draws all parameters, with a fresh optimiser.
+    /// Draws all parameters, the head's as the model's, with a fresh optimiser.
     pub fn initialise(&mut self) -> Result<()> {
         for (name, dims) in self.states().split_off(self.parameters().len()) {
             self.executor.write_state(&name, &vec![0.0; dims.iter().product()])?;
@@ -173,7 +171,7 @@ impl Trainer {
             self.executor.write_state(&name, &values)?;
         }
         let (name, dims) = self.head.parameter();
-        let values = initial_values(&self.config, &name, dims.iter().product(), HEAD_STD, seed);
+        let values = initial_values(&self.config, &name, dims.iter().product(), std, seed);
         self.executor.write_state(&name, &values)
     }
 
