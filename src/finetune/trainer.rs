@@ -253,6 +253,7 @@ impl Trainer {
                 step_ms,
                 tokens_per_second: tokens as f32 / (step_ms / 1e3),
                 memory_bytes,
+                expert_load: None,
                 skipped: self.training[0].0.culprit(words[report::BAD].to_bits()),
             });
         }

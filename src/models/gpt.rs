@@ -11,6 +11,7 @@
 mod json;
 
 use super::config::{Config, Dropout, FeedForward, HEAD};
+use super::experts::Routed;
 use super::family::Family;
 use super::folder::WeightType;
 use super::keys::{Found, Keys};
@@ -24,7 +25,7 @@ pub struct Gpt;
 
 impl Family for Gpt {
     /// Hidden states (B, T, C) of the last block.
-    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, past: Past) -> Tensor {
+    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, past: Past, _routed: &mut Vec<Routed>) -> Tensor {
         let Config { vocab_size: v, context, width: c, layers, .. } = *m.config;
         g.scope("embedding");
         let tokens = g.state(self.embedding(), &[v, c]);
