@@ -120,8 +120,7 @@ impl Case {
         let mut compared = vec![];
         for ((name, got), want) in built.outputs.iter().zip(&got).zip(&want) {
             let name_of = format!("{} {name}", self.name);
-            let words = built.dtype(name) == Dtype::U32;
-            let same = if words || self.is_ids(name) {
+            let same = if self.is_bits(name, built.dtype(name)) {
                 check_bits(&name_of, got, want)
             } else {
                 check_close(&name_of, got, want, self.atol, self.rtol)
@@ -134,11 +133,11 @@ impl Case {
         Ok(Ok(compared))
     }
 
-    /// Whether an output is bits, in place of such an input.
-    fn is_ids(&self, output: &str) -> bool {
+    /// Whether an output is compared to the bit: ids, but for numbers in place of an input that is not exact.
+    fn is_bits(&self, output: &str, dtype: Dtype) -> bool {
         let in_place = (self.op)().in_place();
         let input = in_place.iter().find(|(slot, _)| output == format!("y{slot}")).map(|(_, input)| *input);
-        input.is_some_and(|input| matches!(self.inputs[input].1, Draw::Exact(_)))
+        input.map_or(dtype == Dtype::U32, |input| matches!(self.inputs[input].1, Draw::Exact(_)))
     }
 }
 
