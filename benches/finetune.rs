@@ -38,14 +38,15 @@ struct Arguments {
     /// Only these tasks
     #[arg(long, value_delimiter = ',')]
     tasks: Vec<String>,
-    /// Training examples
+    /// Training sequences: an example of a pair has two, one of choices as many as there are
     #[arg(long, default_value_t = 480)]
     examples: usize,
-    /// Test examples
-    #[arg(long, default_value_t = 240)]
+    /// Test sequences
+    #[arg(long, default_value_t = 480)]
     tests: usize,
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 3)]
     epochs: u64,
+    /// Sequences of a batch
     #[arg(long, default_value_t = 16)]
     batch: usize,
     #[arg(long, default_value_t = 1e-3)]
@@ -99,11 +100,16 @@ fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String
     };
     let special = Some(Special::after(pretrained.vocab_size));
     let encoder = Encoder { tokenizer: &tokenizer, task, special, longest: config.context, pad: None };
-    let training = examples(task, Split::Train, 1, arguments.examples);
+    let sequences = match task {
+        Task::Classify | Task::Entail => 1,
+        Task::Similar => 2,
+        Task::Choose => 4,
+    };
+    let training = examples(task, Split::Train, 1, arguments.examples / sequences);
     let target = Target::of(task, false, &training, Path::new("the examples"))?;
     let items =
         |examples| Ok::<_, wgpt::error::Error>(prepare(&encoder, &target, examples, Path::new("the examples"))?.items);
-    let (training, tests) = (items(&training)?, items(&examples(task, Split::Test, 1, arguments.tests))?);
+    let (training, tests) = (items(&training)?, items(&examples(task, Split::Test, 1, arguments.tests / sequences))?);
     let chance = 1.0 / target.classes().unwrap_or(1) as f64;
     let file = TaskFile {
         task,
@@ -113,7 +119,7 @@ fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String
         columns: Default::default(),
         pad: None,
     };
-    let head = Head { dropout: p, ..file.head(&config, arguments.batch) };
+    let head = Head { dropout: p, ..file.head(&config, (arguments.batch / sequences).max(1)) };
     let mut device: Box<dyn Executor> = Box::new(Gpu::open(&arguments.device)?);
     let mut cells = vec![];
     for (name, is_pretrained, lambda) in KINDS {
@@ -122,7 +128,7 @@ fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String
             let settings = Settings {
                 epochs: arguments.epochs,
                 lr: arguments.lr,
-                batch: arguments.batch,
+                batch: head.batch,
                 dropout: p,
                 buckets: 2,
                 lambda,
