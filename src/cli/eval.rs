@@ -32,6 +32,9 @@ pub struct Eval {
     /// before it [default: windows follow each other]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
+    /// Tokens that a model with rotary positions sees at once [default: its context, at most 1024]
+    #[arg(long, value_name = "N")]
+    window: Option<usize>,
     /// Solved examples from --train before each question of choose or cloze
     #[arg(long, value_name = "K", default_value_t = 0)]
     shots: usize,
@@ -74,6 +77,9 @@ pub struct Eval {
     logits: Option<PathBuf>,
 }
 
+/// Tokens of a window unless more are asked for.
+const MOST_WINDOW: usize = 1024;
+
 /// What `--task` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Kind {
@@ -91,7 +97,10 @@ impl Eval {
         let weights = model.weights(&config)?;
         match (&self.ids, &self.logits) {
             (Some(ids), Some(logits)) => logits::dump(global, &config, &weights, ids, logits),
-            _ if self.task == Kind::Perplexity => perplexity::evaluate(self, global, &model, &config, &weights),
+            _ if self.task == Kind::Perplexity => {
+                let config = config.within_context(self.window, MOST_WINDOW)?;
+                perplexity::evaluate(self, global, &model, &config, &weights)
+            }
             _ => tasks::evaluate(self, global, &model, &config, &weights),
         }
     }
@@ -102,7 +111,8 @@ impl Eval {
             fail!(Usage, "--batch 0 does nothing: give 1 or more");
         }
         let (perplexity, choose, cloze) = (Kind::Perplexity, Kind::Choose, Kind::Cloze);
-        let given: [(&str, bool, &[Kind]); 10] = [
+        let given: [(&str, bool, &[Kind]); 11] = [
+            ("--window", self.window.is_some(), &[perplexity]),
             ("--stride", self.stride.is_some(), &[perplexity]),
             ("--shots", self.shots > 0, &[choose, cloze]),
             ("--train", self.train.is_some(), &[choose, cloze]),

@@ -194,10 +194,10 @@ impl Config {
         let own = self.context;
         let context = match (given, self.position) {
             (Some(given), _) if !(1..=own).contains(&given) => {
-                fail!(Usage, "--context {given} is not within the model's context: give 1 to {own}")
+                fail!(Usage, "a context of {given} is not within the model's: give 1 to {own}")
             }
             (Some(given), Position::Learned) if given != own => {
-                fail!(Usage, "--context {given} is for rotary positions: this model has learned ones, always {own}")
+                fail!(Usage, "a context of {given} is for rotary positions: this model has learned ones, always {own}")
             }
             (Some(given), _) => given,
             (None, Position::Learned) => own,

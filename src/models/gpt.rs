@@ -33,7 +33,7 @@ impl Family for Gpt {
         let mut x = g.apply(Embedding, &[ids, tokens, positions]); // (B, T, C)
         x = m.drop_embedding(g, x);
         for layer in 0..layers {
-            x = block(m, g, x, layer, past);
+            x = g.region(|g| block(m, g, x, layer, past));
         }
         x
     }
