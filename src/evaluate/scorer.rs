@@ -39,7 +39,8 @@ pub struct Score {
 pub struct Scorer<'a> {
     executor: &'a mut dyn Executor,
     config: &'a Config,
-    weights: &'a Weights,
+    /// Written to the store at first use; none if it holds them.
+    weights: Option<&'a Weights>,
     /// Sequences at once.
     batch: usize,
     /// By length and number of scored positions.
@@ -49,7 +50,12 @@ pub struct Scorer<'a> {
 impl<'a> Scorer<'a> {
     /// A scorer that takes `batch` sequences at once, at least one.
     pub fn new(executor: &'a mut dyn Executor, config: &'a Config, weights: &'a Weights, batch: usize) -> Self {
-        Scorer { executor, config, weights, batch, programs: BTreeMap::new() }
+        Scorer { executor, config, weights: Some(weights), batch, programs: BTreeMap::new() }
+    }
+
+    /// As [`Scorer::new`], of the parameters that the executor's store holds, such as those of a model in training.
+    pub fn of_store(executor: &'a mut dyn Executor, config: &'a Config, batch: usize) -> Self {
+        Scorer { executor, config, weights: None, batch, programs: BTreeMap::new() }
     }
 
     /// The longest sequence that the model can see.
@@ -103,8 +109,10 @@ impl<'a> Scorer<'a> {
         let g = graph(self.config, (self.batch, time), rows);
         let plan = Plan::new(&g, self.executor.limits())?;
         let program = self.executor.load(&g, plan)?;
-        if self.programs.is_empty() {
-            upload(self.executor, self.weights)?;
+        if self.programs.is_empty()
+            && let Some(weights) = self.weights
+        {
+            upload(self.executor, weights)?;
         }
         self.programs.insert((time, rows), program);
         Ok(program)
@@ -135,6 +143,13 @@ impl<'a> Scorer<'a> {
             })
         });
         Ok(scores.collect())
+    }
+}
+
+impl Drop for Scorer<'_> {
+    /// Frees what the programs hold on the device, which may be used on.
+    fn drop(&mut self) {
+        self.programs.values().for_each(|program| self.executor.unload(*program));
     }
 }
 

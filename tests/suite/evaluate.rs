@@ -6,6 +6,8 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use wgpt::evaluate::scorer::{Request, Scorer, graph};
+use wgpt::executor::Executor;
+use wgpt::gpu::Gpu;
 use wgpt::models::config::Config;
 use wgpt::models::demo;
 use wgpt::reference::Cpu;
@@ -147,6 +149,26 @@ fn scores_do_not_depend_on_what_is_beside_or_behind() {
         .iter()
         .sum();
     assert!((split - together[0].log_probability).abs() < 1e-4, "{split} {together:?}");
+}
+
+#[test]
+fn a_scorer_sees_the_store_and_leaves_nothing_behind() {
+    let model = demo::model();
+    let config = model.config().unwrap();
+    let ids = model.tokenizer().unwrap().encode("There he met a hungry fox.").unwrap();
+    let requests = [Request { ids, scored: 9 }];
+    let mut gpu = Gpu::open("auto").unwrap();
+    let weights = model.weights(&config).unwrap();
+    let own = Scorer::new(&mut gpu, &config, &weights, 2).score(&requests, &mut |_| ()).unwrap();
+    let bytes = gpu.allocated_bytes();
+    let stored = Scorer::of_store(&mut gpu, &config, 2).score(&requests, &mut |_| ()).unwrap();
+    assert_eq!(stored, own);
+    assert_eq!(gpu.allocated_bytes(), bytes);
+    // What training changes, the next scorer sees.
+    let bias = vec![1.0; config.width];
+    gpu.write_state("ln_f.bias", &bias).unwrap();
+    let changed = Scorer::of_store(&mut gpu, &config, 2).score(&requests, &mut |_| ()).unwrap();
+    assert!((changed[0].log_probability - own[0].log_probability).abs() > 0.1, "{changed:?} {own:?}");
 }
 
 #[test]
