@@ -4,7 +4,8 @@
 //!     cargo bench --bench zero_shot -- --out zero_shot.svg        (or: make zero-shot)
 //!
 //! Prints validation losses and accuracies in Markdown and draws the accuracies; progress goes to standard error. The
-//! learning rate stays at its peak, so that a row does not depend on how far the run goes on.
+//! learning rate stays at its peak, so that a row does not depend on how far the run goes on; with `--schedule cosine` it
+//! decays to the last of `--steps`, as in `wgpt train`.
 
 use clap::Parser;
 use plotters::prelude::*;
@@ -41,6 +42,9 @@ struct Arguments {
     /// Steps after which the model is asked
     #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 200, 400, 700, 1000, 1400])]
     steps: Vec<u64>,
+    /// Learning rate after the warmup
+    #[arg(long, value_enum, default_value_t = ScheduleKind::Constant)]
+    schedule: ScheduleKind,
     /// Questions, of which four each have the same choices
     #[arg(long, default_value_t = 200)]
     examples: usize,
@@ -112,12 +116,12 @@ fn run(arguments: &Arguments) -> Result<()> {
     write_bytes(out, render(&arguments.preset, &rows, asked.len()).as_bytes())
 }
 
-/// A model with its initial values, to be trained as `wgpt train` does but for the learning rate.
+/// A model with its initial values, to be trained as `wgpt train` does but for the schedule.
 fn trainer(arguments: &Arguments, last: u64) -> Result<(Trainer, Tokenizer)> {
     let choices = Choices { preset: Some(arguments.preset.clone()), seed: Some(arguments.seed), ..Choices::default() };
     // Without a number of steps, which may shorten the warmup.
     let warmup = choices.clone().resolve(None)?.warmup;
-    let schedule = Some(ScheduleKind::Constant);
+    let schedule = Some(arguments.schedule);
     let settings: Settings =
         Choices { steps: Some(last.max(1)), warmup: Some(warmup), schedule, ..choices }.resolve(None)?;
     let stories = Source::from_text("the built-in stories", story::training_text(settings.seed, STORY_BYTES.0));
