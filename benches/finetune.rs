@@ -39,12 +39,12 @@ struct Arguments {
     #[arg(long, value_delimiter = ',')]
     tasks: Vec<String>,
     /// Training sequences: an example of a pair has two, one of choices as many as there are
-    #[arg(long, default_value_t = 480)]
+    #[arg(long, default_value_t = 400)]
     examples: usize,
     /// Test sequences
-    #[arg(long, default_value_t = 480)]
+    #[arg(long, default_value_t = 240)]
     tests: usize,
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     epochs: u64,
     /// Sequences of a batch
     #[arg(long, default_value_t = 16)]
