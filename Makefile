@@ -20,7 +20,7 @@ finetune-demo: setup
 ## What a model learns about an unseen task while it is pre-trained: prints a table and draws runs/zero_shot.svg.
 zero-shot: setup
 	mkdir -p runs
-	cargo bench --locked --bench zero_shot -- --out $(CURDIR)/runs/zero_shot.svg
+	cargo bench --locked --bench zero_shot -- --preset demo --schedule cosine --examples 400 --out $(CURDIR)/runs/zero_shot.svg
 
 ## All tests, on whatever adapter there is.
 test: setup
