@@ -1,6 +1,7 @@
 //! Training: the loop, its schedule, checkpoints, log and plot.
 
 pub mod checkpoint;
+pub mod clock;
 pub mod graph;
 pub mod log;
 pub mod plot;

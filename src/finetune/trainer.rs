@@ -1,7 +1,6 @@
 //! A fine-tuning run on a device: a training program for each length, and the steps between validations. Nothing here prints.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use super::batches::{Batch, Buckets, Group, Item, epoch};
 use super::head::{Head, with_language_model};
@@ -20,6 +19,7 @@ use crate::models::model::Model;
 use crate::models::upload::upload;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::global_norm::report;
+use crate::train::clock::StepClock;
 use crate::train::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
 use crate::train::log::Record;
 use crate::train::schedule::Schedule;
@@ -99,7 +99,7 @@ pub struct Trainer {
     groups: (u64, Vec<Group>),
     step: u64,
     skipped_in_a_row: u32,
-    last: Instant,
+    clock: StepClock,
     /// Tokens of the steps that are queued, oldest first.
     queued: VecDeque<usize>,
 }
@@ -149,7 +149,7 @@ impl Trainer {
             groups,
             step: 0,
             skipped_in_a_row: 0,
-            last: Instant::now(),
+            clock: StepClock::default(),
             queued: VecDeque::new(),
         })
     }
@@ -185,6 +185,7 @@ impl Trainer {
         let (seed, accumulate) = (self.settings.seed as u32, self.settings.accumulate as u64);
         let learning_rate = self.schedule.learning_rate(self.step);
         let mut step = Step { step: self.step as u32, seed, learning_rate, ..Step::default() };
+        self.clock.start();
         let (mut program, mut tokens) = (self.training[0].1, 0);
         for micro in 0..accumulate {
             let number = self.step * accumulate + micro;
@@ -230,15 +231,14 @@ impl Trainer {
 
     /// Waits for all queued steps and returns their records.
     pub fn finish(&mut self) -> Result<Vec<Record>> {
-        self.records(true)
+        let records = self.records(true);
+        self.clock.pause();
+        records
     }
 
     fn records(&mut self, wait: bool) -> Result<Vec<Record>> {
         let arrived = self.executor.collect(wait)?;
-        let step_ms = self.last.elapsed().as_secs_f32() * 1e3 / arrived.len().max(1) as f32;
-        if !arrived.is_empty() {
-            self.last = Instant::now();
-        }
+        let step_ms = self.clock.step_ms(arrived.len());
         let memory_bytes = self.executor.allocated_bytes();
         let mut records = vec![];
         for (step, words) in arrived {

@@ -1,6 +1,7 @@
 //! One run's state on a device: programs, batches, and the steps between them. Nothing here prints.
 
 use super::checkpoint::{Checkpoint, LoadedCheckpoint, RunFolder};
+use super::clock::StepClock;
 use super::graph::{ACCUMULATE, EXPERT_LOAD, REPORT, TrainingGraph, UPDATE};
 use super::log::Record;
 use super::settings::Settings;
@@ -18,14 +19,10 @@ use crate::models::model::Model;
 use crate::models::upload::upload;
 use crate::ops::global_norm::report;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Bad steps in a row after which a run stops.
 const MOST_SKIPPED: u32 = 5;
-/// Steps whose mean time is logged.
-const WINDOW: usize = 8;
 
 /// The graphs of a run and the buffers they need.
 pub struct Blueprint {
@@ -89,9 +86,7 @@ pub struct Trainer {
     step: u64,
     ids: Vec<u32>,
     targets: Vec<u32>,
-    /// When the last records arrived, oldest first, and before them the start of the first step after a pause. Empty while
-    /// nothing is queued: what happens until the next step does not count as its time.
-    arrivals: VecDeque<Instant>,
+    clock: StepClock,
     skipped_in_a_row: u32,
     /// The counts of choices when [`Trainer::expert_load`] last looked.
     counted: Vec<u32>,
@@ -126,7 +121,7 @@ impl Trainer {
             ids: vec![0; batch * context],
             targets: vec![0; batch * context],
             settings,
-            arrivals: VecDeque::new(),
+            clock: StepClock::default(),
             skipped_in_a_row: 0,
             counted: vec![],
         })
@@ -165,9 +160,7 @@ impl Trainer {
         let accumulate = self.settings.accumulate as u64;
         let mut step =
             Step { step: self.step as u32, seed: self.settings.seed as u32, learning_rate: rate, ..Step::default() };
-        if self.arrivals.is_empty() {
-            self.arrivals.push_back(Instant::now());
-        }
+        self.clock.start();
         for micro in 0..accumulate {
             self.batches.next(&mut self.ids, &mut self.targets)?;
             self.executor.write(self.train, "ids", bytemuck::cast_slice(&self.ids))?;
@@ -184,13 +177,13 @@ impl Trainer {
     /// Waits for all queued steps and returns their records.
     pub fn finish(&mut self) -> Result<Vec<Record>> {
         let records = self.records(true);
-        self.arrivals.clear();
+        self.clock.pause();
         records
     }
 
     fn records(&mut self, wait: bool) -> Result<Vec<Record>> {
         let arrived = self.executor.collect(wait)?;
-        let ms = self.step_ms(arrived.len());
+        let ms = self.clock.step_ms(arrived.len());
         let memory_bytes = self.executor.allocated_bytes();
         let mut records = vec![];
         for (step, words) in arrived {
@@ -209,17 +202,6 @@ impl Trainer {
             });
         }
         Ok(records)
-    }
-
-    /// Mean time of the last few steps, of which `count` have just arrived: reports come in bunches.
-    fn step_ms(&mut self, count: usize) -> f32 {
-        let now = Instant::now();
-        self.arrivals.extend(std::iter::repeat_n(now, count));
-        while self.arrivals.len() > WINDOW + 1 {
-            self.arrivals.pop_front();
-        }
-        let span = self.arrivals.front().map_or(0.0, |first| (now - *first).as_secs_f32());
-        span * 1e3 / (self.arrivals.len().max(2) - 1) as f32
     }
 
     /// True after five bad steps in a row: going on would not help.
