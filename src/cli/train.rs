@@ -11,6 +11,7 @@ use wgpt::data::source::Source;
 use wgpt::data::story;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
+use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::generate::{Draw, Generator};
 use wgpt::graph::Limits;
@@ -21,7 +22,7 @@ use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
 use wgpt::train::log::{self, Log, Record, console_line};
 use wgpt::train::plot::{self, Plot};
 use wgpt::train::settings::{Choices, Settings};
-use wgpt::train::trainer::{Blueprint, Trainer, check_memory, mib, trainer_state};
+use wgpt::train::trainer::{Blueprint, Trainer, TrainerState, check_memory, mib, trainer_state};
 
 /// Bytes of the built-in corpus: training, and held out.
 const STORY_BYTES: (usize, usize) = (2 << 20, 200 << 10);
@@ -88,12 +89,9 @@ impl Train {
         let material = open_material(self.data.as_deref(), self.val.as_deref(), &settings, known)?;
         let config = model_config(&settings, &material, init.as_ref().map(|(_, config)| config))?;
         let mode = if self.overwrite { Mode::Overwrite } else { Mode::Fresh };
-        let executor = global.open()?;
-        let blueprint = check_memory(&config, &settings, executor.limits(), super::host_memory(executor.as_ref()))?;
-        announce(global, &config, &settings, &material, &blueprint, executor.limits());
-        let data = (material.corpus.training.clone(), material.corpus.validation.clone());
+        let plan = planned(global, &config, &settings, &material)?;
         let folder = RunFolder::create(&self.out, mode)?;
-        let mut trainer = Trainer::new(executor, blueprint, config.clone(), settings, data)?;
+        let mut trainer = allocated(plan, config, settings, &material)?;
         match &init {
             Some((dir, config)) => trainer.start_from(&Weights::open(dir, config)?)?,
             None => trainer.initialise()?,
@@ -127,15 +125,9 @@ impl Train {
         if material.corpus.vocabulary_size != checkpoint.config.vocab_size {
             fail!(Input, "the data has another vocabulary than the checkpoint: it changed since the run was started");
         }
-        let config = checkpoint.config.clone();
-        let executor = global.open()?;
-        let blueprint = check_memory(&config, &settings, executor.limits(), super::host_memory(executor.as_ref()))?;
-        announce(global, &config, &settings, &material, &blueprint, executor.limits());
-        let tokens = (material.corpus.training.clone(), material.corpus.validation.clone());
-        let mut trainer = Trainer::new(executor, blueprint, config, settings, tokens)?;
-        trainer.restore(&checkpoint, &state)?;
-        global.say(&format!("resuming after step {}", state.step));
-        let log = Log::resume(&folder.log_path(), state.step)?;
+        let plan = planned(global, &checkpoint.config, &settings, &material)?;
+        let mut trainer = allocated(plan, checkpoint.config.clone(), settings, &material)?;
+        let log = go_on(global, &mut trainer, &checkpoint, &state, &folder)?;
         let places = (state.data.clone(), state.validation.clone());
         drop(checkpoint); // some systems refuse to replace a file that is mapped
         self.run_to_end(Run { global, out: &self.out, folder, log, trainer, material, places, faults: self.faults() })
@@ -168,6 +160,35 @@ impl Train {
     }
 }
 
+/// A device, and the plan of a run on it. Nothing is allocated yet.
+type Planned = (Box<dyn Executor>, Blueprint);
+
+/// Opens the device, and says what the run is and takes.
+fn planned(global: &Global, config: &Config, settings: &Settings, material: &Material) -> Result<Planned> {
+    let executor = global.open()?;
+    let blueprint = check_memory(config, settings, executor.limits(), super::host_memory(executor.as_ref()))?;
+    announce(global, config, settings, material, &blueprint, executor.limits());
+    Ok((executor, blueprint))
+}
+
+fn allocated(planned: Planned, config: Config, settings: Settings, material: &Material) -> Result<Trainer> {
+    let tokens = (material.corpus.training.clone(), material.corpus.validation.clone());
+    Trainer::new(planned.0, planned.1, config, settings, tokens)
+}
+
+/// Puts a trainer where a checkpoint left it; the log, cut to there.
+fn go_on(
+    global: &Global,
+    trainer: &mut Trainer,
+    checkpoint: &LoadedCheckpoint,
+    state: &TrainerState,
+    folder: &RunFolder,
+) -> Result<Log> {
+    trainer.restore(checkpoint, state)?;
+    global.say(&format!("resuming after step {}", state.step));
+    Log::resume(&folder.log_path(), state.step)
+}
+
 /// A run under way.
 struct Run<'a> {
     global: &'a Global,
@@ -189,13 +210,9 @@ impl Run<'_> {
         drop((trainer, log)); // what the old device holds must be free before the new one takes as much
         let Some(checkpoint) = folder.latest()? else { return Err(Error::DeviceLost(why)) };
         let state = trainer_state(&checkpoint)?;
-        let executor = global.open()?;
-        let blueprint = check_memory(&config, &settings, executor.limits(), super::host_memory(executor.as_ref()))?;
-        let tokens = (material.corpus.training.clone(), material.corpus.validation.clone());
-        let mut trainer = Trainer::new(executor, blueprint, config, settings, tokens)?;
-        trainer.restore(&checkpoint, &state)?;
-        let log = Log::resume(&folder.log_path(), state.step)?;
-        global.say(&format!("resuming after step {}", state.step));
+        let plan = planned(global, &config, &settings, &material)?;
+        let mut trainer = allocated(plan, config, settings, &material)?;
+        let log = go_on(global, &mut trainer, &checkpoint, &state, &folder)?;
         Ok(Run { global, out, folder, log, trainer, material, places, faults })
     }
 

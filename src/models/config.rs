@@ -177,14 +177,15 @@ impl Config {
     }
 
     /// This model with other sizes: heads share the width, and the feed-forward part keeps its share of it. Heads of keys
-    /// and values stay as many where they divide the heads.
+    /// and values stay as many where several heads share them and can go on to.
     pub fn resized(self, layers: usize, heads: usize, width: usize) -> Self {
         let sizes = Self::new(self.vocab_size, self.context, layers, heads, width);
         if (layers, heads, width) == (self.layers, self.heads, self.width) {
             return self;
         }
         let inner = (self.inner * width).div_ceil(self.width.max(1)).next_multiple_of(4);
-        let kv_heads = if heads.is_multiple_of(self.kv_heads) { self.kv_heads } else { heads };
+        let shared = self.kv_heads < self.heads && heads.is_multiple_of(self.kv_heads);
+        let kv_heads = if shared { self.kv_heads } else { heads };
         Self { layers, heads, width, head_size: sizes.head_size, kv_heads, inner, ..self }
     }
 
@@ -287,6 +288,12 @@ impl Config {
                 "width {} over {} heads gives a head size of {}, but it must be a multiple of 4 up to \
                  {MOST_HEAD_SIZE}; change the heads or the width",
                 self.width, self.heads, self.head_size
+            ));
+        }
+        if self.kv_heads != self.heads && !self.family.shares_heads() {
+            return Some(format!(
+                "every head of {} has its own keys and values: leave out --kv-heads, which is for llama presets",
+                self.family.name()
             ));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {

@@ -35,6 +35,16 @@ pub trait Family: Debug + Sync {
         None
     }
 
+    /// Whether its norm, positions and feed-forward part can be exchanged, one at a time.
+    fn is_exchangeable(&self) -> bool {
+        false
+    }
+
+    /// Whether several heads may share keys and values.
+    fn shares_heads(&self) -> bool {
+        false
+    }
+
     /// See [`Config::parameters`].
     fn parameters(&self, config: &Config) -> Vec<(String, Vec<usize>)>;
 

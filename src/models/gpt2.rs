@@ -7,7 +7,7 @@
 //! Three of its parts can be exchanged for those of later models, one at a time: the norm, the positions, and what stands
 //! between the layers of the MLP.
 
-mod json;
+pub(super) mod json;
 
 use super::config::{Config, FeedForward, HEAD, Norm, Position};
 use super::experts::Routed;
@@ -101,6 +101,10 @@ impl Family for Gpt2 {
     fn foreign(&self, config: &Config) -> Option<&'static str> {
         json::is_ablation(config)
             .then_some("transformers has no GPT-2 with another norm, position or feed-forward part")
+    }
+
+    fn is_exchangeable(&self) -> bool {
+        true
     }
 
     fn prefix(&self) -> &'static str {

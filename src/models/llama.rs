@@ -110,6 +110,10 @@ impl Family for Llama {
         json::write(config, weights)
     }
 
+    fn shares_heads(&self) -> bool {
+        true
+    }
+
     fn prefix(&self) -> &'static str {
         "model."
     }

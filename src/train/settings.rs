@@ -425,12 +425,8 @@ impl Settings {
 
     /// Puts in the parts that are not the preset's.
     fn exchange(&self, config: &mut Config) -> Result<()> {
-        let is_gpt2 = config.family.name() == "GPT-2";
-        if is_gpt2 && self.kv_heads.is_some() {
-            fail!(Usage, "--kv-heads is for llama presets: every head of GPT-2 has its own keys and values");
-        }
         let parts = [self.norm.is_some(), self.position.is_some(), self.feed_forward.is_some()];
-        if !is_gpt2 && parts.contains(&true) {
+        if !config.family.is_exchangeable() && parts.contains(&true) {
             let preset = &self.preset;
             fail!(Usage, "--norm, --position and --feed-forward are for GPT-2 presets: {preset} has its own parts");
         }

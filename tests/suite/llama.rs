@@ -302,7 +302,16 @@ fn each_part_of_gpt2_can_be_exchanged_and_is_saved_and_read() {
         let message = choices.resolve(None).unwrap().config(256).unwrap_err().to_string();
         assert!(message.contains(named), "{message}");
     };
-    refused(Choices { kv_heads: Some(2), ..Choices::default() }, "--kv-heads");
+    for preset in ["demo", "gpt-mini"] {
+        let preset = Some(preset.into());
+        refused(Choices { preset: preset.clone(), kv_heads: Some(2), ..Choices::default() }, "--kv-heads");
+        // More heads than the preset's all have keys and values of their own.
+        let more =
+            Choices { preset, heads: Some(16), ..Choices::default() }.resolve(None).unwrap().config(256).unwrap();
+        assert_eq!((more.heads, more.kv_heads, more.head_size), (16, 16, 4));
+    }
+    let shared = Choices { preset: Some("llama-mini".into()), heads: Some(16), ..Choices::default() };
+    assert_eq!(shared.resolve(None).unwrap().config(256).unwrap().kv_heads, 4);
     let llama = Choices { preset: Some("llama-mini".into()), ..Choices::default() };
     refused(Choices { norm: Some(Norm::LayerNorm), ..llama.clone() }, "--norm");
     refused(Choices { kv_heads: Some(3), ..llama.clone() }, "num_key_value_heads");

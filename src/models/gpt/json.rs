@@ -8,6 +8,7 @@ use crate::files::one_line;
 use crate::models::config::*;
 use crate::models::family::{architectures, one_or_list};
 use crate::models::folder::WeightType;
+use crate::models::gpt2::json::body;
 use crate::models::keys::{Found, Keys};
 use crate::ops::gelu::Form;
 
@@ -16,30 +17,8 @@ const BODIES: [&str; 2] = ["OpenAIGPTModel", "OpenAIGPTDoubleHeadsModel"];
 
 pub(super) fn read(keys: &Keys) -> Found<Config> {
     architectures(keys, ARCHITECTURE, &BODIES)?;
-    let width = size(keys, "n_embd", "hidden_size", MOST_WIDTH)?;
-    let heads = size(keys, "n_head", "num_attention_heads", MOST_WIDTH)?;
-    let layers = size(keys, "n_layer", "num_hidden_layers", MOST_LAYERS)?;
-    let context = size(keys, "n_positions", "max_position_embeddings", MOST_CONTEXT)?;
-    let vocab_size = size(keys, "vocab_size", "vocab_size", MOST_VOCABULARY)?;
-    let sizes = Config::new(vocab_size, context, layers, heads, width);
-    keys.only("is_encoder_decoder", &Value::from(false))?;
-    keys.only("add_cross_attention", &Value::from(false))?;
-    keys.only("pruned_heads", &Value::Object(Default::default()))?;
-    Ok(Config {
-        family: &Gpt,
-        tied: keys.flag("tie_word_embeddings")?.unwrap_or(true),
-        norm_epsilon: keys.number("layer_norm_epsilon")?.unwrap_or(1e-5),
-        feed_forward: FeedForward::Gelu(activation(keys)?),
-        dropout: Dropout {
-            embedding: keys.number("embd_pdrop")?.unwrap_or(0.1),
-            attention: keys.number("attn_pdrop")?.unwrap_or(0.1),
-            residual: keys.number("resid_pdrop")?.unwrap_or(0.1),
-        },
-        initializer_range: keys.number("initializer_range")?.unwrap_or(0.02),
-        bos_token_id: keys.tokens("bos_token_id").first().copied(),
-        eos_token_id: keys.tokens("eos_token_id"),
-        ..sizes
-    })
+    let body = body(keys, "GPT")?;
+    Ok(Config { family: &Gpt, feed_forward: FeedForward::Gelu(activation(keys)?), ..body })
 }
 
 pub(super) fn write(config: &Config, weights: WeightType) -> String {
@@ -89,13 +68,6 @@ struct ConfigJson {
     tie_word_embeddings: bool,
     torch_dtype: &'static str,
     vocab_size: usize,
-}
-
-/// A size by GPT's name or by the one that all models of `transformers` share.
-fn size(keys: &Keys, key: &str, shared: &str, most: usize) -> Found<usize> {
-    let found = keys.whole(key, 1..=most)?;
-    let found = if found.is_none() { keys.whole(shared, 1..=most)? } else { found };
-    found.ok_or_else(|| format!("the key {key} is missing; a GPT configuration needs it"))
 }
 
 /// `gelu` means the tanh form here, as it does in `transformers` for this model alone.

@@ -19,17 +19,44 @@ const BODIES: [&str; 2] = ["GPT2Model", "GPT2DoubleHeadsModel"];
 
 pub(super) fn read(keys: &Keys) -> Found<Config> {
     architectures(keys, ARCHITECTURE, &BODIES)?;
-    let width = size(keys, "n_embd", "hidden_size", MOST_WIDTH)?;
-    let heads = size(keys, "n_head", "num_attention_heads", MOST_WIDTH)?;
-    let layers = size(keys, "n_layer", "num_hidden_layers", MOST_LAYERS)?;
-    let context = size(keys, "n_positions", "max_position_embeddings", MOST_CONTEXT)?;
-    let vocab_size = size(keys, "vocab_size", "vocab_size", MOST_VOCABULARY)?;
-    let sizes = Config::new(vocab_size, context, layers, heads, width);
+    let body = body(keys, "GPT-2")?;
     let config = Config {
-        inner: keys.whole("n_inner", 1..=MOST_INNER)?.unwrap_or(sizes.inner),
+        inner: keys.whole("n_inner", 1..=MOST_INNER)?.unwrap_or(body.inner),
+        feed_forward: FeedForward::Gelu(activation(keys)?),
+        ..body
+    };
+    // `reorder_and_upcast_attn` only changes where halves are rounded, and everything here is f32.
+    keys.only("scale_attn_weights", &Value::from(true))?;
+    keys.only("scale_attn_by_inverse_layer_idx", &Value::from(false))?;
+    match keys.get("ablation") {
+        Some(value) if keys.get("model_type") == Some(&Value::from(ABLATION)) => {
+            let ablation = Ablation::deserialize(value);
+            ablation.map(|ablation| ablation.of(config)).map_err(|why| format!("ablation is {}: {why}", shown(value)))
+        }
+        _ => Ok(config),
+    }
+}
+
+/// What GPT's and GPT-2's files have in common; `model` is what errors call the model. `n_ctx` is the old name of
+/// `n_positions` and means nothing beside it.
+pub(in crate::models) fn body(keys: &Keys, model: &str) -> Found<Config> {
+    let size = |key: &str, shared: &str, most: usize| {
+        // By its own name or by the one that all models of `transformers` share.
+        let found = keys.whole(key, 1..=most)?;
+        let found = if found.is_none() { keys.whole(shared, 1..=most)? } else { found };
+        found.ok_or_else(|| format!("the key {key} is missing; a {model} configuration needs it"))
+    };
+    let width = size("n_embd", "hidden_size", MOST_WIDTH)?;
+    let heads = size("n_head", "num_attention_heads", MOST_WIDTH)?;
+    let layers = size("n_layer", "num_hidden_layers", MOST_LAYERS)?;
+    let context = size("n_positions", "max_position_embeddings", MOST_CONTEXT)?;
+    let vocab_size = size("vocab_size", "vocab_size", MOST_VOCABULARY)?;
+    keys.only("add_cross_attention", &Value::from(false))?;
+    keys.only("is_encoder_decoder", &Value::from(false))?;
+    keys.only("pruned_heads", &Value::Object(Default::default()))?;
+    Ok(Config {
         tied: keys.flag("tie_word_embeddings")?.unwrap_or(true),
         norm_epsilon: keys.number("layer_norm_epsilon")?.unwrap_or(1e-5),
-        feed_forward: FeedForward::Gelu(activation(keys)?),
         dropout: Dropout {
             embedding: keys.number("embd_pdrop")?.unwrap_or(0.1),
             attention: keys.number("attn_pdrop")?.unwrap_or(0.1),
@@ -38,22 +65,8 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
         initializer_range: keys.number("initializer_range")?.unwrap_or(0.02),
         bos_token_id: keys.tokens("bos_token_id").first().copied(),
         eos_token_id: keys.tokens("eos_token_id"),
-        ..sizes
-    };
-    // `n_ctx` is the old name of `n_positions` and means nothing beside it; `reorder_and_upcast_attn` only changes
-    // where halves are rounded, and everything here is f32.
-    keys.only("scale_attn_weights", &Value::from(true))?;
-    keys.only("scale_attn_by_inverse_layer_idx", &Value::from(false))?;
-    keys.only("add_cross_attention", &Value::from(false))?;
-    keys.only("is_encoder_decoder", &Value::from(false))?;
-    keys.only("pruned_heads", &Value::Object(Default::default()))?;
-    match keys.get("ablation") {
-        Some(value) if keys.get("model_type") == Some(&Value::from(ABLATION)) => {
-            let ablation = Ablation::deserialize(value);
-            ablation.map(|ablation| ablation.of(config)).map_err(|why| format!("ablation is {}: {why}", shown(value)))
-        }
-        _ => Ok(config),
-    }
+        ..Config::new(vocab_size, context, layers, heads, width)
+    })
 }
 
 pub(super) fn write(config: &Config, weights: WeightType) -> String {
@@ -157,13 +170,6 @@ struct ConfigJson {
     tie_word_embeddings: bool,
     torch_dtype: &'static str,
     vocab_size: usize,
-}
-
-/// A size by its GPT-2 name or by the one that all models of `transformers` share.
-fn size(keys: &Keys, key: &str, shared: &str, most: usize) -> Found<usize> {
-    let found = keys.whole(key, 1..=most)?;
-    let found = if found.is_none() { keys.whole(shared, 1..=most)? } else { found };
-    found.ok_or_else(|| format!("the key {key} is missing; a GPT-2 configuration needs it"))
 }
 
 /// The names that mean the same function of real numbers as one of ours.
