@@ -38,13 +38,22 @@ fn cases() -> ProptestConfig {
     ProptestConfig { cases: total.div_ceil(PROPERTIES), failure_persistence: None, ..ProptestConfig::default() }
 }
 
+/// Bytes that do not grow with a file: the parameters' names of at most 1024 layers.
+const FIXED: usize = 4 << 20;
+/// Those of a tokenizer: the regex library keeps a compiled pattern under 10 MiB, and takes up to 26 MB to find out
+/// (`\p{L}{1,500}`, the most over repetitions from 33 to 5000).
+const PATTERN: usize = 32 << 20;
+
 /// Runs `read` on a file of `size` bytes: an error must be one short line, and the memory must fit the size.
 fn bounded<T>(size: usize, read: impl FnOnce() -> Result<T>) -> Option<T> {
+    bounded_by(FIXED, size, read)
+}
+
+/// As [`bounded`], with `fixed` bytes that do not grow with the file.
+fn bounded_by<T>(fixed: usize, size: usize, read: impl FnOnce() -> Result<T>) -> Option<T> {
     let (outcome, peak) = counting::peak(read);
-    // A JSON value or a vocabulary's entry takes some hundred bytes for a few in the file. What does not grow with the
-    // file comes on top: a pattern's compiled form, which its library keeps under 10 MiB, and the parameters' names of at
-    // most 1024 layers.
-    let most = (4 << 20) + 64 * size;
+    // A JSON value or a vocabulary's entry takes some hundred bytes for a few in the file.
+    let most = fixed + 64 * size;
     assert!(peak <= most, "{peak} bytes of memory at once for a file of {size} bytes");
     outcome
         .map_err(|error| {
@@ -94,9 +103,10 @@ fn use_tokenizer(files: &[(&str, Vec<u8>)]) {
     let find = |name: &str| files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.clone());
     let read = |name: &str| Ok(find(name).map(Cow::Owned));
     let size = files.iter().map(|(_, bytes)| bytes.len()).sum();
-    let Some(tokenizer) = bounded(size, || Tokenizer::from_model(&read, Path::new("folder"))) else { return };
+    let load = || Tokenizer::from_model(&read, Path::new("folder"));
+    let Some(tokenizer) = bounded_by(PATTERN, size, load) else { return };
     let text = "The model's  weights\n\u{e9}\u{65e5} 12<|endoftext|>x";
-    bounded(size, || {
+    bounded_by(PATTERN, size, || {
         let ids = tokenizer.encode(text)?;
         let mut stream = tokenizer.stream();
         for id in &ids {
@@ -110,6 +120,17 @@ fn use_tokenizer(files: &[(&str, Vec<u8>)]) {
         }
         Ok(())
     });
+}
+
+/// Found by fuzzing: a repetition in a pattern multiplies its compiled form.
+#[test]
+fn patterns_that_grow_when_compiled() {
+    for repetitions in [33, 93, 150, 500, 5000] {
+        let text = String::from_utf8(tokenizers()[3].clone()).unwrap();
+        assert!(text.contains("{1,3}"));
+        let text = text.replace("{1,3}", &format!("{{1,{repetitions}}}"));
+        use_tokenizer(&[("tokenizer.json", text.into_bytes())]);
+    }
 }
 
 fn fixture(path: &str) -> Vec<u8> {
