@@ -8,6 +8,10 @@
 //! `char` as a WordLevel model over single characters, `bytes` as a byte-level BPE model without merges (GPT-2's
 //! printable alphabet for the 256 bytes). Such a file is recognised again by its content when it is loaded.
 
+mod stream;
+
+pub use stream::TextStream;
+
 use std::{
     borrow::Cow,
     collections::{BTreeSet, HashMap},
@@ -262,14 +266,13 @@ impl Tokenizer {
 
     /// Decodes ids one at a time, as they are drawn.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream { tokenizer: self, ids: Vec::new(), shown: 0 }
+        TextStream::new(self, &[], 0)
     }
 
     /// Decodes ids that come after others, whose text is not repeated: some decoders drop the space at a text's start.
     pub fn stream_after(&self, before: &[u32]) -> Result<TextStream<'_>> {
-        let ids = before[before.len().saturating_sub(TextStream::WINDOW.1)..].to_vec();
-        let shown = self.decode(&ids)?.len();
-        Ok(TextStream { tokenizer: self, ids, shown })
+        let last = &before[before.len().saturating_sub(TextStream::WINDOW.1)..];
+        Ok(TextStream::new(self, last, self.decode(last)?.len()))
     }
 
     /// SHA-256 of its `tokenizer.json`.
@@ -317,55 +320,6 @@ impl Tokenizer {
             _ => (id as usize) < self.vocabulary_size(),
         }
     }
-}
-
-/// Text that appears id by id: characters whose bytes are spread over several tokens are held back until complete.
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
-    /// The last ids: some decoders look at a token's neighbours.
-    ids: Vec<u32>,
-    /// How much of the text of `ids` has been handed out, in bytes.
-    shown: usize,
-}
-
-impl TextStream<'_> {
-    /// Ids decoded at a time, at most, and how many of them stay when they become more.
-    const WINDOW: (usize, usize) = (32, 8);
-
-    /// The text that `id` completes; empty while a character is incomplete.
-    pub fn push(&mut self, id: u32) -> Result<String> {
-        self.extend(&[id])
-    }
-
-    /// The text that the ids complete; the same as that of each, and faster.
-    pub fn extend(&mut self, ids: &[u32]) -> Result<String> {
-        self.ids.extend_from_slice(ids);
-        let text = self.tokenizer.decode(&self.ids)?;
-        let end = complete(&text);
-        let new = text.get(self.shown..end).unwrap_or_default().to_string();
-        self.shown = self.shown.max(end);
-        let (most, keep) = Self::WINDOW;
-        if self.ids.len() > most {
-            // What the first of the remaining ids stand for may look different now; what is held back does not.
-            let held_back = text.len().saturating_sub(self.shown);
-            self.ids.drain(..self.ids.len() - keep);
-            self.shown = self.tokenizer.decode(&self.ids)?.len().saturating_sub(held_back);
-        }
-        Ok(new)
-    }
-
-    /// What was held back.
-    pub fn finish(self) -> Result<String> {
-        let text = self.tokenizer.decode(&self.ids)?;
-        Ok(text.get(self.shown..).unwrap_or_default().to_string())
-    }
-}
-
-/// The length of the text without what may be the beginning of a character: at most three bytes, each of which a
-/// decoder may show as a U+FFFD.
-fn complete(text: &str) -> usize {
-    let incomplete = text.chars().rev().take(3).take_while(|&c| c == char::REPLACEMENT_CHARACTER).count();
-    text.len() - incomplete * char::REPLACEMENT_CHARACTER.len_utf8()
 }
 
 /// The tokenizer that `save` has written as this JSON, if it is `char` or `bytes`.

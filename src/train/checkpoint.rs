@@ -11,15 +11,19 @@
 //! at any moment leaves complete checkpoints only. The files at the top are made from it afterwards, one rename each;
 //! resuming reads `checkpoints/` alone.
 
+mod files;
+
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use files::{Hashing, entry_names, hash_file, link_or_copy, remove_if_present, with_suffix, write_hashed};
+
 use crate::error::{Error, Result};
 use crate::fail;
-use crate::files::{HashingWriter, TEMPORARY_PREFIX, one_line, sync_directory, write_atomic, write_synced};
+use crate::files::{TEMPORARY_PREFIX, one_line, sync_directory, write_atomic, write_synced};
 use crate::models::config::Config;
 use crate::models::folder::{self, CONFIG_FILE, NamedTensor, TOKENIZER_FILE, TensorFile, WEIGHTS_FILE, Weights};
 
@@ -323,20 +327,6 @@ fn write_checkpoint<T: Serialize>(directory: &Path, checkpoint: &Checkpoint<T>) 
     sync_directory(directory)
 }
 
-type Hashing<'a> = HashingWriter<&'a mut BufWriter<File>>;
-
-/// Writes and syncs a file; its SHA-256.
-fn write_hashed(path: &Path, write: &mut dyn FnMut(&mut Hashing) -> io::Result<()>) -> io::Result<String> {
-    let mut sum = String::new();
-    write_synced(File::create(path)?, |buffered| {
-        let mut hashing = HashingWriter::new(buffered);
-        write(&mut hashing)?;
-        sum = hashing.finish();
-        Ok(())
-    })?;
-    Ok(sum)
-}
-
 /// Opens a checkpoint whose files are verified.
 fn load_checkpoint(directory: &Path, step: u64) -> Result<LoadedCheckpoint> {
     let config = folder::read_config(directory)?;
@@ -377,30 +367,6 @@ fn verify(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn hash_file(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
-    let mut hashing = HashingWriter::new(io::sink());
-    io::copy(&mut io::BufReader::with_capacity(1 << 20, file), &mut hashing)?;
-    Ok(hashing.finish())
-}
-
-/// Gives a large file a second name, or a copy where the file system has no hard links, replacing `to` in one rename.
-fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
-    let name = to.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = to.with_file_name(format!("{TEMPORARY_PREFIX}{name}"));
-    remove_if_present(&temporary)?;
-    if fs::hard_link(from, &temporary).is_err() {
-        let copied = fs::copy(from, &temporary).and_then(|_| File::options().write(true).open(&temporary)?.sync_all());
-        if let Err(error) = copied {
-            let _ = fs::remove_file(&temporary); // the reason to report is the first one
-            return Err(error);
-        }
-    }
-    fs::rename(&temporary, to)?;
-    // Renaming one link of a file over another does nothing and leaves both.
-    remove_if_present(&temporary)
-}
-
 /// Deletes a checkpoint's own files and its folder, if present. A folder with foreign files stays, with those alone.
 fn remove_checkpoint(directory: &Path) -> io::Result<()> {
     for name in STATE_FILES.into_iter().chain([SUMS_FILE]) {
@@ -412,19 +378,6 @@ fn remove_checkpoint(directory: &Path) -> io::Result<()> {
     }
 }
 
-fn remove_if_present(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Names in a folder that are text; no name of ours is anything else.
-fn entry_names(directory: &Path) -> io::Result<Vec<String>> {
-    let names = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
-    names.filter_map(io::Result::transpose).collect()
-}
-
 fn directory_name(step: u64) -> String {
     format!("step-{step:06}")
 }
@@ -433,10 +386,4 @@ fn directory_name(step: u64) -> String {
 fn step_of(name: &str) -> Option<u64> {
     let step = name.strip_prefix("step-")?.parse().ok()?;
     (directory_name(step) == name).then_some(step)
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

@@ -1,0 +1,190 @@
+//! Cases of matmul: transpositions, epilogues, odd sizes, more than a tile, few rows.
+
+use super::Matmul;
+use crate::ops::case::{Case, Draw};
+use crate::ops::gelu::Form;
+use std::sync::Arc;
+
+/// A product of few rows, as in decoding.
+macro_rules! few_rows {
+    ($name:literal, $op:expr, $a:expr, $b:expr, $bias:expr) => {
+        Case {
+            name: $name,
+            op: || Arc::new($op),
+            inputs: &[($a, Draw::Uniform(1.0)), ($b, Draw::Uniform(1.0)), ($bias, Draw::Uniform(1.0))],
+            gradient: false,
+            position: 0,
+            atol: 2e-5,
+            rtol: 2e-6,
+            reason: SUM,
+        }
+    };
+}
+
+const SUM: &str = "f32 sums of K products of numbers below 1: about sqrt(K) roundings of 6e-8, tenfold";
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "matmul 1x1x1",
+        op: || Arc::new(Matmul::default()),
+        inputs: &[(&[1, 1], Draw::Uniform(1.0)), (&[1, 1], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 1e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul 2x33x70 by 70x65",
+        op: || Arc::new(Matmul::default()),
+        inputs: &[(&[2, 33, 70], Draw::Uniform(1.0)), (&[70, 65], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul 33x20 by 20x36",
+        op: || Arc::new(Matmul::default()),
+        inputs: &[(&[33, 20], Draw::Uniform(1.0)), (&[20, 36], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul A^T 20x36 by B^T 44x20",
+        op: || Arc::new(Matmul { ta: true, tb: true, ..Matmul::default() }),
+        inputs: &[(&[20, 36], Draw::Uniform(1.0)), (&[44, 20], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul A^T 70x65 by 70x33",
+        op: || Arc::new(Matmul { ta: true, ..Matmul::default() }),
+        inputs: &[(&[70, 65], Draw::Uniform(1.0)), (&[70, 33], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul 65x70 by B^T 33x70",
+        op: || Arc::new(Matmul { tb: true, ..Matmul::default() }),
+        inputs: &[(&[65, 70], Draw::Uniform(1.0)), (&[33, 70], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul A^T 19x130 by B^T 9x19",
+        op: || Arc::new(Matmul { ta: true, tb: true, ..Matmul::default() }),
+        inputs: &[(&[19, 130], Draw::Uniform(1.0)), (&[9, 19], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul with bias 5x33 by 33x17",
+        op: || Arc::new(Matmul { bias: true, ..Matmul::default() }),
+        inputs: &[(&[5, 33], Draw::Uniform(1.0)), (&[33, 17], Draw::Uniform(1.0)), (&[17], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul with bias and gelu tanh 67x40 by 40x66",
+        op: || Arc::new(Matmul { bias: true, gelu: Some(Form::Tanh), ..Matmul::default() }),
+        inputs: &[(&[67, 40], Draw::Uniform(1.0)), (&[40, 66], Draw::Uniform(1.0)), (&[66], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 1.5e-5,
+        rtol: 5e-6,
+        reason: "as without GELU; backward sums 67 gradients that carry GELU's own error",
+    },
+    Case {
+        name: "matmul with bias and gelu erf 9x40 by 40x16",
+        op: || Arc::new(Matmul { bias: true, gelu: Some(Form::Erf), ..Matmul::default() }),
+        inputs: &[(&[9, 40], Draw::Uniform(1.0)), (&[40, 16], Draw::Uniform(1.0)), (&[16], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 1.5e-5,
+        rtol: 5e-6,
+        reason: "as without GELU; backward sums 16 gradients that carry GELU's own error",
+    },
+    Case {
+        name: "matmul += A^T 33x20 by 33x70",
+        op: || Arc::new(Matmul { ta: true, accumulate: true, ..Matmul::default() }),
+        inputs: &[(&[33, 20], Draw::Uniform(1.0)), (&[33, 70], Draw::Uniform(1.0)), (&[20, 70], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul 129x257 by 257x131",
+        op: || Arc::new(Matmul::default()),
+        inputs: &[(&[129, 257], Draw::Uniform(1.0)), (&[257, 131], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 1.2e-5,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    few_rows!(
+        "matmul of one row, with bias: 1x768 by 768x2304",
+        Matmul { bias: true, ..Matmul::default() },
+        &[1, 768],
+        &[768, 2304],
+        &[2304]
+    ),
+    few_rows!(
+        "matmul of four rows, with bias and gelu: 4x130 by 130x66",
+        Matmul { bias: true, gelu: Some(Form::Tanh), ..Matmul::default() },
+        &[4, 130],
+        &[130, 66],
+        &[66]
+    ),
+    few_rows!(
+        "matmul of eight rows, added: 8x257 by B^T 131x257",
+        Matmul { tb: true, accumulate: true, ..Matmul::default() },
+        &[8, 257],
+        &[131, 257],
+        &[8, 131]
+    ),
+    Case {
+        name: "matmul, more rows than 65535: 65600x3 by 3x2",
+        op: || Arc::new(Matmul::default()),
+        inputs: &[(&[65600, 3], Draw::Uniform(1.0)), (&[3, 2], Draw::Uniform(1.0))],
+        gradient: false,
+        position: 0,
+        atol: 1e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul, GPT-2's classifier: 3x768 by B^T 50257x768",
+        op: || Arc::new(Matmul { tb: true, ..Matmul::default() }),
+        inputs: &[(&[3, 768], Draw::Uniform(1.0)), (&[50257, 768], Draw::Uniform(1.0))],
+        gradient: true,
+        position: 0,
+        atol: 1.5e-3,
+        rtol: 2e-5,
+        reason: "dA sums 50257 products in order: a partial sum near 75 rounds by up to 3.8e-6, which over sqrt(50257) gives a \
+                 standard deviation of 3e-4, and 2304 elements reach 3.5 of those; a sum that wanders to 200 rounds by four \
+                 times as much",
+    },
+];
