@@ -93,11 +93,8 @@ fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String
     let pretrained = source.config()?;
     let (weights, tokenizer) = (source.weights(&pretrained)?, source.tokenizer()?);
     let p = arguments.dropout;
-    let config = Config {
-        vocab_size: pretrained.vocab_size + Special::COUNT,
-        dropout: Dropout { embedding: p, attention: p, residual: p },
-        ..pretrained.clone()
-    };
+    let config =
+        Config { vocab_size: pretrained.vocab_size + Special::COUNT, dropout: Dropout::of(p), ..pretrained.clone() };
     let special = Some(Special::after(pretrained.vocab_size));
     let encoder = Encoder { tokenizer: &tokenizer, task, special, longest: config.context, pad: None };
     let sequences = match task {

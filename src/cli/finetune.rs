@@ -159,8 +159,7 @@ impl Finetune {
 /// The model's shape with dropout and the added tokens, and those; a model that has some keeps them.
 fn with_special(pretrained: &Config, known: Option<Special>, settings: &Settings) -> Result<(Config, Special)> {
     let mut config = pretrained.clone();
-    let p = settings.dropout;
-    config.dropout = Dropout { embedding: p, attention: p, residual: p };
+    config.dropout = Dropout::of(settings.dropout);
     let special = known.unwrap_or_else(|| {
         config.vocab_size += Special::COUNT;
         Special::after(pretrained.vocab_size)

@@ -100,6 +100,13 @@ pub struct Dropout {
     pub residual: f32,
 }
 
+impl Dropout {
+    /// The same probability everywhere.
+    pub fn of(p: f32) -> Self {
+        Dropout { embedding: p, attention: p, residual: p }
+    }
+}
+
 /// A model size with a name.
 #[derive(Debug, Clone, Copy)]
 pub struct Preset {

@@ -123,7 +123,7 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, layer: usize, past: Past) -> Tenso
 
 /// A GPT of these sizes, with the paper's dropout of 0.1.
 fn new(vocab_size: usize, context: usize, layers: usize, heads: usize, width: usize) -> Config {
-    let dropout = Dropout { embedding: 0.1, attention: 0.1, residual: 0.1 };
+    let dropout = Dropout::of(0.1);
     Config { family: &Gpt, dropout, ..Config::new(vocab_size, context, layers, heads, width) }
 }
 

@@ -1,6 +1,6 @@
 //! A model's graphs, whatever its family, and the pieces that families are made of.
 
-use super::config::{Config, Dropout as Probabilities, HEAD, Norm};
+use super::config::{Config, HEAD, Norm, Position};
 use super::experts::Routed;
 use crate::graph::{Graph, Shape, Tensor};
 use crate::ops::add::Add;
@@ -15,8 +15,6 @@ use crate::ops::matmul::Matmul;
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::{Rope, RopeTable};
 use crate::ops::router_losses::RouterLosses;
-
-use super::config::Position;
 
 /// What attention sees beside the positions that are fed.
 #[derive(Clone, Copy)]
@@ -214,8 +212,7 @@ impl Model<'_> {
 
     /// Drops elements of what attention (`part` 0) or the feed-forward part (1) of a layer adds to the residual stream.
     pub(super) fn drop_residual(&self, g: &mut Graph, x: Tensor, layer: usize, part: u32) -> Tensor {
-        let Probabilities { residual, .. } = self.config.dropout;
-        self.dropout(g, x, residual, salt(layer) + 1 + part)
+        self.dropout(g, x, self.config.dropout.residual, salt(layer) + 1 + part)
     }
 
     fn dropout(&self, g: &mut Graph, x: Tensor, p: f32, salt: u32) -> Tensor {

@@ -18,6 +18,7 @@ mod cases;
 pub use cases::CASES;
 
 use super::attention_backward::AttentionBackward;
+use super::cross_entropy::log_sum_exp;
 use super::dropout::{keep_factor, threshold};
 use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
 use crate::shader;
@@ -254,7 +255,7 @@ impl Op for Attention {
             let mut lse = vec![0.0f64; size.t];
             for (i, y) in y.chunks_mut(size.hs).enumerate() {
                 let scores: Vec<f64> = size.seen(i).map(|j| size.score(part(head, i, 0), part(head, j, 1))).collect();
-                lse[i] = log_sum_exp(&scores);
+                lse[i] = log_sum_exp(scores.iter().copied());
                 for (j, score) in size.seen(i).zip(&scores) {
                     let p = (score - lse[i]).exp() * self.keep(size, head, i, j, step);
                     y.iter_mut().zip(part(head, j, 2)).for_each(|(y, v)| *y += p * f64::from(*v));
@@ -298,11 +299,6 @@ impl Size {
 
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-}
-
-fn log_sum_exp(scores: &[f64]) -> f64 {
-    let most = scores.iter().copied().fold(f64::MIN, f64::max);
-    most + scores.iter().map(|s| (s - most).exp()).sum::<f64>().ln()
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@
 //! Cost: 2 + count passes over the logits.
 
 use super::case::{Case, Draw};
-use super::next_token::{finite, log_sum_exp, penalised, seen_words, vocabulary_threads};
+use super::cross_entropy::log_sum_exp;
+use super::next_token::{finite, penalised, seen_words, vocabulary_threads};
 use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
@@ -64,7 +65,7 @@ impl Op for BestTokens {
             let logits = finite(&inputs[0][row * columns..][..self.vocabulary]);
             let fed = as_ids(inputs[2])[row];
             let seen = &as_ids(inputs[1])[row * words..][..words];
-            let total = log_sum_exp(&logits);
+            let total = log_sum_exp(logits.iter().copied());
             let value = |(i, x): (usize, &f32)| {
                 let log_probability = (f64::from(*x) - total) as f32;
                 (penalised(log_probability, i, fed, seen, self.repetition_penalty), i)

@@ -8,6 +8,7 @@
 //! In nats. Cost: about 5 FLOPs per score.
 
 use super::case::{Case, Draw};
+use super::cross_entropy::log_sum_exp;
 use super::elementwise::elementwise;
 use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
@@ -53,7 +54,7 @@ impl Op for ClassLoss {
         let classes = inputs[0].len() / inputs[1].len();
         let (mut sum, mut total) = (0.0, 0.0);
         for (r, (row, target)) in inputs[0].chunks(classes).zip(as_ids(inputs[1])).enumerate() {
-            let (lse, weight) = (log_sum_exp(row), f64::from(inputs[2][r]));
+            let (lse, weight) = (log_sum_exp(row.iter().copied()), f64::from(inputs[2][r]));
             outputs[1][r] = lse as f32;
             sum += weight * (lse - f64::from(row[*target as usize]));
             total += weight;
@@ -65,11 +66,6 @@ impl Op for ClassLoss {
     fn cost(&self, shapes: &Shapes) -> Cost {
         Cost { flops: 5 * shapes.inputs[0].len() as u64, size_bytes: shapes.size_bytes() }
     }
-}
-
-fn log_sum_exp(row: &[f32]) -> f64 {
-    let largest = row.iter().fold(f32::MIN, |m, x| m.max(*x));
-    f64::from(largest) + row.iter().map(|x| f64::from(x - largest).exp()).sum::<f64>().ln()
 }
 
 /// dscores.

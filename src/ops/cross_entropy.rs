@@ -71,8 +71,7 @@ impl Op for CrossEntropy {
         let v = shapes.inputs[0].columns();
         let (mut sum, mut count) = (0.0f64, 0.0f64);
         for (r, (row, target)) in inputs[0].chunks(v).zip(as_ids(inputs[1])).enumerate() {
-            let max = row.iter().fold(f32::MIN, |m, x| m.max(*x));
-            let lse = f64::from(max) + row.iter().map(|x| f64::from(x - max).exp()).sum::<f64>().ln();
+            let lse = log_sum_exp(row.iter().copied());
             let counts = *target != IGNORED;
             let loss = if counts { lse - f64::from(row[*target as usize]) } else { 0.0 };
             sum += loss;
@@ -86,6 +85,13 @@ impl Op for CrossEntropy {
     fn cost(&self, shapes: &Shapes) -> Cost {
         Cost { flops: 6 * shapes.inputs[0].len() as u64, size_bytes: shapes.size_bytes() }
     }
+}
+
+/// log(sum of exp(x)), without overflow: the twin of what several shaders compute.
+pub(super) fn log_sum_exp(x: impl Iterator<Item = impl Into<f64>> + Clone) -> f64 {
+    let x = x.map(Into::into);
+    let most = x.clone().fold(f64::MIN, f64::max);
+    most + x.map(|x| (x - most).exp()).sum::<f64>().ln()
 }
 
 /// dlogits, in place over the logits.

@@ -10,6 +10,7 @@
 //! Cost: two passes over the logits for the most likely token, four to draw one, and eight more for each of top-k and top-p.
 
 use super::case::{Case, Draw};
+use super::cross_entropy::log_sum_exp;
 use super::dropout::threefry;
 use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
@@ -55,12 +56,6 @@ pub(super) fn vocabulary_threads(vocabulary: usize, limits: &Limits) -> usize {
 /// The logits that count, what is not finite replaced.
 pub(super) fn finite(logits: &[f32]) -> Vec<f32> {
     logits.iter().map(|x| if x.is_finite() { *x } else { LOWEST }).collect()
-}
-
-/// log of the sum of exp.
-pub(super) fn log_sum_exp(x: &[f32]) -> f64 {
-    let most = f64::from(x.iter().copied().fold(f32::MIN, f32::max));
-    most + x.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
 }
 
 /// The penalty on token `i` of a row that was fed `fed` last.
@@ -173,7 +168,7 @@ impl Op for NextToken {
             seen[fed as usize / 32] |= 1 << (fed % 32);
             outputs[0][row] = f32::from_bits(chosen as u32);
             outputs[1][2 * row] = f32::from_bits(chosen as u32);
-            outputs[1][2 * row + 1] = (f64::from(logits[chosen]) - log_sum_exp(&logits)) as f32;
+            outputs[1][2 * row + 1] = (f64::from(logits[chosen]) - log_sum_exp(logits.iter().copied())) as f32;
         }
     }
 

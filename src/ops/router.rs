@@ -10,6 +10,7 @@
 //! The choice itself has no gradient. Cost: about (k + 3) FLOPs per logit; every tensor moved once.
 
 use super::case::{Case, Draw};
+use super::cross_entropy::log_sum_exp;
 use super::elementwise::elementwise;
 use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
@@ -81,12 +82,6 @@ impl Op for Router {
     fn cost(&self, shapes: &Shapes) -> Cost {
         Cost { flops: (self.top + 3) as u64 * shapes.inputs[0].len() as u64, size_bytes: shapes.size_bytes() }
     }
-}
-
-/// log(sum of exp(x)), without overflow.
-pub fn log_sum_exp(x: impl Iterator<Item = f32> + Clone) -> f64 {
-    let max = x.clone().fold(f32::MIN, f32::max);
-    f64::from(max) + x.map(|x| (f64::from(x) - f64::from(max)).exp()).sum::<f64>().ln()
 }
 
 /// dlogits from logits, weights, ids, lse and dy.

@@ -12,7 +12,7 @@
 //! no gradient. Cost: about 12 FLOPs per logit, forward and backward together.
 
 use super::case::{Case, Draw};
-use super::router::log_sum_exp;
+use super::cross_entropy::log_sum_exp;
 use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;

@@ -7,7 +7,7 @@
 //! Cost: about 7 FLOPs per logit, two passes over the logits.
 
 use super::case::{Case, Draw};
-use super::cross_entropy::threads;
+use super::cross_entropy::{log_sum_exp, threads};
 use super::elementwise::bytes;
 use crate::data::IGNORED;
 use crate::graph::op::as_ids;
@@ -59,10 +59,8 @@ impl Op for TokenScores {
                 continue;
             }
             let own = row[*token as usize];
-            let max = row.iter().fold(f32::MIN, |m, x| m.max(*x));
-            let sum: f64 = row.iter().map(|x| f64::from(x - max).exp()).sum();
             let before = row.iter().zip(0..).filter(|(x, id)| **x > own || (**x == own && id < token));
-            scores[0] = (f64::from(own) - f64::from(max) - sum.ln()) as f32;
+            scores[0] = (f64::from(own) - log_sum_exp(row.iter().copied())) as f32;
             scores[1] = before.count() as f32;
         }
     }

@@ -214,7 +214,7 @@ impl Settings {
 
     /// The same probability everywhere.
     pub fn dropout(&self) -> Dropout {
-        Dropout { embedding: self.dropout, attention: self.dropout, residual: self.dropout }
+        Dropout::of(self.dropout)
     }
 
     pub fn schedule(&self) -> Schedule {

@@ -24,7 +24,7 @@ use wgpt::models::initial::initial_values;
 // --- the library ----------------------------------------------------------------------------------------------------
 
 fn config() -> Config {
-    let dropout = Dropout { embedding: 0.1, attention: 0.1, residual: 0.1 };
+    let dropout = Dropout::of(0.1);
     Config { dropout, ..Config::new(259, 16, 1, 2, 16) }
 }
 
