@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Instant;
 use wgpt::data::tokens::Tokens;
 use wgpt::error::Result;
+use wgpt::executor::Executor;
 use wgpt::gpu::Gpu;
 use wgpt::train::settings::{Choices, Settings};
-use wgpt::train::trainer::{Blueprint, Trainer};
+use wgpt::train::trainer::{Blueprint, Trainer, mib};
 
 #[derive(Parser)]
 struct Arguments {
@@ -27,6 +28,9 @@ struct Arguments {
     /// Measure one block per input line
     #[arg(long)]
     serve: bool,
+    /// Measure contexts of 256, 1024 and 4096 instead, with as many tokens per batch in each
+    #[arg(long)]
+    contexts: bool,
     /// What `cargo bench` passes
     #[arg(long, hide = true)]
     bench: bool,
@@ -41,9 +45,17 @@ const SHAPES: &[&[&str]] = &[
     &["--layers=6", "--heads=6", "--width=384", "--context=256", "--batch=1", "--vocab=65", "--block=2"],
 ];
 
+/// Batches of 4096 tokens.
+const CONTEXTS: &[&[&str]] = &[
+    &["--layers=2", "--heads=4", "--width=64", "--context=256", "--batch=16", "--vocab=39", "--block=2"],
+    &["--layers=2", "--heads=4", "--width=64", "--context=1024", "--batch=4", "--vocab=39", "--block=2"],
+    &["--layers=2", "--heads=4", "--width=64", "--context=4096", "--batch=1", "--vocab=39", "--block=2"],
+];
+
 fn main() {
     let arguments = Arguments::parse();
-    let outcome = if arguments.serve { serve(&arguments) } else { SHAPES.iter().try_for_each(|s| measure(s)) };
+    let shapes = if arguments.contexts { CONTEXTS } else { SHAPES };
+    let outcome = if arguments.serve { serve(&arguments) } else { shapes.iter().try_for_each(|s| measure(s)) };
     if let Err(error) = outcome {
         eprintln!("error: {error}");
         std::process::exit(error.exit_code().into());
@@ -60,7 +72,9 @@ fn measure(shape: &[&str]) -> Result<()> {
         *speed = block(&mut trainer, arguments.block)?;
     }
     speeds.sort_by(f64::total_cmp);
-    println!("{:70} {:8.0} tokens/s ({:.0} to {:.0})", shape.join(" "), speeds[1], speeds[0], speeds[2]);
+    let memory = mib(trainer.executor().allocated_bytes());
+    let [least, median, most] = speeds;
+    println!("{:78} {median:8.0} tokens/s ({least:.0} to {most:.0})  {memory}", shape.join(" "));
     Ok(())
 }
 
@@ -78,8 +92,9 @@ fn trainer(arguments: &Arguments) -> Result<Trainer> {
     let choices = Choices { steps: Some(1_000_000), dropout: Some(0.0), ..arguments.choices.clone() };
     let settings: Settings = choices.resolve(None)?;
     let config = settings.config(arguments.vocab)?;
-    let gpu = Box::new(Gpu::open(&arguments.device)?);
-    let blueprint = Blueprint::new(&config, &settings, &gpu.adapter().limits)?;
+    let mut gpu = Box::new(Gpu::open(&arguments.device)?);
+    gpu.enable_tuning(&std::env::temp_dir().join("wgpt-bench"), false, Box::new(|_| ()));
+    let blueprint = Blueprint::new(&config, &settings, gpu.limits())?.tuned(gpu.as_mut())?;
     // A fixed permutation of ids, repeated: no data to load, and nothing to learn by heart in a few steps.
     let ids = (0..1 << 16).map(|i: u64| (i.wrapping_mul(2_654_435_761) >> 7) as u32 % arguments.vocab as u32).collect();
     let tokens = Arc::new(Tokens::from_ids(ids));

@@ -19,8 +19,10 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 use wgpt::error::Result;
-use wgpt::executor::Executor;
+use wgpt::executor::{Executor, Trial};
+use wgpt::gpu::tuning::Watch;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::Family;
 use wgpt::models::demo;
@@ -43,6 +45,9 @@ struct Global {
     /// Where to run: auto (the best GPU), cpu (the reference, slow), or part of an adapter's name
     #[arg(long, global = true, default_value = "auto")]
     device: String,
+    /// Measure again which kernels are the fastest on the device; otherwise that is done once
+    #[arg(long, global = true)]
+    retune: bool,
     /// Say more: the plan, the device
     #[arg(long, short, global = true)]
     verbose: bool,
@@ -106,10 +111,20 @@ impl Global {
 
     /// Opens a device that is not the reference.
     fn open_gpu(&self) -> Result<Gpu> {
-        let gpu = Gpu::open(&self.device)?;
+        let mut gpu = Gpu::open(&self.device)?;
+        self.prepare(&mut gpu);
         let note = if gpu.adapter().is_software() { ": a CPU behind a graphics API, not a GPU" } else { "" };
         self.say(&format!("device: {}{note}", gpu.description()));
         Ok(gpu)
+    }
+
+    /// Has a device keep what it compiles and measures, and take the variants that are asked for.
+    fn prepare(&self, gpu: &mut Gpu) {
+        gpu.keep_pipelines(&cache_folder());
+        gpu.enable_tuning(&cache_folder(), self.retune, progress_of_trials(self));
+        if let Ok(names) = std::env::var("WGPT_VARIANT") {
+            gpu.force_variants(&names);
+        }
     }
 
     /// The model that is named, or the demo model where none is.
@@ -164,7 +179,7 @@ fn host_memory(executor: &dyn Executor) -> Option<u64> {
     Some(system.available_memory() / 10 * 9)
 }
 
-/// Where tokenised data is kept: `WGPT_CACHE`, or the user's cache folder.
+/// Where tokenised data, measurements of kernels and compiled pipelines are kept: `WGPT_CACHE`, or the user's cache folder.
 fn cache_folder() -> PathBuf {
     if let Some(path) = std::env::var_os("WGPT_CACHE") {
         return path.into();
@@ -200,6 +215,33 @@ fn progress_of_bytes(global: &Global, bytes: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:24} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left");
     ProgressBar::with_draw_target(Some(bytes), target)
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// A bar over the variants that are measured, on standard error if that is a terminal, and a line when it is done.
+fn progress_of_trials(global: &Global) -> Watch {
+    let quiet = global.quiet;
+    let visible = !quiet && std::io::stderr().is_terminal();
+    let mut under_way: Option<(ProgressBar, Instant)> = None;
+    Box::new(move |Trial { done, total, what }| {
+        let (bar, began) = under_way.get_or_insert_with(|| {
+            let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+            let style = ProgressStyle::with_template("tuning: {bar:24} {pos} of {len} kernels  {msg}");
+            let bar = ProgressBar::with_draw_target(Some(total as u64), target);
+            (bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())), Instant::now())
+        });
+        bar.set_position(done as u64);
+        bar.set_message(what.to_string());
+        if done == total {
+            bar.finish_and_clear();
+            if !quiet {
+                let seconds = began.elapsed().as_secs_f64();
+                eprintln!(
+                    "tuning: timed {total} kernels on this device in {seconds:.1} s, once; --retune does it again"
+                );
+            }
+            under_way = None;
+        }
+    })
 }
 
 /// For work whose end is not known.

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::graph::{Graph, Limits, Plan, Step};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Handle of a loaded plan.
@@ -30,12 +31,30 @@ pub struct KernelTime {
 /// Name of a copy, made because an op works in place over a tensor that is still needed.
 pub const COPY: &str = "copy";
 
+/// How far the measurement of variants is.
+#[derive(Clone, Copy, Debug)]
+pub struct Trial<'a> {
+    pub done: usize,
+    pub total: usize,
+    /// The class under way.
+    pub what: &'a str,
+}
+
 /// A device with a store of named state and any number of loaded plans that share it.
 pub trait Executor {
     /// One line for the user: adapter, driver, backend.
     fn description(&self) -> String;
 
     fn limits(&self) -> &Limits;
+
+    /// Sees to it that [`Executor::limits`] choose good variants for these graphs, measuring them where need be. To be called
+    /// before they are planned; does nothing where there is nothing to choose.
+    fn tune(&mut self, _graphs: &[&Graph]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Has [`Executor::limits`] choose these variants by class, so that a run goes on with the same bits.
+    fn settle(&mut self, _chosen: &BTreeMap<String, String>) {}
 
     /// Allocates what `plan`, which was made from `graph`, needs and is not in the store yet (zero-filled), and compiles.
     fn load(&mut self, graph: &Graph, plan: Plan) -> Result<Program>;

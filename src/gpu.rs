@@ -4,10 +4,12 @@ pub mod adapter;
 pub mod ceilings;
 pub mod device;
 pub mod executor;
+mod pipeline_cache;
 pub mod pipelines;
 pub mod profiler;
 pub mod reload;
 mod submits;
+pub mod tuning;
 
 pub use adapter::{Adapter, adapters, choose};
 pub use executor::Gpu;

@@ -7,10 +7,12 @@ pub mod memory;
 pub mod op;
 pub mod plan;
 pub mod shape;
+pub mod variants;
 
 pub use op::{Binding, Constant, Cost, Dispatch, Family, Limits, Op, Shader, Shapes, Step};
 pub use plan::{Command, Plan, Segment};
 pub use shape::{Dtype, Shape};
+pub use variants::{Choices, Variants};
 
 use std::collections::HashMap;
 use std::ops::Range;

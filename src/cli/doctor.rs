@@ -6,10 +6,12 @@ use super::Global;
 use super::profile::{flops, significant};
 use presets::Estimates;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::gpu::ceilings::Ceilings;
+use wgpt::gpu::tuning::Measured;
 use wgpt::gpu::{Adapter, Gpu, adapters, choose};
 use wgpt::graph::Family;
 use wgpt::ops::cases;
@@ -45,6 +47,8 @@ struct Report {
     cases: Vec<Checked>,
     ceilings: Option<Ceilings>,
     estimates: Option<Estimates>,
+    /// The variants that were measured, by class.
+    variants: BTreeMap<String, Measured>,
 }
 
 #[derive(Serialize)]
@@ -92,6 +96,7 @@ impl Doctor {
             cases: vec![],
             ceilings: None,
             estimates: None,
+            variants: BTreeMap::new(),
         };
         self.tell(|| report.adapters.iter().for_each(Described::print));
         if !self.list {
@@ -144,7 +149,12 @@ impl Doctor {
             print_ceilings(&ceilings);
         });
         report.ceilings = Some(ceilings);
-        let estimates = presets::estimate(gpu, &ceilings)?;
+        global.prepare(&mut gpu);
+        let estimates = presets::estimate(&mut gpu, &ceilings)?;
+        report.variants = gpu.measured().map(|(class, measured)| (class.to_string(), measured.clone())).collect();
+        self.tell(|| print_variants(&report.variants));
+        drop(gpu);
+        let estimates = estimates.of_presets()?;
         self.tell(|| estimates.lines().iter().for_each(|line| println!("{line}")));
         report.estimates = Some(estimates);
         if checks {
@@ -169,6 +179,21 @@ fn print_ceilings(ceilings: &Ceilings) {
         None => println!("    multiply-adds f16   not offered"),
     }
     println!("    large copy          {} GB/s read and written", significant(ceilings.copy_bytes / 1e9));
+}
+
+fn print_variants(variants: &BTreeMap<String, Measured>) {
+    if variants.is_empty() {
+        return;
+    }
+    println!("\nKernels chosen by measurement, with their gain over the best guess:");
+    for (class, measured) in variants {
+        let (gain, count) = (measured.gain(), measured.seconds.len());
+        println!("    {class:32} {:24} {gain:.2} times as fast, of {count}", measured.variant);
+        for (name, _) in measured.seconds.iter().filter(|(_, seconds)| seconds.is_none()) {
+            println!("      WRONG: {name} differs from the others, and is not used");
+        }
+    }
+    println!();
 }
 
 impl Checked {

@@ -70,7 +70,7 @@ impl Train {
         let material = open_material(self.data.as_deref(), self.val.as_deref(), &settings, known)?;
         let config = model_config(&settings, &material, init.as_ref().map(|(_, config)| config))?;
         let mode = if self.overwrite { Mode::Overwrite } else { Mode::Fresh };
-        let plan = planned(global, &config, &settings, &material)?;
+        let plan = planned(global, &config, &settings, &material, None)?;
         let folder = RunFolder::create(&self.out, mode)?;
         let mut trainer = allocated(plan, config, settings, &material)?;
         match &init {
@@ -106,7 +106,7 @@ impl Train {
         if material.corpus.vocabulary_size != checkpoint.config.vocab_size {
             fail!(Input, "the data has another vocabulary than the checkpoint: it changed since the run was started");
         }
-        let plan = planned(global, &checkpoint.config, &settings, &material)?;
+        let plan = planned(global, &checkpoint.config, &settings, &material, Some(&state))?;
         let mut trainer = allocated(plan, checkpoint.config.clone(), settings, &material)?;
         let log = go_on(global, &mut trainer, &checkpoint, &state, &folder)?;
         let places = (state.data.clone(), state.validation.clone());

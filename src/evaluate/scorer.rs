@@ -107,6 +107,7 @@ impl<'a> Scorer<'a> {
             return Ok(*program);
         }
         let g = graph(self.config, (self.batch, time), rows);
+        self.executor.tune(&[&g])?;
         let plan = Plan::new(&g, self.executor.limits())?;
         let program = self.executor.load(&g, plan)?;
         if self.programs.is_empty()

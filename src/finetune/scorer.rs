@@ -23,6 +23,7 @@ impl Scorer {
         let mut programs = vec![];
         for &length in &buckets.0 {
             let g = graph(config, head, length);
+            executor.tune(&[&g])?;
             let plan = Plan::new(&g, executor.limits())?;
             programs.push(executor.load(&g, plan)?);
         }

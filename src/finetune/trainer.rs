@@ -119,6 +119,7 @@ impl Trainer {
         let mut plans = vec![];
         for &length in &buckets.0 {
             let graph = training_graph(&config, &head, &settings, length);
+            executor.tune(&[&graph.graph])?;
             let plan = Plan::new(&graph.graph, executor.limits())?;
             plans.push((graph, plan));
         }
@@ -254,6 +255,7 @@ impl Trainer {
                 tokens_per_second: tokens as f32 / (step_ms / 1e3),
                 memory_bytes,
                 expert_load: None,
+                variants: None,
                 skipped: self.training[0].0.culprit(words[report::BAD].to_bits()),
             });
         }

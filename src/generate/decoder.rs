@@ -242,6 +242,7 @@ pub(super) fn decode_graph(config: &Config, vocabulary: usize, rows: usize, choi
 }
 
 fn load(executor: &mut dyn Executor, g: &Graph) -> Result<Program> {
+    executor.tune(&[g])?;
     let plan = Plan::new(g, executor.limits())?;
     executor.load(g, plan)
 }

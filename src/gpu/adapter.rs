@@ -44,6 +44,7 @@ impl Adapter {
                 workgroup_bytes: limits.max_compute_workgroup_storage_size.into(),
                 alignment_bytes: limits.min_storage_buffer_offset_alignment.into(),
                 subgroup: if shuffles { info.subgroup_min_size as usize } else { 0 },
+                choices: Default::default(),
             },
             subgroup_sizes: (info.subgroup_min_size, info.subgroup_max_size),
             has_f16: features.contains(wgpu::Features::SHADER_F16),

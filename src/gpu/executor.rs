@@ -2,15 +2,18 @@
 
 use super::adapter::{Adapter, choose};
 use super::device::Device;
+use super::pipeline_cache::PipelineCache;
 use super::pipelines::{Pipeline, Pipelines};
 use super::reload::ShaderFiles;
 use super::submits::{Action, Submits};
+use super::tuning::Tuning;
 use crate::error::Result;
 use crate::executor::{Executor, Program, Timeline};
 use crate::graph::memory::Class;
-use crate::graph::plan::{Bound, Command};
+use crate::graph::plan::{Bound, Command, Kernel};
 use crate::graph::{Family, Graph, Limits, Plan, Step};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -38,6 +41,8 @@ pub struct Gpu {
     pub(super) timestamps: bool,
     /// Shaders that are read from disk in place of the built-in ones.
     pub(super) reloaded: Option<ShaderFiles>,
+    /// How variants are measured, where they are.
+    pub(super) tuning: Option<Tuning>,
 }
 
 /// One slot of the read-back ring.
@@ -79,6 +84,7 @@ impl Gpu {
             adapter,
             timestamps: device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY),
             reloaded: None,
+            tuning: None,
             device,
             limits,
             checks,
@@ -94,6 +100,11 @@ impl Gpu {
 
     pub fn adapter(&self) -> &Adapter {
         &self.adapter
+    }
+
+    /// Keeps compiled pipelines in `folder` from now on, and takes those that are there.
+    pub fn keep_pipelines(&mut self, folder: &Path) {
+        self.pipelines.cache = PipelineCache::open(&self.device, &self.adapter, folder);
     }
 
     /// Restricts what plans may use, so that a test can exercise a smaller device's limits.
@@ -135,8 +146,13 @@ impl Gpu {
         self.device.device.create_bind_group(&descriptor)
     }
 
+    /// Pipelines for kernels, in their order.
+    pub(super) fn compile(&mut self, kernels: &[&Kernel]) -> Result<Vec<Arc<Pipeline>>> {
+        self.pipelines.compile(&self.device, kernels, self.checks)
+    }
+
     /// Binds a segment's commands to buffers and pipelines.
-    fn actions(
+    pub(super) fn actions(
         &self,
         commands: &[Command],
         buffers: &[wgpu::Buffer],
@@ -195,6 +211,14 @@ impl Executor for Gpu {
         &self.limits
     }
 
+    fn tune(&mut self, graphs: &[&Graph]) -> Result<()> {
+        self.measure(graphs)
+    }
+
+    fn settle(&mut self, chosen: &BTreeMap<String, String>) {
+        self.settle_choices(chosen);
+    }
+
     fn load(&mut self, _graph: &Graph, mut plan: Plan) -> Result<Program> {
         if let Some(files) = &self.reloaded {
             files.put_into(&mut plan)?;
@@ -212,7 +236,7 @@ impl Executor for Gpu {
             buffers.push(buffer);
         }
         let kernels: Vec<_> = plan.kernels().collect();
-        let pipelines = self.pipelines.compile(&self.device, &kernels, self.checks)?;
+        let pipelines = self.compile(&kernels)?;
         let mut pipelines = pipelines.into_iter();
         let segments = plan.segments.iter().map(|s| self.actions(&s.commands, &buffers, &mut pipelines)).collect();
         self.device.check()?;

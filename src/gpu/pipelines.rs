@@ -1,6 +1,7 @@
 //! Compiles the kernels of a plan: each distinct text once, all of them in parallel.
 
 use super::device::{Device, one_line};
+use super::pipeline_cache::PipelineCache;
 use crate::error::{Error, Result};
 use crate::graph::plan::{Bound, Kernel};
 use crate::shaders::specialise;
@@ -18,6 +19,8 @@ pub struct Pipeline {
 #[derive(Default)]
 pub struct Pipelines {
     compiled: HashMap<String, Arc<Pipeline>>,
+    /// What the driver keeps from run to run.
+    pub(super) cache: Option<PipelineCache>,
 }
 
 impl Pipelines {
@@ -40,8 +43,12 @@ impl Pipelines {
                 new.insert(text, kernel);
             }
         }
-        let made: Vec<(String, Result<Pipeline>)> =
-            new.into_par_iter().map(|(text, kernel)| (text.to_string(), build(device, text, kernel, checks))).collect();
+        let cache = self.cache.as_ref().map(|cache| &cache.inner);
+        let one = |(text, kernel): (&str, &Kernel)| (text.to_string(), build(device, text, kernel, checks, cache));
+        let made: Vec<(String, Result<Pipeline>)> = new.into_par_iter().map(one).collect();
+        if let Some(cache) = self.cache.as_mut().filter(|_| !made.is_empty()) {
+            cache.save();
+        }
         for (text, pipeline) in made {
             self.compiled.insert(text, Arc::new(pipeline?));
         }
@@ -50,7 +57,13 @@ impl Pipelines {
     }
 }
 
-fn build(device: &Device, text: &str, kernel: &Kernel, checks: bool) -> Result<Pipeline> {
+fn build(
+    device: &Device,
+    text: &str,
+    kernel: &Kernel,
+    checks: bool,
+    cache: Option<&wgpu::PipelineCache>,
+) -> Result<Pipeline> {
     let label = Some(kernel.shader.stem);
     // Error scopes are per thread, so parallel compilations do not see each other's errors.
     let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -77,7 +90,7 @@ fn build(device: &Device, text: &str, kernel: &Kernel, checks: bool) -> Result<P
             zero_initialize_workgroup_memory: false,
             ..Default::default()
         },
-        cache: None,
+        cache,
     });
     match pollster::block_on(scope.pop()) {
         None => Ok(Pipeline { pipeline, layout }),

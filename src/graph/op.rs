@@ -1,6 +1,6 @@
 //! The one trait an op implements, and what it hands to the planner: dispatches as plain data.
 
-use super::{Graph, Shape, Tensor};
+use super::{Choices, Graph, Shape, Tensor, Variants};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,6 +15,11 @@ pub trait Op: Debug + Send + Sync {
 
     /// The kernels to run, in order.
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch>;
+
+    /// The ways there are to run it, where there are several; [`Limits::choices`] says which of them `dispatch` takes.
+    fn variants(&self, _shapes: &Shapes, _limits: &Limits) -> Option<Variants> {
+        None
+    }
 
     /// Gradients with respect to each input, given that of slot 0: pushes nodes on the graph. `needed` says which inputs
     /// lead to a wanted parameter; the others may be `None`.
@@ -77,7 +82,7 @@ impl std::iter::Sum for Cost {
     }
 }
 
-/// What kind of adapter the kernels are for, until a tuner measures.
+/// What kind of adapter the kernels are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// Workgroup memory is fast and a barrier is cheap.
@@ -104,6 +109,8 @@ pub struct Limits {
     pub alignment_bytes: u64,
     /// Lanes of a subgroup, where they can be shuffled and are always as many; otherwise 0.
     pub subgroup: usize,
+    /// Which variants to run, where ops have several.
+    pub choices: Arc<Choices>,
 }
 
 impl Limits {
@@ -118,6 +125,7 @@ impl Limits {
             workgroup_bytes: 16384,
             alignment_bytes: 256,
             subgroup: 0,
+            choices: Arc::default(),
         }
     }
 
@@ -134,6 +142,14 @@ impl Limits {
         match self.family {
             Family::Gpu => 64,
             Family::Software => 8,
+        }
+    }
+
+    /// FLOPs of one trial when variants are measured: some milliseconds on a slow device of the family.
+    pub fn trial_flops(&self) -> u64 {
+        match self.family {
+            Family::Gpu => 1 << 34,
+            Family::Software => 1 << 29,
         }
     }
 

@@ -20,7 +20,7 @@ pub use cases::CASES;
 use super::attention_backward::AttentionBackward;
 use super::cross_entropy::log_sum_exp;
 use super::dropout::{keep_factor, threshold};
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Dtype, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor, Variants};
 use crate::shader;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -108,6 +108,18 @@ impl Attention {
 }
 
 impl Size {
+    /// What a choice of tiling depends on.
+    pub fn class(&self, name: &str) -> String {
+        let heads = (self.b * self.heads).next_power_of_two();
+        let window =
+            if self.window < self.t { format!(" window {}", self.window.next_power_of_two()) } else { "".into() };
+        format!("{name} {heads}x{}x{}{window}", self.t.next_power_of_two(), self.hs)
+    }
+
+    pub fn qkv(&self, dtype: Dtype) -> Shape {
+        Shape { dims: vec![self.b, self.t, self.row()], dtype }
+    }
+
     /// Shape of lse and delta.
     pub fn statistics(&self) -> Shape {
         Shape::f32(&[self.b, self.heads, self.t])
@@ -172,12 +184,24 @@ impl Size {
     }
 }
 
-/// A tiling of one of the shaders.
+/// A tiling of one of the shaders: a variant.
 pub(super) struct Tiling {
+    pub name: String,
     pub shader: Shader,
     pub constants: Vec<(&'static str, usize)>,
     /// Rows (queries, or keys in the kernel over keys) per workgroup.
     pub block: usize,
+}
+
+/// A kernel of attention: its shaders, and what they hold.
+#[derive(Clone, Copy)]
+pub(super) struct Kernel {
+    pub tiled: Shader,
+    /// Tiles of rows that stay in workgroup memory beside those that pass.
+    pub held: usize,
+    pub registers: Shader,
+    /// Rows per lane at most, where tiles are in registers.
+    pub most: usize,
 }
 
 /// Lanes of a workgroup where lanes are SIMD.
@@ -185,34 +209,92 @@ const LANES: usize = 8;
 /// More workgroup memory than this leaves too few workgroups at a time on a GPU's core.
 const SHARED_BYTES: u64 = 40 << 10;
 
-impl Tiling {
-    /// Up to `most` rows per lane in registers. Each saves reads of what passes; wide heads would compile for many seconds.
-    pub fn registers(shader: Shader, size: Size, most: usize) -> Tiling {
-        let most = if size.hs <= 64 { most } else { 1 };
-        let rows = most.min(size.t.div_ceil(LANES));
-        Tiling { shader, constants: vec![("ROWS", rows)], block: LANES * rows }
+impl Kernel {
+    /// All its tilings on this kind of adapter, the best guess first.
+    pub fn tilings(&self, size: Size, limits: &Limits) -> Vec<Tiling> {
+        match limits.family {
+            Family::Software => self.in_registers(size),
+            Family::Gpu => self.through_workgroup_memory(size.hs, limits),
+        }
     }
 
-    /// The best of a list of tilings whose workgroup memory, `held` tiles of rows that stay beside those that pass, fits.
-    pub fn tiled(shader: Shader, hs: usize, held: usize, limits: &Limits) -> Tiling {
+    /// The tiling that was chosen for a class.
+    pub fn tiling(&self, class: &str, size: Size, limits: &Limits) -> Tiling {
+        let mut tilings = self.tilings(size, limits);
+        let names: Vec<String> = tilings.iter().map(|t| t.name.clone()).collect();
+        tilings.swap_remove(limits.choices.pick(class, &names))
+    }
+
+    /// Rows in the registers of a lane. Each saves reads of what passes; wide heads would compile for many seconds.
+    fn in_registers(&self, size: Size) -> Vec<Tiling> {
+        let most = if size.hs <= 64 { self.most } else { 1 };
+        let most = most.min(size.t.div_ceil(LANES));
+        let tiling = |rows| Tiling {
+            name: format!("registers {rows}"),
+            shader: self.registers,
+            constants: vec![("ROWS", rows)],
+            block: LANES * rows,
+        };
+        (1..=most).rev().map(tiling).collect()
+    }
+
+    /// Tilings whose workgroup memory fits.
+    fn through_workgroup_memory(&self, hs: usize, limits: &Limits) -> Vec<Tiling> {
         let columns = hs / 4;
         // Threads that share a row divide its columns evenly where they can.
         let tx = (4..=10).rev().find(|tx| columns.is_multiple_of(*tx)).unwrap_or(8);
         let most = limits.workgroup_bytes.min(SHARED_BYTES);
         let fits = |&(tx, ty, rows): &(usize, usize, usize)| {
             let (block, pitch) = (ty * rows, columns | 1);
-            let vectors = (held * block + 4 * tx) * pitch + block * (tx | 1);
+            let vectors = (self.held * block + 4 * tx) * pitch + block * (tx | 1);
             let size_bytes = 16 * vectors + 4 * block * tx;
             size_bytes as u64 <= most && tx * ty <= limits.invocations as usize
         };
         // More rows per thread save reads of workgroup memory; more threads hide latency; fewer keys at a time save memory.
         let shapes = [(16, 4), (12, 4), (16, 2), (8, 2), (8, 1)];
-        let list =
-            [tx, tx.div_ceil(2), tx.div_ceil(4)].into_iter().flat_map(|tx| shapes.map(|(ty, rows)| (tx, ty, rows)));
-        let (tx, ty, rows) = list.into_iter().find(fits).expect("a tiling for 16 KiB, which every device offers");
-        Tiling { shader, constants: vec![("TX", tx), ("TY", ty), ("ROWS", rows)], block: ty * rows }
+        let mut across = vec![tx, tx.div_ceil(2), tx.div_ceil(4)];
+        across.dedup();
+        let list = across.into_iter().flat_map(|tx| shapes.map(|(ty, rows)| (tx, ty, rows)));
+        let tiling = |(tx, ty, rows)| Tiling {
+            name: format!("tiled {tx}x{ty} {rows}"),
+            shader: self.tiled,
+            constants: vec![("TX", tx), ("TY", ty), ("ROWS", rows)],
+            block: ty * rows,
+        };
+        let all: Vec<Tiling> = list.filter(fits).take(MOST_TILINGS).map(tiling).collect();
+        assert!(!all.is_empty(), "a tiling for 16 KiB, which every device offers");
+        all
     }
 }
+
+/// Of those that fit the later ones are for devices where the first do not.
+const MOST_TILINGS: usize = 4;
+
+/// One of the two directions as a class with variants: heads, lengths and the amount of work as powers of two. `inputs`
+/// makes the shapes of a trial from its batch and length.
+pub(super) fn variants(
+    name: &str,
+    kernels: &[Kernel],
+    size: Size,
+    limits: &Limits,
+    inputs: impl Fn(Size) -> Vec<Shape>,
+) -> Variants {
+    let common = |name: &String| kernels.iter().all(|k| k.tilings(size, limits).iter().any(|t| t.name == *name));
+    let names = kernels[0].tilings(size, limits).into_iter().map(|t| t.name).filter(common).collect();
+    let mut trial = size;
+    let flops = |s: &Size| 4 * s.pairs() * s.hs as u64;
+    while flops(&trial) > limits.trial_flops() && trial.b > 1 {
+        trial.b /= 2;
+    }
+    while flops(&trial) > limits.trial_flops() && trial.t > 128 {
+        trial.t /= 2;
+        trial.window = trial.window.min(trial.t);
+    }
+    Variants { class: size.class(name), names, inputs: inputs(trial) }
+}
+
+const FORWARD: Kernel =
+    Kernel { tiled: shader!("attention_tiled"), held: 1, registers: shader!("attention_registers"), most: 2 };
 
 impl Op for Attention {
     fn name(&self) -> &'static str {
@@ -227,10 +309,7 @@ impl Op for Attention {
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let size = self.size(shapes.inputs[0]);
-        let tiling = match limits.family {
-            Family::Gpu => Tiling::tiled(shader!("attention_tiled"), size.hs, 1, limits),
-            Family::Software => Tiling::registers(shader!("attention_registers"), size, 2),
-        };
+        let tiling = FORWARD.tiling(&size.class(self.name()), size, limits);
         let piece = |entries: Range<usize>| {
             self.kernel(size, &tiling, size.heads, &entries, limits)
                 .read_range(0, size.bytes(&entries, size.row()))
@@ -239,6 +318,11 @@ impl Op for Attention {
                 .step()
         };
         size.chunks(limits).into_iter().map(piece).collect()
+    }
+
+    fn variants(&self, shapes: &Shapes, limits: &Limits) -> Option<Variants> {
+        let size = self.size(shapes.inputs[0]);
+        Some(variants(self.name(), &[FORWARD], size, limits, |trial| vec![trial.qkv(shapes.inputs[0].dtype)]))
     }
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
@@ -309,7 +393,8 @@ mod tests {
     fn every_head_size_has_a_tiling_on_the_smallest_device() {
         let limits = Limits::portable(Family::Gpu);
         for (hs, held) in (4..=128).step_by(4).flat_map(|hs| [(hs, 1), (hs, 2)]) {
-            assert!(Tiling::tiled(shader!("attention_tiled"), hs, held, &limits).block >= 8);
+            let tilings = Kernel { held, ..FORWARD }.through_workgroup_memory(hs, &limits);
+            assert!(tilings.iter().all(|t| t.block >= 8));
         }
     }
 

@@ -11,8 +11,8 @@
 //! Cost: 5 B NH HS T (T + 1) FLOPs, the causal half of five products; the two that the second kernel makes again are not
 //! counted. qkv, y, lse and dy are read, dqkv is written.
 
-use super::attention::{Attention, Size, Tiling, dot};
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use super::attention::{Attention, Kernel, Size, dot, variants};
+use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor, Variants};
 use crate::shader;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -26,10 +26,7 @@ pub struct AttentionBackward {
 impl AttentionBackward {
     /// dq and delta.
     fn over_queries(&self, size: Size, entries: &Range<usize>, limits: &Limits) -> Dispatch {
-        let tiling = match limits.family {
-            Family::Gpu => Tiling::tiled(shader!("attention_backward_query_tiled"), size.hs, 2, limits),
-            Family::Software => Tiling::registers(shader!("attention_backward_query_registers"), size, 1),
-        };
+        let tiling = OVER_QUERIES.tiling(&size.class(self.name()), size, limits);
         self.forward
             .kernel(size, &tiling, size.heads, entries, limits)
             .read_range(0, size.bytes(entries, size.row()))
@@ -43,10 +40,7 @@ impl AttentionBackward {
 
     /// dk and dv, once delta is there.
     fn over_keys(&self, size: Size, entries: &Range<usize>, limits: &Limits) -> Dispatch {
-        let tiling = match limits.family {
-            Family::Gpu => Tiling::tiled(shader!("attention_backward_key_tiled"), size.hs, 2, limits),
-            Family::Software => Tiling::registers(shader!("attention_backward_key_registers"), size, 1),
-        };
+        let tiling = OVER_KEYS.tiling(&size.class(self.name()), size, limits);
         self.forward
             .kernel(size, &tiling, size.kv_heads, entries, limits)
             .read_range(0, size.bytes(entries, size.row()))
@@ -81,6 +75,20 @@ impl AttentionBackward {
     }
 }
 
+const OVER_QUERIES: Kernel = Kernel {
+    tiled: shader!("attention_backward_query_tiled"),
+    held: 2,
+    registers: shader!("attention_backward_query_registers"),
+    most: 1,
+};
+
+const OVER_KEYS: Kernel = Kernel {
+    tiled: shader!("attention_backward_key_tiled"),
+    held: 2,
+    registers: shader!("attention_backward_key_registers"),
+    most: 1,
+};
+
 impl Op for AttentionBackward {
     fn name(&self) -> &'static str {
         "attention_backward"
@@ -101,6 +109,16 @@ impl Op for AttentionBackward {
         let queries = chunks.iter().map(|entries| self.over_queries(size, entries, limits));
         let keys = chunks.iter().map(|entries| self.over_keys(size, entries, limits));
         queries.chain(keys).collect()
+    }
+
+    fn variants(&self, shapes: &Shapes, limits: &Limits) -> Option<Variants> {
+        let size = self.forward.size(shapes.inputs[0]);
+        let inputs = |trial: Size| {
+            let qkv = trial.qkv(shapes.inputs[0].dtype);
+            let y = |i: usize| Shape { dtype: shapes.inputs[i].dtype, ..qkv.with_columns(trial.c()) };
+            vec![qkv.clone(), y(1), trial.statistics(), y(3)]
+        };
+        Some(variants(self.name(), &[OVER_QUERIES, OVER_KEYS], size, limits, inputs))
     }
 
     fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {

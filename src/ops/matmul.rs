@@ -15,7 +15,7 @@ pub use cases::CASES;
 
 use super::column_sum::ColumnSum;
 use super::gelu::{Form, GeluBackward, gelu};
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor, Variants};
 use crate::shader;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -44,14 +44,28 @@ struct Size {
     k: usize,
 }
 
-/// A tiling of one of the shaders.
+impl Size {
+    /// A product of the same kind with at most `flops`: the longest sides are halved until it is.
+    fn at_most(self, flops: u64) -> Size {
+        let mut sides = [self.m, self.n, self.k];
+        while 2 * sides.iter().map(|side| *side as u64).product::<u64>() > flops {
+            let longest = (0..3).max_by_key(|i| sides[*i]).expect("three sides");
+            // Even multiples of the largest tile stay whole tiles.
+            sides[longest] = sides[longest].div_ceil(2).next_multiple_of(4);
+        }
+        Size { m: sides[0], n: sides[1], k: sides[2] }
+    }
+}
+
+/// A tiling of one of the shaders: a variant.
 struct Tiling {
+    name: String,
     shader: Shader,
     constants: Vec<(&'static str, usize)>,
     /// Rows and columns of C per workgroup.
     tile: (usize, usize),
-    /// The shader reads A and B through the shared file `quads`.
-    quads: bool,
+    threads: usize,
+    workgroup_bytes: usize,
 }
 
 impl Matmul {
@@ -63,6 +77,15 @@ impl Matmul {
         Size { m, n, k }
     }
 
+    /// What a choice of tiling depends on: transpositions, alignment, and each size rounded up to a power of two.
+    fn class(&self, size: Size) -> String {
+        let letter = |transposed| if transposed { 't' } else { 'n' };
+        let Size { m, n, k } = size;
+        let odd = if [m, n, k].iter().all(|length| length % 4 == 0) { "" } else { " odd" };
+        let [m, n, k] = [m, n, k].map(usize::next_power_of_two);
+        format!("matmul {}{} {m}x{n}x{k}{odd}", letter(self.ta), letter(self.tb))
+    }
+
     /// The kernel for one piece: rows `m`, columns `n`, depth `k` of the product.
     fn piece(&self, size: Size, m: Range<usize>, n: Range<usize>, k: Range<usize>, limits: &Limits) -> Dispatch {
         let Size { m: full_m, n: full_n, k: full_k } = size;
@@ -70,7 +93,9 @@ impl Matmul {
         let rows = |rows: &Range<usize>, ld: usize| (rows.start * ld * 4) as u64..(rows.end * ld * 4) as u64;
         let (a_rows, a_column) = if self.ta { (&k, m.start) } else { (&m, k.start) };
         let (b_rows, b_column) = if self.tb { (&n, k.start) } else { (&k, n.start) };
-        let tiling = Tiling::choose(m.len(), n.len(), self.ta, limits);
+        let mut tilings = Tiling::candidates(m.len(), n.len(), self.ta, limits);
+        let names: Vec<String> = tilings.iter().map(|t| t.name.clone()).collect();
+        let tiling = tilings.swap_remove(limits.choices.pick(&self.class(size), &names));
         let tiles = m.len().div_ceil(tiling.tile.0) * n.len().div_ceil(tiling.tile.1);
         let first = k.start == 0;
         let mut d = Dispatch::new(tiling.shader)
@@ -91,7 +116,7 @@ impl Matmul {
             .write_range(0, rows(&m, full_n))
             .groups(limits.fold(tiles));
         let aligned = [lda, ldb, a_column, b_column].iter().all(|words| words % 4 == 0);
-        if tiling.quads && !aligned {
+        if !aligned {
             d = d.swap("quads", "quads_unaligned");
         }
         for (name, value) in tiling.constants {
@@ -108,45 +133,94 @@ impl Matmul {
 }
 
 impl Tiling {
-    /// A tiling for an M x N product on this kind of adapter.
-    fn choose(m: usize, n: usize, ta: bool, limits: &Limits) -> Tiling {
+    /// Through workgroup memory: tiles of `bm` x `bn`, `bk` deep, `tm` x `tn` per thread.
+    fn tiled([bm, bn, bk, tm, tn]: [usize; 5]) -> Tiling {
+        Tiling {
+            name: format!("tiled {bm}x{bn}x{bk} {tm}x{tn}"),
+            shader: shader!("matmul_tiled"),
+            constants: vec![("BM", bm), ("BN", bn), ("BK", bk), ("TM", tm), ("TN", tn)],
+            tile: (bm, bn),
+            threads: bm / tm * (bn / tn),
+            workgroup_bytes: 4 * bk * (bm + bn + 8),
+        }
+    }
+
+    /// Without workgroup memory, where a lane's neighbours can be asked for what they hold.
+    fn registers(tm: usize, lanes: usize) -> Tiling {
+        Tiling {
+            name: format!("registers {tm}"),
+            shader: shader!("matmul_registers"),
+            constants: vec![("TM", tm), ("LANES", lanes)],
+            tile: (tm, 4 * lanes),
+            threads: lanes,
+            workgroup_bytes: 0,
+        }
+    }
+
+    /// For few rows, where reading B is all that counts.
+    fn vector(m: usize, across: usize, slices: usize) -> Tiling {
+        Tiling {
+            name: format!("vector {across}x{slices}"),
+            shader: shader!("matmul_vector"),
+            constants: vec![("ACROSS", across), ("SLICES", slices)],
+            tile: (m, 4 * across),
+            threads: across * slices,
+            workgroup_bytes: 16 * across * slices,
+        }
+    }
+
+    /// All tilings for an M x N product on this kind of adapter, the best guess first.
+    fn candidates(m: usize, n: usize, ta: bool, limits: &Limits) -> Vec<Tiling> {
         let lanes = limits.subgroup;
-        if limits.family == Family::Software && lanes >= 4 && lanes.is_power_of_two() {
+        let shuffles = lanes >= 4 && lanes.is_power_of_two();
+        let few_rows = m <= FEW_ROWS && !ta;
+        let mut all = vec![];
+        match limits.family {
             // On lavapipe 8 rows reach three quarters of the speed of 16; 32 gain a fifth on one version and lose one on
             // another, and compile for twice as long.
-            let tm = m.min(16);
-            let constants = vec![("TM", tm), ("LANES", lanes)];
-            return Tiling { shader: shader!("matmul_registers"), constants, tile: (tm, 4 * lanes), quads: true };
+            Family::Software if shuffles => {
+                let rows = if m <= 16 { vec![m] } else { vec![16, 8, 32] };
+                all.extend(rows.into_iter().map(|tm| Tiling::registers(tm, lanes)));
+            }
+            Family::Software if few_rows => all.push(Tiling::vector(m, 8, 1)),
+            Family::Gpu if few_rows => {
+                // Wide enough that a row of B is read in whole cache lines, narrow enough that a large GPU has work
+                // everywhere.
+                let guess = [16, 8].into_iter().find(|across| n.div_ceil(4 * across) >= 128).unwrap_or(4);
+                let others = [4, 8, 16, 32].into_iter().filter(|across| *across != guess);
+                all.extend(std::iter::once(guess).chain(others).map(|across| Tiling::vector(m, across, 256 / across)));
+            }
+            _ => all.extend(Tiling::through_workgroup_memory(m, n)),
         }
-        if m <= FEW_ROWS && !ta {
-            return Tiling::vector(m, n, limits);
-        }
-        // The largest tile that still leaves enough workgroups to fill a large GPU; 256 threads in any case.
-        let (bm, bn, bk, tm, tn) = match m.div_ceil(128) * n.div_ceil(128) {
-            tiles if tiles >= 128 => (128, 128, 8, 8, 8),
-            _ if m.min(n) > 32 => (64, 64, 16, 4, 4),
-            _ => (32, 32, 16, 2, 2),
+        // What every device can run stands in each list.
+        all.retain(|t| t.threads <= limits.invocations as usize && t.workgroup_bytes as u64 <= limits.workgroup_bytes);
+        all
+    }
+
+    fn through_workgroup_memory(m: usize, n: usize) -> Vec<Tiling> {
+        // The largest tile that still leaves enough workgroups to fill a large GPU.
+        let guess = match m.div_ceil(128) * n.div_ceil(128) {
+            tiles if tiles >= 128 => [128, 128, 8, 8, 8],
+            _ if m.min(n) > 32 => [64, 64, 16, 4, 4],
+            _ => [32, 32, 32, 4, 4],
         };
-        let constants = vec![("BM", bm), ("BN", bn), ("BK", bk), ("TM", tm), ("TN", tn)];
-        Tiling { shader: shader!("matmul_tiled"), constants, tile: (bm, bn), quads: false }
+        let others = SHAPES.into_iter().filter(|[bm, bn, ..]| *bm < 2 * m.max(32) && *bn < 2 * n.max(32));
+        std::iter::once(guess).chain(others.filter(|shape| *shape != guess)).map(Tiling::tiled).collect()
     }
 }
 
-impl Tiling {
-    /// For few rows, where reading B is all that counts.
-    fn vector(m: usize, n: usize, limits: &Limits) -> Tiling {
-        let (across, slices) = match limits.family {
-            // Wide enough that a row of B is read in whole cache lines, narrow enough that a large GPU has work everywhere.
-            Family::Gpu => {
-                let across = [16, 8].into_iter().find(|across| n.div_ceil(4 * across) >= 128).unwrap_or(4);
-                (across, 256 / across)
-            }
-            Family::Software => (8, 1),
-        };
-        let constants = vec![("ACROSS", across), ("SLICES", slices)];
-        Tiling { shader: shader!("matmul_vector"), constants, tile: (m, 4 * across), quads: true }
-    }
-}
+/// Shapes of tiles that win somewhere: rows, columns and depth of a workgroup's, rows and columns of a thread's.
+const SHAPES: [[usize; 5]; 9] = [
+    [128, 128, 8, 8, 8],
+    [128, 128, 16, 8, 8],
+    [128, 64, 16, 8, 4],
+    [64, 128, 16, 4, 8],
+    [64, 64, 16, 4, 4],
+    [64, 64, 32, 4, 4],
+    [64, 64, 16, 8, 8],
+    [32, 64, 32, 4, 4],
+    [32, 32, 32, 4, 4],
+];
 
 /// Rows up to which a product is bound by reading B.
 const FEW_ROWS: usize = 8;
@@ -194,6 +268,21 @@ impl Op for Matmul {
             }
         }
         dispatches
+    }
+
+    fn variants(&self, shapes: &Shapes, limits: &Limits) -> Option<Variants> {
+        let size = self.size(&shapes.inputs);
+        let tilings = Tiling::candidates(size.m, size.n, self.ta, limits);
+        let Size { m, n, k } = size.at_most(limits.trial_flops());
+        let mut inputs: Vec<Shape> = shapes.inputs.iter().map(|s| (*s).clone()).collect();
+        inputs[0].dims = if self.ta { vec![k, m] } else { vec![m, k] };
+        inputs[1].dims = if self.tb { vec![n, k] } else { vec![k, n] };
+        if self.bias {
+            inputs[2].dims = vec![n];
+        } else if self.accumulate {
+            inputs[2].dims = vec![m, n];
+        }
+        Some(Variants { class: self.class(size), names: tilings.into_iter().map(|t| t.name).collect(), inputs })
     }
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {

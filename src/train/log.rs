@@ -1,5 +1,6 @@
 //! `log.jsonl`: one JSON object per step, appended while training and cut back when a run resumes.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ pub struct Record {
     /// one; absent where there are none, and where `val_loss` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_load: Option<Vec<Vec<f32>>>,
+    /// What runs where there is a choice of kernels, by class; only in the first record since the run began or went on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variants: Option<BTreeMap<String, String>>,
     /// Why the update of this step was left out; absent for ordinary steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,

@@ -19,6 +19,7 @@ use crate::models::model::Model;
 use crate::models::upload::upload;
 use crate::ops::global_norm::report;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Bad steps in a row after which a run stops.
@@ -50,6 +51,14 @@ impl Blueprint {
         Ok(Blueprint { training, training_plan, evaluation, evaluation_plan })
     }
 
+    /// Has the executor choose good variants for these graphs, which may take it some seconds, and plans them with those.
+    pub fn tuned(mut self, executor: &mut dyn Executor) -> Result<Blueprint> {
+        executor.tune(&[&self.training.graph, &self.evaluation])?;
+        self.training_plan = Plan::new(&self.training.graph, executor.limits())?;
+        self.evaluation_plan = Plan::new(&self.evaluation, executor.limits())?;
+        Ok(self)
+    }
+
     /// Bytes that loading this run allocates: state once, and each plan's own buffers.
     pub fn memory_bytes(&self) -> u64 {
         let own = |class: &Class| *class != Class::State;
@@ -70,6 +79,25 @@ pub struct TrainerState {
     /// Where the data comes from, to find it again.
     pub data: Option<String>,
     pub validation: Option<String>,
+    /// What ran where there was a choice of kernels, so that a resumed run has the same bits.
+    #[serde(default)]
+    pub variants: ChosenVariants,
+}
+
+/// Variants by class, on a device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChosenVariants {
+    pub device: String,
+    pub chosen: BTreeMap<String, String>,
+}
+
+impl ChosenVariants {
+    /// Has an executor run the same, if it is the same device.
+    pub fn settle(&self, executor: &mut dyn Executor) {
+        if executor.description() == self.device {
+            executor.settle(&self.chosen);
+        }
+    }
 }
 
 /// A run on a device.
@@ -80,6 +108,9 @@ pub struct Trainer {
     training: TrainingGraph,
     train: Program,
     evaluate: Program,
+    variants: ChosenVariants,
+    /// Whether a record has told the variants.
+    told: bool,
     segments: (usize, usize),
     batches: Batches,
     validation: Batches,
@@ -106,6 +137,9 @@ impl Trainer {
         let validation = Batches::evenly(validation, batch, context, settings.eval_batches)?;
         let Blueprint { training, training_plan, evaluation, evaluation_plan } = blueprint;
         let segments = (training_plan.segment(ACCUMULATE), training_plan.segment(UPDATE));
+        let mut chosen = training.graph.variants(executor.limits());
+        chosen.extend(evaluation.variants(executor.limits()));
+        let variants = ChosenVariants { device: executor.description(), chosen };
         let train = executor.load(&training.graph, training_plan)?;
         let evaluate = executor.load(&evaluation, evaluation_plan)?;
         Ok(Trainer {
@@ -114,6 +148,8 @@ impl Trainer {
             training,
             train,
             evaluate,
+            variants,
+            told: false,
             segments,
             batches,
             validation,
@@ -198,6 +234,7 @@ impl Trainer {
                 tokens_per_second: self.settings.tokens_per_step() as f32 / (ms / 1e3),
                 memory_bytes,
                 expert_load: None,
+                variants: (!std::mem::replace(&mut self.told, true)).then(|| self.variants.chosen.clone()),
                 skipped: self.training.culprit(words[report::BAD].to_bits()),
             });
         }
@@ -265,6 +302,7 @@ impl Trainer {
             settings: self.settings.clone(),
             data: data.map(str::to_string),
             validation: validation.map(str::to_string),
+            variants: self.variants.clone(),
         };
         folder.save(&Checkpoint {
             step: self.step,

@@ -1030,6 +1030,7 @@ fn record(step: u64, loss: f32) -> Record {
         tokens_per_second: 2415.0,
         memory_bytes: 41 << 20,
         expert_load: None,
+        variants: None,
         skipped: None,
     }
 }

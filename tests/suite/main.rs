@@ -34,3 +34,4 @@ mod story;
 mod tasks;
 mod tokenizer;
 mod training;
+mod tuning;

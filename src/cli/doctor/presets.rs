@@ -8,8 +8,8 @@ use super::super::profile::workload::{Wanted, Workload};
 use serde::Serialize;
 use wgpt::error::{Error, Result};
 use wgpt::executor::Executor;
-use wgpt::gpu::Gpu;
 use wgpt::gpu::ceilings::{Ceilings, allocatable_bytes};
+use wgpt::gpu::{Adapter, Gpu};
 use wgpt::graph::{Family, Limits};
 use wgpt::models::config::{Config, PRESETS};
 use wgpt::models::model::Model;
@@ -49,20 +49,37 @@ struct Estimate {
 /// Largest amount that is tried to be allocated.
 const MOST_BYTES: u64 = 256 << 30;
 
-pub fn estimate(mut gpu: Gpu, ceilings: &Ceilings) -> Result<Estimates> {
-    let record = reference(&mut gpu, ceilings)?;
-    let ((flops_share, bytes_share), overhead) =
-        (shares(&record, ceilings), record.step_ms.median / record.kernel_ms());
-    let (adapter, limits, host) = (gpu.adapter().clone(), gpu.limits().clone(), host_memory(&gpu));
-    drop(gpu);
-    let free_bytes = host.map_or_else(|| allocatable_bytes(&adapter, MOST_BYTES), Ok)?;
-    let mut estimates =
-        Estimates { basis: record.title, flops_share, bytes_share, overhead, free_bytes, presets: vec![] };
-    for preset in PRESETS {
-        let estimate = estimates.preset(preset.name, &limits, ceilings)?;
-        estimates.presets.push(estimate);
+/// What estimates go by: a step that was measured, and the device.
+pub struct Basis {
+    record: Record,
+    ceilings: Ceilings,
+    adapter: Adapter,
+    limits: Limits,
+    /// Free memory, where buffers are host memory.
+    host: Option<u64>,
+}
+
+pub fn estimate(gpu: &mut Gpu, ceilings: &Ceilings) -> Result<Basis> {
+    let record = reference(gpu, ceilings)?;
+    let (adapter, limits, host) = (gpu.adapter().clone(), gpu.limits().clone(), host_memory(gpu));
+    Ok(Basis { record, ceilings: *ceilings, adapter, limits, host })
+}
+
+impl Basis {
+    /// Estimates of all presets. The device must be free again: what fits is found by allocating.
+    pub fn of_presets(self) -> Result<Estimates> {
+        let Basis { record, ceilings, adapter, limits, host } = self;
+        let ((flops_share, bytes_share), overhead) =
+            (shares(&record, &ceilings), record.step_ms.median / record.kernel_ms());
+        let free_bytes = host.map_or_else(|| allocatable_bytes(&adapter, MOST_BYTES), Ok)?;
+        let mut estimates =
+            Estimates { basis: record.title, flops_share, bytes_share, overhead, free_bytes, presets: vec![] };
+        for preset in PRESETS {
+            let estimate = estimates.preset(preset.name, &limits, &ceilings)?;
+            estimates.presets.push(estimate);
+        }
+        Ok(estimates)
     }
-    Ok(estimates)
 }
 
 /// A measured step: on a GPU two layers of GPT-2, which keep it as busy as the whole; on a software adapter the demo.

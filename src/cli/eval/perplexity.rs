@@ -78,6 +78,7 @@ fn consecutive(
     let mut g = Graph::new();
     let loss = Model { config, training: false }.loss(&mut g, batch, config.context);
     g.output("loss", loss);
+    executor.tune(&[&g])?;
     let plan = Plan::new(&g, executor.limits())?;
     let program = executor.load(&g, plan)?;
     upload(executor, weights)?;

@@ -100,6 +100,7 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
         Model { config: &config, training: true }.objective(g, batch, context)
     });
     let graph = training.graph;
+    executor.tune(&[&graph])?;
     let plan = Plan::new(&graph, executor.limits())?;
     let segments = vec![plan.segment(ACCUMULATE), plan.segment(UPDATE)];
     let program = load(executor, &graph, plan, available_bytes)?;
@@ -133,6 +134,7 @@ fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
         fail!(Usage, "--context {context} is not within the model's context: give 1 to {}", config.context);
     }
     let graph = decode_graph(&config, rows);
+    executor.tune(&[&graph])?;
     let plan = Plan::new(&graph, executor.limits())?;
     let program = load(executor, &graph, plan, available_bytes)?;
     initialise(wanted, executor, &config)?;

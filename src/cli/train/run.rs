@@ -24,10 +24,21 @@ use wgpt::train::trainer::{Blueprint, Trainer, TrainerState, check_memory, mib, 
 pub(super) type Planned = (Box<dyn Executor>, Blueprint);
 
 /// Opens the device, and says what the run is and takes.
-pub(super) fn planned(global: &Global, config: &Config, settings: &Settings, material: &Material) -> Result<Planned> {
-    let executor = global.open()?;
+/// `before` is what a run that goes on ran until now.
+pub(super) fn planned(
+    global: &Global,
+    config: &Config,
+    settings: &Settings,
+    material: &Material,
+    before: Option<&TrainerState>,
+) -> Result<Planned> {
+    let mut executor = global.open()?;
+    if let Some(state) = before {
+        state.variants.settle(executor.as_mut());
+    }
     let blueprint = check_memory(config, settings, executor.limits(), host_memory(executor.as_ref()))?;
     announce(global, config, settings, material, &blueprint, executor.limits());
+    let blueprint = blueprint.tuned(executor.as_mut())?;
     Ok((executor, blueprint))
 }
 
@@ -70,7 +81,7 @@ impl Run<'_> {
         drop((trainer, log)); // what the old device holds must be free before the new one takes as much
         let Some(checkpoint) = folder.latest()? else { return Err(Error::DeviceLost(why)) };
         let state = trainer_state(&checkpoint)?;
-        let plan = planned(global, &config, &settings, &material)?;
+        let plan = planned(global, &config, &settings, &material, Some(&state))?;
         let mut trainer = allocated(plan, config, settings, &material)?;
         let log = go_on(global, &mut trainer, &checkpoint, &state, &folder)?;
         Ok(Run { global, out, folder, log, trainer, material, places, faults })

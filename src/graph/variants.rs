@@ -1,0 +1,85 @@
+//! Ways to run an op where there are several, and which of them was chosen for a device.
+
+use super::{Graph, Limits, Shape};
+use std::collections::BTreeMap;
+
+/// The ways there are to run an op at some shapes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Variants {
+    /// Ops of one class share a choice: what it is, how it is stored, about how large it is.
+    pub class: String,
+    /// Their names, the best guess first: what runs until something was measured.
+    pub names: Vec<String>,
+    /// Shapes of the op's inputs that stand for the class, no larger than a measurement needs.
+    pub inputs: Vec<Shape>,
+}
+
+/// A variant for every class that was measured.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choices {
+    chosen: BTreeMap<String, String>,
+    /// Parts of names: a variant with one of them in its name is run wherever there is one, whatever was measured.
+    forced: Vec<String>,
+}
+
+impl Choices {
+    pub fn new(chosen: BTreeMap<String, String>, forced: Vec<String>) -> Choices {
+        Choices { chosen, forced }
+    }
+
+    /// Variants by class.
+    pub fn chosen(&self) -> &BTreeMap<String, String> {
+        &self.chosen
+    }
+
+    pub fn forced(&self) -> &[String] {
+        &self.forced
+    }
+
+    /// Takes `variant` for a class from now on.
+    pub fn choose(&mut self, class: &str, variant: &str) {
+        self.chosen.insert(class.into(), variant.into());
+    }
+
+    /// Forgets what was chosen for a class.
+    pub fn forget(&mut self, class: &str) {
+        self.chosen.remove(class);
+    }
+
+    /// Which of `names` to run for a class: what is forced, what was chosen, or the best guess.
+    pub fn pick(&self, class: &str, names: &[String]) -> usize {
+        let is_forced = |name: &String| self.forced.iter().any(|part| name.contains(part.as_str()));
+        let chosen = self.chosen.get(class);
+        names.iter().position(is_forced).or_else(|| names.iter().position(|n| Some(n) == chosen)).unwrap_or(0)
+    }
+}
+
+impl Graph {
+    /// What runs where there is a choice: variants by class.
+    pub fn variants(&self, limits: &Limits) -> BTreeMap<String, String> {
+        let of = |node: usize| self.op(node)?.variants(&self.shapes(node), limits);
+        let live = self.live();
+        let all = (0..self.nodes().len()).filter(|node| live[*node]).filter_map(of);
+        all.map(|v| (v.class.clone(), v.names[limits.choices.pick(&v.class, &v.names)].clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forced_goes_before_what_was_measured_and_that_before_the_guess() {
+        let names: Vec<String> = ["tiled 8x8", "tiled 4x4", "vector 4"].map(String::from).into();
+        let mut choices = Choices::default();
+        assert_eq!(choices.pick("matmul", &names), 0);
+        choices.choose("matmul", "tiled 4x4");
+        assert_eq!((choices.pick("matmul", &names), choices.pick("attention", &names)), (1, 0));
+        // What is no longer there is no choice.
+        choices.choose("matmul", "tiled 2x2");
+        assert_eq!(choices.pick("matmul", &names), 0);
+        choices.choose("matmul", "tiled 4x4");
+        let forced = Choices::new(choices.chosen().clone(), vec!["vector".into(), "registers".into()]);
+        assert_eq!((forced.pick("matmul", &names), forced.pick("matmul", &names[..2])), (2, 1));
+    }
+}
