@@ -60,6 +60,7 @@ pub struct Graph {
     scope: String,
     regions: Vec<Range<usize>>,
     recomputes: bool,
+    seed: Option<Tensor>,
 }
 
 impl Graph {
@@ -125,6 +126,16 @@ impl Graph {
         let made = build(self);
         self.regions.push(start..self.nodes.len());
         made
+    }
+
+    /// Says what differentiation will start from, before there is a loss: ops may then make gradients in the forward pass.
+    pub fn set_seed(&mut self, seed: Tensor) {
+        self.seed = Some(seed);
+    }
+
+    /// What differentiation will start from, where that is known.
+    pub fn seed(&self) -> Option<Tensor> {
+        self.seed
     }
 
     /// Has the backward pass compute the inside of regions again: less memory, one more forward pass (Chen et al. 2016,

@@ -12,6 +12,7 @@ pub mod cache_reorder;
 pub mod case;
 pub mod ceiling;
 pub mod class_loss;
+pub mod classifier;
 pub mod column_sum;
 pub mod combine;
 pub mod cross_entropy;
@@ -33,7 +34,6 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod router;
 pub mod router_losses;
-pub mod scale;
 pub mod squared_error;
 pub mod swiglu;
 pub mod token_scores;
@@ -52,6 +52,7 @@ pub fn cases() -> Vec<&'static Case> {
         cache_reorder::CASES,
         ceiling::CASES,
         class_loss::CASES,
+        classifier::CASES,
         column_sum::CASES,
         combine::CASES,
         cross_entropy::CASES,
@@ -71,7 +72,6 @@ pub fn cases() -> Vec<&'static Case> {
         rope::CASES,
         router::CASES,
         router_losses::CASES,
-        scale::CASES,
         squared_error::CASES,
         swiglu::CASES,
         token_scores::CASES,

@@ -10,6 +10,8 @@ const SHARED: &[Shader] = &[
     shader!("shared/reduce"),
     shader!("shared/random"),
     shader!("shared/logit"),
+    shader!("shared/logit_quads"),
+    shader!("shared/logit_quads_strided"),
     shader!("shared/seen"),
     shader!("shared/gelu"),
     shader!("shared/silu"),

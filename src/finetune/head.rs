@@ -15,7 +15,6 @@ use crate::ops::class_loss::ClassLoss;
 use crate::ops::dropout::Dropout;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::matmul::Matmul;
-use crate::ops::scale::Scale;
 use crate::ops::squared_error::SquaredError;
 
 /// Tells the head's dropout from the model's.
@@ -98,11 +97,4 @@ impl Head {
             }
         }
     }
-}
-
-/// L2 + lambda L1.
-pub fn with_language_model(g: &mut Graph, task: Tensor, language_model: Tensor, lambda: f32) -> Tensor {
-    g.scope("loss");
-    let scaled = g.apply(Scale { factor: lambda }, &[language_model]);
-    g.apply(Add, &[task, scaled])
 }

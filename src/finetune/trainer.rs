@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::batches::{Batch, Buckets, Group, Item, epoch};
-use super::head::{Head, with_language_model};
+use super::head::Head;
 use super::metrics::Metrics;
 use super::scorer::{Scorer, measure};
 use super::settings::{Freeze, Settings};
@@ -17,7 +17,8 @@ use crate::models::folder::Weights;
 use crate::models::initial::initial_values;
 use crate::models::model::Model;
 use crate::models::upload::upload;
-use crate::ops::cross_entropy::CrossEntropy;
+use crate::ops::add::Add;
+use crate::ops::classifier::Classifier;
 use crate::ops::global_norm::report;
 use crate::train::clock::StepClock;
 use crate::train::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
@@ -28,7 +29,7 @@ use crate::train::trainer::mib;
 /// Bad steps in a row after which a run stops.
 const MOST_SKIPPED: u32 = 5;
 
-/// The loss L3 of a batch of sequences of one length: inputs `ids`, `targets`, `positions.N`, `weights`, and `classes` or
+/// The loss L3 = L2 + lambda L1 of a batch of sequences of one length, in a graph that knows its seed: inputs `ids`, `targets`, `positions.N`, `weights`, and `classes` or
 /// `grades`.
 pub fn loss(g: &mut Graph, config: &Config, head: &Head, lambda: f32, length: usize) -> Tensor {
     let rows = head.batch * head.sequences();
@@ -42,8 +43,10 @@ pub fn loss(g: &mut Graph, config: &Config, head: &Head, lambda: f32, length: us
     }
     let targets = g.input("targets", Shape::u32(&[rows, length]));
     let logits = model.head(g, x);
-    let language_model = g.apply(CrossEntropy, &[logits, targets]);
-    with_language_model(g, task, language_model, lambda)
+    let seed = g.seed().expect("a training graph has a seed");
+    g.scope("loss");
+    let language_model = g.apply(Classifier { weight: lambda }, &[logits, targets, seed]);
+    g.apply(Add, &[task, language_model])
 }
 
 /// Names and shapes of the parameters that are trained, the head's last.

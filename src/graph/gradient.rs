@@ -1,19 +1,17 @@
 //! Reverse-mode differentiation by appending nodes: mark, walk backwards, call `vjp`, add where a tensor is used twice.
 
 use super::{Graph, Leaf, Source, Tensor};
-use crate::ops::fill::Fill;
 use std::collections::HashMap;
 
 /// Appends the backward pass of the scalar `loss`. For each `(parameter, gradient)` pair it **adds**
-/// `scale * d loss / d parameter` into the state `gradient` of the same shape, and returns the states as they are then.
+/// `seed * d loss / d parameter` into the state `gradient` of the same shape, and returns the states as they are then.
 /// Activations' gradients are written, not added.
-pub fn gradient(g: &mut Graph, loss: Tensor, scale: f32, wanted: &[(Tensor, Tensor)]) -> Vec<Tensor> {
+pub fn gradient(g: &mut Graph, loss: Tensor, seed: Tensor, wanted: &[(Tensor, Tensor)]) -> Vec<Tensor> {
+    assert!(g.shape(seed).len() == 1, "the seed is one number, not {:?}", g.shape(seed));
     assert!(g.shape(loss).len() == 1 && loss.slot == 0, "the loss is one number in slot 0, not {:?}", g.shape(loss));
     let mut sums: HashMap<Tensor, Tensor> = wanted.iter().copied().collect();
     let needed = mark(g, loss.node, wanted);
     let mut grads: HashMap<Tensor, Tensor> = HashMap::new();
-    g.scope("gradient");
-    let seed = g.apply(Fill { value: scale }, &[]);
     grads.insert(loss, seed);
     // The copies of the region that the walk is in, where what is inside is computed again.
     let mut copies: HashMap<usize, usize> = HashMap::new();

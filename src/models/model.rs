@@ -7,6 +7,7 @@ use crate::ops::add::Add;
 use crate::ops::attention::Attention;
 use crate::ops::attention_cached::AttentionCached;
 use crate::ops::cache_append::CacheAppend;
+use crate::ops::classifier::Classifier;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::dropout::Dropout;
 use crate::ops::gelu::Form;
@@ -88,7 +89,7 @@ impl Model<'_> {
         let x = self.config.family.hidden(self, g, ids, Past::None, &mut routed);
         let logits = self.head(g, x);
         g.scope("loss");
-        (g.apply(CrossEntropy, &[logits, targets]), routed)
+        (token_loss(g, logits, targets), routed)
     }
 
     /// Logits (B, T, V) of token ids (B, T).
@@ -217,6 +218,14 @@ impl Model<'_> {
 
     fn dropout(&self, g: &mut Graph, x: Tensor, p: f32, salt: u32) -> Tensor {
         if self.training && p > 0.0 { g.apply(Dropout { p, salt }, &[x]) } else { x }
+    }
+}
+
+/// Mean cross-entropy of logits, with their gradient already in training.
+fn token_loss(g: &mut Graph, logits: Tensor, targets: Tensor) -> Tensor {
+    match g.seed() {
+        Some(seed) => g.apply(Classifier { weight: 1.0 }, &[logits, targets, seed]),
+        None => g.apply(CrossEntropy, &[logits, targets]),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::models::model::Objective;
 use crate::ops::adamw::AdamW;
 use crate::ops::add::AddInPlace;
 use crate::ops::expert_load::ExpertLoad;
+use crate::ops::fill::Fill;
 use crate::ops::global_norm::{GlobalNorm, SquaredSum, partials, report};
 
 /// The segment that runs once per micro-batch.
@@ -59,11 +60,14 @@ impl TrainingGraph {
         let loss_sum = g.state(LOSS_SUM, &[1]);
 
         g.segment(ACCUMULATE);
+        g.scope("gradient");
+        let seed = g.apply(Fill { value: 1.0 / optimizer.accumulate as f32 }, &[]);
+        g.set_seed(seed);
         let objective: Objective = objective(&mut g).into();
         let sum = g.apply(AddInPlace, &[loss_sum, objective.reported]);
         count_choices(&mut g, &objective.groups);
         let wanted: Vec<_> = values.iter().copied().zip(gradients.iter().copied()).collect();
-        let totals = gradient(&mut g, objective.minimised, 1.0 / optimizer.accumulate as f32, &wanted);
+        let totals = gradient(&mut g, objective.minimised, seed, &wanted);
 
         g.segment(UPDATE);
         let firsts: Vec<(String, usize)> = partial_ends(parameters);

@@ -18,6 +18,7 @@ use wgpt::models::experts::Experts;
 use wgpt::models::folder::{TensorFile, WeightType};
 use wgpt::models::model::Model;
 use wgpt::models::upload::upload;
+use wgpt::ops::fill::Fill;
 use wgpt::ops::rope::Scaling;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{Optimizer, TrainingGraph};
@@ -380,7 +381,8 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
         let loss = Model { config: &config, training: true }.loss(&mut g, batch, 16);
         let wanted = config.parameters().into_iter();
         let wanted: Vec<_> = wanted.map(|(n, d)| (g.state(&n, &d), g.state(&format!("{n}.grad"), &d))).collect();
-        gradient(&mut g, loss, 1.0, &wanted);
+        let seed = g.apply(Fill { value: 1.0 }, &[]);
+        gradient(&mut g, loss, seed, &wanted);
         let plan = Plan::new(&g, device.limits()).unwrap();
         let program = device.load(&g, plan).unwrap();
         for (name, dims) in config.parameters() {

@@ -11,6 +11,7 @@ use wgpt::ops::combine::Combine;
 use wgpt::ops::cross_entropy::CrossEntropy;
 use wgpt::ops::expert_groups::{ExpertGroups, Groups};
 use wgpt::ops::expert_load::ExpertLoad;
+use wgpt::ops::fill::Fill;
 use wgpt::ops::grouped_matmul::GroupedMatmul;
 use wgpt::ops::matmul::Matmul;
 use wgpt::ops::router::Router;
@@ -115,7 +116,8 @@ fn a_mixture_of_experts_agrees_with_transformers_and_repeats_to_the_bit() {
     let loss = g.apply(CrossEntropy, &[y, targets]);
     // The dump has the gradients of the sum over tokens.
     let tokens = g.shape(y).rows() as f32;
-    gradient(&mut g, loss, tokens, &wanted);
+    let seed = g.apply(Fill { value: tokens }, &[]);
+    gradient(&mut g, loss, seed, &wanted);
     for (name, tensor) in [("y", y), ("weights", weights), ("ids", ids)] {
         g.output(name, tensor);
     }
@@ -152,7 +154,8 @@ fn the_losses_of_routers_agree_with_transformers() {
         let logits = wanted.map(|(tensor, _)| tensor);
         let offsets = logits.map(|logits| route(&mut g, logits).2.offsets);
         let loss = g.apply(op, &[logits, offsets].concat());
-        gradient(&mut g, loss, 1.0, &wanted);
+        let seed = g.apply(Fill { value: 1.0 }, &[]);
+        gradient(&mut g, loss, seed, &wanted);
         g.output("loss", loss);
         let states = layers.map(|layer| (layer, fixture.get(layer).1));
         for (label, mut device) in devices() {

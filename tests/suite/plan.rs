@@ -13,6 +13,7 @@ use wgpt::models::config::Config;
 use wgpt::models::model::Model;
 use wgpt::ops::Case;
 use wgpt::ops::add::{Add, AddInPlace};
+use wgpt::ops::fill::Fill;
 use wgpt::ops::matmul::Matmul;
 use wgpt::reference::Cpu;
 use wgpt::shaders::specialise;
@@ -380,7 +381,8 @@ fn a_tensor_that_is_used_twice_gets_the_sum_of_its_gradients() {
     let z = g.apply(Add, &[y, x]);
     let y = g.apply(Matmul::default(), &[z, v]);
     let loss = g.apply(Add, &[y, x]);
-    gradient(&mut g, loss, 0.5, &[(w, dw), (v, dv)]);
+    let seed = g.apply(Fill { value: 0.5 }, &[]);
+    gradient(&mut g, loss, seed, &[(w, dw), (v, dv)]);
     for device in &mut devices {
         let plan = Plan::new(&g, device.limits()).unwrap();
         assert_eq!(problems(&plan, device.limits()), Vec::<String>::new());

@@ -154,7 +154,7 @@ fn a_comparison_finds_what_was_made_slower_and_what_faster() {
         // So far apart from what is measured that no noise reaches them, or so wide that all noise is within.
         let (low, high): (f64, f64) = match row["label"].as_str().unwrap() {
             "lm_head: matmul" => (1e-9, 1e-9),
-            "loss: cross_entropy" => (1e9, 1e9),
+            "loss: classifier" => (1e9, 1e9),
             _ => (0.0, 1e12),
         };
         for (field, value) in [("low", low), ("high", high), ("median", low.max(1e-9))] {
@@ -166,7 +166,7 @@ fn a_comparison_finds_what_was_made_slower_and_what_faster() {
     let changed: Vec<&str> = text.lines().filter(|l| ["slower", "faster", "new", "gone"].contains(&first(l))).collect();
     assert_eq!(changed.len(), 2, "{text}");
     assert!(changed.iter().any(|l| l.starts_with("slower") && l.contains("lm_head: matmul")), "{text}");
-    assert!(changed.iter().any(|l| l.starts_with("faster") && l.contains("loss: cross_entropy")), "{text}");
+    assert!(changed.iter().any(|l| l.starts_with("faster") && l.contains("loss: classifier")), "{text}");
     let same: usize = text.lines().find(|l| l.ends_with("within the spread")).map(first).unwrap().parse().unwrap();
     assert!(same >= count / 2 && same < count, "{same} of {count}: {text}");
 
