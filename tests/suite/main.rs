@@ -4,6 +4,7 @@
 mod beam;
 mod checkpoint;
 mod cli;
+mod cooperative;
 mod data;
 mod demo;
 mod evaluate;

@@ -1,0 +1,168 @@
+//! The matmul on cooperative matrices, which no portable device runs: valid in every transposition, epilogue, alignment and
+//! tile size, and translated for the backends that have such matrices. SPIR-V takes both sizes, Metal 8 x 8 alone.
+
+use crate::shaders::workgroup_bytes;
+use naga::valid::{Capabilities, ModuleInfo, ShaderStages, ValidationFlags, Validator};
+use rayon::prelude::*;
+use wgpt::graph::{Constant, Shader};
+use wgpt::shaders::specialise;
+
+pub const SHADER: Shader = wgpt::shader!("matmul_cooperative");
+
+/// The shader's file and those that it alone is made of.
+pub fn files() -> Vec<String> {
+    let shared = ["operands", "operands_unaligned", "cooperative_16", "cooperative_8", "sums_staged"];
+    let shared = shared.into_iter().map(|name| format!("shared/{name}"));
+    shared.chain([SHADER.stem.to_string()]).collect()
+}
+
+/// Sizes of matrices, and of tiles: BM, BN, BK in elements, TM, TN in matrices.
+#[derive(Clone, Copy, Debug)]
+struct Tiling {
+    side: usize,
+    tile: [usize; 5],
+}
+
+/// One for each size of matrix that a tuner would try first.
+const TILINGS: [Tiling; 2] =
+    [Tiling { side: 16, tile: [128, 128, 32, 4, 4] }, Tiling { side: 8, tile: [64, 64, 32, 4, 4] }];
+
+#[derive(Clone, Copy, Debug)]
+struct Variant {
+    tiling: Tiling,
+    ta: bool,
+    tb: bool,
+    accumulate: bool,
+    epilogue: &'static str,
+    aligned: bool,
+    /// M, N, K.
+    size: [usize; 3],
+}
+
+impl Variant {
+    fn text(&self) -> String {
+        let Variant { tiling, ta, tb, accumulate, epilogue, aligned, size: [m, n, k] } = *self;
+        let mut constants: Vec<(&str, Constant)> =
+            vec![("TA", ta.into()), ("TB", tb.into()), ("ACCUMULATE", accumulate.into())];
+        let (lda, ldb) = (if ta { m } else { k }, if tb { k } else { n });
+        let sizes = [("M", m), ("N", n), ("K", k), ("LDA", lda), ("LDB", ldb), ("LDC", n)];
+        let tile = ["BM", "BN", "BK", "TM", "TN"].into_iter().zip(tiling.tile);
+        constants.extend(sizes.into_iter().chain(tile).map(|(name, value)| (name, value.into())));
+        let mut swaps = vec![];
+        if epilogue != "store" {
+            swaps.push(("store", epilogue));
+        }
+        if tiling.side == 8 {
+            swaps.push(("cooperative_16", "cooperative_8"));
+        }
+        if !aligned {
+            swaps.push(("operands", "operands_unaligned"));
+        }
+        specialise(SHADER, &constants, &swaps)
+    }
+}
+
+fn variants() -> Vec<Variant> {
+    let mut all = vec![];
+    for tiling in TILINGS {
+        for flags in 0..16 {
+            let [ta, tb, accumulate, aligned] = [1, 2, 4, 8].map(|bit| flags & bit > 0);
+            // Whole tiles, edges on every side, and less than one tile.
+            let sizes = if aligned { [[256, 384, 64], [100, 36, 52]] } else { [[130, 127, 33], [1, 3, 5]] };
+            for (size, epilogue) in sizes.into_iter().flat_map(|size| EPILOGUES.map(|e| (size, e))) {
+                all.push(Variant { tiling, ta, tb, accumulate, epilogue, aligned, size });
+            }
+        }
+    }
+    all
+}
+
+const EPILOGUES: [&str; 3] = ["store", "store_bias", "store_bias_gelu"];
+
+/// Parses a text and validates it for devices with these capabilities.
+fn validate(text: &str, capabilities: Capabilities) -> Result<(naga::Module, ModuleInfo), String> {
+    let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    let info =
+        validator.subgroup_stages(ShaderStages::COMPUTE).validate(&module).map_err(|e| e.emit_to_string(text))?;
+    Ok((module, info))
+}
+
+/// What the shader asks of a device: `SHADER_F16`, `SUBGROUP` and `EXPERIMENTAL_COOPERATIVE_MATRIX` of wgpu.
+fn needed() -> Capabilities {
+    Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP | Capabilities::COOPERATIVE_MATRIX
+}
+
+/// Operands of `OpCapability` and names in `OpExtension` are not decoded: an instruction's first word tells enough.
+fn instructions(spirv: &[u32], opcode: u32) -> usize {
+    let (mut at, mut count) = (5, 0);
+    while at < spirv.len() {
+        count += usize::from(spirv[at] & 0xffff == opcode);
+        at += (spirv[at] >> 16) as usize;
+    }
+    count
+}
+
+/// Everything that is wrong with a variant.
+fn check(variant: &Variant) -> Result<(), String> {
+    let at = |why: String| format!("{variant:?}: {why}");
+    let (module, info) = validate(&variant.text(), needed()).map_err(at)?;
+    // Vulkan 1.3, whose memory model cooperative matrices build on.
+    let options = naga::back::spv::Options { lang_version: (1, 6), ..Default::default() };
+    let spirv = naga::back::spv::write_vec(&module, &info, &options, None).map_err(|e| at(format!("SPIR-V: {e}")))?;
+    // OpCooperativeMatrixLoadKHR, of A and B row-major and column-major; StoreKHR and MulAddKHR, each in one place.
+    let found = [4457, 4458, 4459].map(|opcode| instructions(&spirv, opcode));
+    if found != [4, 1, 1] {
+        return Err(at(format!("SPIR-V: {found:?} loads, stores and products")));
+    }
+    if variant.tiling.side == 8 {
+        let options =
+            naga::back::msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
+        let written = naga::back::msl::write_string(&module, &info, &options, &Default::default());
+        let (metal, names) = written.map_err(|e| at(format!("MSL: {e}")))?;
+        names.entry_point_names.into_iter().try_for_each(|n| n.map(|_| ())).map_err(|e| at(format!("MSL: {e}")))?;
+        for part in ["simdgroup_half8x8", "simdgroup_float8x8", "simdgroup_load(", "simdgroup_store("] {
+            if !metal.contains(part) {
+                return Err(at(format!("MSL: no {part}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_variant_is_valid_and_translates_where_there_are_such_matrices() {
+    let variants = variants();
+    assert_eq!(variants.len(), 2 * 16 * 2 * 3);
+    let failures: Vec<String> = variants.par_iter().filter_map(|v| check(v).err()).collect();
+    assert!(failures.is_empty(), "{} fail:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn tiles_fit_workgroup_memory_and_impossible_ones_are_refused() {
+    let bytes = |tiling, ta, tb| {
+        let variant = Variant { tiling, ta, tb, ..variants()[0] };
+        validate(&variant.text(), needed()).map(|(module, _)| workgroup_bytes(&module))
+    };
+    // Metal has 32 KiB, desktop Vulkan that at least.
+    for (tiling, ta, tb) in TILINGS.into_iter().flat_map(|t| [(t, false, false), (t, true, false), (t, false, true)]) {
+        let bytes = bytes(tiling, ta, tb).unwrap();
+        assert!((4096..32768).contains(&bytes), "{tiling:?}: {bytes}");
+    }
+    for tile in [[128, 128, 24, 4, 4], [96, 128, 32, 4, 4], [128, 96, 32, 4, 4]] {
+        let why = bytes(Tiling { side: 16, tile }, false, false).unwrap_err();
+        assert!(why.contains("const_assert"), "{tile:?}: {why}");
+    }
+}
+
+#[test]
+fn devices_without_such_matrices_refuse_it() {
+    let text = specialise(SHADER, &[], &[]);
+    assert!(validate(&text, needed()).is_ok());
+    // HLSL has none: naga says so before it would write any.
+    let dx = naga::back::hlsl::supported_capabilities();
+    let refusal = validate(&text, dx).unwrap_err();
+    assert!(refusal.contains("wgpu_cooperative_matrix") || refusal.contains("COOPERATIVE_MATRIX"), "{refusal}");
+    assert!(naga::back::msl::supported_capabilities().contains(needed()));
+    assert!(naga::back::spv::supported_capabilities().contains(needed()));
+}
