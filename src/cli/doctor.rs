@@ -178,6 +178,10 @@ fn print_ceilings(ceilings: &Ceilings) {
         Some(f16) => println!("    multiply-adds f16   {}", flops(f16)),
         None => println!("    multiply-adds f16   not offered"),
     }
+    match ceilings.cooperative_flops {
+        Some(cooperative) => println!("    matrices f16 to f32 {}", flops(cooperative)),
+        None => println!("    matrices f16 to f32 not offered"),
+    }
     println!("    large copy          {} GB/s read and written", significant(ceilings.copy_bytes / 1e9));
 }
 

@@ -22,6 +22,10 @@ pub struct Adapter {
     pub cooperative: Vec<String>,
 }
 
+/// What kernels on cooperative matrices ask for.
+pub(super) const COOPERATIVE: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+
 impl Adapter {
     fn new(inner: wgpu::Adapter) -> Self {
         let (info, limits, features) = (inner.get_info(), inner.limits(), inner.features());
@@ -29,6 +33,15 @@ impl Adapter {
         let family = if rank == SOFTWARE { Family::Software } else { Family::Gpu };
         let shuffles = features.contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size == info.subgroup_max_size;
         let cooperative = inner.cooperative_matrix_properties();
+        let usable = features.contains(COOPERATIVE);
+        let side = |side: u32| {
+            let summed = |c: &wgpu::CooperativeMatrixProperties| {
+                let f16 =
+                    c.ab_type == wgpu::CooperativeScalarType::F16 && c.cr_type == wgpu::CooperativeScalarType::F32;
+                f16 && [c.m_size, c.n_size, c.k_size] == [side; 3]
+            };
+            usable && cooperative.iter().any(summed)
+        };
         Adapter {
             name: info.name.clone(),
             driver: [info.driver.as_str(), info.driver_info.as_str()].join(" ").trim().to_string(),
@@ -44,6 +57,7 @@ impl Adapter {
                 workgroup_bytes: limits.max_compute_workgroup_storage_size.into(),
                 alignment_bytes: limits.min_storage_buffer_offset_alignment.into(),
                 subgroup: if shuffles { info.subgroup_min_size as usize } else { 0 },
+                cooperative: [16, 8].into_iter().find(|s| side(*s)).unwrap_or(0) as usize,
                 choices: Default::default(),
             },
             subgroup_sizes: (info.subgroup_min_size, info.subgroup_max_size),

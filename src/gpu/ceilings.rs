@@ -1,11 +1,11 @@
-//! What a device does at most, measured: plain multiply-adds in f32 and f16, and a large copy.
+//! What a device does at most, measured: multiply-adds in f32 and f16, cooperative matrices, and a large copy.
 
 use super::device::Device;
 use super::{Adapter, Gpu};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::graph::{Cost, Family, Graph, Op, Plan, Shape, Step};
-use crate::ops::ceiling::{Copy, Fma};
+use crate::ops::ceiling::{Cooperative, Copy, Fma};
 use serde::{Deserialize, Serialize};
 
 /// Measured ceilings of a device.
@@ -15,6 +15,9 @@ pub struct Ceilings {
     pub f32_flops: f64,
     /// FLOP/s of f16 multiply-adds, where the device has f16.
     pub f16_flops: Option<f64>,
+    /// FLOP/s of cooperative matrices, f16 summed in f32, where the device has them.
+    #[serde(default)]
+    pub cooperative_flops: Option<f64>,
     /// Bytes read and written per second by a large copy.
     pub copy_bytes: f64,
 }
@@ -37,8 +40,22 @@ impl Ceilings {
         };
         let f32_flops = fma(gpu, false)?;
         let f16_flops = if gpu.adapter().has_f16 { Some(fma(gpu, true)?) } else { None };
+        let side = gpu.limits().cooperative;
+        let cooperative_flops = if side > 0 {
+            let lanes = gpu.adapter().subgroup_sizes.1 as usize;
+            // A subgroup does in a round what 256 multiply-adds for each of 32 threads are.
+            let rounds = if gpu.limits().family == Family::Gpu { 1024 } else { 64 };
+            let (cost, seconds) = fastest(
+                gpu,
+                Cooperative { side, rounds, lanes },
+                &[Shape::f32(&[side, side]), Shape::f32(&[threads / 4])],
+            )?;
+            Some(cost.flops as f64 / seconds)
+        } else {
+            None
+        };
         let (cost, seconds) = fastest(gpu, Copy, &[Shape::f32(&[words])])?;
-        Ok(Ceilings { f32_flops, f16_flops, copy_bytes: cost.size_bytes as f64 / seconds })
+        Ok(Ceilings { f32_flops, f16_flops, cooperative_flops, copy_bytes: cost.size_bytes as f64 / seconds })
     }
 
     /// The least seconds that work can take, and whether arithmetic is what takes them.

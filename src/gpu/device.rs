@@ -34,12 +34,16 @@ impl Device {
         let useful = wgpu::Features::PIPELINE_CACHE
             | wgpu::Features::SUBGROUP
             | wgpu::Features::SHADER_F16
-            | wgpu::Features::TIMESTAMP_QUERY;
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgpt"),
             required_features: adapter.inner.features() & useful,
             required_limits: adapter.inner.limits(),
             memory_hints: wgpu::MemoryHints::Performance,
+            // SAFETY: the one experimental feature is cooperative matrices; kernels on them run where they agree with
+            // plain ones.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };
         let opened = pollster::block_on(adapter.inner.request_device(&descriptor));

@@ -109,6 +109,8 @@ pub struct Limits {
     pub alignment_bytes: u64,
     /// Lanes of a subgroup, where they can be shuffled and are always as many; otherwise 0.
     pub subgroup: usize,
+    /// Side of cooperative matrices, f16 summed in f32: 16 or 8; 0 where there are none.
+    pub cooperative: usize,
     /// Which variants to run, where ops have several.
     pub choices: Arc<Choices>,
 }
@@ -125,6 +127,7 @@ impl Limits {
             workgroup_bytes: 16384,
             alignment_bytes: 256,
             subgroup: 0,
+            cooperative: 0,
             choices: Arc::default(),
         }
     }

@@ -2,9 +2,10 @@
 //! without arithmetic.
 //!
 //!   fma: x (LEN), coefficients (2) -> y (LEN), the sum of eight chains x + j/8 <- (..) a + b, `rounds` steps long
+//!   cooperative: X (16, 16) or (8, 8), LEN threads -> y (LEN), sums of `rounds` products X X by cooperative matrices
 //!   copy: x (LEN) -> y (LEN)
 //!
-//! Cost: 16 FLOPs per element and round; 8 bytes per element copied. Measured by `gpu::ceilings`.
+//! Cost: 16 FLOPs per element and round; 32 side^3 per subgroup and round; 8 bytes per element copied. Measured by `gpu::ceilings`.
 
 use super::case::{Case, Draw};
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
@@ -61,6 +62,64 @@ impl Op for Fma {
 
     fn cost(&self, shapes: &Shapes) -> Cost {
         Cost { flops: (16 * self.rounds * shapes.inputs[0].len()) as u64, size_bytes: shapes.size_bytes() }
+    }
+}
+
+/// y from products of cooperative matrices, f16 summed in f32: an element of 16 times `rounds` X X for each thread.
+#[derive(Clone, Debug)]
+pub struct Cooperative {
+    /// Rows and columns of a matrix: 16 or 8.
+    pub side: usize,
+    /// Products in each of a subgroup's 16 sums.
+    pub rounds: usize,
+    /// Lanes of a subgroup, to count how many there are.
+    pub lanes: usize,
+}
+
+/// Threads of a workgroup of [`Cooperative`].
+const COOPERATIVE_THREADS: usize = 128;
+
+/// The shader with matrices of 8 x 8.
+static SMALL: LazyLock<String> = LazyLock::new(|| shader!("ceiling_cooperative").source.replace("16x16", "8x8"));
+
+impl Op for Cooperative {
+    fn name(&self) -> &'static str {
+        "ceiling_cooperative"
+    }
+
+    /// The input is X (side, side), and one word for each thread.
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        let fits = inputs.len() == 2 && inputs[0].len() == self.side * self.side;
+        assert!(fits && [8, 16].contains(&self.side), "ceiling_cooperative takes a matrix and threads, not {inputs:?}");
+        vec![inputs[1].clone()]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let full = shader!("ceiling_cooperative");
+        let shader = if self.side == 8 { Shader { source: SMALL.as_str(), ..full } } else { full };
+        let len = shapes.outputs[0].len();
+        let d = Dispatch::new(shader).constant("TILE", self.side).constant("LEN", len).constant("ROUNDS", self.rounds);
+        vec![d.read(0).write(0).groups(limits.fold(len.div_ceil(COOPERATIVE_THREADS)))]
+    }
+
+    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        unreachable!("ceilings stand in no model")
+    }
+
+    fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        let half = |i: usize| half::f16::from_f32(inputs[0][i]).to_f64();
+        for (at, y) in outputs[0].iter_mut().enumerate() {
+            let element = at % COOPERATIVE_THREADS % (self.side * self.side);
+            let (row, column) = (element / self.side, element % self.side);
+            let product: f64 = (0..self.side).map(|k| half(row * self.side + k) * half(k * self.side + column)).sum();
+            *y = (16.0 * self.rounds as f64 * product) as f32;
+        }
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        let subgroups = shapes.outputs[0].len() / self.lanes;
+        let flops = subgroups * self.rounds * 16 * 2 * self.side.pow(3);
+        Cost { flops: flops as u64, size_bytes: shapes.size_bytes() }
     }
 }
 

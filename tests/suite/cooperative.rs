@@ -4,7 +4,8 @@
 use crate::shaders::workgroup_bytes;
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, ValidationFlags, Validator};
 use rayon::prelude::*;
-use wgpt::graph::{Constant, Shader};
+use wgpt::graph::{Constant, Family, Graph, Limits, Plan, Shader, Shape};
+use wgpt::ops::ceiling::Cooperative;
 use wgpt::shaders::specialise;
 
 pub const SHADER: Shader = wgpt::shader!("matmul_cooperative");
@@ -13,7 +14,7 @@ pub const SHADER: Shader = wgpt::shader!("matmul_cooperative");
 pub fn files() -> Vec<String> {
     let shared = ["operands", "operands_unaligned", "cooperative_16", "cooperative_8", "sums_staged"];
     let shared = shared.into_iter().map(|name| format!("shared/{name}"));
-    shared.chain([SHADER.stem.to_string()]).collect()
+    shared.chain([SHADER.stem.to_string(), "ceiling_cooperative".to_string()]).collect()
 }
 
 /// Sizes of matrices, and of tiles: BM, BN, BK in elements, TM, TN in matrices.
@@ -136,6 +137,29 @@ fn every_variant_is_valid_and_translates_where_there_are_such_matrices() {
     assert_eq!(variants.len(), 2 * 16 * 2 * 3);
     let failures: Vec<String> = variants.par_iter().filter_map(|v| check(v).err()).collect();
     assert!(failures.is_empty(), "{} fail:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn the_ceiling_of_matrix_units_is_valid_in_both_sizes() {
+    for (side, backends) in [(16, 1), (8, 2)] {
+        let mut g = Graph::new();
+        let inputs = [Shape::f32(&[side, side]), Shape::f32(&[256])];
+        let inputs: Vec<_> = inputs.iter().enumerate().map(|(i, s)| g.input(&format!("x{i}"), s.clone())).collect();
+        let y = g.apply(Cooperative { side, rounds: 8, lanes: 32 }, &inputs);
+        g.output("y", y);
+        let plan = Plan::new(&g, &Limits::portable(Family::Gpu)).unwrap();
+        let kernel = plan.kernels().next().unwrap();
+        let text = specialise(kernel.shader, &kernel.constants, &kernel.swaps);
+        let (module, info) = validate(&text, needed()).unwrap();
+        assert!(workgroup_bytes(&module) <= 32768);
+        let options = naga::back::spv::Options { lang_version: (1, 6), ..Default::default() };
+        let spirv = naga::back::spv::write_vec(&module, &info, &options, None).unwrap();
+        assert_eq!(instructions(&spirv, 4459), 1, "one product");
+        let options =
+            naga::back::msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
+        let metal = naga::back::msl::write_string(&module, &info, &options, &Default::default());
+        assert_eq!(1 + usize::from(metal.is_ok()), backends, "Metal has 8 x 8 alone");
+    }
 }
 
 #[test]
