@@ -11,6 +11,7 @@ pub mod cache_append;
 pub mod cache_reorder;
 pub mod case;
 pub mod ceiling;
+pub mod chunked_classifier;
 pub mod class_loss;
 pub mod classifier;
 pub mod column_sum;
@@ -51,6 +52,7 @@ pub fn cases() -> Vec<&'static Case> {
         cache_append::CASES,
         cache_reorder::CASES,
         ceiling::CASES,
+        chunked_classifier::CASES,
         class_loss::CASES,
         classifier::CASES,
         column_sum::CASES,

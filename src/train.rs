@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod graph;
 pub mod log;
+pub mod memory;
 pub mod plot;
 pub mod schedule;
 pub mod settings;

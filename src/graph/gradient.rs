@@ -38,7 +38,9 @@ pub fn gradient(g: &mut Graph, loss: Tensor, seed: Tensor, wanted: &[(Tensor, Te
             );
             let totals = if sums.contains_key(input) { &mut sums } else { &mut grads };
             let total = totals.get(input).copied();
-            let sum = total.map_or(part, |total| g.accumulate(part, total, first_new));
+            // What an op made of its gradients when it ran, nobody else reads; what `vjp` hands through, others may.
+            let own = if part.node == node { node } else { first_new };
+            let sum = total.map_or(part, |total| g.accumulate(part, total, own));
             totals.insert(*input, sum);
         }
     }

@@ -7,6 +7,7 @@ use crate::ops::add::Add;
 use crate::ops::attention::Attention;
 use crate::ops::attention_cached::AttentionCached;
 use crate::ops::cache_append::CacheAppend;
+use crate::ops::chunked_classifier::{ChunkedClassifier, ChunkedCrossEntropy};
 use crate::ops::classifier::Classifier;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::dropout::Dropout;
@@ -62,12 +63,22 @@ pub(super) enum Stored {
 impl Model<'_> {
     /// Mean cross-entropy, in nats per token, of inputs `ids` (B, T) against `targets` (B, T).
     pub fn loss(&self, g: &mut Graph, batch: usize, context: usize) -> Tensor {
-        self.routed_loss(g, batch, context).0
+        self.chunked_loss(g, batch, context, None)
+    }
+
+    /// As [`Model::loss`], with logits of no more than about `rows` positions at a time.
+    pub fn chunked_loss(&self, g: &mut Graph, batch: usize, context: usize, rows: Option<usize>) -> Tensor {
+        self.routed_loss(g, batch, context, rows).0
     }
 
     /// As [`Model::loss`], with the losses of the model's routers where it has some.
     pub fn objective(&self, g: &mut Graph, batch: usize, context: usize) -> Objective {
-        let (loss, routed) = self.routed_loss(g, batch, context);
+        self.chunked_objective(g, batch, context, None)
+    }
+
+    /// As [`Model::objective`], with logits of no more than about `rows` positions at a time.
+    pub fn chunked_objective(&self, g: &mut Graph, batch: usize, context: usize, rows: Option<usize>) -> Objective {
+        let (loss, routed) = self.routed_loss(g, batch, context, rows);
         let Some(experts) = self.config.experts() else { return loss.into() };
         // The mean over layers. Mixtral in transformers counts all layers together instead, which lets the imbalance of one
         // make up for that of another.
@@ -82,14 +93,22 @@ impl Model<'_> {
         Objective { minimised, reported: loss, groups: routed.iter().map(|r| r.offsets).collect() }
     }
 
-    fn routed_loss(&self, g: &mut Graph, batch: usize, context: usize) -> (Tensor, Vec<Routed>) {
+    fn routed_loss(&self, g: &mut Graph, batch: usize, context: usize, rows: Option<usize>) -> (Tensor, Vec<Routed>) {
         let ids = g.input("ids", Shape::u32(&[batch, context]));
         let targets = g.input("targets", Shape::u32(&[batch, context]));
         let mut routed = vec![];
         let x = self.config.family.hidden(self, g, ids, Past::None, &mut routed);
-        let logits = self.head(g, x);
-        g.scope("loss");
-        (token_loss(g, logits, targets), routed)
+        let loss = match rows {
+            Some(rows) if rows < batch * context => {
+                let weight = self.head_weight(g);
+                chunked_loss(g, x, weight, targets, rows)
+            }
+            _ => {
+                let logits = self.head(g, x);
+                token_loss(g, logits, targets)
+            }
+        };
+        (loss, routed)
     }
 
     /// Logits (B, T, V) of token ids (B, T).
@@ -123,9 +142,13 @@ impl Model<'_> {
     /// The output projection x W^T, where W is the token embedding unless the model has a head of its own.
     pub fn head(&self, g: &mut Graph, x: Tensor) -> Tensor {
         g.scope("lm_head");
-        let name = if self.config.tied { self.config.family.embedding() } else { HEAD };
-        let weight = g.state(name, &[self.config.vocab_size, self.config.width]);
+        let weight = self.head_weight(g);
         g.apply(Matmul { tb: true, ..Matmul::default() }, &[x, weight])
+    }
+
+    fn head_weight(&self, g: &mut Graph) -> Tensor {
+        let name = if self.config.tied { self.config.family.embedding() } else { HEAD };
+        g.state(name, &[self.config.vocab_size, self.config.width])
     }
 
     /// Attention (B, T, NH * HS) of whole sequences, or of one new position to the cache; qkv (B, T, q | k | v).
@@ -223,9 +246,19 @@ impl Model<'_> {
 
 /// Mean cross-entropy of logits, with their gradient already in training.
 fn token_loss(g: &mut Graph, logits: Tensor, targets: Tensor) -> Tensor {
+    g.scope("loss");
     match g.seed() {
         Some(seed) => g.apply(Classifier { weight: 1.0 }, &[logits, targets, seed]),
         None => g.apply(CrossEntropy, &[logits, targets]),
+    }
+}
+
+/// Mean cross-entropy of the logits of hidden states `x`, with the gradients of `x` and of the weight already in training.
+fn chunked_loss(g: &mut Graph, x: Tensor, weight: Tensor, targets: Tensor, rows: usize) -> Tensor {
+    g.scope("lm_head and loss");
+    match g.seed() {
+        Some(seed) => g.apply(ChunkedClassifier { rows, accumulate: false }, &[x, weight, targets, seed]),
+        None => g.apply(ChunkedCrossEntropy { rows }, &[x, weight, targets]),
     }
 }
 

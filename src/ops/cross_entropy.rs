@@ -25,6 +25,20 @@ pub(super) fn threads(limits: &Limits) -> u32 {
     if limits.family == Family::Gpu { 256 } else { 8 }
 }
 
+/// Log-sum-exp and loss of `rows` rows. Bindings to add: logits, targets, rows.
+pub(super) fn rows_kernel(rows: usize, v: usize, limits: &Limits) -> Dispatch {
+    Dispatch::new(shader!("cross_entropy"))
+        .constant("ROWS", rows)
+        .constant("V", v)
+        .constant("THREADS", threads(limits))
+        .groups(limits.fold(rows))
+}
+
+/// The mean of `rows` losses. Bindings to add: targets, rows, loss, count.
+pub(super) fn mean_kernel(rows: usize, limits: &Limits) -> Dispatch {
+    Dispatch::new(shader!("cross_entropy_mean")).constant("ROWS", rows).constant("THREADS", threads(limits))
+}
+
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
         "cross_entropy"
@@ -39,25 +53,13 @@ impl Op for CrossEntropy {
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let (rows, v) = (shapes.inputs[0].rows(), shapes.inputs[0].columns());
         let piece = |rows: Range<usize>| {
-            Dispatch::new(shader!("cross_entropy"))
-                .constant("ROWS", rows.len())
-                .constant("V", v)
-                .constant("THREADS", threads(limits))
+            rows_kernel(rows.len(), v, limits)
                 .read_range(0, bytes(&rows, v))
                 .read_range(1, bytes(&rows, 1))
                 .write_range(1, bytes(&rows, 2))
-                .groups(limits.fold(rows.len()))
         };
         let mut dispatches: Vec<_> = limits.row_chunks(rows, v as u64 * 4).into_iter().map(piece).collect();
-        dispatches.push(
-            Dispatch::new(shader!("cross_entropy_mean"))
-                .constant("ROWS", rows)
-                .constant("THREADS", threads(limits))
-                .read(1)
-                .read_back(1)
-                .write(0)
-                .write(2),
-        );
+        dispatches.push(mean_kernel(rows, limits).read(1).read_back(1).write(0).write(2));
         dispatches
     }
 

@@ -58,6 +58,9 @@ pub struct Settings {
     pub sample_every: u64,
     #[serde(default)]
     pub recompute: bool,
+    /// Tokens whose logits exist at a time; 0 for all.
+    #[serde(default)]
+    pub classifier_rows: usize,
     pub tokenizer: String,
 }
 
@@ -104,6 +107,7 @@ impl Choices {
             save_every: self.save_every.unwrap_or(recipe.every),
             sample_every: self.sample_every.unwrap_or(0),
             recompute: self.recompute.unwrap_or(false),
+            classifier_rows: self.classifier_rows.unwrap_or(0),
             tokenizer: self.tokenizer.unwrap_or_else(|| recipe.tokenizer.into()),
             preset,
         };
@@ -230,6 +234,11 @@ impl Settings {
             max_norm: self.clip,
             accumulate: self.accumulate,
         }
+    }
+
+    /// Tokens whose logits exist at a time, where that is not all of a batch.
+    pub fn chunk_rows(&self) -> Option<usize> {
+        (self.classifier_rows > 0).then_some(self.classifier_rows)
     }
 
     /// Tokens of one step.

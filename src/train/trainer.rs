@@ -9,7 +9,6 @@ use crate::data::batches::Batches;
 use crate::data::tokens::Tokens;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Program};
-use crate::fail;
 use crate::graph::memory::Class;
 use crate::graph::{Graph, Limits, Plan, Step};
 use crate::models::config::Config;
@@ -41,10 +40,11 @@ impl Blueprint {
             if settings.recompute {
                 g.recompute_regions();
             }
-            Model { config, training: true }.objective(g, batch, context)
+            Model { config, training: true }.chunked_objective(g, batch, context, settings.chunk_rows())
         });
         let mut evaluation = Graph::new();
-        let loss = Model { config, training: false }.loss(&mut evaluation, batch, context);
+        let model = Model { config, training: false };
+        let loss = model.chunked_loss(&mut evaluation, batch, context, settings.chunk_rows());
         evaluation.output("loss", loss);
         let training_plan = Plan::new(&training.graph, limits)?;
         let evaluation_plan = Plan::new(&evaluation, limits)?;
@@ -351,48 +351,6 @@ pub fn trainer_state(checkpoint: &LoadedCheckpoint) -> Result<TrainerState> {
             checkpoint.step
         ))
     })
-}
-
-/// Fails where a software adapter or the CPU would need more memory than the machine has free, saying what would fit.
-pub fn check_memory(
-    config: &Config,
-    settings: &Settings,
-    limits: &Limits,
-    available_bytes: Option<u64>,
-) -> Result<Blueprint> {
-    let blueprint = Blueprint::new(config, settings, limits);
-    let too_much = match (&blueprint, available_bytes) {
-        (Err(Error::OutOfMemory(why)), _) => why.clone(),
-        (Ok(b), Some(available)) if b.memory_bytes() > available => {
-            format!("this run needs {} and {} are free", mib(b.memory_bytes()), mib(available))
-        }
-        _ => return blueprint,
-    };
-    let fits = |b: &Blueprint| available_bytes.is_none_or(|available| b.memory_bytes() <= available);
-    let mut found = vec![];
-    for recompute in [settings.recompute, true] {
-        let mut smaller = Settings { recompute, ..settings.clone() };
-        // The batch itself is too large as it is, and may fit when blocks are computed again.
-        let halves =
-            std::iter::successors(Some(settings.batch), |batch| Some(batch / 2)).take_while(|batch| *batch > 0);
-        for batch in halves.skip(usize::from(recompute == settings.recompute)) {
-            smaller.batch = batch;
-            smaller.accumulate = (settings.batch * settings.accumulate).div_ceil(batch);
-            if let Some(b) = Blueprint::new(config, &smaller, limits).ok().filter(fits) {
-                let (accumulate, recompute) = (smaller.accumulate, if recompute { " --recompute" } else { "" });
-                let needs = mib(b.memory_bytes());
-                found.push(format!("--batch {batch} --accumulate {accumulate}{recompute} needs {needs}"));
-                break;
-            }
-        }
-        if settings.recompute {
-            break;
-        }
-    }
-    if found.is_empty() {
-        fail!(OutOfMemory, "{too_much}: even --batch 1 does not fit, use a smaller --preset, --context or --width")
-    }
-    fail!(OutOfMemory, "{too_much}: {}", found.join(", and "))
 }
 
 /// Bytes as MiB, rounded up.

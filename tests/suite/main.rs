@@ -3,6 +3,7 @@
 
 mod beam;
 mod checkpoint;
+mod classifier;
 mod cli;
 mod cooperative;
 mod data;

@@ -160,6 +160,11 @@ fn a_run_with_experts_repeats_and_resumes_bit_for_bit() {
     repeats_and_resumes(Choices { preset: Some("mixtral".into()), experts: Some(5), ..choices() });
 }
 
+#[test]
+fn a_run_with_few_rows_of_logits_at_a_time_repeats_and_resumes_bit_for_bit() {
+    repeats_and_resumes(Choices { batch: Some(12), classifier_rows: Some(64), ..choices() });
+}
+
 /// The second run is interrupted by a save, the third goes on from that: all end with the same bits.
 fn repeats_and_resumes(choices: Choices) {
     let settings = settings(Choices {

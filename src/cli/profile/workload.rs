@@ -30,6 +30,9 @@ pub struct Wanted {
     /// Tokens per sequence, or before the decoded one [default: the model's context]
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
+    /// Logits for so many tokens at a time, as in wgpt train
+    #[arg(long, value_name = "N", conflicts_with = "decode")]
+    pub classifier_rows: Option<usize>,
     /// Fewer layers than the preset's.
     #[arg(skip)]
     pub layers: Option<usize>,
@@ -86,6 +89,7 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
         batch: wanted.batch,
         context: wanted.context,
         layers: wanted.layers,
+        classifier_rows: wanted.classifier_rows,
         accumulate: Some(1),
         ..Choices::default()
     };
@@ -97,7 +101,7 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     };
     let (batch, context) = (settings.batch, settings.context);
     let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-        Model { config: &config, training: true }.objective(g, batch, context)
+        Model { config: &config, training: true }.chunked_objective(g, batch, context, settings.chunk_rows())
     });
     let graph = training.graph;
     executor.tune(&[&graph])?;

@@ -16,9 +16,10 @@ use wgpt::models::config::Config;
 use wgpt::models::generation_config::GenerationConfig;
 use wgpt::train::checkpoint::{LoadedCheckpoint, RunFolder};
 use wgpt::train::log::{self, Log, Record, console_line};
+use wgpt::train::memory::{SUGGESTED_ROWS, check_memory, chunked};
 use wgpt::train::plot::{self, Plot};
 use wgpt::train::settings::Settings;
-use wgpt::train::trainer::{Blueprint, Trainer, TrainerState, check_memory, mib, trainer_state};
+use wgpt::train::trainer::{Blueprint, Trainer, TrainerState, mib, trainer_state};
 
 /// A device, and the plan of a run on it. Nothing is allocated yet.
 pub(super) type Planned = (Box<dyn Executor>, Blueprint);
@@ -272,18 +273,21 @@ pub(super) fn announce(
         material.corpus.validation.len(),
     ));
     // What the other choices would take; planning them is quick.
-    let other = |recompute: bool, batch: usize| {
-        let other = Settings { recompute, batch, ..settings.clone() };
+    let other = |other: Settings| {
         Blueprint::new(config, &other, limits).map_or("no memory at all".into(), |b| mib(b.memory_bytes()))
     };
     let mut others = vec![];
+    if let Some(chunked) = chunked(settings) {
+        others.push(format!("{} with --classifier-rows {SUGGESTED_ROWS}", other(chunked)));
+    }
     if !settings.recompute {
-        others.push(format!("{} with --recompute", other(true, settings.batch)));
+        others.push(format!("{} with --recompute", other(Settings { recompute: true, ..settings.clone() })));
     }
     if settings.batch > 1 {
         let (batch, accumulate) =
             (settings.batch / 2, (settings.batch * settings.accumulate).div_ceil(settings.batch / 2));
-        others.push(format!("{} with --batch {batch} --accumulate {accumulate}", other(settings.recompute, batch)));
+        let smaller = other(Settings { batch, ..settings.clone() });
+        others.push(format!("{smaller} with --batch {batch} --accumulate {accumulate}"));
     }
     let others = if others.is_empty() { String::new() } else { format!("; {}", others.join(", ")) };
     global.say(&format!("memory: {} on the device{others}", mib(blueprint.memory_bytes())));

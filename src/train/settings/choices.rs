@@ -138,6 +138,10 @@ pub struct Choices {
     /// Compute what is inside a block again in the backward pass: less memory, a third more work
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
     pub recompute: Option<bool>,
+    /// Make logits, their loss and gradients for so many tokens at a time (a multiple of 64, or rounded up to one): less
+    /// memory where the vocabulary is large; 0 for all at once
+    #[arg(long, value_name = "N")]
+    pub classifier_rows: Option<usize>,
     /// char, bytes, or a Hugging Face tokenizer.json
     #[arg(long)]
     pub tokenizer: Option<String>,
@@ -180,6 +184,7 @@ impl Choices {
             sample_every: self.sample_every.or(other.sample_every),
             precision: self.precision.or(other.precision),
             recompute: self.recompute.or(other.recompute),
+            classifier_rows: self.classifier_rows.or(other.classifier_rows),
             tokenizer: self.tokenizer.or(other.tokenizer),
         }
     }
