@@ -2,7 +2,8 @@
 //
 //   parameter, gradient, exp_avg (m), exp_avg_sq (v) of one length, all in place    report (8): see global_norm
 //
-// The gradient is scaled by the clip factor and set to 0. A step reported as bad changes nothing else. Reference: src/ops/adamw.rs
+// Four elements per thread. The gradient is scaled by the clip factor and set to 0. A step reported as bad changes nothing else.
+// Reference: src/ops/adamw.rs
 // use: index step
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.95;
@@ -13,10 +14,10 @@ const LN_BETA2: f32 = -0.05129329;
 const EPS: f32 = 1e-8;
 const WEIGHT_DECAY: f32 = 0.1;
 
-@group(0) @binding(0) var<storage, read_write> parameter: array<f32>;
-@group(0) @binding(1) var<storage, read_write> gradient: array<f32>;
-@group(0) @binding(2) var<storage, read_write> exp_avg: array<f32>;
-@group(0) @binding(3) var<storage, read_write> exp_avg_sq: array<f32>;
+@group(0) @binding(0) var<storage, read_write> parameter: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> gradient: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> exp_avg: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> exp_avg_sq: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> report: array<u32>;
 @group(0) @binding(5) var<uniform> step: Step;
 
@@ -35,7 +36,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
-    // The length is asked for, not a constant: one pipeline serves all tensors.
+    // The length is asked for, not a constant: one pipeline serves all groups of parameters that decay alike.
     if i >= arrayLength(&parameter) {
         return;
     }
@@ -51,5 +52,5 @@ fn main(
         exp_avg[i] = m;
         exp_avg_sq[i] = v;
     }
-    gradient[i] = 0.0;
+    gradient[i] = vec4<f32>();
 }

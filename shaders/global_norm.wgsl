@@ -1,10 +1,12 @@
-// global_norm: norm = sqrt(sum of partials), clip = min(1, MAX_NORM / (norm + 1e-6)), and whether the step may be applied.
+// global_norm: norm = sqrt(sum of squares), clip = min(1, MAX_NORM / (norm + 1e-6)), and whether the step may be applied.
 //
-//   partial (PARTIALS)    report (8) u32 bits: loss, norm, clip, 1 + first bad partial, updates, skipped in a row    loss_sum (1)
+//   squares (SUMS, 2) u32 bits: sum, place    loss_sum (1)
+//   report (8) u32 bits: loss, norm, clip, 1 + place of what is not finite, updates, skipped in a row
 //
 // Non-finite numbers are found by their bits: a compiler may assume that they do not occur. Reference: src/ops/global_norm.rs
 // use: reduce
-const PARTIALS: u32 = 1u;
+const SUMS: u32 = 1u;
+const PLACES: u32 = 256u;
 const MAX_NORM: f32 = 1.0;
 const MICRO_BATCHES: u32 = 1u;
 const THREADS: u32 = 64u;
@@ -12,7 +14,7 @@ const THREADS: u32 = 64u;
 const FINE: u32 = 0u;
 const LOSS_BAD: u32 = 0x40000000u;
 
-@group(0) @binding(0) var<storage, read> partial_sums: array<u32>;
+@group(0) @binding(0) var<storage, read> squares: array<vec2<u32>>;
 @group(0) @binding(1) var<storage, read_write> report: array<u32>;
 @group(0) @binding(2) var<storage, read_write> loss_sum: array<u32>;
 
@@ -25,12 +27,12 @@ fn is_bad(bits: u32) -> bool {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(local_invocation_index) thread: u32) {
     var sum = 0.0;
-    var bad = LOSS_BAD;
-    for (var i = thread; i < PARTIALS; i += THREADS) {
-        if is_bad(partial_sums[i]) {
-            bad = min(bad, i + 1u);
+    var bad = SUMS;
+    for (var i = thread; i < SUMS; i += THREADS) {
+        if is_bad(squares[i].x) {
+            bad = min(bad, i);
         } else {
-            sum += bitcast<f32>(partial_sums[i]);
+            sum += bitcast<f32>(squares[i].x);
         }
     }
     sum = workgroup_sum(sum, thread);
@@ -43,27 +45,27 @@ fn main(@builtin(local_invocation_index) thread: u32) {
         bad = min(bad, first_bad[i]);
     }
     let loss_bits = loss_sum[0];
-    if bad == LOSS_BAD && !is_bad(loss_bits) {
-        bad = FINE;
-    }
     loss_sum[0] = 0u;
-    let norm = sqrt(sum);
-    var clip = 1.0;
-    if MAX_NORM > 0.0 {
-        clip = min(1.0, MAX_NORM / (norm + 1e-6));
-    }
     if is_bad(loss_bits) {
         report[0] = loss_bits;
     } else {
         report[0] = bitcast<u32>(bitcast<f32>(loss_bits) / f32(MICRO_BATCHES));
     }
-    if bad != FINE && bad != LOSS_BAD {
-        report[1] = partial_sums[bad - 1u];
-    } else {
-        report[1] = bitcast<u32>(norm);
+    let norm = sqrt(sum);
+    report[1] = bitcast<u32>(norm);
+    var clip = 1.0;
+    if MAX_NORM > 0.0 {
+        clip = min(1.0, MAX_NORM / (norm + 1e-6));
     }
     report[2] = bitcast<u32>(clip);
-    report[3] = bad;
-    report[4] = report[4] + select(0u, 1u, bad == FINE);
-    report[5] = select(report[5] + 1u, 0u, bad == FINE);
+    report[3] = FINE;
+    if bad < SUMS {
+        report[1] = squares[bad].x;
+        report[3] = 1u + bad * PLACES + squares[bad].y;
+    } else if is_bad(loss_bits) {
+        report[3] = LOSS_BAD;
+    }
+    let fine = report[3] == FINE;
+    report[4] = report[4] + select(0u, 1u, fine);
+    report[5] = select(report[5] + 1u, 0u, fine);
 }

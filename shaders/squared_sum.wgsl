@@ -1,12 +1,32 @@
-// squared_sum: partial[i] = sum of squares of elements i * ELEMENTS .. of a gradient, one workgroup each.
+// squared_sum: the sum of squares of elements i * ELEMENTS .. of gradients, one workgroup each; where it is not finite, also
+// which of their places, of 64 elements each, holds the largest.
 //
-//   gradient, whose length is asked for so that one pipeline serves all tensors    partial (its place in the model's list). Reference: src/ops/global_norm.rs
+//   gradients, whose length is asked for so that one pipeline serves all    squares (part of the model's list): u32 bits of sum, place
+//
+// Reference: src/ops/global_norm.rs
 // use: index reduce
 const ELEMENTS: u32 = 16384u;
 const THREADS: u32 = 64u;
 
-@group(0) @binding(0) var<storage, read> gradient: array<f32>;
-@group(0) @binding(1) var<storage, read_write> partial_sums: array<f32>;
+const QUADS: u32 = ELEMENTS / 4u;
+
+@group(0) @binding(0) var<storage, read> gradients: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read_write> squares: array<vec2<u32>>;
+
+// The quad with the largest magnitude by its bits, where NaN is above infinity and both are above all else.
+fn largest(first: u32, end: u32) -> u32 {
+    var found = first;
+    var most = 0u;
+    for (var i = first; i < end; i++) {
+        let bits = gradients[i] & vec4<u32>(0x7fffffffu);
+        let own = max(max(bits.x, bits.y), max(bits.z, bits.w));
+        if own > most {
+            most = own;
+            found = i;
+        }
+    }
+    return found;
+}
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -15,16 +35,22 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let group = workgroup_index(id, count);
-    let len = arrayLength(&gradient);
-    if group >= (len + ELEMENTS - 1u) / ELEMENTS {
+    let len = arrayLength(&gradients);
+    if group >= (len + QUADS - 1u) / QUADS {
         return;
     }
-    var sum = 0.0;
-    for (var i = group * ELEMENTS + thread; i < min(len, (group + 1u) * ELEMENTS); i += THREADS) {
-        sum += gradient[i] * gradient[i];
+    let end = min(len, (group + 1u) * QUADS);
+    var sums = vec4<f32>();
+    for (var i = group * QUADS + thread; i < end; i += THREADS) {
+        let g = bitcast<vec4<f32>>(gradients[i]);
+        sums += g * g;
     }
-    sum = workgroup_sum(sum, thread);
+    let sum = bitcast<u32>(workgroup_sum((sums.x + sums.y) + (sums.z + sums.w), thread));
     if thread == 0u {
-        partial_sums[group] = sum;
+        var place = 0u;
+        if (sum & 0x7f800000u) == 0x7f800000u {
+            place = (largest(group * QUADS, end) - group * QUADS) / 16u;
+        }
+        squares[group] = vec2<u32>(sum, place);
     }
 }

@@ -1,5 +1,7 @@
 //! What a plan is run on: the GPU through wgpu, or the CPU through the ops' references. Callers see one trait.
 
+pub mod store;
+
 use crate::error::Result;
 use crate::graph::{Graph, Limits, Plan, Step};
 use std::collections::BTreeMap;
@@ -56,7 +58,8 @@ pub trait Executor {
     /// Has [`Executor::limits`] choose these variants by class, so that a run goes on with the same bits.
     fn settle(&mut self, _chosen: &BTreeMap<String, String>) {}
 
-    /// Allocates what `plan`, which was made from `graph`, needs and is not in the store yet (zero-filled), and compiles.
+    /// Allocates what `plan`, which was made from `graph`, needs and is not in the store yet (zero-filled), and compiles. Of
+    /// plans with states in common, one that stores them together ([`Graph::together`]) comes before those that do not.
     fn load(&mut self, graph: &Graph, plan: Plan) -> Result<Program>;
 
     /// Fills all temporaries and outputs of a program with NaN, so that a kernel which does not write shows.

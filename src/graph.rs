@@ -34,6 +34,9 @@ pub enum Leaf {
     Input,
 }
 
+/// Elements at whose multiples the members of states that are stored together start: as bytes, what every device can bind at.
+pub const PLACE: usize = 64;
+
 /// What a node computes.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -81,6 +84,32 @@ impl Graph {
     /// A named input that the host writes before a replay.
     pub fn input(&mut self, name: &str, shape: Shape) -> Tensor {
         self.leaf(name, Leaf::Input, shape)
+    }
+
+    /// Stores f32 states one after another in one buffer and returns the whole of it as a state (n) called `name`: what is
+    /// done to all of them is then one op. `members` are their newest versions; once the whole exists, ops work on that.
+    /// Each member starts at a multiple of [`PLACE`] elements, and what lies between is 0.
+    #[track_caller]
+    pub fn together(&mut self, name: &str, members: &[Tensor]) -> Tensor {
+        for member in members {
+            let root = &self.nodes[self.root(*member).node];
+            let fits = matches!(root.source, Source::Leaf(Leaf::State)) && self.shape(*member).dtype == Dtype::F32;
+            assert!(fits && root.inputs.is_empty(), "`{}` cannot be stored in `{name}`", root.label);
+        }
+        let len = members.iter().map(|t| self.shape(*t).len().next_multiple_of(PLACE)).sum();
+        let (source, inputs) = (Source::Leaf(Leaf::State), members.to_vec());
+        self.push(Node { label: name.into(), source, inputs, outputs: vec![Shape::f32(&[len])] })
+    }
+
+    /// Members of a node that stores states together, each with the byte it starts at.
+    pub fn members(&self, node: usize) -> impl Iterator<Item = (Tensor, u64)> {
+        let is_leaf = matches!(self.nodes[node].source, Source::Leaf(_));
+        let mut next = 0;
+        self.nodes[node].inputs.iter().filter(move |_| is_leaf).map(move |member| {
+            let start = next;
+            next += 4 * self.shape(*member).len().next_multiple_of(PLACE) as u64;
+            (*member, start)
+        })
     }
 
     fn leaf(&mut self, name: &str, leaf: Leaf, shape: Shape) -> Tensor {

@@ -1,7 +1,9 @@
 //! The CPU executor: runs a graph from its ops' references. Shaders are tested against it, and it is `--device cpu`.
 
 use crate::error::Result;
+use crate::executor::store::Store;
 use crate::executor::{Executor, KernelTime, Program, Timeline};
+use crate::graph::memory::Class;
 use crate::graph::{Family, Graph, Leaf, Limits, Plan, Shapes, Source, Step, Tensor};
 use std::collections::HashMap;
 use std::time::Instant;
@@ -9,7 +11,7 @@ use std::time::Instant;
 /// A store of named values and the graphs that use it.
 pub struct Cpu {
     limits: Limits,
-    store: HashMap<String, Vec<f32>>,
+    store: Store<Vec<f32>>,
     programs: Vec<Loaded>,
     posted: Vec<(u64, Vec<f32>)>,
     allocated_bytes: u64,
@@ -28,7 +30,7 @@ impl Default for Cpu {
     fn default() -> Self {
         let unlimited =
             Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..Limits::portable(Family::Software) };
-        Cpu { limits: unlimited, store: HashMap::new(), programs: vec![], posted: vec![], allocated_bytes: 0 }
+        Cpu { limits: unlimited, store: Store::default(), programs: vec![], posted: vec![], allocated_bytes: 0 }
     }
 }
 
@@ -44,18 +46,18 @@ impl Loaded {
     }
 
     /// The values of a tensor: in the store, among the inputs, or made by an op.
-    fn value<'a>(&'a self, store: &'a HashMap<String, Vec<f32>>, t: Tensor) -> &'a [f32] {
+    fn value<'a>(&'a self, store: &'a Store<Vec<f32>>, t: Tensor) -> &'a [f32] {
         let root = self.graph.root(t);
         let leaf = &self.graph.nodes()[root.node];
         match leaf.source {
-            Source::Leaf(Leaf::State) => &store[&leaf.label],
+            Source::Leaf(Leaf::State) => store.values(&leaf.label),
             Source::Leaf(Leaf::Input) if root == t => &self.inputs[&leaf.label],
             _ => &self.values[&t],
         }
     }
 
     /// Runs one op: outputs in place start as their input, the others as NaN.
-    fn run_node(&mut self, store: &mut HashMap<String, Vec<f32>>, node: usize, step: &Step) {
+    fn run_node(&mut self, store: &mut Store<Vec<f32>>, node: usize, step: &Step) {
         let Some(op) = self.graph.op(node).filter(|_| self.live[node]).cloned() else { return };
         let at = self.graph.nodes()[node].clone();
         let shapes = Shapes {
@@ -76,7 +78,7 @@ impl Loaded {
             let t = Tensor { node, slot };
             let root = &self.graph.nodes()[self.graph.root(t).node];
             match root.source {
-                Source::Leaf(Leaf::State) => _ = store.insert(root.label.clone(), output),
+                Source::Leaf(Leaf::State) => store.values_mut(&root.label).copy_from_slice(&output),
                 _ => _ = self.values.insert(t, output),
             }
         }
@@ -95,13 +97,13 @@ impl Executor for Cpu {
     }
 
     fn load(&mut self, graph: &Graph, plan: Plan) -> Result<Program> {
-        for (name, buffer, shape) in &plan.states {
-            self.store.entry(name.clone()).or_insert_with(|| {
-                self.allocated_bytes += plan.buffers[*buffer].size_bytes;
-                vec![0.0; shape.len()]
-            });
+        for index in (0..plan.buffers.len()).filter(|i| plan.buffers[*i].class == Class::State) {
+            self.store.hold(&plan, index, |buffer| {
+                self.allocated_bytes += buffer.size_bytes;
+                Ok(vec![0.0; (buffer.size_bytes / 4) as usize])
+            })?;
         }
-        self.allocated_bytes += plan.size_bytes(|class| *class != crate::graph::memory::Class::State);
+        self.allocated_bytes += plan.size_bytes(|class| *class != Class::State);
         self.programs.push(Loaded::new(graph));
         Ok(Program(self.programs.len() - 1))
     }
@@ -148,23 +150,21 @@ impl Executor for Cpu {
     }
 
     fn write_state(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        let state = self.store.get_mut(name).expect("a state of a loaded plan");
-        state.copy_from_slice(values);
+        self.store.values_mut(name).copy_from_slice(values);
         Ok(())
     }
 
     fn write_state_at(&mut self, name: &str, at: usize, values: &[f32]) -> Result<()> {
-        let state = self.store.get_mut(name).expect("a state of a loaded plan");
-        state[at..at + values.len()].copy_from_slice(values);
+        self.store.values_mut(name)[at..at + values.len()].copy_from_slice(values);
         Ok(())
     }
 
     fn read_state(&mut self, name: &str) -> Result<Vec<f32>> {
-        Ok(self.store[name].clone())
+        Ok(self.store.values(name).to_vec())
     }
 
     fn post(&mut self, state: &str, tag: u64) -> Result<()> {
-        self.posted.push((tag, self.store[state].clone()));
+        self.posted.push((tag, self.store.values(state).to_vec()));
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod clock;
 pub mod graph;
+mod groups;
 pub mod log;
 pub mod memory;
 pub mod plot;

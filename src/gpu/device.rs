@@ -3,6 +3,7 @@
 use super::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::fail;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// Bytes moved per transfer: wgpu keeps each piece in host-visible memory until it is submitted.
@@ -111,10 +112,10 @@ impl Device {
         Ok(buffer)
     }
 
-    /// Writes a buffer from its start, in pieces, each submitted and waited for before the next where there are several.
-    pub fn write(&self, buffer: &wgpu::Buffer, bytes: &[u8]) -> Result<()> {
+    /// Writes a buffer from byte `start` on, in pieces, each submitted and waited for before the next where there are several.
+    pub fn write(&self, buffer: &wgpu::Buffer, start: u64, bytes: &[u8]) -> Result<()> {
         for (i, piece) in bytes.chunks(TRANSFER_BYTES as usize).enumerate() {
-            self.queue.write_buffer(buffer, i as u64 * TRANSFER_BYTES, piece);
+            self.queue.write_buffer(buffer, start + i as u64 * TRANSFER_BYTES, piece);
             if bytes.len() as u64 > TRANSFER_BYTES {
                 self.queue.submit([]);
                 self.wait()?;
@@ -133,16 +134,16 @@ impl Device {
         self.check()
     }
 
-    /// Waits for everything queued, then reads `size_bytes` from the start of a buffer.
-    pub fn read(&mut self, buffer: &wgpu::Buffer, size_bytes: u64) -> Result<Vec<f32>> {
+    /// Waits for everything queued, then reads bytes `range` of a buffer.
+    pub fn read(&mut self, buffer: &wgpu::Buffer, range: Range<u64>) -> Result<Vec<f32>> {
         if self.staging.is_none() {
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
             self.staging = Some(self.buffer("read staging", TRANSFER_BYTES, usage)?);
         }
         let staging = self.staging.as_ref().expect("made just above");
-        let mut values: Vec<f32> = Vec::with_capacity((size_bytes / 4) as usize);
-        for start in (0..size_bytes).step_by(TRANSFER_BYTES as usize) {
-            let piece = TRANSFER_BYTES.min(size_bytes - start);
+        let mut values: Vec<f32> = Vec::with_capacity(((range.end - range.start) / 4) as usize);
+        for start in range.clone().step_by(TRANSFER_BYTES as usize) {
+            let piece = TRANSFER_BYTES.min(range.end - start);
             let mut encoder = self.device.create_command_encoder(&Default::default());
             encoder.copy_buffer_to_buffer(buffer, start, staging, 0, piece);
             self.queue.submit([encoder.finish()]);

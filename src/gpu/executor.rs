@@ -8,11 +8,12 @@ use super::reload::ShaderFiles;
 use super::submits::{Action, Submits};
 use super::tuning::Tuning;
 use crate::error::Result;
+use crate::executor::store::Store;
 use crate::executor::{Executor, Program, Timeline};
 use crate::graph::memory::Class;
-use crate::graph::plan::{Bound, Command, Kernel};
+use crate::graph::plan::{Bound, Buffer, Command, Kernel};
 use crate::graph::{Family, Graph, Limits, Plan, Step};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +31,7 @@ pub struct Gpu {
     limits: Limits,
     checks: bool,
     pipelines: Pipelines,
-    store: HashMap<String, wgpu::Buffer>,
+    store: Store<wgpu::Buffer>,
     pub(super) programs: Vec<Loaded>,
     pub(super) step: wgpu::Buffer,
     ring: Vec<Posted>,
@@ -89,7 +90,7 @@ impl Gpu {
             limits,
             checks,
             pipelines: Pipelines::default(),
-            store: HashMap::new(),
+            store: Store::default(),
             programs: vec![],
             step,
             ring,
@@ -120,13 +121,6 @@ impl Gpu {
     /// Waits for everything queued.
     pub fn wait(&self) -> Result<()> {
         self.device.wait()
-    }
-
-    fn storage(&mut self, label: &str, size_bytes: u64) -> Result<wgpu::Buffer> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = self.device.buffer(label, size_bytes, usage)?;
-        self.allocated_bytes += size_bytes;
-        Ok(buffer)
     }
 
     fn bind(&self, pipeline: &Pipeline, bindings: &[Bound], buffers: &[wgpu::Buffer]) -> wgpu::BindGroup {
@@ -171,10 +165,6 @@ impl Gpu {
             }
         };
         Submits::new(commands.iter().map(&mut action).collect(), submit_budget(self.limits.family))
-    }
-
-    fn state(&self, name: &str) -> &wgpu::Buffer {
-        self.store.get(name).unwrap_or_else(|| panic!("`{name}` is no state of a loaded plan"))
     }
 
     /// Takes the oldest posted read-back, waiting for it if need be.
@@ -223,18 +213,25 @@ impl Executor for Gpu {
         if let Some(files) = &self.reloaded {
             files.put_into(&mut plan)?;
         }
-        let mut buffers = vec![];
-        for info in &plan.buffers {
-            let known = self.store.get(&info.label).filter(|_| info.class == Class::State).cloned();
-            let buffer = match known {
-                Some(buffer) => buffer,
-                None => self.storage(&info.label, info.size_bytes)?,
-            };
+        let (device, allocated_bytes) = (&mut self.device, &mut self.allocated_bytes);
+        let mut allocate = |info: &Buffer| {
+            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+            let buffer = device.buffer(&info.label, info.size_bytes, usage)?;
+            *allocated_bytes += info.size_bytes;
+            Ok(buffer)
+        };
+        let (mut buffers, mut starts) = (vec![], vec![]);
+        for (i, info) in plan.buffers.iter().enumerate() {
             if info.class == Class::State {
-                self.store.insert(info.label.clone(), buffer.clone());
+                let (buffer, start) = self.store.hold(&plan, i, &mut allocate)?;
+                buffers.push(self.store.buffer(buffer).clone());
+                starts.push(start);
+            } else {
+                buffers.push(allocate(info)?);
+                starts.push(0);
             }
-            buffers.push(buffer);
         }
+        plan.shift(&starts);
         let kernels: Vec<_> = plan.kernels().collect();
         let pipelines = self.compile(&kernels)?;
         let mut pipelines = pipelines.into_iter();
@@ -248,7 +245,7 @@ impl Executor for Gpu {
         let loaded = &self.programs[program.0];
         for (buffer, info) in loaded.buffers.iter().zip(&loaded.plan.buffers) {
             if matches!(info.class, Class::Temporary | Class::Output) {
-                self.device.write(buffer, &vec![0xff; info.size_bytes as usize])?;
+                self.device.write(buffer, 0, &vec![0xff; info.size_bytes as usize])?;
             }
         }
         Ok(())
@@ -265,7 +262,7 @@ impl Executor for Gpu {
         let (_, buffer, shape) =
             loaded.plan.inputs.iter().find(|(name, ..)| name == input).expect("an input of the plan");
         assert_eq!(bytes.len() as u64, shape.size_bytes(), "input `{input}` has {shape:?}");
-        self.device.write(&loaded.buffers[*buffer], bytes)
+        self.device.write(&loaded.buffers[*buffer], 0, bytes)
     }
 
     fn run(&mut self, program: Program, segment: usize, step: &Step) -> Result<()> {
@@ -315,34 +312,34 @@ impl Executor for Gpu {
     fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {
         let loaded = &self.programs[program.0];
         let (_, buffer, shape) = loaded.plan.outputs.iter().find(|(name, ..)| name == output).expect("a named output");
-        let (buffer, size_bytes) = (loaded.buffers[*buffer].clone(), shape.size_bytes());
-        self.device.read(&buffer, size_bytes)
+        self.device.read(&loaded.buffers[*buffer], 0..shape.size_bytes())
     }
 
     fn write_state(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        let buffer = self.state(name);
-        assert_eq!(buffer.size(), 4 * values.len() as u64, "state `{name}` has another size");
-        self.device.write(buffer, bytemuck::cast_slice(values))
+        let (buffer, range) = self.store.state(name);
+        assert_eq!(range.end - range.start, 4 * values.len() as u64, "state `{name}` has another size");
+        self.device.write(buffer, range.start, bytemuck::cast_slice(values))
     }
 
     fn write_state_at(&mut self, name: &str, at: usize, values: &[f32]) -> Result<()> {
-        let buffer = self.state(name).clone();
-        self.device.write_piece(&buffer, 4 * at as u64, bytemuck::cast_slice(values))
+        let (buffer, range) = self.store.state(name);
+        assert!(4 * (at + values.len()) as u64 <= range.end - range.start, "state `{name}` is shorter");
+        self.device.write_piece(buffer, range.start + 4 * at as u64, bytemuck::cast_slice(values))
     }
 
     fn read_state(&mut self, name: &str) -> Result<Vec<f32>> {
-        let buffer = self.state(name).clone();
-        self.device.read(&buffer, buffer.size())
+        let (buffer, range) = self.store.state(name);
+        self.device.read(buffer, range)
     }
 
     fn post(&mut self, state: &str, tag: u64) -> Result<()> {
         assert!(self.pending.len() < RING, "collect before posting more than {RING} times");
-        let buffer = self.state(state).clone();
+        let (buffer, range) = self.store.state(state);
         let slot = (0..RING).find(|s| !self.pending.contains(s)).expect("a free slot");
         let posted = &mut self.ring[slot];
-        (posted.tag, posted.size_bytes, posted.arrived) = (tag, buffer.size(), Arc::default());
+        (posted.tag, posted.size_bytes, posted.arrived) = (tag, range.end - range.start, Arc::default());
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&buffer, 0, &posted.staging, 0, posted.size_bytes);
+        encoder.copy_buffer_to_buffer(buffer, range.start, &posted.staging, 0, posted.size_bytes);
         posted.submission = Some(self.device.queue.submit([encoder.finish()]));
         let arrived = posted.arrived.clone();
         let done = move |_| arrived.store(true, Ordering::Release);

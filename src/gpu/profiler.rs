@@ -138,7 +138,7 @@ impl Gpu {
             encoder.resolve_query_set(set, 0..queries as u32, &buffer, (8 * i * SET) as u64);
         }
         self.device.queue.submit([encoder.finish()]);
-        let words = self.device.read(&buffer, size_bytes)?;
+        let words = self.device.read(&buffer, 0..size_bytes)?;
         Ok(words.chunks(2).map(|w| u64::from(w[0].to_bits()) | u64::from(w[1].to_bits()) << 32).collect())
     }
 

@@ -69,6 +69,8 @@ pub struct Storage {
     pub of: HashMap<Tensor, usize>,
     /// Class, label and life of each storage.
     pub entries: Vec<(Class, String, Life)>,
+    /// States that are stored in another one: its storage, and the byte they start at.
+    pub within: HashMap<usize, (usize, u64)>,
     /// (node, from tensor, to slot): contents to copy before the node runs, because it works in place over a tensor that
     /// is still needed.
     pub copies: Vec<(usize, Tensor, usize)>,
@@ -101,8 +103,13 @@ impl Storage {
                 };
                 storage.of.insert(at, index);
             }
+            for (member, start) in g.members(i) {
+                let whole = storage.of[&Tensor { node: i, slot: 0 }];
+                let before = storage.within.insert(storage.of[&member], (whole, start));
+                assert!(before.is_none(), "{member:?} cannot be stored in `{}` as well", node.label);
+            }
         }
-        storage.check_versions(nodes());
+        storage.check_versions(g, nodes());
         storage
     }
 
@@ -143,7 +150,7 @@ impl Storage {
     }
 
     /// Asserts that nobody reads an older version of a state after an op changed it in place.
-    fn check_versions<'a>(&self, nodes: impl Iterator<Item = (usize, &'a Node)>) {
+    fn check_versions<'a>(&self, g: &Graph, nodes: impl Iterator<Item = (usize, &'a Node)>) {
         let mut newest: HashMap<usize, Tensor> = HashMap::new();
         for (i, node) in nodes {
             for t in &node.inputs {
@@ -156,6 +163,8 @@ impl Storage {
                 let at = Tensor { node: i, slot };
                 newest.insert(self.of[&at], at);
             }
+            // What is stored together is from here on only reached through the whole.
+            g.members(i).for_each(|(member, _)| _ = newest.insert(self.of[&member], Tensor { node: i, slot: 0 }));
         }
     }
 }

@@ -2,17 +2,26 @@
 
 use super::memory::{Class, Life, Storage, pack};
 use super::op::{Constant, Cost, Limits, Operand, Shader};
-use super::{Graph, Shape, Tensor};
+use super::{Graph, Leaf, Shape, Tensor};
 use crate::error::Result;
 use std::fmt;
 use std::ops::Range;
 
-/// A buffer of a plan. State is found in the store by its label; the others belong to the plan.
+/// A buffer of a plan. State is found in the store by the names of what it holds; the others belong to the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {
     pub class: Class,
     pub label: String,
     pub size_bytes: u64,
+}
+
+/// A named state: where in which buffer it lies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    pub name: String,
+    pub buffer: usize,
+    pub start_byte: u64,
+    pub shape: Shape,
 }
 
 /// A binding of a kernel: bytes `range` of buffer `buffer`, or the step uniform where that is `None`.
@@ -67,27 +76,31 @@ pub struct Plan {
     pub outputs: Vec<(String, usize, Shape)>,
     /// Tensors that the host writes: (name, buffer, shape).
     pub inputs: Vec<(String, usize, Shape)>,
-    /// State by name: (name, buffer, shape).
-    pub states: Vec<(String, usize, Shape)>,
+    /// States by name. Those that are stored together lie in one buffer, which is a state as well.
+    pub states: Vec<State>,
 }
 
 impl Plan {
     /// Plans memory and kernels. Fails where a tensor or a binding is larger than `limits` allow, naming it.
     pub fn new(g: &Graph, limits: &Limits) -> Result<Plan> {
         let storage = Storage::new(g);
-        let (buffers, buffer_of) = allocate(&storage);
-        for buffer in &buffers {
+        let (buffers, place_of) = allocate(&storage);
+        let place = |t: Tensor| place_of[storage.of[&t]];
+        let buffer = |t: Tensor| place(t).0;
+        let states = states(g, &place);
+        for (i, buffer) in buffers.iter().enumerate() {
             if buffer.size_bytes > limits.buffer_bytes {
+                // What is too large by itself is more use than the name of what it is stored with.
+                let state = states.iter().find(|s| s.buffer == i);
                 crate::fail!(
                     OutOfMemory,
                     "`{}` needs a buffer of {} MiB and this device allows {} MiB: use a smaller batch or a smaller model",
-                    buffer.label,
+                    state.map_or(&buffer.label, |s| &s.name),
                     buffer.size_bytes >> 20,
                     limits.buffer_bytes >> 20
                 );
             }
         }
-        let buffer = |t: Tensor| buffer_of[storage.of[&t]];
         let live = g.live();
         let mut segments = vec![];
         for (name, range) in g.segments() {
@@ -101,27 +114,32 @@ impl Plan {
                         size_bytes,
                     });
                 }
-                for kernel in kernels(g, node, limits, &buffer)? {
+                for kernel in kernels(g, node, limits, &place)? {
                     commands.push(Command::Dispatch(kernel));
                 }
             }
             segments.push(Segment { name, commands });
         }
-        let leaves = |class: Class| {
-            let leaf = |(node, at): (usize, &super::Node)| {
-                let t = Tensor { node, slot: 0 };
-                let is_leaf = matches!(at.source, super::Source::Leaf(_)) && buffers[buffer(t)].class == class;
-                is_leaf.then(|| (at.label.clone(), buffer(t), at.outputs[0].clone()))
-            };
-            g.nodes().iter().enumerate().filter_map(leaf).collect::<Vec<_>>()
-        };
+        let input = |(t, at): (Tensor, &super::Node)| (at.label.clone(), buffer(t), at.outputs[0].clone());
+        let inputs = leaves(g, Leaf::Input).map(input).collect();
         let outputs = g.outputs().iter().map(|(name, t)| (name.clone(), buffer(*t), g.shape(*t).clone())).collect();
-        Ok(Plan { inputs: leaves(Class::Input), states: leaves(Class::State), buffers, segments, outputs })
+        Ok(Plan { inputs, states, buffers, segments, outputs })
     }
 
     /// Bytes of all buffers that satisfy `wanted`.
     pub fn size_bytes(&self, wanted: impl Fn(&Class) -> bool) -> u64 {
         self.buffers.iter().filter(|b| wanted(&b.class)).map(|b| b.size_bytes).sum()
+    }
+
+    /// Moves all that is bound of each buffer by a number of bytes: states may lie among others in the store.
+    pub fn shift(&mut self, by: &[u64]) {
+        for command in self.segments.iter_mut().flat_map(|s| &mut s.commands) {
+            let Command::Dispatch(kernel) = command else { continue };
+            for bound in &mut kernel.bindings {
+                let by = bound.buffer.map_or(0, |buffer| by[buffer]);
+                bound.range = bound.range.start + by..bound.range.end + by;
+            }
+        }
     }
 
     /// Index of the segment called `name`.
@@ -144,6 +162,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, b) in self.buffers.iter().enumerate() {
             writeln!(f, "buffer {i} {:?} {} bytes {}", b.class, b.size_bytes, b.label)?;
+            for state in self.states.iter().filter(|s| s.buffer == i && s.name != b.label) {
+                writeln!(f, "  from {} on {}", state.start_byte, state.name)?;
+            }
         }
         for segment in &self.segments {
             writeln!(f, "segment {}", segment.name)?;
@@ -165,16 +186,32 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Buffers of all storage, and the buffer of each: temporaries are packed, the others own theirs.
-fn allocate(storage: &Storage) -> (Vec<Buffer>, Vec<usize>) {
+/// Leaves of a kind.
+fn leaves(g: &Graph, wanted: Leaf) -> impl Iterator<Item = (Tensor, &super::Node)> {
+    let is_wanted = move |node: &super::Node| matches!(node.source, super::Source::Leaf(leaf) if leaf == wanted);
+    let nodes = g.nodes().iter().enumerate().filter(move |(_, at)| is_wanted(at));
+    nodes.map(|(node, at)| (Tensor { node, slot: 0 }, at))
+}
+
+fn states(g: &Graph, place: &impl Fn(Tensor) -> (usize, u64)) -> Vec<State> {
+    let state = |(t, at): (Tensor, &super::Node)| {
+        let (buffer, start_byte) = place(t);
+        State { name: at.label.clone(), buffer, start_byte, shape: at.outputs[0].clone() }
+    };
+    leaves(g, Leaf::State).map(state).collect()
+}
+
+/// Buffers of all storage, and the place of each, a buffer and a byte in it: temporaries are packed, states may lie within
+/// others, what is left owns its buffer.
+fn allocate(storage: &Storage) -> (Vec<Buffer>, Vec<(usize, u64)>) {
     let mut buffers = vec![];
-    let mut buffer_of = vec![usize::MAX; storage.entries.len()];
+    let mut place_of = vec![(usize::MAX, 0); storage.entries.len()];
     let mut temporary: Vec<usize> = vec![];
     for (i, (class, label, life)) in storage.entries.iter().enumerate() {
         if *class == Class::Temporary {
             temporary.push(i);
-        } else {
-            buffer_of[i] = buffers.len();
+        } else if !storage.within.contains_key(&i) {
+            place_of[i].0 = buffers.len();
             buffers.push(Buffer { class: class.clone(), label: label.clone(), size_bytes: life.size_bytes });
         }
     }
@@ -187,13 +224,16 @@ fn allocate(storage: &Storage) -> (Vec<Buffer>, Vec<usize>) {
         buffers.push(Buffer { class: Class::Temporary, label, size_bytes });
     }
     for (n, &i) in temporary.iter().enumerate() {
-        buffer_of[i] = first + assigned[n];
+        place_of[i].0 = first + assigned[n];
     }
-    (buffers, buffer_of)
+    for (&i, &(whole, start)) in &storage.within {
+        place_of[i] = (place_of[whole].0, start);
+    }
+    (buffers, place_of)
 }
 
 /// The kernels of one node, bound to buffers.
-fn kernels(g: &Graph, node: usize, limits: &Limits, buffer: &impl Fn(Tensor) -> usize) -> Result<Vec<Kernel>> {
+fn kernels(g: &Graph, node: usize, limits: &Limits, place: &impl Fn(Tensor) -> (usize, u64)) -> Result<Vec<Kernel>> {
     let Some(op) = g.op(node) else { return Ok(vec![]) };
     let at = &g.nodes()[node];
     let shapes = g.shapes(node);
@@ -216,7 +256,8 @@ fn kernels(g: &Graph, node: usize, limits: &Limits, buffer: &impl Fn(Tensor) -> 
                 let (mib, limit) = (size_bytes >> 20, limits.binding_bytes >> 20);
                 crate::fail!(OutOfMemory, "{} binds {mib} MiB at once and this device allows {limit} MiB", at.label);
             }
-            bindings.push(Bound { buffer: tensor.map(buffer), range, writes: b.writes });
+            let (buffer, start) = tensor.map(place).map_or((None, 0), |(buffer, start)| (Some(buffer), start));
+            bindings.push(Bound { buffer, range: start + range.start..start + range.end, writes: b.writes });
         }
         kernels.push(Kernel {
             node,

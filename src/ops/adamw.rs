@@ -1,6 +1,7 @@
 //! adamw: Adam with decoupled weight decay (Loshchilov and Hutter 2017, algorithm 2; the order of torch.optim.AdamW).
 //!
-//!   parameter, gradient, exp_avg, exp_avg_sq of one shape, all in place;  report (8) of the step, from global_norm
+//!   parameter, gradient, exp_avg, exp_avg_sq of one shape, all in place, each of one tensor or of many stored together;
+//!   report (8) of the step, from global_norm
 //!
 //!   g = clip * gradient;  p -= lr * decay * p;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //!   p -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps);  gradient = 0, ready to be added to again
@@ -9,13 +10,14 @@
 //! written.
 
 use super::case::{Case, Draw};
+use super::elementwise::bytes;
 use super::global_norm::report;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// One tensor's update.
+/// The update of parameters that decay alike.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     pub beta1: f64,
@@ -32,13 +34,14 @@ impl Op for AdamW {
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let same = inputs[1..4].iter().all(|s| *s == inputs[0]);
-        assert!(inputs.len() == 5 && same && inputs[4].len() == report::LEN, "adamw does not fit {inputs:?}");
+        let quads = inputs[0].len().is_multiple_of(4);
+        assert!(inputs.len() == 5 && same && quads && inputs[4].len() == report::LEN, "adamw does not fit {inputs:?}");
         vec![inputs[0].clone(); 4]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let piece = |range: Range<usize>| {
-            let bytes = range.start as u64 * 4..range.end as u64 * 4;
+            let bytes = bytes(&range, 4);
             let mut d = Dispatch::new(shader!("adamw"))
                 .groups(limits.fold(range.len().div_ceil(256)))
                 .constant("BETA1", self.beta1 as f32)
@@ -55,7 +58,7 @@ impl Op for AdamW {
             }
             d.read(4).step()
         };
-        limits.row_chunks(shapes.outputs[0].len(), 4).into_iter().map(piece).collect()
+        limits.row_chunks(shapes.outputs[0].len() / 4, 16).into_iter().map(piece).collect()
     }
 
     fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
@@ -117,7 +120,7 @@ macro_rules! case {
 }
 
 pub const CASES: &[Case] = &[
-    case!("adamw 1", [1]),
-    case!("adamw 65x67", [65, 67]),
+    case!("adamw 4", [4]),
+    case!("adamw 65x68", [65, 68]),
     case!("adamw, beyond one binding: 50257x768", [50257, 768]),
 ];

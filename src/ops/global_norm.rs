@@ -1,22 +1,25 @@
 //! global_norm: the norm of all gradients together, the clip factor, and the guard against non-finite numbers.
 //!
-//! [`SquaredSum`] writes sums of squares of one gradient, one per 16384 elements, into its place in a shared list:
-//!   gradient (any shape);  partial (P), in place
+//! [`SquaredSum`] writes sums of squares of gradients that are stored together, one per 16384 elements, into its part of a list:
+//!   gradients (any shape);  squares (P, 2), in place: the sum, and the place (u32 bits) of what makes it not finite
 //! [`GlobalNorm`] reduces the list and publishes what the update and the log need:
-//!   partial (P);  report (8), in place;  loss_sum (1), in place, set to 0 for the next step
-//!   norm = sqrt(sum of partials),  clip = min(1, max_norm / (norm + 1e-6)) (Pascanu et al. 2013; torch.nn.utils.clip_grad_norm_)
+//!   squares (P, 2);  report (8), in place;  loss_sum (1), in place, set to 0 for the next step
+//!   norm = sqrt(sum of squares),  clip = min(1, max_norm / (norm + 1e-6)) (Pascanu et al. 2013; torch.nn.utils.clip_grad_norm_)
 //!
 //! A non-finite gradient or loss is found by its bits (WGSL lets compilers assume that NaN and infinity do not occur): the
-//! step is then skipped, which costs nothing further, and the first non-finite partial tells the host which tensor it was.
-//! Cost: 2 FLOPs and 4 bytes per gradient element.
+//! step is then skipped, which costs nothing further. The first sum that is not finite tells the host which tensor it was, by
+//! the place of the largest among its elements. Cost: 2 FLOPs and 4 bytes per gradient element.
 
 use super::case::{Case, Draw};
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use super::elementwise::bytes;
+use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, PLACE, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::sync::Arc;
 
-/// Elements of a gradient per partial sum.
+/// Elements per sum.
 const ELEMENTS: usize = 16384;
+/// Places per sum: no two tensors have elements in the same one.
+pub const PLACES: usize = ELEMENTS / PLACE;
 
 /// Words of the report.
 pub mod report {
@@ -26,8 +29,8 @@ pub mod report {
     pub const NORM: usize = 1;
     /// Factor that clips the gradients.
     pub const CLIP: usize = 2;
-    /// One more than the index of the first non-finite partial (u32 bits); [`FINE`] if all is finite, [`LOSS_BAD`] if it is
-    /// only the loss.
+    /// One more than the place of what is not finite, counted over all sums (u32 bits); [`FINE`] if all is finite,
+    /// [`LOSS_BAD`] if it is only the loss.
     pub const BAD: usize = 3;
     /// Updates applied so far, this one included (u32 bits): AdamW's step number.
     pub const UPDATES: usize = 4;
@@ -39,27 +42,22 @@ pub mod report {
     pub const LOSS_BAD: u32 = 1 << 30;
 }
 
-/// Places in the list are a multiple of this, so that each gradient's can be bound by itself on any device.
-const PLACE: usize = 64;
+/// The parts of the list are a multiple of this long, so that each can be bound by itself on any device.
+const PART: usize = 64;
 
-/// Places in the list of partial sums that a gradient of `len` elements takes; those it does not need stay 0.
-pub fn partials(len: usize) -> usize {
-    len.div_ceil(ELEMENTS).next_multiple_of(PLACE)
-}
-
-/// Bytes of `len` words from a place on.
-fn words(first: usize, len: usize) -> std::ops::Range<u64> {
-    first as u64 * 4..(first + len) as u64 * 4
+/// Sums in the list that gradients of `len` elements take; those they do not need stay 0.
+pub fn sums(len: usize) -> usize {
+    len.div_ceil(ELEMENTS).next_multiple_of(PART)
 }
 
 fn threads(limits: &Limits) -> u32 {
     if limits.family == Family::Gpu { 256 } else { 8 }
 }
 
-/// partial[first..] = sums of squares of a gradient.
+/// squares[first..] = sums of squares of gradients.
 #[derive(Debug)]
 pub struct SquaredSum {
-    /// Place of this gradient's first partial in the list, a multiple of 64.
+    /// Where the part of these gradients begins in the list, a multiple of 64.
     pub first: usize,
 }
 
@@ -69,19 +67,15 @@ impl Op for SquaredSum {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        let last = self.first + partials(inputs[0].len());
-        assert!(
-            self.first.is_multiple_of(PLACE) && last <= inputs[1].len(),
-            "squared_sum of {:?} ends at {last}, beyond {:?}",
-            inputs[0],
-            inputs[1]
-        );
+        let last = self.first + sums(inputs[0].len());
+        let fits = self.first.is_multiple_of(PART) && inputs[0].len().is_multiple_of(4);
+        assert!(fits && inputs[1].dims[1..] == [2] && last <= inputs[1].rows(), "squared_sum does not fit {inputs:?}");
         vec![inputs[1].clone()]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let mut dispatches = vec![];
-        // Cut at whole partials, so that a partial lies in one piece.
+        // Cut at whole sums.
         for piece in limits.row_chunks(shapes.inputs[0].len().div_ceil(ELEMENTS), ELEMENTS as u64 * 4) {
             let end = shapes.inputs[0].len().min(piece.end * ELEMENTS);
             dispatches.push(
@@ -89,7 +83,7 @@ impl Op for SquaredSum {
                     .constant("ELEMENTS", ELEMENTS)
                     .constant("THREADS", threads(limits))
                     .read_range(0, (piece.start * ELEMENTS * 4) as u64..(end * 4) as u64)
-                    .write_range(0, words(self.first + piece.start, piece.len()))
+                    .write_range(0, bytes(&(self.first + piece.start..self.first + piece.end), 2))
                     .groups(limits.fold(piece.len())),
             );
         }
@@ -101,8 +95,11 @@ impl Op for SquaredSum {
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
-        for (i, piece) in inputs[0].chunks(ELEMENTS).enumerate() {
-            outputs[0][self.first + i] = piece.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>() as f32;
+        for (piece, squares) in inputs[0].chunks(ELEMENTS).zip(outputs[0][2 * self.first..].chunks_mut(2)) {
+            let sum = piece.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>() as f32;
+            let magnitude = |i: &usize| (piece[*i].abs().to_bits(), std::cmp::Reverse(*i));
+            let largest = (0..piece.len()).max_by_key(magnitude).filter(|_| !sum.is_finite()).unwrap_or(0);
+            squares.copy_from_slice(&[sum, f32::from_bits((largest / PLACE) as u32)]);
         }
     }
 
@@ -115,7 +112,7 @@ impl Op for SquaredSum {
     }
 }
 
-/// The report of a step, from all partial sums and the sum of the micro-batches' losses.
+/// The report of a step, from all sums of squares and the sum of the micro-batches' losses.
 #[derive(Debug)]
 pub struct GlobalNorm {
     /// Gradients are scaled down to this norm; 0 leaves them alone.
@@ -130,7 +127,7 @@ impl Op for GlobalNorm {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        let fits = inputs[1].len() == report::LEN && inputs[2].len() == 1;
+        let fits = inputs[0].columns() == 2 && inputs[1].len() == report::LEN && inputs[2].len() == 1;
         assert!(inputs.len() == 3 && fits, "global_norm does not fit {inputs:?}");
         vec![inputs[1].clone(), inputs[2].clone()]
     }
@@ -138,7 +135,8 @@ impl Op for GlobalNorm {
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         vec![
             Dispatch::new(shader!("global_norm"))
-                .constant("PARTIALS", shapes.inputs[0].len())
+                .constant("SUMS", shapes.inputs[0].rows())
+                .constant("PLACES", PLACES)
                 .constant("MAX_NORM", self.max_norm)
                 .constant("MICRO_BATCHES", self.micro_batches)
                 .constant("THREADS", threads(limits))
@@ -155,12 +153,12 @@ impl Op for GlobalNorm {
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let loss = outputs[1][0] / self.micro_batches as f32;
         outputs[1][0] = 0.0;
-        let bad = match inputs[0].iter().position(|p| !p.is_finite()) {
-            Some(first) => first as u32 + 1,
+        let bad = match inputs[0].chunks(2).position(|squares| !squares[0].is_finite()) {
+            Some(i) => (1 + i * PLACES) as u32 + inputs[0][2 * i + 1].to_bits(),
             None if !loss.is_finite() => report::LOSS_BAD,
             None => report::FINE,
         };
-        let norm = inputs[0].iter().map(|p| f64::from(*p)).sum::<f64>().sqrt();
+        let norm = inputs[0].chunks(2).map(|squares| f64::from(squares[0])).sum::<f64>().sqrt();
         let clip = if self.max_norm > 0.0 { (f64::from(self.max_norm) / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let out = &mut outputs[0];
         let (updates, skipped) = (out[report::UPDATES].to_bits(), out[report::SKIPPED_IN_A_ROW].to_bits());
@@ -187,9 +185,9 @@ const SUM: &str =
 
 pub const CASES: &[Case] = &[
     Case {
-        name: "squared_sum 1",
+        name: "squared_sum 4",
         op: || Arc::new(SquaredSum { first: 64 }),
-        inputs: &[(&[1], Draw::Uniform(1.0)), (&[128], Draw::Uniform(1.0))],
+        inputs: &[(&[4], Draw::Uniform(1.0)), (&[128, 2], Draw::Uniform(1.0))],
         gradient: false,
         position: 0,
         atol: 1e-9,
@@ -197,9 +195,9 @@ pub const CASES: &[Case] = &[
         reason: SUM,
     },
     Case {
-        name: "squared_sum 181x181",
+        name: "squared_sum 181x180",
         op: || Arc::new(SquaredSum { first: 128 }),
-        inputs: &[(&[181, 181], Draw::Uniform(1.0)), (&[192], Draw::Uniform(1.0))],
+        inputs: &[(&[181, 180], Draw::Uniform(1.0)), (&[192, 2], Draw::Uniform(1.0))],
         gradient: false,
         position: 0,
         atol: 1e-9,
@@ -209,7 +207,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "squared_sum, beyond one binding: 50257x768",
         op: || Arc::new(SquaredSum { first: 0 }),
-        inputs: &[(&[50257, 768], Draw::Uniform(1.0)), (&[2368], Draw::Uniform(1.0))],
+        inputs: &[(&[50257, 768], Draw::Uniform(1.0)), (&[2368, 2], Draw::Uniform(1.0))],
         gradient: false,
         position: 0,
         atol: 1e-9,
@@ -220,7 +218,7 @@ pub const CASES: &[Case] = &[
         name: "global_norm of 1000",
         op: || Arc::new(GlobalNorm { max_norm: 1.0, micro_batches: 3 }),
         inputs: &[
-            (&[1000], Draw::Between(0.1, 1.0)),
+            (&[1000, 2], Draw::Between(0.1, 1.0)),
             (&[report::LEN], Draw::Ids(100)),
             (&[1], Draw::Between(1.0, 5.0)),
         ],

@@ -3,14 +3,15 @@
 //! `accumulate` runs once per micro-batch: forward, backward, gradients added in place. `update` runs once per step: global
 //! norm, clip, AdamW. Loss, norm, clip factor and counters stay on the device, in the state [`REPORT`].
 
+use super::groups::{Group, groups};
 use crate::graph::gradient::gradient;
-use crate::graph::{Graph, Tensor};
+use crate::graph::{Graph, PLACE, Tensor};
 use crate::models::model::Objective;
 use crate::ops::adamw::AdamW;
 use crate::ops::add::AddInPlace;
 use crate::ops::expert_load::ExpertLoad;
 use crate::ops::fill::Fill;
-use crate::ops::global_norm::{GlobalNorm, SquaredSum, partials, report};
+use crate::ops::global_norm::{GlobalNorm, PLACES, SquaredSum, report, sums};
 
 /// The segment that runs once per micro-batch.
 pub const ACCUMULATE: &str = "accumulate";
@@ -21,7 +22,7 @@ pub const REPORT: &str = "step.report";
 /// State of models with experts: how many choices went to each (layers, experts) so far, as u32 that wrap.
 pub const EXPERT_LOAD: &str = "step.expert_load";
 const LOSS_SUM: &str = "step.loss_sum";
-const PARTIALS: &str = "step.squared_sums";
+const SQUARES: &str = "step.squared_sums";
 
 /// What the optimiser needs to know when the graph is made; the learning rate comes with each step.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +41,8 @@ pub struct Optimizer {
 /// A training step's graph.
 pub struct TrainingGraph {
     pub graph: Graph,
-    /// For each parameter the end of its partial sums of squares, to name a tensor from an index.
-    partial_ends: Vec<(String, usize)>,
+    /// For each parameter the end of its places in the sums of squares, to name a tensor from one of them.
+    place_ends: Vec<(String, usize)>,
 }
 
 impl TrainingGraph {
@@ -70,26 +71,24 @@ impl TrainingGraph {
         let totals = gradient(&mut g, objective.minimised, seed, &wanted);
 
         g.segment(UPDATE);
-        let firsts: Vec<(String, usize)> = partial_ends(parameters);
-        let mut squares = g.state(PARTIALS, &[firsts.last().map_or(0, |(_, end)| *end)]);
-        for ((total, (_, dims)), (name, end)) in totals.iter().zip(parameters).zip(&firsts) {
-            g.scope(name.as_str());
-            let first = end - partials(dims.iter().product());
-            squares = g.apply(SquaredSum { first }, &[*total, squares]);
-        }
+        let groups = groups(parameters);
+        let moments = [".exp_avg", ".exp_avg_sq"].map(|suffix| (suffix, state(&mut g, suffix)));
+        let values = together(&mut g, &groups, "", &values);
+        let gradients = together(&mut g, &groups, ".grad", &totals);
+        let [first, second] = moments.map(|(suffix, tensors)| together(&mut g, &groups, suffix, &tensors));
+        let squares = squared_sums(&mut g, &groups, &gradients);
         g.scope("step");
         let reported = g.state(REPORT, &[report::LEN]);
         let norm = GlobalNorm { max_norm: optimizer.max_norm, micro_batches: optimizer.accumulate };
         let reported = g.apply(norm, &[squares, reported, sum]);
-        let (first, second) = (state(&mut g, ".exp_avg"), state(&mut g, ".exp_avg_sq"));
-        for (i, (name, dims)) in parameters.iter().enumerate() {
-            g.scope(name.as_str());
-            let weight_decay = if dims.len() >= 2 { optimizer.weight_decay } else { 0.0 };
+        for (i, group) in groups.iter().enumerate() {
+            g.scope(group.name.as_str());
+            let weight_decay = if group.decays { optimizer.weight_decay } else { 0.0 };
             let Optimizer { beta1, beta2, eps, .. } = *optimizer;
             let update = AdamW { beta1, beta2, eps, weight_decay };
-            g.apply(update, &[values[i], totals[i], first[i], second[i], reported]);
+            g.apply(update, &[values[i], gradients[i], first[i], second[i], reported]);
         }
-        TrainingGraph { graph: g, partial_ends: firsts }
+        TrainingGraph { graph: g, place_ends: place_ends(parameters, &groups) }
     }
 
     /// What was not finite, given the report's word about it.
@@ -98,11 +97,47 @@ impl TrainingGraph {
             report::FINE => None,
             report::LOSS_BAD => Some("the loss is not finite".into()),
             index => {
-                let name = self.partial_ends.iter().find(|(_, end)| index as usize <= *end).map(|(name, _)| name);
+                let name = self.place_ends.iter().find(|(_, end)| index as usize <= *end).map(|(name, _)| name);
                 Some(format!("the gradient of {} is not finite", name.map_or("an unknown tensor", String::as_str)))
             }
         }
     }
+}
+
+/// Every group's part of `tensors`, one for each parameter, in one buffer.
+fn together(g: &mut Graph, groups: &[Group], suffix: &str, tensors: &[Tensor]) -> Vec<Tensor> {
+    let all = |group: &Group| {
+        let members: Vec<Tensor> = group.members.iter().map(|&i| tensors[i]).collect();
+        g.together(&format!("{}{suffix}", group.name), &members)
+    };
+    groups.iter().map(all).collect()
+}
+
+/// The list of sums of squares of all groups' gradients.
+fn squared_sums(g: &mut Graph, groups: &[Group], gradients: &[Tensor]) -> Tensor {
+    let parts: Vec<usize> = gradients.iter().map(|gradients| sums(g.shape(*gradients).len())).collect();
+    let mut squares = g.state(SQUARES, &[parts.iter().sum(), 2]);
+    let mut first = 0;
+    for ((group, gradients), part) in groups.iter().zip(gradients).zip(parts) {
+        g.scope(group.name.as_str());
+        squares = g.apply(SquaredSum { first }, &[*gradients, squares]);
+        first += part;
+    }
+    squares
+}
+
+/// Each parameter with the end of its places in that list.
+fn place_ends(parameters: &[(String, Vec<usize>)], groups: &[Group]) -> Vec<(String, usize)> {
+    let (mut ends, mut first) = (vec![], 0);
+    for group in groups {
+        let mut places = 0;
+        for (name, dims) in group.members.iter().map(|&i| &parameters[i]) {
+            places += dims.iter().product::<usize>().div_ceil(PLACE);
+            ends.push((name.clone(), first * PLACES + places));
+        }
+        first += sums(places * PLACE);
+    }
+    ends
 }
 
 /// Counts the choices of every layer's groups.
@@ -113,14 +148,4 @@ fn count_choices(g: &mut Graph, groups: &[Tensor]) {
     for (layer, offsets) in groups.iter().enumerate() {
         load = g.apply(ExpertLoad { layer }, &[*offsets, load]);
     }
-}
-
-/// Each parameter with the end of its partial sums.
-fn partial_ends(parameters: &[(String, Vec<usize>)]) -> Vec<(String, usize)> {
-    let mut end = 0;
-    let place = |(name, dims): &(String, Vec<usize>)| {
-        end += partials(dims.iter().product());
-        (name.clone(), end)
-    };
-    parameters.iter().map(place).collect()
 }

@@ -62,12 +62,12 @@ fn logits_loss_and_gradients_are_those_of_transformers() {
         let input = g.input("ids", Shape::u32(&[3, 16]));
         let logits = Model { config: &config, training: false }.logits(&mut g, input);
         g.output("logits", logits);
-        let plan = Plan::new(&g, device.limits()).unwrap();
-        let evaluate = device.load(&g, plan).unwrap();
         let loss = |g: &mut Graph| Model { config: &config, training: true }.loss(g, 3, 16);
         let t = TrainingGraph::new(&config.parameters(), &OPTIMIZER, loss);
         let plan = Plan::new(&t.graph, device.limits()).unwrap();
         let train = device.load(&t.graph, plan).unwrap();
+        let plan = Plan::new(&g, device.limits()).unwrap();
+        let evaluate = device.load(&g, plan).unwrap();
         upload(device.as_mut(), &weights).unwrap();
         for program in [evaluate, train] {
             device.write(program, "ids", bytemuck::cast_slice(&ids)).unwrap();

@@ -34,6 +34,7 @@ mod shaders;
 mod stop;
 mod story;
 mod tasks;
+mod together;
 mod tokenizer;
 mod training;
 mod tuning;

@@ -257,7 +257,7 @@ fn training_learns_and_allocates_nothing_after_the_first_step() {
     assert!((before - uniform).abs() < 0.1, "an untrained model knows nothing: {before} for ln V = {uniform}");
     let first = steps(&mut trainer, 1);
     let created = trainer.executor().created();
-    assert!(created.0 > 100 && created.1 > 20, "{created:?}");
+    assert!(created.0 > 40 && created.1 > 20, "{created:?}");
     let records = steps(&mut trainer, 20);
     assert_eq!(trainer.executor().created(), created, "buffers and pipelines made while training");
     assert_eq!(trainer.validate().unwrap(), trainer.validate().unwrap());
@@ -422,6 +422,14 @@ fn the_tensor_whose_gradient_is_not_finite_is_named() {
         let skipped = steps(&mut trainer, 1)[0].skipped.clone();
         // The reference sums in f64, but the partial sum is f32 there as well.
         assert_eq!(skipped.as_deref(), Some("the gradient of wpe.weight is not finite"), "{label}");
+        // Squares that are finite by themselves, and not together with those of the tensor before it.
+        for (name, value) in [("h.0.ln_1.weight", 1.7e19), ("h.0.ln_1.bias", 1.8e19)] {
+            let mut gradient = trainer.executor().read_state(&format!("{name}.grad")).unwrap();
+            gradient[7] = value;
+            trainer.executor().write_state(&format!("{name}.grad"), &gradient).unwrap();
+        }
+        let skipped = steps(&mut trainer, 1)[0].skipped.clone();
+        assert_eq!(skipped.as_deref(), Some("the gradient of h.0.ln_1.bias is not finite"), "{label}");
     }
 }
 
