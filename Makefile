@@ -26,9 +26,9 @@ zero-shot: setup
 test: setup
 	cargo test --locked --all-features
 
-## Speed of every op's cases, and of whole training steps.
+## Speed on this machine, in less than ten minutes: ceilings, kernels, matrix products, whole steps, decoding.
 bench: setup
-	cargo bench --locked
+	scripts/bench.sh
 
 ## 10,000 tiny steps: throughput must stay flat and memory constant.
 soak: setup

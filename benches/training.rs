@@ -11,10 +11,11 @@ use wgpt::data::tokens::Tokens;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::gpu::Gpu;
+use wgpt::models::config::Config;
 use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::trainer::{Blueprint, Trainer, mib};
 
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 struct Arguments {
     /// auto, or part of an adapter's name
     #[arg(long, default_value = "auto")]
@@ -28,6 +29,9 @@ struct Arguments {
     /// Measure one block per input line
     #[arg(long)]
     serve: bool,
+    /// Measure this preset instead, with the model options that are given
+    #[arg(long, value_name = "PRESET")]
+    steps_of: Option<String>,
     /// Measure contexts of 256, 1024 and 4096 instead, with as many tokens per batch in each
     #[arg(long)]
     contexts: bool,
@@ -55,16 +59,28 @@ const CONTEXTS: &[&[&str]] = &[
 fn main() {
     let arguments = Arguments::parse();
     let shapes = if arguments.contexts { CONTEXTS } else { SHAPES };
-    let outcome = if arguments.serve { serve(&arguments) } else { shapes.iter().try_for_each(|s| measure(s)) };
+    let outcome = match &arguments.steps_of {
+        Some(preset) => of_preset(preset, arguments.clone()),
+        None if arguments.serve => serve(&arguments),
+        None => {
+            shapes.iter().try_for_each(|s| measure(&s.join(" "), Arguments::parse_from(["training"].iter().chain(*s))))
+        }
+    };
     if let Err(error) = outcome {
         eprintln!("error: {error}");
         std::process::exit(error.exit_code().into());
     }
 }
 
+/// Whole steps of a preset, with its own vocabulary.
+fn of_preset(preset: &str, mut arguments: Arguments) -> Result<()> {
+    arguments.choices.preset = Some(preset.into());
+    arguments.vocab = Config::preset(preset)?.vocab_size;
+    measure(preset, arguments)
+}
+
 /// Three blocks of one shape after a warm-up: the median.
-fn measure(shape: &[&str]) -> Result<()> {
-    let arguments = Arguments::parse_from(std::iter::once(&"training").chain(shape));
+fn measure(what: &str, arguments: Arguments) -> Result<()> {
     let mut trainer = trainer(&arguments)?;
     block(&mut trainer, 2)?;
     let mut speeds = [0.0; 3];
@@ -74,7 +90,7 @@ fn measure(shape: &[&str]) -> Result<()> {
     speeds.sort_by(f64::total_cmp);
     let memory = mib(trainer.executor().allocated_bytes());
     let [least, median, most] = speeds;
-    println!("{:78} {median:8.0} tokens/s ({least:.0} to {most:.0})  {memory}", shape.join(" "));
+    println!("{what:78} {median:8.0} tokens/s ({least:.0} to {most:.0})  {memory}");
     Ok(())
 }
 
