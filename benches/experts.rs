@@ -66,7 +66,7 @@ fn measure(name: &str, choices: Choices) -> Result<()> {
 fn training(gpu: &mut Gpu, config: &Config, settings: &Settings) -> Result<(f64, f64)> {
     let (batch, context) = (settings.batch, settings.context);
     let graph = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-        Model { config, training: true }.objective(g, batch, context)
+        Model { config, training: true, mixed: false }.objective(g, batch, context)
     })
     .graph;
     let plan = Plan::new(&graph, gpu.limits())?;
@@ -82,7 +82,7 @@ fn training(gpu: &mut Gpu, config: &Config, settings: &Settings) -> Result<(f64,
 fn decoding(gpu: &mut Gpu, config: &Config) -> Result<f64> {
     let mut g = Graph::new();
     let ids = g.input("ids", Shape::u32(&[1, 1]));
-    let logits = Model { config, training: false }.decode(&mut g, ids);
+    let logits = Model { config, training: false, mixed: false }.decode(&mut g, ids);
     g.output("logits", logits);
     let plan = Plan::new(&g, gpu.limits())?;
     let program = gpu.load(&g, plan)?;

@@ -52,7 +52,7 @@ fn main() {
         let mut gpu = Gpu::open("auto").expect("an adapter");
         let mut g = Graph::new();
         let ids = g.input("ids", Shape::u32(&[1, 16]));
-        let logits = Model { config: &config, training: false }.logits(&mut g, ids);
+        let logits = Model { config: &config, training: false, mixed: false }.logits(&mut g, ids);
         g.output("logits", logits);
         let plan = Plan::new(&g, gpu.limits()).expect("a plan");
         gpu.load(&g, plan).expect("memory");

@@ -4,9 +4,14 @@
 // use: index
 const LEN: u32 = 256u;
 
-@group(0) @binding(0) var<storage, read> a: array<f32>;
-@group(0) @binding(1) var<storage, read> b: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+// Element types of the operands.
+alias A_TYPE = f32;
+alias B_TYPE = f32;
+alias Y_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> a: array<A_TYPE>;
+@group(0) @binding(1) var<storage, read> b: array<B_TYPE>;
+@group(0) @binding(2) var<storage, read_write> y: array<Y_TYPE>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -16,6 +21,6 @@ fn main(
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
     if i < LEN {
-        y[i] = a[i] + b[i];
+        y[i] = Y_TYPE(f32(a[i]) + f32(b[i]));
     }
 }

@@ -4,8 +4,12 @@
 // use: index
 const LEN: u32 = 256u;
 
-@group(0) @binding(0) var<storage, read> b: array<f32>;
-@group(0) @binding(1) var<storage, read_write> a: array<f32>;
+// Element types of the operands.
+alias A_TYPE = f32;
+alias B_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> b: array<B_TYPE>;
+@group(0) @binding(1) var<storage, read_write> a: array<A_TYPE>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -15,6 +19,6 @@ fn main(
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
     if i < LEN {
-        a[i] += b[i];
+        a[i] = A_TYPE(f32(a[i]) + f32(b[i]));
     }
 }

@@ -36,11 +36,14 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const MASKED: f32 = -1e30;
 const_assert HS % 4u == 0u && NH % KVH == 0u;
 
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
+// Element type of q, k, v, y and their gradients.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
 @group(0) @binding(1) var<storage, read> lse: array<f32>;
-@group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> dy: array<vec4<X_TYPE>>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<X_TYPE>>;
 @group(0) @binding(5) var<uniform> step: Step;
 
 fn keep(row: vec4<u32>, j: u32) -> vec4<f32> {
@@ -54,19 +57,19 @@ fn keep(row: vec4<u32>, j: u32) -> vec4<f32> {
 // Element x of q at four consecutive positions from i. Past the end the last one repeats; the mask covers those.
 fn four_q(at: u32, i: u32, x: u32) -> mat4x4<f32> {
     return mat4x4<f32>(
-        qkv[at + min(i, T - 1u) * ROW + x],
-        qkv[at + min(i + 1u, T - 1u) * ROW + x],
-        qkv[at + min(i + 2u, T - 1u) * ROW + x],
-        qkv[at + min(i + 3u, T - 1u) * ROW + x],
+        vec4<f32>(qkv[at + min(i, T - 1u) * ROW + x]),
+        vec4<f32>(qkv[at + min(i + 1u, T - 1u) * ROW + x]),
+        vec4<f32>(qkv[at + min(i + 2u, T - 1u) * ROW + x]),
+        vec4<f32>(qkv[at + min(i + 3u, T - 1u) * ROW + x]),
     );
 }
 
 fn four_dy(at: u32, i: u32, x: u32) -> mat4x4<f32> {
     return mat4x4<f32>(
-        dy[at + min(i, T - 1u) * CV + x],
-        dy[at + min(i + 1u, T - 1u) * CV + x],
-        dy[at + min(i + 2u, T - 1u) * CV + x],
-        dy[at + min(i + 3u, T - 1u) * CV + x],
+        vec4<f32>(dy[at + min(i, T - 1u) * CV + x]),
+        vec4<f32>(dy[at + min(i + 1u, T - 1u) * CV + x]),
+        vec4<f32>(dy[at + min(i + 2u, T - 1u) * CV + x]),
+        vec4<f32>(dy[at + min(i + 3u, T - 1u) * CV + x]),
     );
 }
 
@@ -93,8 +96,8 @@ fn main(
         // Rows past the end repeat the last one and are not stored.
         j[r] = min(j0 + LANES * r + lane, T - 1u);
         for (var x = 0u; x < HV; x++) {
-            k[r][x] = qkv[kv_at + j[r] * ROW + x] * SCALE;
-            v[r][x] = qkv[kv_at + j[r] * ROW + KV + x];
+            k[r][x] = vec4<f32>(qkv[kv_at + j[r] * ROW + x]) * SCALE;
+            v[r][x] = vec4<f32>(qkv[kv_at + j[r] * ROW + KV + x]);
         }
     }
     // The heads of queries that share these keys, one after the other.
@@ -141,8 +144,8 @@ fn main(
     for (var r = 0u; r < ROWS; r++) {
         if j0 + LANES * r + lane < T {
             for (var x = 0u; x < HV; x++) {
-                dqkv[kv_at + j[r] * ROW + x] = dk[r][x] * SCALE;
-                dqkv[kv_at + j[r] * ROW + KV + x] = dv[r][x];
+                dqkv[kv_at + j[r] * ROW + x] = vec4<X_TYPE>(dk[r][x] * SCALE);
+                dqkv[kv_at + j[r] * ROW + KV + x] = vec4<X_TYPE>(dv[r][x]);
             }
         }
     }

@@ -44,11 +44,14 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const MASKED: f32 = -1e30;
 const_assert HS % 4u == 0u && NH % KVH == 0u;
 
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
+// Element type of q, k, v, y and their gradients.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
 @group(0) @binding(1) var<storage, read> lse: array<f32>;
-@group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> dy: array<vec4<X_TYPE>>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<X_TYPE>>;
 @group(0) @binding(5) var<uniform> step: Step;
 
 var<workgroup> held: array<vec4<f32>, 2u * BK * PITCH>; // (2, BK, HV): k, scaled; v
@@ -65,8 +68,8 @@ fn load_held(at: u32, j0: u32, thread: u32) {
         var k = vec4<f32>(0.0);
         var v = vec4<f32>(0.0);
         if j < T {
-            k = qkv[at + j * ROW + e % HV] * SCALE;
-            v = qkv[at + j * ROW + KV + e % HV];
+            k = vec4<f32>(qkv[at + j * ROW + e % HV]) * SCALE;
+            v = vec4<f32>(qkv[at + j * ROW + KV + e % HV]);
         }
         held[K + e / HV * PITCH + e % HV] = k;
         held[V + e / HV * PITCH + e % HV] = v;
@@ -78,7 +81,7 @@ fn load_q(at: u32, i0: u32, thread: u32) {
         let i = i0 + e / HV;
         var value = vec4<f32>(0.0);
         if i < T {
-            value = qkv[at + i * ROW + e % HV];
+            value = vec4<f32>(qkv[at + i * ROW + e % HV]);
         }
         tile[e / HV * PITCH + e % HV] = value;
     }
@@ -89,7 +92,7 @@ fn load_dy(at: u32, i0: u32, thread: u32) {
         let i = i0 + e / HV;
         var value = vec4<f32>(0.0);
         if i < T {
-            value = dy[at + i * CV + e % HV];
+            value = vec4<f32>(dy[at + i * CV + e % HV]);
         }
         tile[e / HV * PITCH + e % HV] = value;
     }
@@ -203,8 +206,8 @@ fn main(
             let j = j0 + ty + TY * r;
             if j < T && tx + TX * c < HV {
                 let to = kv_at + j * ROW + tx + TX * c;
-                dqkv[to] = dk[r][c] * SCALE;
-                dqkv[to + KV] = dv[r][c];
+                dqkv[to] = vec4<X_TYPE>(dk[r][c] * SCALE);
+                dqkv[to + KV] = vec4<X_TYPE>(dv[r][c]);
             }
         }
     }

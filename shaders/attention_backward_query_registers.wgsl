@@ -35,11 +35,14 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const MASKED: f32 = -1e30;
 const_assert HS % 4u == 0u && NH % KVH == 0u;
 
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> y: array<vec4<f32>>;
+// Element type of q, k, v, y and their gradients.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
+@group(0) @binding(1) var<storage, read> y: array<vec4<X_TYPE>>;
 @group(0) @binding(2) var<storage, read> lse: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> dy: array<vec4<X_TYPE>>;
+@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<X_TYPE>>;
 @group(0) @binding(5) var<storage, read_write> delta: array<f32>;
 @group(0) @binding(6) var<uniform> step: Step;
 
@@ -54,10 +57,10 @@ fn keep(row: u32, j: u32) -> vec4<f32> {
 // Element x of four consecutive positions from j. Past the end the last one repeats; the mask covers those.
 fn four(at: u32, j: u32, x: u32) -> mat4x4<f32> {
     return mat4x4<f32>(
-        qkv[at + min(j, T - 1u) * ROW + x],
-        qkv[at + min(j + 1u, T - 1u) * ROW + x],
-        qkv[at + min(j + 2u, T - 1u) * ROW + x],
-        qkv[at + min(j + 3u, T - 1u) * ROW + x],
+        vec4<f32>(qkv[at + min(j, T - 1u) * ROW + x]),
+        vec4<f32>(qkv[at + min(j + 1u, T - 1u) * ROW + x]),
+        vec4<f32>(qkv[at + min(j + 2u, T - 1u) * ROW + x]),
+        vec4<f32>(qkv[at + min(j + 3u, T - 1u) * ROW + x]),
     );
 }
 
@@ -88,9 +91,9 @@ fn main(
         i[r] = min(i0 + LANES * r + lane, T - 1u);
         row_lse[r] = lse[first_row + i[r]];
         for (var x = 0u; x < HV; x++) {
-            q[r][x] = qkv[at + i[r] * ROW + x] * SCALE;
-            d[r][x] = dy[y_at + i[r] * CV + x];
-            row_delta[r] += dot(d[r][x], y[y_at + i[r] * CV + x]);
+            q[r][x] = vec4<f32>(qkv[at + i[r] * ROW + x]) * SCALE;
+            d[r][x] = vec4<f32>(dy[y_at + i[r] * CV + x]);
+            row_delta[r] += dot(d[r][x], vec4<f32>(y[y_at + i[r] * CV + x]));
         }
     }
     for (var j0 = first_key(i0) / 4u * 4u; j0 < min(i0 + BQ, T); j0 += 4u) {
@@ -121,7 +124,7 @@ fn main(
     for (var r = 0u; r < ROWS; r++) {
         if i0 + LANES * r + lane < T {
             for (var x = 0u; x < HV; x++) {
-                dqkv[at + i[r] * ROW + x] = dq[r][x] * SCALE;
+                dqkv[at + i[r] * ROW + x] = vec4<X_TYPE>(dq[r][x] * SCALE);
             }
             delta[first_row + i[r]] = row_delta[r];
         }

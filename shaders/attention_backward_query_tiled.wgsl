@@ -43,11 +43,14 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const MASKED: f32 = -1e30;
 const_assert HS % 4u == 0u && NH % KVH == 0u;
 
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> y: array<vec4<f32>>;
+// Element type of q, k, v, y and their gradients.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
+@group(0) @binding(1) var<storage, read> y: array<vec4<X_TYPE>>;
 @group(0) @binding(2) var<storage, read> lse: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> dy: array<vec4<X_TYPE>>;
+@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<X_TYPE>>;
 @group(0) @binding(5) var<storage, read_write> delta: array<f32>;
 @group(0) @binding(6) var<uniform> step: Step;
 
@@ -65,8 +68,8 @@ fn load_held(at: u32, y_at: u32, i0: u32, thread: u32) {
         var q = vec4<f32>(0.0);
         var d = vec4<f32>(0.0);
         if i < T {
-            q = qkv[at + i * ROW + x] * SCALE;
-            d = dy[y_at + i * CV + x];
+            q = vec4<f32>(qkv[at + i * ROW + x]) * SCALE;
+            d = vec4<f32>(dy[y_at + i * CV + x]);
         }
         held[Q + e / HV * PITCH + x] = q;
         held[DY + e / HV * PITCH + x] = d;
@@ -78,7 +81,7 @@ fn load_kv(at: u32, j0: u32, thread: u32) {
         let j = j0 + e / HV;
         var value = vec4<f32>(0.0);
         if j < T {
-            value = qkv[at + j * ROW + e % HV];
+            value = vec4<f32>(qkv[at + j * ROW + e % HV]);
         }
         kv_tile[e / HV * PITCH + e % HV] = value;
     }
@@ -89,7 +92,7 @@ fn delta_share(y_at: u32, i0: u32, tx: u32, row: u32) -> f32 {
     var sum = 0.0;
     if i0 + row < T {
         for (var x = tx; x < HV; x += TX) {
-            sum += dot(held[DY + row * PITCH + x], y[y_at + (i0 + row) * CV + x]);
+            sum += dot(held[DY + row * PITCH + x], vec4<f32>(y[y_at + (i0 + row) * CV + x]));
         }
     }
     return sum;
@@ -198,7 +201,7 @@ fn main(
     for (var r = 0u; r < ROWS; r++) {
         for (var c = 0u; c < COLUMNS; c++) {
             if i0 + ty + TY * r < T && tx + TX * c < HV {
-                dqkv[at + (i0 + ty + TY * r) * ROW + tx + TX * c] = dq[r][c] * SCALE;
+                dqkv[at + (i0 + ty + TY * r) * ROW + tx + TX * c] = vec4<X_TYPE>(dq[r][c] * SCALE);
             }
         }
     }

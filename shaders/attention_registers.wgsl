@@ -37,8 +37,11 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const MASKED: f32 = -1e30;
 const_assert HS % 4u == 0u && NH % KVH == 0u;
 
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
+// Element type of q, k, v, y and their gradients.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec4<X_TYPE>>;
 @group(0) @binding(2) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(3) var<uniform> step: Step;
 
@@ -53,10 +56,10 @@ fn keep(row: u32, j: u32) -> vec4<f32> {
 // Element x of four consecutive positions from j. Past the end the last one repeats; the mask covers those.
 fn four(at: u32, j: u32, x: u32) -> mat4x4<f32> {
     return mat4x4<f32>(
-        qkv[at + min(j, T - 1u) * ROW + x],
-        qkv[at + min(j + 1u, T - 1u) * ROW + x],
-        qkv[at + min(j + 2u, T - 1u) * ROW + x],
-        qkv[at + min(j + 3u, T - 1u) * ROW + x],
+        vec4<f32>(qkv[at + min(j, T - 1u) * ROW + x]),
+        vec4<f32>(qkv[at + min(j + 1u, T - 1u) * ROW + x]),
+        vec4<f32>(qkv[at + min(j + 2u, T - 1u) * ROW + x]),
+        vec4<f32>(qkv[at + min(j + 3u, T - 1u) * ROW + x]),
     );
 }
 
@@ -85,7 +88,7 @@ fn main(
         i[r] = min(i0 + LANES * r + lane, T - 1u);
         m[r] = MASKED;
         for (var x = 0u; x < HV; x++) {
-            q[r][x] = qkv[at + i[r] * ROW + x] * SCALE;
+            q[r][x] = vec4<f32>(qkv[at + i[r] * ROW + x]) * SCALE;
         }
     }
     for (var j0 = first_key(i0) / 4u * 4u; j0 < min(i0 + BQ, T); j0 += 4u) {
@@ -119,7 +122,7 @@ fn main(
     for (var r = 0u; r < ROWS; r++) {
         if i0 + LANES * r + lane < T {
             for (var x = 0u; x < HV; x++) {
-                y[(head / NH * T + i[r]) * CV + head % NH * HV + x] = o[r][x] / l[r];
+                y[(head / NH * T + i[r]) * CV + head % NH * HV + x] = vec4<X_TYPE>(o[r][x] / l[r]);
             }
             lse[first_row + i[r]] = m[r] + log(l[r]);
         }

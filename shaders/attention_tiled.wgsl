@@ -44,8 +44,11 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const MASKED: f32 = -1e30;
 const_assert HS % 4u == 0u && NH % KVH == 0u;
 
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
+// Element type of q, k, v, y and their gradients.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec4<X_TYPE>>;
 @group(0) @binding(2) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(3) var<uniform> step: Step;
 
@@ -59,7 +62,7 @@ fn load_q(at: u32, i0: u32, thread: u32) {
         let i = i0 + e / HV;
         var value = vec4<f32>(0.0);
         if i < T {
-            value = qkv[at + i * ROW + e % HV] * SCALE;
+            value = vec4<f32>(qkv[at + i * ROW + e % HV]) * SCALE;
         }
         q_tile[e / HV * PITCH + e % HV] = value;
     }
@@ -70,7 +73,7 @@ fn load_kv(at: u32, j0: u32, thread: u32) {
         let j = j0 + e / HV;
         var value = vec4<f32>(0.0);
         if j < T {
-            value = qkv[at + j * ROW + e % HV];
+            value = vec4<f32>(qkv[at + j * ROW + e % HV]);
         }
         kv_tile[e / HV * PITCH + e % HV] = value;
     }
@@ -186,7 +189,7 @@ fn main(
             }
             for (var c = 0u; c < COLUMNS; c++) {
                 if tx + TX * c < HV {
-                    y[(head / NH * T + i) * CV + head % NH * HV + tx + TX * c] = o[r][c] / sum;
+                    y[(head / NH * T + i) * CV + head % NH * HV + tx + TX * c] = vec4<X_TYPE>(o[r][c] / sum);
                 }
             }
             if tx == 0u {

@@ -9,7 +9,10 @@ const FIRST_STRIP: u32 = 0u;
 
 const BLOCKS: u32 = (C + 63u) / 64u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+// Element type of x.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
 @group(0) @binding(1) var<storage, read_write> partial_sums: array<f32>;
 
 @compute @workgroup_size(64)
@@ -26,7 +29,7 @@ fn main(
     }
     var sum = 0.0;
     for (var row = first; row < min(first + STRIP_ROWS, ROWS); row++) {
-        sum += x[row * C + column];
+        sum += f32(x[row * C + column]);
     }
     partial_sums[(FIRST_STRIP + group / BLOCKS) * C + column] = sum;
 }

@@ -8,7 +8,10 @@ const ROWS: u32 = 1u;
 const V: u32 = 64u;
 const THREADS: u32 = 64u;
 
-@group(0) @binding(0) var<storage, read> logits: array<f32>;
+// Element type of the logits.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> logits: array<X_TYPE>;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;
 @group(0) @binding(2) var<storage, read_write> rows: array<f32>;
 
@@ -24,12 +27,12 @@ fn main(
     }
     var largest = -1e30;
     for (var i = thread; i < V; i += THREADS) {
-        largest = max(largest, logits[row * V + i]);
+        largest = max(largest, f32(logits[row * V + i]));
     }
     largest = workgroup_max(largest, thread);
     var sum = 0.0;
     for (var i = thread; i < V; i += THREADS) {
-        sum += exp(logits[row * V + i] - largest);
+        sum += exp(f32(logits[row * V + i]) - largest);
     }
     let lse = largest + log(workgroup_sum(sum, thread));
     if thread == 0u {
@@ -38,7 +41,7 @@ fn main(
         if target_id == 0xffffffffu {
             rows[2u * row + 1u] = 0.0;
         } else {
-            rows[2u * row + 1u] = lse - logits[row * V + target_id];
+            rows[2u * row + 1u] = lse - f32(logits[row * V + target_id]);
         }
     }
 }

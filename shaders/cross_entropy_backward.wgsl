@@ -8,11 +8,14 @@ const ROWS: u32 = 1u;
 const V: u32 = 64u;
 const THREADS: u32 = 64u;
 
+// Element type of the logits.
+alias X_TYPE = f32;
+
 @group(0) @binding(0) var<storage, read> targets: array<u32>;
 @group(0) @binding(1) var<storage, read> rows: array<f32>;
 @group(0) @binding(2) var<storage, read> counted: array<f32>;
 @group(0) @binding(3) var<storage, read> dloss: array<f32>;
-@group(0) @binding(4) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(4) var<storage, read_write> logits: array<X_TYPE>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -28,7 +31,7 @@ fn main(
     let lse = rows[2u * row];
     let scale = select(dloss[0] / max(counted[0], 1.0), 0.0, target_id == 0xffffffffu);
     for (var i = thread; i < V; i += THREADS) {
-        let p = exp(logits[row * V + i] - lse);
-        logits[row * V + i] = (p - select(0.0, 1.0, i == target_id)) * scale;
+        let p = exp(f32(logits[row * V + i]) - lse);
+        logits[row * V + i] = X_TYPE((p - select(0.0, 1.0, i == target_id)) * scale);
     }
 }

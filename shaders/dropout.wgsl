@@ -9,8 +9,11 @@ const SALT: u32 = 0u;
 const THRESHOLD: u32 = 429496729u;
 const SCALE: f32 = 1.1111111;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+// Element type of the operands.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
+@group(0) @binding(1) var<storage, read_write> y: array<X_TYPE>;
 @group(0) @binding(2) var<uniform> step: Step;
 
 @compute @workgroup_size(256)
@@ -21,6 +24,6 @@ fn main(
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
     if i < LEN {
-        y[i] = x[i] * keep_factor(FIRST + i, step.micro_batch, step.seed, SALT, THRESHOLD, SCALE);
+        y[i] = X_TYPE(f32(x[i]) * keep_factor(FIRST + i, step.micro_batch, step.seed, SALT, THRESHOLD, SCALE));
     }
 }

@@ -4,8 +4,11 @@
 // use: index gelu
 const LEN: u32 = 256u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> dy: array<f32>;
+// Element type of the operands.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
+@group(0) @binding(1) var<storage, read_write> dy: array<X_TYPE>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -15,6 +18,6 @@ fn main(
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
     if i < LEN {
-        dy[i] *= gelu_derivative(x[i]);
+        dy[i] = X_TYPE(f32(dy[i]) * gelu_derivative(f32(x[i])));
     }
 }

@@ -9,10 +9,14 @@ const C: u32 = 64u;
 const EPS: f32 = 1e-5;
 const THREADS: u32 = 64u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+// Element types of the operands.
+alias X_TYPE = f32;
+alias Y_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Y_TYPE>;
 @group(0) @binding(4) var<storage, read_write> stats: array<f32>;
 
 @compute @workgroup_size(THREADS)
@@ -27,17 +31,17 @@ fn main(
     }
     var sum = 0.0;
     for (var c = thread; c < C; c += THREADS) {
-        sum += x[row * C + c];
+        sum += f32(x[row * C + c]);
     }
     let mean = workgroup_sum(sum, thread) / f32(C);
     var squares = 0.0;
     for (var c = thread; c < C; c += THREADS) {
-        let d = x[row * C + c] - mean;
+        let d = f32(x[row * C + c]) - mean;
         squares += d * d;
     }
     let rstd = inverseSqrt(workgroup_sum(squares, thread) / f32(C) + EPS);
     for (var c = thread; c < C; c += THREADS) {
-        y[row * C + c] = (x[row * C + c] - mean) * rstd * weight[c] + bias[c];
+        y[row * C + c] = Y_TYPE((f32(x[row * C + c]) - mean) * rstd * weight[c] + bias[c]);
     }
     if thread == 0u {
         stats[2u * row] = mean;

@@ -9,11 +9,15 @@ const C: u32 = 64u;
 const THREADS: u32 = 64u;
 const ACCUMULATE: bool = false;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+// Element types of the operands.
+alias X_TYPE = f32;
+alias Y_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read> stats: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(3) var<storage, read> dy: array<Y_TYPE>;
+@group(0) @binding(4) var<storage, read_write> dx: array<X_TYPE>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -30,19 +34,19 @@ fn main(
     var sum_g = 0.0;
     var sum_gn = 0.0;
     for (var c = thread; c < C; c += THREADS) {
-        let g = dy[row * C + c] * weight[c];
+        let g = f32(dy[row * C + c]) * weight[c];
         sum_g += g;
-        sum_gn += g * (x[row * C + c] - mean) * rstd;
+        sum_gn += g * (f32(x[row * C + c]) - mean) * rstd;
     }
     let mean_g = workgroup_sum(sum_g, thread) / f32(C);
     let mean_gn = workgroup_sum(sum_gn, thread) / f32(C);
     for (var c = thread; c < C; c += THREADS) {
-        let n = (x[row * C + c] - mean) * rstd;
-        let value = rstd * (dy[row * C + c] * weight[c] - mean_g - n * mean_gn);
+        let n = (f32(x[row * C + c]) - mean) * rstd;
+        let value = rstd * (f32(dy[row * C + c]) * weight[c] - mean_g - n * mean_gn);
         if ACCUMULATE {
-            dx[row * C + c] += value;
+            dx[row * C + c] = X_TYPE(f32(dx[row * C + c]) + value);
         } else {
-            dx[row * C + c] = value;
+            dx[row * C + c] = X_TYPE(value);
         }
     }
 }

@@ -10,9 +10,13 @@ const FIRST_STRIP: u32 = 0u;
 
 const BLOCKS: u32 = (C + 63u) / 64u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+// Element types of the operands.
+alias X_TYPE = f32;
+alias Y_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
 @group(0) @binding(1) var<storage, read> stats: array<f32>;
-@group(0) @binding(2) var<storage, read> dy: array<f32>;
+@group(0) @binding(2) var<storage, read> dy: array<Y_TYPE>;
 @group(0) @binding(3) var<storage, read_write> weight_sums: array<f32>;
 @group(0) @binding(4) var<storage, read_write> bias_sums: array<f32>;
 
@@ -31,8 +35,8 @@ fn main(
     var weight_sum = 0.0;
     var bias_sum = 0.0;
     for (var row = first; row < min(first + STRIP_ROWS, ROWS); row++) {
-        let d = dy[row * C + column];
-        weight_sum += d * (x[row * C + column] - stats[2u * row]) * stats[2u * row + 1u];
+        let d = f32(dy[row * C + column]);
+        weight_sum += d * (f32(x[row * C + column]) - stats[2u * row]) * stats[2u * row + 1u];
         bias_sum += d;
     }
     let at = (FIRST_STRIP + group / BLOCKS) * C + column;

@@ -34,7 +34,6 @@ const BAND: u32 = 8u;
 
 alias A_TYPE = f16;
 alias B_TYPE = f16;
-alias C_TYPE = f32;
 // What A and B are multiplied in.
 alias SLICE_TYPE = f16;
 

@@ -30,7 +30,7 @@ const TILES_N: u32 = (N + 4u * LANES - 1u) / (4u * LANES);
 // One quad in each lane holds four steps of K for LANES rows of the tile.
 const GROUPS: u32 = (TM + LANES - 1u) / LANES;
 
-@group(0) @binding(2) var<storage, read_write> c: array<f32>;
+@group(0) @binding(2) var<storage, read_write> c: array<C_TYPE>;
 
 @compute @workgroup_size(LANES)
 fn main(

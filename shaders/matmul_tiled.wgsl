@@ -45,7 +45,7 @@ const TILES_N: u32 = (N + BN - 1u) / BN;
 const SWATH: u32 = 8u;
 const_assert BM % TM == 0u && BN % TN == 0u && TM % 4u == 0u && TN % 4u == 0u && BK % 4u == 0u;
 
-@group(0) @binding(2) var<storage, read_write> c: array<f32>;
+@group(0) @binding(2) var<storage, read_write> c: array<C_TYPE>;
 
 var<workgroup> a_slice: array<vec4<f32>, BK * A_PITCH>; // (BK, BM)
 var<workgroup> b_slice: array<vec4<f32>, BK * B_PITCH>; // (BK, BN)

@@ -27,7 +27,7 @@ const THREADS: u32 = ACROSS * SLICES;
 const TILES: u32 = (N + 4u * ACROSS - 1u) / (4u * ACROSS);
 const_assert !TA && (SLICES & (SLICES - 1u)) == 0u;
 
-@group(0) @binding(2) var<storage, read_write> c: array<f32>;
+@group(0) @binding(2) var<storage, read_write> c: array<C_TYPE>;
 
 var<workgroup> parts: array<vec4<f32>, THREADS>; // (SLICES, ACROSS)
 

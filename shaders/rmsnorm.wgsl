@@ -16,9 +16,13 @@ const THREADS: u32 = 64u;
 const CV: u32 = C / 4u;
 const_assert C % 4u == 0u;
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+// Element types of the operands.
+alias X_TYPE = f32;
+alias Y_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<X_TYPE>>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<Y_TYPE>>;
 @group(0) @binding(3) var<storage, read_write> rstds: array<f32>;
 
 @compute @workgroup_size(THREADS)
@@ -35,18 +39,18 @@ fn main(
     let normalised = group % GROUPS - FIRST;
     if normalised >= COUNT {
         for (var c = thread; c < CV; c += THREADS) {
-            y[group * CV + c] = x[group * CV + c];
+            y[group * CV + c] = vec4<Y_TYPE>(x[group * CV + c]);
         }
         return;
     }
     var squares = 0.0;
     for (var c = thread; c < CV; c += THREADS) {
-        let value = x[group * CV + c];
+        let value = vec4<f32>(x[group * CV + c]);
         squares += dot(value, value);
     }
     let rstd = inverseSqrt(workgroup_sum(squares, thread) / f32(C) + EPS);
     for (var c = thread; c < CV; c += THREADS) {
-        y[group * CV + c] = x[group * CV + c] * rstd * weight[c];
+        y[group * CV + c] = vec4<Y_TYPE>(vec4<f32>(x[group * CV + c]) * rstd * weight[c]);
     }
     if thread == 0u {
         rstds[group / GROUPS * COUNT + normalised] = rstd;

@@ -16,17 +16,21 @@ const ACCUMULATE: bool = false;
 const CV: u32 = C / 4u;
 const_assert C % 4u == 0u;
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+// Element types of the operands.
+alias X_TYPE = f32;
+alias Y_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<X_TYPE>>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> rstds: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> dx: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> dy: array<vec4<Y_TYPE>>;
+@group(0) @binding(4) var<storage, read_write> dx: array<vec4<X_TYPE>>;
 
 fn store(i: u32, value: vec4<f32>) {
     if ACCUMULATE {
-        dx[i] += value;
+        dx[i] = vec4<X_TYPE>(vec4<f32>(dx[i]) + value);
     } else {
-        dx[i] = value;
+        dx[i] = vec4<X_TYPE>(value);
     }
 }
 
@@ -44,18 +48,18 @@ fn main(
     let normalised = group % GROUPS - FIRST;
     if normalised >= COUNT {
         for (var c = thread; c < CV; c += THREADS) {
-            store(group * CV + c, dy[group * CV + c]);
+            store(group * CV + c, vec4<f32>(dy[group * CV + c]));
         }
         return;
     }
     let rstd = rstds[group / GROUPS * COUNT + normalised];
     var sum = 0.0;
     for (var c = thread; c < CV; c += THREADS) {
-        sum += dot(dy[group * CV + c] * weight[c], x[group * CV + c] * rstd);
+        sum += dot(vec4<f32>(dy[group * CV + c]) * weight[c], vec4<f32>(x[group * CV + c]) * rstd);
     }
     let mean_gn = workgroup_sum(sum, thread) / f32(C);
     for (var c = thread; c < CV; c += THREADS) {
-        let n = x[group * CV + c] * rstd;
-        store(group * CV + c, rstd * (dy[group * CV + c] * weight[c] - n * mean_gn));
+        let n = vec4<f32>(x[group * CV + c]) * rstd;
+        store(group * CV + c, rstd * (vec4<f32>(dy[group * CV + c]) * weight[c] - n * mean_gn));
     }
 }

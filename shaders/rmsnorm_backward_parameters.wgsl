@@ -15,9 +15,13 @@ const FIRST_STRIP: u32 = 0u;
 const CV: u32 = C / 4u;
 const BLOCKS: u32 = (CV + 63u) / 64u;
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+// Element types of the operands.
+alias X_TYPE = f32;
+alias Y_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<X_TYPE>>;
 @group(0) @binding(1) var<storage, read> rstds: array<f32>;
-@group(0) @binding(2) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> dy: array<vec4<Y_TYPE>>;
 @group(0) @binding(3) var<storage, read_write> sums: array<vec4<f32>>;
 
 @compute @workgroup_size(64)
@@ -35,7 +39,7 @@ fn main(
     var sum = vec4<f32>();
     for (var i = first; i < min(first + STRIP_ROWS, ROWS * COUNT); i++) {
         let at = (i / COUNT * GROUPS + FIRST + i % COUNT) * CV + column;
-        sum += dy[at] * x[at] * rstds[i];
+        sum += vec4<f32>(dy[at]) * vec4<f32>(x[at]) * rstds[i];
     }
     sums[(FIRST_STRIP + block / BLOCKS) * CV + column] = sum;
 }

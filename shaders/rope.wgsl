@@ -15,8 +15,11 @@ const INVERSE: bool = false;
 const HALF: u32 = HS / 4u;
 const_assert HS % 4u == 0u && COLUMNS % 2u == 0u;
 
+// Element type of x.
+alias X_TYPE = f32;
+
 @group(0) @binding(0) var<storage, read> table: array<vec2<f32>>;
-@group(0) @binding(1) var<storage, read_write> x: array<vec2<f32>>;
+@group(0) @binding(1) var<storage, read_write> x: array<vec2<X_TYPE>>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -33,8 +36,8 @@ fn main(
     let cosine = table[angle];
     let sine = select(table[angle + HALF], -table[angle + HALF], INVERSE);
     let at = row * (COLUMNS / 2u) + i / HALF % HEADS * 2u * HALF + i % HALF;
-    let low = x[at];
-    let high = x[at + HALF];
-    x[at] = low * cosine - high * sine;
-    x[at + HALF] = high * cosine + low * sine;
+    let low = vec2<f32>(x[at]);
+    let high = vec2<f32>(x[at + HALF]);
+    x[at] = vec2<X_TYPE>(low * cosine - high * sine);
+    x[at + HALF] = vec2<X_TYPE>(high * cosine + low * sine);
 }

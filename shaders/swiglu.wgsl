@@ -5,8 +5,11 @@
 const LEN: u32 = 256u;
 const F: u32 = 64u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+// Element type of the operands.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
+@group(0) @binding(1) var<storage, read_write> y: array<X_TYPE>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -19,5 +22,6 @@ fn main(
         return;
     }
     let at = i / F * F + i;
-    y[i] = x[at] * sigmoid(x[at]) * x[at + F];
+    let gate = f32(x[at]);
+    y[i] = X_TYPE(gate * sigmoid(gate) * f32(x[at + F]));
 }

@@ -5,9 +5,12 @@
 const LEN: u32 = 256u;
 const F: u32 = 64u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> dy: array<f32>;
-@group(0) @binding(2) var<storage, read_write> dx: array<f32>;
+// Element type of the operands.
+alias X_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
+@group(0) @binding(1) var<storage, read> dy: array<X_TYPE>;
+@group(0) @binding(2) var<storage, read_write> dx: array<X_TYPE>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -20,8 +23,9 @@ fn main(
         return;
     }
     let at = i / F * F + i;
-    let gate = x[at];
+    let gate = f32(x[at]);
+    let d = f32(dy[i]);
     let s = sigmoid(gate);
-    dx[at] = dy[i] * x[at + F] * s * (1.0 + gate * (1.0 - s));
-    dx[at + F] = dy[i] * gate * s;
+    dx[at] = X_TYPE(d * f32(x[at + F]) * s * (1.0 + gate * (1.0 - s)));
+    dx[at + F] = X_TYPE(d * gate * s);
 }

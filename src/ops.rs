@@ -10,6 +10,7 @@ pub mod best_tokens;
 pub mod cache_append;
 pub mod cache_reorder;
 pub mod case;
+pub mod cast;
 pub mod ceiling;
 pub mod chunked_classifier;
 pub mod class_loss;
@@ -29,6 +30,7 @@ pub mod global_norm;
 pub mod grouped_matmul;
 pub mod grouped_weights;
 pub mod layernorm;
+pub mod loss_scale;
 pub mod matmul;
 pub mod next_token;
 pub mod rmsnorm;
@@ -41,6 +43,13 @@ pub mod token_scores;
 
 pub use case::{Case, Draw};
 
+use crate::graph::Limits;
+
+/// The cases that a device can run: those in half precision only where it has that.
+pub fn cases_for(limits: &Limits) -> Vec<&'static Case> {
+    cases().into_iter().filter(|case| limits.f16 || !case.is_half()).collect()
+}
+
 /// Every op's cases.
 pub fn cases() -> Vec<&'static Case> {
     let ops = [
@@ -51,6 +60,7 @@ pub fn cases() -> Vec<&'static Case> {
         best_tokens::CASES,
         cache_append::CASES,
         cache_reorder::CASES,
+        cast::CASES,
         ceiling::CASES,
         chunked_classifier::CASES,
         class_loss::CASES,
@@ -68,6 +78,7 @@ pub fn cases() -> Vec<&'static Case> {
         grouped_matmul::CASES,
         grouped_weights::CASES,
         layernorm::CASES,
+        loss_scale::CASES,
         matmul::CASES,
         next_token::CASES,
         rmsnorm::CASES,

@@ -1,10 +1,10 @@
-//! The CPU executor: runs a graph from its ops' references. Shaders are tested against it, and it is `--device cpu`.
+//! The CPU executor: runs a graph from its ops' references, with numbers of f16 tensors as f32 that f16 can hold. Shaders are tested against it, and it is `--device cpu`.
 
 use crate::error::Result;
 use crate::executor::store::Store;
 use crate::executor::{Executor, KernelTime, Program, Timeline};
 use crate::graph::memory::Class;
-use crate::graph::{Family, Graph, Leaf, Limits, Plan, Shapes, Source, Step, Tensor};
+use crate::graph::{Dtype, Family, Graph, Leaf, Limits, Plan, Shapes, Source, Step, Tensor};
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ struct Loaded {
 impl Default for Cpu {
     fn default() -> Self {
         let unlimited =
-            Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, ..Limits::portable(Family::Software) };
+            Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, f16: true, ..Limits::portable(Family::Software) };
         Cpu { limits: unlimited, store: Store::default(), programs: vec![], posted: vec![], allocated_bytes: 0 }
     }
 }
@@ -74,8 +74,12 @@ impl Loaded {
         }
         let inputs: Vec<&[f32]> = at.inputs.iter().map(|t| self.value(store, *t)).collect();
         op.reference(&shapes, &inputs, &mut outputs, step);
-        for (slot, output) in outputs.into_iter().enumerate() {
+        for (slot, mut output) in outputs.into_iter().enumerate() {
             let t = Tensor { node, slot };
+            let dtype = at.outputs[slot].dtype;
+            if dtype == Dtype::F16 {
+                output.iter_mut().for_each(|x| *x = dtype.round(*x));
+            }
             let root = &self.graph.nodes()[self.graph.root(t).node];
             match root.source {
                 Source::Leaf(Leaf::State) => store.values_mut(&root.label).copy_from_slice(&output),
@@ -117,7 +121,10 @@ impl Executor for Cpu {
     }
 
     fn write(&mut self, program: Program, input: &str, bytes: &[u8]) -> Result<()> {
-        self.programs[program.0].inputs.insert(input.into(), bytemuck::pod_collect_to_vec(bytes));
+        let Loaded { graph, inputs, .. } = &mut self.programs[program.0];
+        let leaf = graph.nodes().iter().find(|n| n.label == input).expect("an input of the graph");
+        let shape = &leaf.outputs[0];
+        inputs.insert(input.into(), shape.dtype.values(bytes, shape.len()));
         Ok(())
     }
 

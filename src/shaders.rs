@@ -1,6 +1,6 @@
 //! From a WGSL file with working defaults to the text a device compiles: constants set, shared files appended.
 
-use crate::graph::{Constant, Shader};
+use crate::graph::{Constant, Dtype, Shader};
 use crate::shader;
 
 /// The files a shader may name in its `// use:` line.
@@ -36,9 +36,10 @@ const SHARED: &[Shader] = &[
     shader!("shared/combine_plain"),
 ];
 
-/// Replaces the right-hand side of `const NAME: T = ...;` for each constant, and appends the shared files named in the
+/// Replaces the right-hand side of `const NAME: T = ...;`, or of `alias NAME = ...;`, for each constant, and appends the shared files named in the
 /// `// use: a b` line, each as itself or as what `swaps` puts in its place. An unknown constant or file panics: both are
-/// ours. WGSL allows any order of declarations, so line numbers in errors stay those of the file.
+/// ours. WGSL allows any order of declarations, so line numbers in errors stay those of the file; `enable f16;`, where an operand
+/// is f16, goes in front of the first line.
 pub fn specialise(shader: Shader, constants: &[(&str, Constant)], swaps: &[(&str, &str)]) -> String {
     specialise_from(shader, constants, swaps, &shared).unwrap_or_else(|why| panic!("{why}")).text
 }
@@ -81,13 +82,19 @@ pub fn specialise_from<'a>(
         }
     }
     for (name, value) in constants {
-        let declared = text.find(&format!("const {name}:"));
+        let declared = match value {
+            Constant::Element(_) => text.find(&format!("alias {name} =")),
+            _ => text.find(&format!("const {name}:")),
+        };
         let range = declared.and_then(|start| {
             let equals = start + text[start..].find('=')?;
             Some(equals..equals + text[equals..].find(';')?)
         });
         let range = range.ok_or_else(|| format!("{shader:?} has no constant `{name}`"))?;
         text.replace_range(range, &format!("= {}", literal(value)));
+    }
+    if constants.iter().any(|(_, value)| *value == Constant::Element(Dtype::F16)) {
+        text.insert_str(0, "enable f16; ");
     }
     Ok(Specialised { text, files })
 }
@@ -99,6 +106,9 @@ fn literal(value: &Constant) -> String {
         // `{:?}` prints the shortest text that reads back as the same f32, always with a point or an exponent.
         Constant::F32(v) => format!("{v:?}f"),
         Constant::Table(v) => format!("array({})", v.iter().map(|v| format!("{v:?}f")).collect::<Vec<_>>().join(", ")),
+        Constant::Element(Dtype::F32) => "f32".into(),
+        Constant::Element(Dtype::F16) => "f16".into(),
+        Constant::Element(Dtype::U32) => "u32".into(),
     }
 }
 

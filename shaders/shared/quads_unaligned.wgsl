@@ -1,13 +1,18 @@
 // Four words of A or B from word `i` on, wherever that is. Past the end of a matrix its last word repeats.
-@group(0) @binding(0) var<storage, read> a: array<f32>;
-@group(0) @binding(1) var<storage, read> b: array<f32>;
+
+// Element types of A and B.
+alias A_TYPE = f32;
+alias B_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> a: array<A_TYPE>;
+@group(0) @binding(1) var<storage, read> b: array<B_TYPE>;
 
 fn a_quad(i: u32) -> vec4<f32> {
     let at = min(i + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(arrayLength(&a) - 1u));
-    return vec4<f32>(a[at.x], a[at.y], a[at.z], a[at.w]);
+    return vec4<f32>(vec4<A_TYPE>(a[at.x], a[at.y], a[at.z], a[at.w]));
 }
 
 fn b_quad(i: u32) -> vec4<f32> {
     let at = min(i + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(arrayLength(&b) - 1u));
-    return vec4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
+    return vec4<f32>(vec4<B_TYPE>(b[at.x], b[at.y], b[at.z], b[at.w]));
 }

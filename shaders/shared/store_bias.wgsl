@@ -1,11 +1,15 @@
 // Epilogue of a matmul: C = A B + bias. Further pieces of K accumulate on the first, which adds the bias.
+
+// Element type of C.
+alias C_TYPE = f32;
+
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // (N)
 
 fn store(row: u32, column: u32, value: f32) {
     let i = row * LDC + C_COLUMN + column;
     if ACCUMULATE {
-        c[i] += value;
+        c[i] = C_TYPE(f32(c[i]) + value);
     } else {
-        c[i] = value + bias[C_COLUMN + column];
+        c[i] = C_TYPE(value + bias[C_COLUMN + column]);
     }
 }

@@ -14,7 +14,7 @@ use wgpt::gpu::ceilings::Ceilings;
 use wgpt::gpu::tuning::Measured;
 use wgpt::gpu::{Adapter, Gpu, adapters, choose};
 use wgpt::graph::Family;
-use wgpt::ops::cases;
+use wgpt::ops::{cases, cases_for};
 
 #[derive(clap::Args)]
 pub struct Doctor {
@@ -123,7 +123,11 @@ impl Doctor {
         self.tell(|| {
             println!("\nEvery op against the CPU reference; the share is of the error budget, over 100% fails.\n");
         });
-        for case in cases().into_iter().filter(|case| case.name.contains(&self.ops)) {
+        let all = cases_for(gpu.limits());
+        if all.len() < cases().len() {
+            self.tell(|| println!("No half precision here: its {} cases are left out.\n", cases().len() - all.len()));
+        }
+        for case in all.into_iter().filter(|case| case.name.contains(&self.ops)) {
             let checked = match case.check(&mut gpu as &mut dyn Executor, 42)? {
                 Ok(compared) => {
                     let worst = compared.into_iter().max_by(|a, b| a.share.total_cmp(&b.share));

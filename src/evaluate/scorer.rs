@@ -158,7 +158,7 @@ impl Drop for Scorer<'_> {
 /// (B, T), `positions` (rows), counted over all sequences, and `targets` (rows).
 pub fn graph(config: &Config, (batch, time): (usize, usize), rows: usize) -> Graph {
     let mut g = Graph::new();
-    let model = Model { config, training: false };
+    let model = Model { config, training: false, mixed: false };
     let ids = g.input("ids", Shape::u32(&[batch, time]));
     let positions = g.input("positions", Shape::u32(&[rows]));
     let targets = g.input("targets", Shape::u32(&[rows]));

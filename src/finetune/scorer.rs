@@ -62,7 +62,7 @@ impl Scorer {
 pub fn graph(config: &Config, head: &Head, length: usize) -> Graph {
     let mut g = Graph::new();
     let ids = g.input("ids", Shape::u32(&[head.batch * head.sequences(), length]));
-    let x = Model { config, training: false }.hidden(&mut g, ids);
+    let x = Model { config, training: false, mixed: false }.hidden(&mut g, ids);
     let scores = head.scores(&mut g, x, false);
     g.output("scores", scores);
     g

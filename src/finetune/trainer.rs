@@ -33,7 +33,7 @@ const MOST_SKIPPED: u32 = 5;
 /// `grades`.
 pub fn loss(g: &mut Graph, config: &Config, head: &Head, lambda: f32, length: usize) -> Tensor {
     let rows = head.batch * head.sequences();
-    let model = Model { config, training: true };
+    let model = Model { config, training: true, mixed: false };
     let ids = g.input("ids", Shape::u32(&[rows, length]));
     let x = model.hidden(g, ids);
     let scores = head.scores(g, x, true);
@@ -259,6 +259,7 @@ impl Trainer {
                 memory_bytes,
                 expert_load: None,
                 variants: None,
+                loss_scale: None,
                 skipped: self.training[0].0.culprit(words[report::BAD].to_bits()),
             });
         }

@@ -206,7 +206,7 @@ impl Decoder {
     }
 
     fn model(&self) -> Model<'_> {
-        Model { config: &self.config, training: false }
+        Model { config: &self.config, training: false, mixed: false }
     }
 
     /// The name of a state of decoding; sizes depend on the rows.
@@ -225,7 +225,7 @@ pub(super) fn decode_graph(config: &Config, vocabulary: usize, rows: usize, choi
     let ids = g.state_u32(&state_name(rows, "ids"), &[rows, 1]);
     let report = g.state(&state_name(rows, "report"), &[rows, 2]);
     let seen = g.state_u32(&state_name(rows, "seen"), &[rows, seen_words(vocabulary)]);
-    let logits = Model { config, training: false }.decode(&mut g, ids);
+    let logits = Model { config, training: false, mixed: false }.decode(&mut g, ids);
     g.output("logits", logits);
     g.scope("choice");
     match choice.clone() {

@@ -59,6 +59,7 @@ impl Adapter {
                 subgroup: if shuffles { info.subgroup_min_size as usize } else { 0 },
                 cooperative: [16, 8].into_iter().find(|s| side(*s)).unwrap_or(0) as usize,
                 choices: Default::default(),
+                f16: features.contains(wgpu::Features::SHADER_F16),
             },
             subgroup_sizes: (info.subgroup_min_size, info.subgroup_max_size),
             has_f16: features.contains(wgpu::Features::SHADER_F16),

@@ -12,7 +12,7 @@ use crate::executor::store::Store;
 use crate::executor::{Executor, Program, Timeline};
 use crate::graph::memory::Class;
 use crate::graph::plan::{Bound, Buffer, Command, Kernel};
-use crate::graph::{Family, Graph, Limits, Plan, Step};
+use crate::graph::{Dtype, Family, Graph, Limits, Plan, Step};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
@@ -312,7 +312,9 @@ impl Executor for Gpu {
     fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {
         let loaded = &self.programs[program.0];
         let (_, buffer, shape) = loaded.plan.outputs.iter().find(|(name, ..)| name == output).expect("a named output");
-        self.device.read(&loaded.buffers[*buffer], 0..shape.size_bytes())
+        let (dtype, len) = (shape.dtype, shape.len());
+        let words = self.device.read(&loaded.buffers[*buffer], 0..shape.size_bytes())?;
+        Ok(if dtype == Dtype::F16 { dtype.values(bytemuck::cast_slice(&words), len) } else { words })
     }
 
     fn write_state(&mut self, name: &str, values: &[f32]) -> Result<()> {

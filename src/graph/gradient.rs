@@ -1,6 +1,6 @@
 //! Reverse-mode differentiation by appending nodes: mark, walk backwards, call `vjp`, add where a tensor is used twice.
 
-use super::{Graph, Leaf, Source, Tensor};
+use super::{Dtype, Graph, Leaf, Shape, Source, Tensor};
 use std::collections::HashMap;
 
 /// Appends the backward pass of the scalar `loss`. For each `(parameter, gradient)` pair it **adds**
@@ -17,7 +17,7 @@ pub fn gradient(g: &mut Graph, loss: Tensor, seed: Tensor, wanted: &[(Tensor, Te
     let mut copies: HashMap<usize, usize> = HashMap::new();
     for node in (0..=loss.node).rev() {
         let at = Tensor { node, slot: 0 };
-        let (Some(op), Some(dy)) = (g.op(node).cloned(), grads.get(&at).copied()) else { continue };
+        let (Some(op), Some(dy)) = (g.op(node).cloned(), grads.remove(&at)) else { continue };
         let inputs = g.nodes()[node].inputs.clone();
         let wants: Vec<bool> = inputs.iter().map(|t| t.slot == 0 && needed[t.node]).collect();
         if let Some(region) = g.recomputed_region(node).filter(|_| !copies.contains_key(&node)) {
@@ -27,25 +27,36 @@ pub fn gradient(g: &mut Graph, loss: Tensor, seed: Tensor, wanted: &[(Tensor, Te
         let first_new = g.nodes().len();
         let parts = op.vjp(g, copies.get(&node).copied().unwrap_or(node), dy, &wants);
         assert!(parts.len() == inputs.len(), "{}: vjp returns one gradient per input", op.name());
-        for ((input, part), want) in inputs.iter().zip(parts).zip(wants) {
+        for ((input, part), want) in inputs.iter().zip(&parts).zip(wants) {
             let Some(part) = part.filter(|_| want) else { continue };
             assert!(
-                g.shape(part) == g.shape(*input),
+                is_gradient(g.shape(part), g.shape(*input)),
                 "{}: the gradient of {} is {:?}",
                 op.name(),
                 g.nodes()[input.node].label,
                 g.shape(part)
             );
+            // What an op made of its gradients when it ran, nobody else reads; what `vjp` hands through, others may, unless it
+            // is the gradient of nothing else.
+            let held = grads.values().chain(parts.iter().flatten()).filter(|other| **other == part).count();
+            let own = match part {
+                _ if part.node == node => node,
+                _ if part == dy && held == 1 => 0,
+                _ => first_new,
+            };
             let totals = if sums.contains_key(input) { &mut sums } else { &mut grads };
             let total = totals.get(input).copied();
-            // What an op made of its gradients when it ran, nobody else reads; what `vjp` hands through, others may.
-            let own = if part.node == node { node } else { first_new };
             let sum = total.map_or(part, |total| g.accumulate(part, total, own));
             totals.insert(*input, sum);
         }
     }
     g.scope("");
     wanted.iter().map(|(parameter, _)| sums[parameter]).collect()
+}
+
+/// Whether a gradient fits a tensor: of its type, or f32 for an f16 copy of a parameter.
+fn is_gradient(gradient: &Shape, of: &Shape) -> bool {
+    gradient.dims == of.dims && (gradient.dtype == of.dtype || gradient.dtype == Dtype::F32)
 }
 
 /// Nodes up to `last` on a path from a wanted parameter.

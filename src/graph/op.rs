@@ -1,6 +1,6 @@
 //! The one trait an op implements, and what it hands to the planner: dispatches as plain data.
 
-use super::{Choices, Graph, Shape, Tensor, Variants};
+use super::{Choices, Dtype, Graph, Shape, Tensor, Variants};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
@@ -113,6 +113,8 @@ pub struct Limits {
     pub cooperative: usize,
     /// Which variants to run, where ops have several.
     pub choices: Arc<Choices>,
+    /// Whether shaders can compute and store half-precision numbers.
+    pub f16: bool,
 }
 
 impl Limits {
@@ -129,6 +131,7 @@ impl Limits {
             subgroup: 0,
             cooperative: 0,
             choices: Arc::default(),
+            f16: false,
         }
     }
 
@@ -162,8 +165,8 @@ impl Limits {
         if fit >= rows {
             return std::iter::once(0..rows).collect();
         }
-        // A multiple of that many rows starts aligned whatever the length of a row, and holds whole strips of 64 rows.
-        let step = (self.alignment_bytes / 4).max(64) as usize;
+        // A multiple of that many rows starts aligned whatever the length of a row, also of f16, and holds whole strips of 64.
+        let step = (self.alignment_bytes / 2).max(64) as usize;
         let size = fit / step * step;
         assert!(size > 0, "a row of {row_bytes} bytes is too long for bindings of {} bytes", self.binding_bytes);
         (0..rows).step_by(size).map(|start| start..rows.min(start + size)).collect()
@@ -215,6 +218,8 @@ pub enum Constant {
     Bool(bool),
     /// An array of f32.
     Table(Arc<[f32]>),
+    /// The element type of an operand.
+    Element(Dtype),
 }
 
 impl From<usize> for Constant {
@@ -277,6 +282,12 @@ impl Dispatch {
 
     pub fn constant(mut self, name: &'static str, value: impl Into<Constant>) -> Self {
         self.constants.push((name, value.into()));
+        self
+    }
+
+    /// Sets `alias name = ...;` of the shader: the element type of an operand.
+    pub fn element(mut self, name: &'static str, dtype: Dtype) -> Self {
+        self.constants.push((name, Constant::Element(dtype)));
         self
     }
 

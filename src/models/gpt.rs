@@ -16,7 +16,7 @@ use super::family::Family;
 use super::folder::WeightType;
 use super::keys::{Found, Keys};
 use super::model::{Model, Past, Stored};
-use crate::graph::{Graph, Tensor};
+use crate::graph::{Dtype, Graph, Tensor};
 use crate::ops::add::Add;
 use crate::ops::embedding::Embedding;
 
@@ -99,7 +99,7 @@ impl Family for Gpt {
 
 const POSITIONS: &str = "positions_embed.weight";
 
-/// norm(x + attention(x)), then norm(x + mlp(x)).
+/// norm(x + attention(x)), then norm(x + mlp(x)). The norms are the residual stream, so that they stay f32.
 fn block(m: &Model, g: &mut Graph, x: Tensor, layer: usize, past: Past) -> Tensor {
     let Config { width: c, inner, feed_forward, .. } = *m.config;
     let FeedForward::Gelu(form) = feed_forward else { unreachable!("GPT has a GELU") };
@@ -108,17 +108,17 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, layer: usize, past: Past) -> Tenso
     g.scope(h("attn"));
     let qkv = m.linear(g, x, &h("attn.c_attn"), (c, 3 * c), Stored::InOut, true); // (B, T, 3C)
     let y = m.attention(g, qkv, layer, past); // (B, T, C)
-    let y = m.linear(g, y, &h("attn.c_proj"), (c, c), Stored::InOut, true);
+    let y = m.projection(g, y, &h("attn.c_proj"), (c, c), Stored::InOut, true);
     let y = m.drop_residual(g, y, layer, 0);
     let sum = g.apply(Add, &[x, y]);
-    let x = m.norm(g, sum, &h("ln_1"));
+    let x = m.norm_to(g, sum, &h("ln_1"), Dtype::F32);
 
     g.scope(h("mlp"));
     let y = m.linear_gelu(g, x, &h("mlp.c_fc"), (c, inner), form); // (B, T, inner)
-    let y = m.linear(g, y, &h("mlp.c_proj"), (inner, c), Stored::InOut, true);
+    let y = m.projection(g, y, &h("mlp.c_proj"), (inner, c), Stored::InOut, true);
     let y = m.drop_residual(g, y, layer, 1);
     let sum = g.apply(Add, &[x, y]);
-    m.norm(g, sum, &h("ln_2"))
+    m.norm_to(g, sum, &h("ln_2"), Dtype::F32)
 }
 
 /// A GPT of these sizes, with the paper's dropout of 0.1.

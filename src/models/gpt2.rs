@@ -138,7 +138,7 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usi
         qkv = m.turned(g, qkv, angles);
     }
     let y = m.attention(g, qkv, layer, past); // (B, T, C)
-    let y = m.linear(g, y, &h("attn.c_proj"), (c, c), Stored::InOut, true);
+    let y = m.projection(g, y, &h("attn.c_proj"), (c, c), Stored::InOut, true);
     let y = m.drop_residual(g, y, layer, 0);
     let x = g.apply(Add, &[x, y]);
 
@@ -152,7 +152,7 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usi
         }
         FeedForward::Experts(_) => unreachable!("GPT-2 has no experts"),
     };
-    let y = m.linear(g, y, &h("mlp.c_proj"), (inner, c), Stored::InOut, true);
+    let y = m.projection(g, y, &h("mlp.c_proj"), (inner, c), Stored::InOut, true);
     let y = m.drop_residual(g, y, layer, 1);
     g.apply(Add, &[x, y])
 }

@@ -16,7 +16,7 @@ use super::family::Family;
 use super::folder::WeightType;
 use super::keys::{Found, Keys};
 use super::model::{Model, Past, Stored};
-use crate::graph::{Graph, Tensor};
+use crate::graph::{Dtype, Graph, Tensor};
 use crate::ops::add::Add;
 use crate::ops::embedding::Embedding;
 use crate::ops::rmsnorm::RmsNorm;
@@ -147,22 +147,24 @@ fn block(
     let qkv = head_norms(m, g, qkv, &h("self_attn"));
     let qkv = m.turned(g, qkv, angles);
     let y = m.attention(g, qkv, layer, past); // (B, T, NH * HS)
-    let y = m.linear(g, y, &h("self_attn.o_proj"), (from, c), Stored::OutIn, attention_bias.1);
+    let y = m.projection(g, y, &h("self_attn.o_proj"), (from, c), Stored::OutIn, attention_bias.1);
     let y = m.drop_residual(g, y, layer, 0);
     let x = g.apply(Add, &[x, y]);
 
     g.scope(h("mlp"));
-    let n = m.norm(g, x, &h("post_attention_layernorm"));
+    let norm = h("post_attention_layernorm");
     let y = match m.config.experts() {
         Some(experts) => {
+            let n = m.norm_to(g, x, &norm, Dtype::F32);
             let (y, decided) = m.experts(g, n, &format!("layers.{layer}"), experts);
             routed.push(decided);
             y
         }
         None => {
+            let n = m.norm(g, x, &norm);
             let y = m.linear(g, n, &h("mlp.gate_up_proj"), (c, 2 * inner), Stored::OutIn, false); // gate | up
             let y = g.apply(SwiGlu, &[y]);
-            m.linear(g, y, &h("mlp.down_proj"), (inner, c), Stored::OutIn, false)
+            m.projection(g, y, &h("mlp.down_proj"), (inner, c), Stored::OutIn, false)
         }
     };
     let y = m.drop_residual(g, y, layer, 1);
@@ -175,7 +177,8 @@ fn head_norms(m: &Model, g: &mut Graph, mut qkv: Tensor, module: &str) -> Tensor
     if head_norm {
         for (name, groups) in [("q_norm", 0..heads), ("k_norm", heads..heads + kv_heads)] {
             let weight = g.state(&format!("{module}.{name}.weight"), &[head_size]);
-            qkv = g.apply(RmsNorm { eps, groups: Some(groups) }, &[qkv, weight]);
+            let output = g.shape(qkv).dtype;
+            qkv = g.apply(RmsNorm { eps, groups: Some(groups), output }, &[qkv, weight]);
         }
     }
     qkv

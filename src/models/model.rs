@@ -2,11 +2,12 @@
 
 use super::config::{Config, HEAD, Norm, Position};
 use super::experts::Routed;
-use crate::graph::{Graph, Shape, Tensor};
+use crate::graph::{Dtype, Graph, Shape, Tensor};
 use crate::ops::add::Add;
 use crate::ops::attention::Attention;
 use crate::ops::attention_cached::AttentionCached;
 use crate::ops::cache_append::CacheAppend;
+use crate::ops::cast::cast;
 use crate::ops::chunked_classifier::{ChunkedClassifier, ChunkedCrossEntropy};
 use crate::ops::classifier::Classifier;
 use crate::ops::cross_entropy::CrossEntropy;
@@ -30,9 +31,14 @@ pub enum Past {
 }
 
 /// Builds a model's graph. Dropout is on only while training.
+///
+/// In mixed precision (Micikevicius et al. 2018, "Mixed Precision Training") activations, what matrices are multiplied by and the
+/// copies of the weights they are multiplied with are f16. Parameters, sums, the residual stream and losses stay f32, and so do
+/// experts and their routers.
 pub struct Model<'a> {
     pub config: &'a Config,
     pub training: bool,
+    pub mixed: bool,
 }
 
 /// What training makes small, and what it says about it.
@@ -101,6 +107,7 @@ impl Model<'_> {
         let loss = match rows {
             Some(rows) if rows < batch * context => {
                 let weight = self.head_weight(g);
+                let (x, weight) = (cast(g, x, self.activation()), cast(g, weight, self.activation()));
                 chunked_loss(g, x, weight, targets, rows)
             }
             _ => {
@@ -143,7 +150,21 @@ impl Model<'_> {
     pub fn head(&self, g: &mut Graph, x: Tensor) -> Tensor {
         g.scope("lm_head");
         let weight = self.head_weight(g);
-        g.apply(Matmul { tb: true, ..Matmul::default() }, &[x, weight])
+        self.product(g, x, weight, None, Matmul { tb: true, output: self.activation(), ..Matmul::default() })
+    }
+
+    /// The type of activations.
+    fn activation(&self) -> Dtype {
+        if self.mixed { Dtype::F16 } else { Dtype::F32 }
+    }
+
+    /// A product of x and a weight, both as the type of activations.
+    fn product(&self, g: &mut Graph, x: Tensor, weight: Tensor, bias: Option<Tensor>, op: Matmul) -> Tensor {
+        let (x, weight) = (cast(g, x, self.activation()), cast(g, weight, self.activation()));
+        match bias {
+            Some(bias) => g.apply(Matmul { bias: true, ..op }, &[x, weight, bias]),
+            None => g.apply(op, &[x, weight]),
+        }
     }
 
     fn head_weight(&self, g: &mut Graph) -> Tensor {
@@ -182,15 +203,20 @@ impl Model<'_> {
         g.apply(Rope { heads: self.config.heads + self.config.kv_heads, inverse: false }, &[qkv, angles])
     }
 
-    /// The norm named `name` of whole rows.
+    /// The norm named `name` of whole rows, for products to take.
     pub(super) fn norm(&self, g: &mut Graph, x: Tensor, name: &str) -> Tensor {
+        self.norm_to(g, x, name, self.activation())
+    }
+
+    /// As [`Model::norm`], of a type of its own.
+    pub(super) fn norm_to(&self, g: &mut Graph, x: Tensor, name: &str, output: Dtype) -> Tensor {
         let (c, eps) = (self.config.width, self.config.norm_epsilon);
         let weight = g.state(&format!("{name}.weight"), &[c]);
         match self.config.norm {
-            Norm::RmsNorm => g.apply(RmsNorm { eps, groups: None }, &[x, weight]),
+            Norm::RmsNorm => g.apply(RmsNorm { eps, groups: None, output }, &[x, weight]),
             Norm::LayerNorm => {
                 let bias = g.state(&format!("{name}.bias"), &[c]);
-                g.apply(LayerNorm { eps }, &[x, weight, bias])
+                g.apply(LayerNorm { eps, output }, &[x, weight, bias])
             }
         }
     }
@@ -205,14 +231,23 @@ impl Model<'_> {
         stored: Stored,
         bias: bool,
     ) -> Tensor {
+        let (weight, bias) = weights(g, name, sizes, stored, bias);
         let tb = stored == Stored::OutIn;
-        let dims = if tb { [sizes.1, sizes.0] } else { [sizes.0, sizes.1] };
-        let weight = g.state(&format!("{name}.weight"), &dims);
-        if !bias {
-            return g.apply(Matmul { tb, ..Matmul::default() }, &[x, weight]);
-        }
-        let bias = g.state(&format!("{name}.bias"), &[sizes.1]);
-        g.apply(Matmul { tb, bias: true, ..Matmul::default() }, &[x, weight, bias])
+        self.product(g, x, weight, bias, Matmul { tb, output: self.activation(), ..Matmul::default() })
+    }
+
+    /// As [`Model::linear`], for what is added to the residual stream, which is f32.
+    pub(super) fn projection(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        name: &str,
+        sizes: (usize, usize),
+        stored: Stored,
+        bias: bool,
+    ) -> Tensor {
+        let (weight, bias) = weights(g, name, sizes, stored, bias);
+        self.product(g, x, weight, bias, Matmul { tb: stored == Stored::OutIn, ..Matmul::default() })
     }
 
     /// gelu(x W + b), W (inputs, outputs).
@@ -224,9 +259,9 @@ impl Model<'_> {
         sizes: (usize, usize),
         form: Form,
     ) -> Tensor {
-        let weight = g.state(&format!("{name}.weight"), &[sizes.0, sizes.1]);
-        let bias = g.state(&format!("{name}.bias"), &[sizes.1]);
-        g.apply(Matmul { bias: true, gelu: Some(form), ..Matmul::default() }, &[x, weight, bias])
+        let (weight, bias) = weights(g, name, sizes, Stored::InOut, true);
+        let op = Matmul { gelu: Some(form), output: self.activation(), ..Matmul::default() };
+        self.product(g, x, weight, bias, op)
     }
 
     /// Drops elements of the embedding.
@@ -260,6 +295,13 @@ fn chunked_loss(g: &mut Graph, x: Tensor, weight: Tensor, targets: Tensor, rows:
         Some(seed) => g.apply(ChunkedClassifier { rows, accumulate: false }, &[x, weight, targets, seed]),
         None => g.apply(ChunkedCrossEntropy { rows }, &[x, weight, targets]),
     }
+}
+
+/// The parameters of a linear layer.
+fn weights(g: &mut Graph, name: &str, sizes: (usize, usize), stored: Stored, bias: bool) -> (Tensor, Option<Tensor>) {
+    let dims = if stored == Stored::OutIn { [sizes.1, sizes.0] } else { [sizes.0, sizes.1] };
+    let weight = g.state(&format!("{name}.weight"), &dims);
+    (weight, bias.then(|| g.state(&format!("{name}.bias"), &[sizes.1])))
 }
 
 /// The first of a layer's three streams of dropout: attention, and two residuals. Stream 0 is the embedding's.

@@ -1,11 +1,13 @@
-//! add: y = a + b, elementwise, any shape: the residual connection, and the sum of two gradients.
+//! add: y = a + b, elementwise, any shape: the residual connection, and the sum of two gradients. y is of a's type.
 //!
 //! Cost: 1 FLOP and 12 bytes per element (8 read, 4 written).
 
 use super::case::{Case, Draw};
-use super::elementwise::elementwise;
+use super::cast::cast;
+use super::elementwise::{bytes_of, elementwise};
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// y = a + b.
@@ -18,21 +20,29 @@ impl Op for Add {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        assert!(inputs.len() == 2 && inputs[0] == inputs[1], "add takes two tensors of one shape, not {inputs:?}");
+        assert!(
+            inputs.len() == 2 && inputs[0].dims == inputs[1].dims,
+            "add takes two tensors of one shape, not {inputs:?}"
+        );
         vec![inputs[0].clone()]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let add = |range: std::ops::Range<usize>| {
-            let bytes = range.start as u64 * 4..range.end as u64 * 4;
-            let dispatch = elementwise(shader!("add"), range.len(), limits);
-            dispatch.read_range(0, bytes.clone()).read_range(1, bytes.clone()).write_range(0, bytes)
+        let (a, b) = (shapes.inputs[0].dtype, shapes.inputs[1].dtype);
+        let add = |range: Range<usize>| {
+            elementwise(shader!("add"), range.len(), limits)
+                .element("A_TYPE", a)
+                .element("B_TYPE", b)
+                .element("Y_TYPE", a)
+                .read_range(0, bytes_of(a, &range, 1))
+                .read_range(1, bytes_of(b, &range, 1))
+                .write_range(0, bytes_of(a, &range, 1))
         };
         limits.row_chunks(shapes.outputs[0].len(), 4).into_iter().map(add).collect()
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        vec![Some(dy), Some(dy)]
+    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        vec![Some(dy), Some(dy_of_b(g, node, dy))]
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
@@ -44,6 +54,12 @@ impl Op for Add {
     fn cost(&self, shapes: &Shapes) -> Cost {
         Cost { flops: shapes.outputs[0].len() as u64, size_bytes: shapes.size_bytes() }
     }
+}
+
+/// dy as the type of b.
+fn dy_of_b(g: &mut Graph, node: usize, dy: Tensor) -> Tensor {
+    let wanted = g.shape(g.nodes()[node].inputs[1]).dtype;
+    cast(g, dy, wanted)
 }
 
 /// a += b: what is left where an op cannot add into a gradient by itself.
@@ -60,15 +76,19 @@ impl Op for AddInPlace {
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let add = |range: std::ops::Range<usize>| {
-            let bytes = range.start as u64 * 4..range.end as u64 * 4;
-            elementwise(shader!("add_in_place"), range.len(), limits).read_range(1, bytes.clone()).write_range(0, bytes)
+        let (a, b) = (shapes.inputs[0].dtype, shapes.inputs[1].dtype);
+        let add = |range: Range<usize>| {
+            elementwise(shader!("add_in_place"), range.len(), limits)
+                .element("A_TYPE", a)
+                .element("B_TYPE", b)
+                .read_range(1, bytes_of(b, &range, 1))
+                .write_range(0, bytes_of(a, &range, 1))
         };
         limits.row_chunks(shapes.outputs[0].len(), 4).into_iter().map(add).collect()
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        vec![Some(dy), Some(dy)]
+    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        vec![Some(dy), Some(dy_of_b(g, node, dy))]
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
@@ -86,6 +106,7 @@ impl Op for AddInPlace {
     }
 }
 
+const HALF: &str = "one rounding, the same on both sides; devices may take f16 below 6.1e-5 as 0";
 const EXACT: &str = "one rounding, the same on both sides";
 
 pub const CASES: &[Case] = &[
@@ -98,6 +119,26 @@ pub const CASES: &[Case] = &[
         atol: 1e-9,
         rtol: 1e-7,
         reason: EXACT,
+    },
+    Case {
+        name: "add f16 to f32, 33x65",
+        op: || Arc::new(Add),
+        inputs: &[(&[33, 65], Draw::Uniform(2.0)), (&[33, 65], Draw::Half(2.0))],
+        gradient: true,
+        position: 0,
+        atol: 6.2e-5,
+        rtol: 1e-7,
+        reason: HALF,
+    },
+    Case {
+        name: "add in place, f16, 33x65",
+        op: || Arc::new(AddInPlace),
+        inputs: &[(&[33, 65], Draw::Half(2.0)), (&[33, 65], Draw::Half(2.0))],
+        gradient: true,
+        position: 0,
+        atol: 6.2e-5,
+        rtol: 1e-7,
+        reason: HALF,
     },
     Case {
         name: "add, more than 65535 workgroups",

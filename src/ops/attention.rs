@@ -1,7 +1,7 @@
 //! attention: causal multi-head self-attention, y = dropout(softmax(q k^T / sqrt(HS))) v for each head, in one kernel.
 //!
 //!   qkv (B, T, C + 2 KVC): q | k | v along the last dimension, C = NH * HS, KVC = KVH * HS, head h at columns h * HS of each
-//!   y (B, T, C);  lse (B, NH, T): log-sum-exp of a query's scaled scores, slot 1, kept for backward
+//!   y (B, T, C);  lse (B, NH, T), f32: log-sum-exp of a query's scaled scores, slot 1, kept for backward
 //!
 //! NH / KVH heads of queries that follow one another share a head of keys and values (Ainslie et al. 2023), which nobody
 //! repeats in memory. With a window of W, a query sees its own key and the W - 1 before it (Beltagy, Peters and Cohan 2020).
@@ -10,7 +10,7 @@
 //! 2022, algorithm 1. A block of keys that no query of the workgroup sees is not visited.
 //! Cost: 2 B NH HS T (T + 1) FLOPs, the causal half of two products, less with a window; qkv is read, y and lse written.
 //!
-//! Where qkv is larger than a binding, ranges of whole batch entries are worked on: one entry, T * (C + 2 KVC) * 4 bytes, must
+//! Where qkv is larger than a binding, ranges of whole batch entries are worked on: one entry, T * (C + 2 KVC) elements, must
 //! fit.
 
 mod cases;
@@ -49,6 +49,8 @@ pub(super) struct Size {
     pub hs: usize,
     /// Keys that a query sees at most: `t` without a window.
     pub window: usize,
+    /// Type of what is not a statistic of rows.
+    pub dtype: Dtype,
 }
 
 impl Attention {
@@ -74,7 +76,8 @@ impl Attention {
         assert!((0.0..1.0).contains(&self.dropout), "attention cannot drop with probability {}", self.dropout);
         assert!(u32::try_from(qkv.len()).is_ok(), "attention indexes with 32 bits: {qkv:?} is too large");
         let (b, t) = (qkv.dims[0], qkv.dims[1]);
-        Size { b, t, heads, kv_heads, hs, window: self.window.map_or(t, |window| window.min(t)) }
+        let window = self.window.map_or(t, |window| window.min(t));
+        Size { b, t, heads, kv_heads, hs, window, dtype: qkv.dtype }
     }
 
     /// What the kernels of both directions have in common, for blocks of `heads` heads of the batch entries `entries`.
@@ -99,6 +102,7 @@ impl Attention {
             .constant("THRESHOLD", threshold(self.dropout))
             .constant("KEEP_SCALE", 1.0 / (1.0 - self.dropout))
             .constant("SALT", self.salt)
+            .element("X_TYPE", size.dtype)
             .groups(limits.fold(blocks));
         for (name, value) in &tiling.constants {
             d = d.constant(name, *value);
@@ -113,7 +117,7 @@ impl Size {
         let heads = (self.b * self.heads).next_power_of_two();
         let window =
             if self.window < self.t { format!(" window {}", self.window.next_power_of_two()) } else { "".into() };
-        format!("{name} {heads}x{}x{}{window}", self.t.next_power_of_two(), self.hs)
+        format!("{name} {heads}x{}x{}{window}{}", self.t.next_power_of_two(), self.hs, self.dtype.suffix())
     }
 
     pub fn qkv(&self, dtype: Dtype) -> Shape {
@@ -146,15 +150,20 @@ impl Size {
         (i + 1).saturating_sub(self.window)..=i
     }
 
+    /// Bytes of one batch entry of a tensor with `columns` columns per position, a multiple of 4 of them.
+    fn entry_bytes(&self, columns: usize) -> u64 {
+        (self.t * columns) as u64 * self.dtype.size_bytes()
+    }
+
     /// Bytes of `entries` in a tensor with `columns` columns per position.
     pub fn bytes(&self, entries: &Range<usize>, columns: usize) -> Range<u64> {
-        let entry = (self.t * columns * 4) as u64;
+        let entry = self.entry_bytes(columns);
         entries.start as u64 * entry..entries.end as u64 * entry
     }
 
     /// Ranges of batch entries whose qkv fits one binding and whose qkv and y start aligned.
     pub fn chunks(&self, limits: &Limits) -> Vec<Range<usize>> {
-        let (entry, y_entry) = ((self.t * self.row() * 4) as u64, (self.t * self.c() * 4) as u64);
+        let (entry, y_entry) = (self.entry_bytes(self.row()), self.entry_bytes(self.c()));
         let fit = (limits.binding_bytes / entry) as usize;
         if fit >= self.b {
             return std::iter::once(0..self.b).collect();
@@ -402,7 +411,7 @@ mod tests {
     fn chunks_are_aligned_whole_entries_that_cover_the_batch() {
         let limits = |binding_bytes| Limits { binding_bytes, ..Limits::portable(Family::Gpu) };
         // One entry of y is 5 * 32 * 4 = 640 bytes: every second one starts at a multiple of 256.
-        let size = Size { b: 7, t: 5, heads: 2, kv_heads: 2, hs: 16, window: 5 };
+        let size = Size { b: 7, t: 5, heads: 2, kv_heads: 2, hs: 16, window: 5, dtype: Dtype::F32 };
         assert_eq!(size.chunks(&limits(7 * 1920)).len(), 1);
         assert_eq!(size.chunks(&limits(5 * 1920)), [0..4, 4..7]);
         assert!(size.chunks(&limits(4000)).iter().all(|c| size.bytes(c, 32).start.is_multiple_of(256)));

@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub enum Draw {
     /// Uniform in `-scale..scale`.
     Uniform(f32),
+    /// As `Uniform`, in half precision.
+    Half(f32),
     /// Uniform in `low..high`, for what must be positive.
     Between(f32, f32),
     /// Ids below a vocabulary size.
@@ -86,7 +88,7 @@ impl Case {
         if self.gradient {
             let shape = g.shape(y).clone();
             let dy = g.input("dy", shape);
-            let needed: Vec<bool> = self.inputs.iter().map(|(_, draw)| draw.dtype() == Dtype::F32).collect();
+            let needed: Vec<bool> = self.inputs.iter().map(|(_, draw)| draw.dtype() != Dtype::U32).collect();
             for (i, d) in op.vjp(&mut g, y.node, dy, &needed).into_iter().enumerate() {
                 // An op may pass `dy` through as it is; then there is nothing to compare.
                 if let Some(d) = d.filter(|d| *d != dy && needed[i]) {
@@ -95,6 +97,11 @@ impl Case {
             }
         }
         (g, outputs)
+    }
+
+    /// Whether any tensor is in half precision.
+    pub fn is_half(&self) -> bool {
+        self.graph().0.nodes().iter().flat_map(|n| &n.outputs).any(|shape| shape.dtype == Dtype::F16)
     }
 
     /// The case's graph with inputs drawn from `seed`.
@@ -106,7 +113,8 @@ impl Case {
             inputs.push((format!("x{i}"), draw.values(dims.iter().product(), &mut rng)));
         }
         if let Some(dy) = graph.nodes().iter().find(|n| n.label == "dy") {
-            inputs.push(("dy".into(), Draw::Uniform(1.0).values(dy.outputs[0].len(), &mut rng)));
+            let draw = if dy.outputs[0].dtype == Dtype::F16 { Draw::Half(1.0) } else { Draw::Uniform(1.0) };
+            inputs.push(("dy".into(), draw.values(dy.outputs[0].len(), &mut rng)));
         }
         Built { graph, inputs, outputs, position: self.position }
     }
@@ -159,7 +167,8 @@ impl Built {
         let program = device.load(&self.graph, plan)?;
         device.poison(program)?;
         for (name, values) in &self.inputs {
-            device.write(program, name, bytemuck::cast_slice(values))?;
+            let leaf = self.graph.nodes().iter().find(|n| n.label == *name).expect("an input of the graph");
+            device.write(program, name, &leaf.outputs[0].dtype.to_bytes(values))?;
         }
         device.run(program, 0, &self.step())?;
         let outputs = self.outputs.iter().map(|name| device.read(program, name)).collect();
@@ -172,6 +181,7 @@ impl Draw {
     pub fn dtype(self) -> Dtype {
         match self {
             Draw::Uniform(_) | Draw::Between(..) | Draw::Whole(_) | Draw::Report => Dtype::F32,
+            Draw::Half(_) => Dtype::F16,
             Draw::Ids(_) | Draw::Exact(_) | Draw::Targets(_) | Draw::Words(_) => Dtype::U32,
         }
     }
@@ -192,6 +202,7 @@ impl Draw {
         }
         let mut one = || match self {
             Draw::Uniform(scale) => rng.random_range(-scale..scale),
+            Draw::Half(scale) => Dtype::F16.round(rng.random_range(-scale..scale)),
             Draw::Between(low, high) => rng.random_range(low..high),
             Draw::Ids(vocabulary) | Draw::Exact(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
             Draw::Targets(_) if rng.random_ratio(1, 5) => f32::from_bits(crate::data::IGNORED),

@@ -1,7 +1,8 @@
 //! chunked_classifier: head and classifier over `rows` rows of hidden states at a time, so that logits of all rows never
 //! exist (Liger kernel, Hsu et al. 2024, "FusedLinearCrossEntropy"; Wijmans et al. 2024, "Cut your losses").
 //!
-//!   x (..., C);  W (V, C);  targets (rows) u32;  seed (1);  loss (1), dx (..., C), in place over x, and dW (V, C)
+//!   x (..., C), W (V, C), both f32 or f16;  targets (rows) u32;  seed (1)
+//!   loss (1), dx (..., C), in place over x, and dW (V, C), f32
 //!
 //! For each chunk: logits = x W^T, the loss and dlogits in place as `classifier` makes them, dW += dlogits^T x,
 //! dx = dlogits W. All of it is the forward pass: nothing is left to do for backward, and nothing is computed twice.
@@ -14,11 +15,11 @@ pub use cases::CASES;
 
 use super::classifier::{assert_seed, classify, count_kernel, mean_kernel, rows_kernel};
 use super::cross_entropy::{self, log_sum_exp};
-use super::elementwise::bytes;
+use super::elementwise::{bytes, bytes_of};
 use super::matmul::Matmul;
 use crate::data::IGNORED;
 use crate::graph::op::{Operand, as_ids};
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,8 +34,8 @@ fn chunks(rows: usize, chunk: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// Logits of the largest chunk.
-fn logits_shape(rows: usize, chunk: usize, v: usize) -> Shape {
-    Shape::f32(&[chunk.next_multiple_of(ALIGNED_ROWS).min(rows), v])
+fn logits_shape(x: &Shape, chunk: usize, v: usize) -> Shape {
+    Shape::f32(&[chunk.next_multiple_of(ALIGNED_ROWS).min(x.rows()), v]).with_dtype(x.dtype)
 }
 
 /// Rows, C and V of x and W.
@@ -46,7 +47,9 @@ fn sizes(inputs: &[&Shape]) -> (usize, usize, usize) {
 fn check(name: &str, inputs: &[&Shape], count: usize) {
     let fits =
         inputs.len() == count && inputs[1].columns() == inputs[0].columns() && inputs[2].len() == inputs[0].rows();
-    assert!(fits, "{name} does not fit {inputs:?}");
+    // So that chunks of x start aligned.
+    let even = inputs[0].dtype == Dtype::F32 || inputs[0].columns().is_multiple_of(2);
+    assert!(fits && even && inputs[0].dtype == inputs[1].dtype, "{name} does not fit {inputs:?}");
 }
 
 /// A part of an op's operand from a row on, in the place of one of a matmul's.
@@ -80,10 +83,12 @@ fn multiplied(op: &Matmul, a: (&[f32], [usize; 2]), b: (&[f32], [usize; 2]), c: 
 }
 
 /// logits = x W^T of one chunk, the logits being output `slot`.
-fn head(rows: &Range<usize>, (c, v): (usize, usize), slot: usize, limits: &Limits) -> Vec<Dispatch> {
-    let shapes = [&Shape::f32(&[rows.len(), c]), &Shape::f32(&[v, c]), &Shape::f32(&[rows.len(), v])];
-    let parts = [(Operand::Input(0), bytes(rows, c).start), (Operand::Input(1), 0), (Operand::Output(slot), 0)];
-    product(Matmul { tb: true, ..Matmul::default() }, shapes, parts, limits)
+fn head(rows: &Range<usize>, inputs: &[&Shape], slot: usize, limits: &Limits) -> Vec<Dispatch> {
+    let ((_, c, v), dtype) = (sizes(inputs), inputs[0].dtype);
+    let [x, w, logits] = [[rows.len(), c], [v, c], [rows.len(), v]].map(|dims| Shape::f32(&dims).with_dtype(dtype));
+    let x_part = (Operand::Input(0), bytes_of(dtype, rows, c).start);
+    let parts = [x_part, (Operand::Input(1), 0), (Operand::Output(slot), 0)];
+    product(Matmul { tb: true, output: dtype, ..Matmul::default() }, [&x, &w, &logits], parts, limits)
 }
 
 /// `rows` from their first row on.
@@ -102,24 +107,28 @@ pub struct ChunkedClassifier {
 
 impl ChunkedClassifier {
     /// Kernels of one chunk.
-    fn chunk(&self, rows: &Range<usize>, (c, v): (usize, usize), limits: &Limits) -> Vec<Dispatch> {
-        let (x, w) = (Shape::f32(&[rows.len(), c]), Shape::f32(&[v, c]));
-        let logits = Shape::f32(&[rows.len(), v]);
-        let mut dispatches = head(rows, (c, v), 3, limits);
-        for piece in limits.row_chunks(rows.len(), v as u64 * 4) {
+    fn chunk(&self, rows: &Range<usize>, inputs: &[&Shape], limits: &Limits) -> Vec<Dispatch> {
+        let ((_, c, v), dtype) = (sizes(inputs), inputs[0].dtype);
+        let [x, w, logits] = [[rows.len(), c], [v, c], [rows.len(), v]].map(|dims| Shape::f32(&dims).with_dtype(dtype));
+        let mut dispatches = head(rows, inputs, 3, limits);
+        for piece in limits.row_chunks(rows.len(), logits.row_bytes()) {
             let place = bytes(&moved(&piece, rows.start), 1);
-            let d = rows_kernel(piece.len(), v, 1.0, limits).write_range(3, bytes(&piece, v));
+            let d = rows_kernel(piece.len(), v, 1.0, limits).element("X_TYPE", dtype);
+            let d = d.write_range(3, bytes_of(dtype, &piece, v));
             let d = d.read_range(2, place.clone()).read_back(5).read(3).write_range(4, place);
             dispatches.push(d);
         }
-        let (x_part, dx_part) = ((Operand::Input(0), bytes(rows, c).start), (Operand::Output(1), bytes(rows, c).start));
+        let start = bytes_of(dtype, rows, c).start;
+        let (x_part, dx_part) = ((Operand::Input(0), start), (Operand::Output(1), start));
         let (logits_part, dw_part) = ((Operand::Output(3), 0), (Operand::Output(2), 0));
         let accumulate = self.accumulate || rows.start > 0;
         let dw = Matmul { ta: true, accumulate, ..Matmul::default() };
-        dispatches.extend(product(dw, [&logits, &x, &w], [logits_part, x_part, dw_part], limits));
+        let into = w.with_dtype(Dtype::F32);
+        dispatches.extend(product(dw, [&logits, &x, &into], [logits_part, x_part, dw_part], limits));
         // Last, because it is written over x.
         let dx = [logits_part, (Operand::Input(1), 0), dx_part];
-        dispatches.extend(product(Matmul::default(), [&logits, &w, &x], dx, limits));
+        let to_x = Matmul { output: dtype, ..Matmul::default() };
+        dispatches.extend(product(to_x, [&logits, &w, &x], dx, limits));
         dispatches
     }
 }
@@ -132,15 +141,15 @@ impl Op for ChunkedClassifier {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         check(self.name(), inputs, 4 + usize::from(self.accumulate));
         let (rows, _, v) = sizes(inputs);
-        let (dx, dw) = (inputs[0].clone(), inputs[1].clone());
+        let (dx, dw) = (inputs[0].clone(), inputs[1].with_dtype(Dtype::F32));
         assert!(inputs[4..].iter().all(|into| **into == dw), "chunked_classifier adds {dw:?} into {inputs:?}");
-        vec![Shape::f32(&[1]), dx, dw, logits_shape(rows, self.rows, v), Shape::f32(&[rows]), Shape::f32(&[1])]
+        vec![Shape::f32(&[1]), dx, dw, logits_shape(inputs[0], self.rows, v), Shape::f32(&[rows]), Shape::f32(&[1])]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let (rows, c, v) = sizes(&shapes.inputs);
+        let rows = shapes.inputs[0].rows();
         let mut dispatches = vec![count_kernel(rows, limits).read(2).write(5)];
-        dispatches.extend(chunks(rows, self.rows).flat_map(|chunk| self.chunk(&chunk, (c, v), limits)));
+        dispatches.extend(chunks(rows, self.rows).flat_map(|chunk| self.chunk(&chunk, &shapes.inputs, limits)));
         dispatches.push(mean_kernel(rows, 1.0, limits).read_back(4).read_back(5).write(0));
         dispatches
     }
@@ -161,10 +170,13 @@ impl Op for ChunkedClassifier {
             let x = (&inputs[0][at.clone()], [chunk.len(), c]);
             let head = Matmul { tb: true, ..Matmul::default() };
             let mut logits = multiplied(&head, x, w, vec![f32::NAN; chunk.len() * v]);
+            let rounded = |values: &mut [f32]| values.iter_mut().for_each(|x| *x = shapes.inputs[0].dtype.round(*x));
+            rounded(&mut logits);
             let losses = &mut outputs[4][chunk.clone()];
             for ((row, target), loss) in logits.chunks_mut(v).zip(&targets[chunk.clone()]).zip(losses) {
                 *loss = classify(row, *target, scale) as f32;
             }
+            rounded(&mut logits);
             let dlogits = (logits.as_slice(), [chunk.len(), v]);
             let accumulate = self.accumulate || chunk.start > 0;
             let into = Matmul { ta: true, accumulate, ..Matmul::default() };
@@ -181,7 +193,8 @@ impl Op for ChunkedClassifier {
         let (rows, c, v) = sizes(&shapes.inputs);
         let (count, w) = (chunks(rows, self.rows).count() as u64, shapes.inputs[1].size_bytes());
         // W twice and dW to and fro for each chunk; logits written, made gradients of, and read twice.
-        let size_bytes = count * 4 * w + 5 * (rows * v * 4) as u64 + 3 * shapes.inputs[0].size_bytes();
+        let (dw, logits) = (shapes.outputs[2].size_bytes(), rows as u64 * shapes.outputs[3].row_bytes());
+        let size_bytes = count * 2 * (w + dw) + 5 * logits + 3 * shapes.inputs[0].size_bytes();
         Cost { flops: (rows * v) as u64 * (6 * c as u64 + 10), size_bytes }
     }
 
@@ -214,18 +227,18 @@ impl Op for ChunkedCrossEntropy {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         check(self.name(), inputs, 3);
         let (rows, _, v) = sizes(inputs);
-        vec![Shape::f32(&[1]), logits_shape(rows, self.rows, v), Shape::f32(&[rows, 2]), Shape::f32(&[1])]
+        vec![Shape::f32(&[1]), logits_shape(inputs[0], self.rows, v), Shape::f32(&[rows, 2]), Shape::f32(&[1])]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let (rows, c, v) = sizes(&shapes.inputs);
+        let ((rows, _, v), dtype) = (sizes(&shapes.inputs), shapes.inputs[0].dtype);
         let mut dispatches = vec![];
         for chunk in chunks(rows, self.rows) {
-            dispatches.extend(head(&chunk, (c, v), 1, limits));
-            for piece in limits.row_chunks(chunk.len(), v as u64 * 4) {
+            dispatches.extend(head(&chunk, &shapes.inputs, 1, limits));
+            for piece in limits.row_chunks(chunk.len(), shapes.outputs[1].row_bytes()) {
                 let place = moved(&piece, chunk.start);
-                let d = cross_entropy::rows_kernel(piece.len(), v, limits);
-                let d = d.bind(Operand::Output(1), Some(bytes(&piece, v)), false);
+                let d = cross_entropy::rows_kernel(piece.len(), v, limits).element("X_TYPE", dtype);
+                let d = d.bind(Operand::Output(1), Some(bytes_of(dtype, &piece, v)), false);
                 dispatches.push(d.read_range(2, bytes(&place, 1)).write_range(2, bytes(&place, 2)));
             }
         }
@@ -241,7 +254,8 @@ impl Op for ChunkedCrossEntropy {
         let (_, c, _) = sizes(&shapes.inputs);
         let loss = |(x, target): (&[f32], &u32)| {
             let dot = |w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
-            let logits: Vec<f64> = inputs[1].chunks(c).map(dot).collect();
+            let rounded = |dot: f64| f64::from(shapes.outputs[1].dtype.round(dot as f32));
+            let logits: Vec<f64> = inputs[1].chunks(c).map(|w| rounded(dot(w))).collect();
             (*target != IGNORED).then(|| log_sum_exp(logits.iter().copied()) - logits[*target as usize])
         };
         let losses: Vec<Option<f64>> = inputs[0].par_chunks(c).zip(as_ids(inputs[2])).map(loss).collect();
@@ -252,7 +266,8 @@ impl Op for ChunkedCrossEntropy {
     fn cost(&self, shapes: &Shapes) -> Cost {
         let (rows, c, v) = sizes(&shapes.inputs);
         let (count, w) = (chunks(rows, self.rows).count() as u64, shapes.inputs[1].size_bytes());
-        let size_bytes = count * w + 2 * (rows * v * 4) as u64 + shapes.inputs[0].size_bytes();
+        let logits = rows as u64 * shapes.outputs[1].row_bytes();
+        let size_bytes = count * w + 2 * logits + shapes.inputs[0].size_bytes();
         Cost { flops: (rows * v) as u64 * (2 * c as u64 + 6), size_bytes }
     }
 

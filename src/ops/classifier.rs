@@ -1,6 +1,6 @@
 //! classifier: cross_entropy of training: the loss, and in the same kernel the gradient of the logits, in place.
 //!
-//!   logits (..., V);  targets (rows) u32, `data::IGNORED` to leave a row out;  seed (1): what differentiation starts from
+//!   logits (..., V), f32 or f16;  targets (rows) u32, `data::IGNORED` to leave a row out;  seed (1): what differentiation starts from
 //!   loss (1) = weight * mean over rows that count of (log-sum-exp(logits) - logits[target]), in nats
 //!   dlogits (..., V) = weight * (softmax(logits) - onehot(target)) * seed / count, in place over the logits
 //!
@@ -11,7 +11,7 @@
 
 use super::case::{Case, Draw};
 use super::cross_entropy::log_sum_exp;
-use super::elementwise::bytes;
+use super::elementwise::{bytes, bytes_of};
 use crate::data::IGNORED;
 use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
@@ -89,16 +89,18 @@ impl Op for Classifier {
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let (rows, v) = (shapes.inputs[0].rows(), shapes.inputs[0].columns());
+        let dtype = shapes.inputs[0].dtype;
         let piece = |rows: Range<usize>| {
             rows_kernel(rows.len(), v, self.weight, limits)
-                .write_range(1, bytes(&rows, v))
+                .element("X_TYPE", dtype)
+                .write_range(1, bytes_of(dtype, &rows, v))
                 .read_range(1, bytes(&rows, 1))
                 .read_back(3)
                 .read(2)
                 .write_range(2, bytes(&rows, 1))
         };
         let mut dispatches = vec![count_kernel(rows, limits).read(1).write(3)];
-        dispatches.extend(limits.row_chunks(rows, v as u64 * 4).into_iter().map(piece));
+        dispatches.extend(limits.row_chunks(rows, shapes.inputs[0].row_bytes()).into_iter().map(piece));
         dispatches.push(mean_kernel(rows, self.weight, limits).read_back(2).read_back(3).write(0));
         dispatches
     }
@@ -151,6 +153,9 @@ pub(super) fn classify(row: &mut [f32], target: u32, scale: f64) -> f64 {
 
 const EXP: &str = "exp and log are good to a few ulp; the sum over V rounds about sqrt(V) times, and divides every p";
 
+const NEIGHBOURS: &str =
+    "gradients round to either of two neighbours in f16, which differ by up to 9.8e-4; below 6.1e-5 they may be 0";
+
 pub const CASES: &[Case] = &[
     Case {
         name: "classifier 1x2",
@@ -181,6 +186,26 @@ pub const CASES: &[Case] = &[
         atol: 2e-6,
         rtol: 4e-6,
         reason: EXP,
+    },
+    Case {
+        name: "classifier of f16 3x7x65 with ignored targets, weighted",
+        op: || Arc::new(Classifier { weight: 0.3 }),
+        inputs: &[(&[3, 7, 65], Draw::Half(10.0)), (&[3, 7], Draw::Targets(65)), (&[1], Draw::Between(500.0, 2000.0))],
+        gradient: false,
+        position: 0,
+        atol: 6.2e-5,
+        rtol: 1e-3,
+        reason: NEIGHBOURS,
+    },
+    Case {
+        name: "classifier of f16 33x516, four logits at once",
+        op: || Arc::new(Classifier { weight: 1.0 }),
+        inputs: &[(&[33, 516], Draw::Half(10.0)), (&[33], Draw::Targets(516)), (&[1], Draw::Between(500.0, 2000.0))],
+        gradient: false,
+        position: 0,
+        atol: 6.2e-5,
+        rtol: 1e-3,
+        reason: NEIGHBOURS,
     },
     Case {
         name: "classifier of logits up to 1000",

@@ -1,11 +1,12 @@
 //! column_sum: y[c] = sum over rows of x[r, c]: the gradient of a bias.
 //!
-//!   x (..., C);  y (C);  partial (P, C), scratch
+//!   x (..., C), f32 or f16;  y (C);  partial (P, C), scratch
 //!
 //! Two stages in a fixed order: P workgroups each sum a strip of rows, then one pass sums the strips.
 //! Cost: one FLOP and 4 bytes per element of x.
 
 use super::case::{Case, Draw};
+use super::elementwise::bytes_of;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::sync::Arc;
@@ -42,14 +43,15 @@ impl Op for ColumnSum {
             let strip = piece.start / STRIP_ROWS;
             let count = piece.len().div_ceil(STRIP_ROWS);
             assert!(piece.start % STRIP_ROWS == 0, "pieces of {} rows do not hold whole strips", piece.start);
-            let bytes = (piece.start * columns * 4) as u64..(piece.end * columns * 4) as u64;
+            let dtype = shapes.inputs[0].dtype;
             dispatches.push(
                 Dispatch::new(shader!("column_sum"))
                     .constant("ROWS", piece.len())
                     .constant("C", columns)
                     .constant("STRIP_ROWS", STRIP_ROWS)
                     .constant("FIRST_STRIP", strip)
-                    .read_range(0, bytes)
+                    .element("X_TYPE", dtype)
+                    .read_range(0, bytes_of(dtype, &piece, columns))
                     .write(1)
                     .groups(limits.fold(count * blocks)),
             );
@@ -116,6 +118,16 @@ pub const CASES: &[Case] = &[
         name: "column_sum += 3x65x67",
         op: || Arc::new(ColumnSum { accumulate: true }),
         inputs: &[(&[3, 65, 67], Draw::Uniform(1.0)), (&[67], Draw::Uniform(1.0))],
+        gradient: false,
+        position: 0,
+        atol: 1e-5,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "column_sum += f16 3x65x67",
+        op: || Arc::new(ColumnSum { accumulate: true }),
+        inputs: &[(&[3, 65, 67], Draw::Half(1.0)), (&[67], Draw::Uniform(1.0))],
         gradient: false,
         position: 0,
         atol: 1e-5,

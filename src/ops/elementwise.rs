@@ -1,6 +1,6 @@
 //! What ops share: elementwise dispatches, one thread per element, and the bytes of a range of rows.
 
-use crate::graph::{Dispatch, Limits, Shader};
+use crate::graph::{Dispatch, Dtype, Limits, Shader};
 use std::ops::Range;
 
 /// Threads per workgroup of every elementwise shader.
@@ -14,4 +14,10 @@ pub fn elementwise(shader: Shader, len: usize, limits: &Limits) -> Dispatch {
 /// Bytes of a range of rows of 4-byte words.
 pub fn bytes(rows: &Range<usize>, columns: usize) -> Range<u64> {
     (rows.start * columns * 4) as u64..(rows.end * columns * 4) as u64
+}
+
+/// Bytes of a range of rows of elements of a type, to the end of a word.
+pub fn bytes_of(dtype: Dtype, rows: &Range<usize>, columns: usize) -> Range<u64> {
+    let row_bytes = columns as u64 * dtype.size_bytes();
+    rows.start as u64 * row_bytes..(rows.end as u64 * row_bytes).next_multiple_of(4)
 }

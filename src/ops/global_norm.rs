@@ -36,6 +36,10 @@ pub mod report {
     pub const UPDATES: usize = 4;
     /// Steps skipped since the last applied one (u32 bits).
     pub const SKIPPED_IN_A_ROW: usize = 5;
+    /// Mixed precision's loss scale from the next step on; 0 where it has not been set (see [`crate::ops::loss_scale`]).
+    pub const SCALE: usize = 6;
+    /// Steps that were fine since the loss scale changed (u32 bits).
+    pub const STEADY: usize = 7;
     pub const LEN: usize = 8;
 
     pub const FINE: u32 = 0;

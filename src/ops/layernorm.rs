@@ -1,14 +1,14 @@
 //! layernorm: y = (x - mean) * rstd * weight + bias over the last dimension (Ba, Kiros, Hinton 2016).
 //!
-//!   x, y (..., C);  weight, bias (C);  stats (rows, 2): mean and rstd = 1 / sqrt(var + eps), kept for backward
+//!   x, y (..., C), each f32 or f16;  weight, bias (C);  stats (rows, 2): mean and rstd = 1 / sqrt(var + eps), kept for backward
 //!
 //! Backward, with n = (x - mean) * rstd and g = dy * weight:
 //!   dx = rstd * (g - mean(g) - n * mean(g * n)),  dweight = sum over rows of dy * n,  dbias = sum over rows of dy
 //! Cost: about 8 FLOPs per element forward and 16 backward; every tensor moved once at least.
 
 use super::case::{Case, Draw};
-use super::elementwise::bytes;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use super::elementwise::{bytes, bytes_of};
+use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct LayerNorm {
     pub eps: f32,
+    /// Type of y.
+    pub output: Dtype,
 }
 
 impl Op for LayerNorm {
@@ -30,21 +32,24 @@ impl Op for LayerNorm {
             inputs.len() == 3 && inputs[1].dims == [c] && inputs[2].dims == [c],
             "layernorm does not fit {inputs:?}"
         );
-        vec![inputs[0].clone(), Shape::f32(&[inputs[0].rows(), 2])]
+        vec![inputs[0].with_dtype(self.output), Shape::f32(&[inputs[0].rows(), 2])]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let (rows, columns) = (shapes.inputs[0].rows(), shapes.inputs[0].columns());
+        let (x, y) = (shapes.inputs[0].dtype, self.output);
         let piece = |rows: Range<usize>| {
             Dispatch::new(shader!("layernorm"))
                 .constant("ROWS", rows.len())
                 .constant("C", columns)
                 .constant("EPS", self.eps)
                 .constant("THREADS", limits.row_threads())
-                .read_range(0, bytes(&rows, columns))
+                .element("X_TYPE", x)
+                .element("Y_TYPE", y)
+                .read_range(0, bytes_of(x, &rows, columns))
                 .read(1)
                 .read(2)
-                .write_range(0, bytes(&rows, columns))
+                .write_range(0, bytes_of(y, &rows, columns))
                 .write_range(1, bytes(&rows, 2))
                 .groups(limits.fold(rows.len()))
         };
@@ -94,7 +99,7 @@ impl Op for LayerNormBackward {
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let (rows, c) = (inputs[0].rows(), inputs[0].columns());
-        assert!(inputs[3] == inputs[0], "layernorm_backward takes dy of x's shape, not {inputs:?}");
+        assert!(inputs[3].dims == inputs[0].dims, "layernorm_backward takes dy of x's shape, not {inputs:?}");
         let partial = Shape::f32(&[rows.div_ceil(STRIP_ROWS), c]);
         vec![inputs[0].clone(), Shape::f32(&[c]), Shape::f32(&[c]), partial.clone(), partial]
     }
@@ -102,6 +107,7 @@ impl Op for LayerNormBackward {
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let (rows, columns) = (shapes.inputs[0].rows(), shapes.inputs[0].columns());
         let blocks = columns.div_ceil(64);
+        let (x, dy) = (shapes.inputs[0].dtype, shapes.inputs[3].dtype);
         let mut dispatches = vec![];
         for rows in limits.row_chunks(rows, columns as u64 * 4) {
             // The sums over rows come first: dx may be written over what they read.
@@ -111,9 +117,11 @@ impl Op for LayerNormBackward {
                     .constant("C", columns)
                     .constant("STRIP_ROWS", STRIP_ROWS)
                     .constant("FIRST_STRIP", rows.start / STRIP_ROWS)
-                    .read_range(0, bytes(&rows, columns))
+                    .element("X_TYPE", x)
+                    .element("Y_TYPE", dy)
+                    .read_range(0, bytes_of(x, &rows, columns))
                     .read_range(2, bytes(&rows, 2))
-                    .read_range(3, bytes(&rows, columns))
+                    .read_range(3, bytes_of(dy, &rows, columns))
                     .write(3)
                     .write(4)
                     .groups(limits.fold(rows.len().div_ceil(STRIP_ROWS) * blocks)),
@@ -124,11 +132,13 @@ impl Op for LayerNormBackward {
                     .constant("C", columns)
                     .constant("THREADS", limits.row_threads())
                     .constant("ACCUMULATE", self.accumulate.contains(&0))
-                    .read_range(0, bytes(&rows, columns))
+                    .element("X_TYPE", x)
+                    .element("Y_TYPE", dy)
+                    .read_range(0, bytes_of(x, &rows, columns))
                     .read(1)
                     .read_range(2, bytes(&rows, 2))
-                    .read_range(3, bytes(&rows, columns))
-                    .write_range(0, bytes(&rows, columns))
+                    .read_range(3, bytes_of(dy, &rows, columns))
+                    .write_range(0, bytes_of(x, &rows, columns))
                     .groups(limits.fold(rows.len())),
             );
         }
@@ -177,8 +187,9 @@ impl Op for LayerNormBackward {
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
-        let len = shapes.inputs[0].len() as u64;
-        Cost { flops: 16 * len, size_bytes: 4 * len * (3 + u64::from(self.accumulate.contains(&0))) }
+        let (x, dy) = (shapes.inputs[0], shapes.inputs[3]);
+        let times = 2 + u64::from(self.accumulate.contains(&0));
+        Cost { flops: 16 * x.len() as u64, size_bytes: times * x.size_bytes() + dy.size_bytes() }
     }
 
     fn in_place(&self) -> Vec<(usize, usize)> {
@@ -198,18 +209,32 @@ impl Op for LayerNormBackward {
 
 const ROW: &str = "sums of C numbers near 1 in f32, divided by a standard deviation near 1; dweight sums R rows";
 
-/// x, weight, bias at a shape.
+const HALF: &str = "nearly the same f32 may round to either of two neighbours in f16, which differ by up to 9.8e-4";
+
+/// x, weight, bias at a shape, in f32 or from f32 to f16.
 macro_rules! case {
     ($name:literal, $rows:expr, $c:literal, $gradient:literal, $atol:literal) => {
         Case {
             name: $name,
-            op: || Arc::new(LayerNorm { eps: 1e-5 }),
+            op: || Arc::new(LayerNorm { eps: 1e-5, output: Dtype::F32 }),
             inputs: &[(&$rows, Draw::Uniform(2.0)), (&[$c], Draw::Between(0.5, 1.5)), (&[$c], Draw::Uniform(1.0))],
             gradient: $gradient,
             position: 0,
             atol: $atol,
             rtol: 4e-6,
             reason: ROW,
+        }
+    };
+    ($name:literal, $rows:expr, $c:literal, $draw:expr, $output:expr) => {
+        Case {
+            name: $name,
+            op: || Arc::new(LayerNorm { eps: 1e-5, output: $output }),
+            inputs: &[(&$rows, $draw), (&[$c], Draw::Between(0.5, 1.5)), (&[$c], Draw::Uniform(1.0))],
+            gradient: true,
+            position: 0,
+            atol: 1e-4,
+            rtol: 1e-3,
+            reason: HALF,
         }
     };
 }
@@ -219,6 +244,8 @@ pub const CASES: &[Case] = &[
     case!("layernorm 3x5x65", [3, 5, 65], 65, true, 1e-5),
     case!("layernorm 67x128", [67, 128], 128, true, 1e-5),
     case!("layernorm 2x1600", [2, 1600], 1600, true, 1e-5),
+    case!("layernorm to f16, 3x5x65", [3, 5, 65], 65, Draw::Uniform(2.0), Dtype::F16),
+    case!("layernorm from f16, 67x129", [67, 129], 129, Draw::Half(2.0), Dtype::F16),
     case!("layernorm 65601x6", [65601, 6], 6, false, 2e-5),
     case!("layernorm, beyond one binding: 50257x768", [50257, 768], 768, false, 2e-5),
 ];

@@ -2,8 +2,9 @@
 //!
 //!   A (..., K), or (K, M) if `ta`;  B (K, N), or (N, K) if `tb`;  bias (N);  C (..., N)
 //!
-//! Leading dimensions of A and C are rows. With GELU, slot 1 keeps the pre-activation for backward.
-//! Backward: dA = dC op(B)^T and dB = op(A)^T dC, each a matmul again, and the bias gets dC's column sums.
+//! A, B and C may each be f16 (bias is f32); products and sums are f32. Leading dimensions of A and C are rows. With GELU, slot 1 keeps the pre-activation for backward.
+//! Backward: dA = dC op(B)^T and dB = op(A)^T dC, each a matmul again, and the bias gets dC's column sums. dA is of A's type; dB,
+//! a weight's gradient, is f32. Where A and B are f16, so is the dC that is multiplied.
 //! Cost: 2 M N K FLOPs; every matrix moved once at least.
 //!
 //! Matrices larger than a binding are worked on in pieces: of M where C, or an untransposed A, is too large; of N where a
@@ -13,9 +14,11 @@ mod cases;
 
 pub use cases::CASES;
 
+use super::cast::cast;
 use super::column_sum::ColumnSum;
+use super::elementwise::bytes_of;
 use super::gelu::{Form, GeluBackward, gelu};
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor, Variants};
+use crate::graph::{Cost, Dispatch, Dtype, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor, Variants};
 use crate::shader;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -34,6 +37,8 @@ pub struct Matmul {
     pub gelu: Option<Form>,
     /// The last input (M, N) is added to, in place.
     pub accumulate: bool,
+    /// Type of C, and of the pre-activation, unless it is added to another tensor.
+    pub output: Dtype,
 }
 
 /// M, N, K.
@@ -77,25 +82,26 @@ impl Matmul {
         Size { m, n, k }
     }
 
-    /// What a choice of tiling depends on: transpositions, alignment, and each size rounded up to a power of two.
-    fn class(&self, size: Size) -> String {
+    /// What a choice of tiling depends on: transpositions, alignment, type, and each size rounded up to a power of two.
+    fn class(&self, shapes: &Shapes) -> String {
         let letter = |transposed| if transposed { 't' } else { 'n' };
-        let Size { m, n, k } = size;
+        let Size { m, n, k } = self.size(&shapes.inputs);
+        let dtype = shapes.inputs[0].dtype.suffix();
         let odd = if [m, n, k].iter().all(|length| length % 4 == 0) { "" } else { " odd" };
         let [m, n, k] = [m, n, k].map(usize::next_power_of_two);
-        format!("matmul {}{} {m}x{n}x{k}{odd}", letter(self.ta), letter(self.tb))
+        format!("matmul {}{} {m}x{n}x{k}{odd}{dtype}", letter(self.ta), letter(self.tb))
     }
 
     /// The kernel for one piece: rows `m`, columns `n`, depth `k` of the product.
-    fn piece(&self, size: Size, m: Range<usize>, n: Range<usize>, k: Range<usize>, limits: &Limits) -> Dispatch {
-        let Size { m: full_m, n: full_n, k: full_k } = size;
+    fn piece(&self, shapes: &Shapes, [m, n, k]: [Range<usize>; 3], limits: &Limits) -> Dispatch {
+        let Size { m: full_m, n: full_n, k: full_k } = self.size(&shapes.inputs);
+        let (a, b, c) = (shapes.inputs[0].dtype, shapes.inputs[1].dtype, shapes.outputs[0].dtype);
         let (lda, ldb) = (if self.ta { full_m } else { full_k }, if self.tb { full_k } else { full_n });
-        let rows = |rows: &Range<usize>, ld: usize| (rows.start * ld * 4) as u64..(rows.end * ld * 4) as u64;
         let (a_rows, a_column) = if self.ta { (&k, m.start) } else { (&m, k.start) };
         let (b_rows, b_column) = if self.tb { (&n, k.start) } else { (&k, n.start) };
         let mut tilings = Tiling::candidates(m.len(), n.len(), self.ta, limits);
         let names: Vec<String> = tilings.iter().map(|t| t.name.clone()).collect();
-        let tiling = tilings.swap_remove(limits.choices.pick(&self.class(size), &names));
+        let tiling = tilings.swap_remove(limits.choices.pick(&self.class(shapes), &names));
         let tiles = m.len().div_ceil(tiling.tile.0) * n.len().div_ceil(tiling.tile.1);
         let first = k.start == 0;
         let mut d = Dispatch::new(tiling.shader)
@@ -111,9 +117,12 @@ impl Matmul {
             .constant("TA", self.ta)
             .constant("TB", self.tb)
             .constant("ACCUMULATE", self.accumulate || !first)
-            .read_range(0, rows(a_rows, lda))
-            .read_range(1, rows(b_rows, ldb))
-            .write_range(0, rows(&m, full_n))
+            .element("A_TYPE", a)
+            .element("B_TYPE", b)
+            .element("C_TYPE", c)
+            .read_range(0, bytes_of(a, a_rows, lda))
+            .read_range(1, bytes_of(b, b_rows, ldb))
+            .write_range(0, bytes_of(c, &m, full_n))
             .groups(limits.fold(tiles));
         let aligned = [lda, ldb, a_column, b_column].iter().all(|words| words % 4 == 0);
         if !aligned {
@@ -126,7 +135,7 @@ impl Matmul {
             d = d.read(2).swap("store", if self.gelu.is_some() { "store_bias_gelu" } else { "store_bias" });
         }
         if let Some(form) = self.gelu {
-            d = d.write_range(1, rows(&m, full_n)).constant("GELU_ERF", form == Form::Erf);
+            d = d.write_range(1, bytes_of(c, &m, full_n)).constant("GELU_ERF", form == Form::Erf);
         }
         d
     }
@@ -234,7 +243,7 @@ impl Op for Matmul {
         let count = 2 + usize::from(self.bias) + usize::from(self.accumulate);
         assert!(inputs.len() == count, "matmul takes {count} tensors here, not {inputs:?}");
         let Size { m, n, .. } = self.size(inputs);
-        let c = if self.ta { Shape::f32(&[m, n]) } else { inputs[0].with_columns(n) };
+        let c = if self.ta { Shape::f32(&[m, n]) } else { inputs[0].with_columns(n) }.with_dtype(self.output);
         if self.bias {
             assert!(inputs[2].dims == [n], "matmul's bias is ({n}), not {:?}", inputs[2]);
         }
@@ -250,20 +259,21 @@ impl Op for Matmul {
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let size = self.size(&shapes.inputs);
         // What limits each dimension: the longest row of a matrix whose rows it counts.
-        let word = 4u64;
-        let m_row = if self.ta { size.n } else { size.n.max(size.k) } as u64 * word;
-        let n_row = if self.tb { size.k as u64 * word } else { 0 };
+        let (a, b) = (shapes.inputs[0].row_bytes(), shapes.inputs[1].row_bytes());
+        let c = size.n as u64 * shapes.outputs[0].dtype.size_bytes();
+        let m_row = if self.ta { c } else { c.max(a) };
+        let n_row = if self.tb { b } else { 0 };
         let k_row = match (self.ta, self.tb) {
-            (true, false) => size.m.max(size.n) as u64 * word,
-            (true, true) => size.m as u64 * word,
-            (false, false) => size.n as u64 * word,
+            (true, false) => a.max(b),
+            (true, true) => a,
+            (false, false) => b,
             (false, true) => 0,
         };
         let mut dispatches = vec![];
         for m in limits.row_chunks(size.m, m_row) {
             for n in limits.row_chunks(size.n, n_row) {
                 for k in limits.row_chunks(size.k, k_row) {
-                    dispatches.push(self.piece(size, m.clone(), n.clone(), k, limits));
+                    dispatches.push(self.piece(shapes, [m.clone(), n.clone(), k], limits));
                 }
             }
         }
@@ -282,32 +292,34 @@ impl Op for Matmul {
         } else if self.accumulate {
             inputs[2].dims = vec![m, n];
         }
-        Some(Variants { class: self.class(size), names: tilings.into_iter().map(|t| t.name).collect(), inputs })
+        Some(Variants { class: self.class(shapes), names: tilings.into_iter().map(|t| t.name).collect(), inputs })
     }
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
         let inputs = g.nodes()[node].inputs.clone();
         let (a, b) = (inputs[0], inputs[1]);
-        let plain = |ta, tb| Matmul { ta, tb, ..Matmul::default() };
+        let (a_type, b_type) = (g.shape(a).dtype, g.shape(b).dtype);
         let dc = match self.gelu {
             Some(form) => g.apply(GeluBackward { form }, &[Tensor { node, slot: 1 }, dy]),
             None => dy,
         };
+        let dc = if a_type == b_type { cast(g, dc, a_type) } else { dc };
+        let plain = |ta, tb, output| Matmul { ta, tb, output, ..Matmul::default() };
         // dA = dC op(B)^T, or its transpose op(B) dC^T where A is stored transposed; likewise dB.
         let da = needed[0].then(|| match self.ta {
-            false => g.apply(plain(false, !self.tb), &[dc, b]),
-            true => g.apply(plain(self.tb, true), &[b, dc]),
+            false => g.apply(plain(false, !self.tb, a_type), &[dc, b]),
+            true => g.apply(plain(self.tb, true, a_type), &[b, dc]),
         });
         let db = needed[1].then(|| match self.tb {
-            false => g.apply(plain(!self.ta, false), &[a, dc]),
-            true => g.apply(plain(true, self.ta), &[dc, a]),
+            false => g.apply(plain(!self.ta, false, Dtype::F32), &[a, dc]),
+            true => g.apply(plain(true, self.ta, Dtype::F32), &[dc, a]),
         });
         let mut grads = vec![da, db];
         if self.bias {
             grads.push(needed[2].then(|| g.apply(ColumnSum::default(), &[dc])));
         }
         if self.accumulate {
-            grads.push(Some(dc));
+            grads.push(Some(dy));
         }
         grads
     }
@@ -326,8 +338,11 @@ impl Op for Matmul {
             }
         });
         if let Some(form) = self.gelu {
-            outputs[1] = outputs[0].clone();
-            outputs[0].iter_mut().for_each(|y| *y = gelu(form, f64::from(*y)) as f32);
+            // GELU is of what is kept.
+            let kept = shapes.outputs[1].dtype;
+            let (c, pre) = outputs.split_at_mut(1);
+            pre[0] = c[0].iter().map(|x| kept.round(*x)).collect();
+            c[0].iter_mut().zip(&pre[0]).for_each(|(y, x)| *y = gelu(form, f64::from(*x)) as f32);
         }
     }
 

@@ -1,15 +1,15 @@
 //! rmsnorm: y = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps), of whole rows or of each head in them (Zhang and
 //! Sennrich 2019).
 //!
-//!   x, y (..., groups * C);  weight (C);  rstd (rows, normalised groups), kept for backward
+//!   x, y (..., groups * C), each f32 or f16;  weight (C);  rstd (rows, normalised groups), kept for backward
 //!
 //! Backward, with n = x * rstd and g = dy * weight:
 //!   dx = rstd * (g - n * mean(g * n)),  dweight = sum over all groups of dy * n
 //! Cost: about 4 FLOPs per element forward and 10 backward; every tensor moved once at least.
 
 use super::case::{Case, Draw};
-use super::elementwise::bytes;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use super::elementwise::{bytes, bytes_of};
+use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ pub struct RmsNorm {
     /// Which groups of `weight`'s length in a row are normalised, such as the heads of q in q | k | v; the others are copied.
     /// All of them if `None`.
     pub groups: Option<Range<usize>>,
+    /// Type of y.
+    pub output: Dtype,
 }
 
 /// Sizes of the tensors.
@@ -92,17 +94,20 @@ impl Op for RmsNorm {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         assert!(inputs.len() == 2, "rmsnorm takes x and weight, not {inputs:?}");
         let size = self.size(inputs[0], inputs[1]);
-        vec![inputs[0].clone(), Shape::f32(&[size.rows, size.normalised.len()])]
+        vec![inputs[0].with_dtype(self.output), Shape::f32(&[size.rows, size.normalised.len()])]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let size = self.size(shapes.inputs[0], shapes.inputs[1]);
+        let (x, y) = (shapes.inputs[0].dtype, self.output);
         let piece = |rows: Range<usize>| {
             size.kernel(shader!("rmsnorm"), &rows, limits)
                 .constant("EPS", self.eps)
-                .read_range(0, bytes(&rows, size.columns()))
+                .element("X_TYPE", x)
+                .element("Y_TYPE", y)
+                .read_range(0, bytes_of(x, &rows, size.columns()))
                 .read(1)
-                .write_range(0, bytes(&rows, size.columns()))
+                .write_range(0, bytes_of(y, &rows, size.columns()))
                 .write_range(1, bytes(&rows, size.normalised.len()))
         };
         limits.row_chunks(size.rows, size.columns() as u64 * 4).into_iter().map(piece).collect()
@@ -156,13 +161,14 @@ impl Op for RmsNormBackward {
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let size = self.forward.size(inputs[0], inputs[1]);
-        assert!(inputs[3] == inputs[0], "rmsnorm_backward takes dy of x's shape, not {inputs:?}");
+        assert!(inputs[3].dims == inputs[0].dims, "rmsnorm_backward takes dy of x's shape, not {inputs:?}");
         vec![inputs[0].clone(), inputs[1].clone(), Shape::f32(&[size.strips(), size.c])]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let size = self.forward.size(shapes.inputs[0], shapes.inputs[1]);
         let (columns, count) = (size.columns(), size.normalised.len());
+        let (x, dy) = (shapes.inputs[0].dtype, shapes.inputs[3].dtype);
         let mut dispatches = vec![];
         for rows in limits.row_chunks(size.rows, columns as u64 * 4) {
             // The sums over rows come first: dx may be written over what they read.
@@ -171,20 +177,24 @@ impl Op for RmsNormBackward {
                 size.constants(Dispatch::new(shader!("rmsnorm_backward_parameters")), &rows)
                     .constant("STRIP_ROWS", STRIP_ROWS)
                     .constant("FIRST_STRIP", rows.start * count / STRIP_ROWS)
-                    .read_range(0, bytes(&rows, columns))
+                    .element("X_TYPE", x)
+                    .element("Y_TYPE", dy)
+                    .read_range(0, bytes_of(x, &rows, columns))
                     .read_range(2, bytes(&rows, count))
-                    .read_range(3, bytes(&rows, columns))
+                    .read_range(3, bytes_of(dy, &rows, columns))
                     .write(2)
                     .groups(limits.fold(strips * (size.c / 4).div_ceil(64))),
             );
             dispatches.push(
                 size.kernel(shader!("rmsnorm_backward"), &rows, limits)
                     .constant("ACCUMULATE", self.accumulate.contains(&0))
-                    .read_range(0, bytes(&rows, columns))
+                    .element("X_TYPE", x)
+                    .element("Y_TYPE", dy)
+                    .read_range(0, bytes_of(x, &rows, columns))
                     .read(1)
                     .read_range(2, bytes(&rows, count))
-                    .read_range(3, bytes(&rows, columns))
-                    .write_range(0, bytes(&rows, columns)),
+                    .read_range(3, bytes_of(dy, &rows, columns))
+                    .write_range(0, bytes_of(x, &rows, columns)),
             );
         }
         dispatches.push(
@@ -229,8 +239,9 @@ impl Op for RmsNormBackward {
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
-        let len = shapes.inputs[0].len() as u64;
-        Cost { flops: 10 * len, size_bytes: 4 * len * (3 + u64::from(self.accumulate.contains(&0))) }
+        let (x, dy) = (shapes.inputs[0], shapes.inputs[3]);
+        let times = 2 + u64::from(self.accumulate.contains(&0));
+        Cost { flops: 10 * x.len() as u64, size_bytes: times * x.size_bytes() + dy.size_bytes() }
     }
 
     fn in_place(&self) -> Vec<(usize, usize)> {
@@ -250,18 +261,32 @@ impl Op for RmsNormBackward {
 
 const ROW: &str = "sums of C numbers near 1 in f32, divided by their root mean square near 1; dweight sums R rows";
 
-/// x and weight at a shape.
+const HALF: &str = "nearly the same f32 may round to either of two neighbours in f16, which differ by up to 9.8e-4";
+
+/// x and weight at a shape, in f32 or to f16.
 macro_rules! case {
     ($name:literal, $groups:expr, $rows:expr, $c:literal, $gradient:literal, $atol:literal) => {
         Case {
             name: $name,
-            op: || Arc::new(RmsNorm { eps: 1e-5, groups: $groups }),
+            op: || Arc::new(RmsNorm { eps: 1e-5, groups: $groups, output: Dtype::F32 }),
             inputs: &[(&$rows, Draw::Uniform(2.0)), (&[$c], Draw::Between(0.5, 1.5))],
             gradient: $gradient,
             position: 0,
             atol: $atol,
             rtol: 4e-6,
             reason: ROW,
+        }
+    };
+    ($name:literal, $groups:expr, $rows:expr, $c:literal, $draw:expr) => {
+        Case {
+            name: $name,
+            op: || Arc::new(RmsNorm { eps: 1e-5, groups: $groups, output: Dtype::F16 }),
+            inputs: &[(&$rows, $draw), (&[$c], Draw::Between(0.5, 1.5))],
+            gradient: true,
+            position: 0,
+            atol: 1e-4,
+            rtol: 1e-3,
+            reason: HALF,
         }
     };
 }
@@ -273,6 +298,8 @@ pub const CASES: &[Case] = &[
     case!("rmsnorm 2x2048", None, [2, 2048], 2048, true, 1e-5),
     case!("rmsnorm of 5 heads of 12, 27 rows", None, [27, 60], 12, true, 1e-5),
     case!("rmsnorm of heads 2 to 4 of 6 heads of 16, 3x43 rows", Some(2..5), [3, 43, 96], 16, true, 1e-5),
+    case!("rmsnorm to f16, 3x5x68", None, [3, 5, 68], 68, Draw::Uniform(2.0)),
+    case!("rmsnorm of f16 heads 2 to 4 of 6 heads of 16, 3x43 rows", Some(2..5), [3, 43, 96], 16, Draw::Half(2.0)),
     case!("rmsnorm, SmolLM2's 128x576", None, [1, 128, 576], 576, true, 2e-5),
     case!("rmsnorm 65601x8", None, [65601, 8], 8, false, 2e-5),
     case!("rmsnorm, beyond one binding: 50257x768, the last 4 of 12 heads", Some(8..12), [50257, 768], 64, false, 2e-5),

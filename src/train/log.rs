@@ -42,6 +42,9 @@ pub struct Record {
     /// What runs where there is a choice of kernels, by class; only in the first record since the run began or went on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variants: Option<BTreeMap<String, String>>,
+    /// Mixed precision's loss scale after the step; absent in f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f32>,
     /// Why the update of this step was left out; absent for ordinary steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
@@ -97,7 +100,7 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
 
 /// The line on the console:
 /// `step 120/400  loss 1.734  val 1.802  norm 0.91  lr 5.8e-4  212 ms  2415 tok/s  41 MiB`, and for experts the least and
-/// the largest load of one, relative to an even one: `load 0.71 to 1.36`
+/// the largest load of one, relative to an even one: `load 0.71 to 1.36`; in mixed precision the loss scale: `scale 65536`
 pub fn console_line(record: &Record, steps: u64) -> String {
     let digits = steps.to_string().len();
     let val = record.val_loss.map_or(String::new(), |loss| format!("  val {loss:.3}"));
@@ -106,10 +109,11 @@ pub fn console_line(record: &Record, steps: u64) -> String {
         let all = || layers.iter().flatten().copied();
         format!("  load {:.2} to {:.2}", all().fold(f32::INFINITY, f32::min), all().fold(0.0, f32::max))
     });
+    let scale = record.loss_scale.map_or(String::new(), |scale| format!("  scale {scale}"));
     let ms_decimals = if record.step_ms < 9.95 { 1 } else { 0 };
     format!(
         "step {:>digits$}/{steps}  loss {:.3}{val}  \
-         norm {:.2}  lr {:.1e}  {:.ms_decimals$} ms  {:.0} tok/s  {}{load}{skipped}",
+         norm {:.2}  lr {:.1e}  {:.ms_decimals$} ms  {:.0} tok/s  {}{load}{scale}{skipped}",
         record.step,
         record.loss,
         record.grad_norm,

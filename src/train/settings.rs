@@ -57,6 +57,8 @@ pub struct Settings {
     pub save_every: u64,
     pub sample_every: u64,
     #[serde(default)]
+    pub precision: Precision,
+    #[serde(default)]
     pub recompute: bool,
     /// Tokens whose logits exist at a time; 0 for all.
     #[serde(default)]
@@ -106,14 +108,12 @@ impl Choices {
             eval_batches: self.eval_batches.unwrap_or(20),
             save_every: self.save_every.unwrap_or(recipe.every),
             sample_every: self.sample_every.unwrap_or(0),
+            precision: self.precision.unwrap_or_default(),
             recompute: self.recompute.unwrap_or(false),
             classifier_rows: self.classifier_rows.unwrap_or(0),
             tokenizer: self.tokenizer.unwrap_or_else(|| recipe.tokenizer.into()),
             preset,
         };
-        if self.precision == Some(Precision::Mixed) {
-            fail!(Usage, "--precision mixed is not there yet: train with --precision f32");
-        }
         settings.check(init)?;
         Ok(settings)
     }
@@ -219,6 +219,11 @@ impl Settings {
     /// The same probability everywhere.
     pub fn dropout(&self) -> Dropout {
         Dropout::of(self.dropout)
+    }
+
+    /// Whether activations and matrix inputs are f16.
+    pub fn is_mixed(&self) -> bool {
+        self.precision == Precision::Mixed
     }
 
     pub fn schedule(&self) -> Schedule {

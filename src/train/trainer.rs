@@ -9,6 +9,7 @@ use crate::data::batches::Batches;
 use crate::data::tokens::Tokens;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Program};
+use crate::fail;
 use crate::graph::memory::Class;
 use crate::graph::{Graph, Limits, Plan, Step};
 use crate::models::config::Config;
@@ -17,6 +18,7 @@ use crate::models::initial::initial_values;
 use crate::models::model::Model;
 use crate::models::upload::upload;
 use crate::ops::global_norm::report;
+use crate::ops::loss_scale::scale_of;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,15 +37,16 @@ pub struct Blueprint {
 impl Blueprint {
     /// Plans a run for a device's limits, before anything is allocated.
     pub fn new(config: &Config, settings: &Settings, limits: &Limits) -> Result<Blueprint> {
-        let (batch, context) = (settings.batch, settings.context);
+        let (batch, context, mixed) = (settings.batch, settings.context, settings.is_mixed());
+        check_precision(settings, limits)?;
         let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
             if settings.recompute {
                 g.recompute_regions();
             }
-            Model { config, training: true }.chunked_objective(g, batch, context, settings.chunk_rows())
+            Model { config, training: true, mixed }.chunked_objective(g, batch, context, settings.chunk_rows())
         });
         let mut evaluation = Graph::new();
-        let model = Model { config, training: false };
+        let model = Model { config, training: false, mixed };
         let loss = model.chunked_loss(&mut evaluation, batch, context, settings.chunk_rows());
         evaluation.output("loss", loss);
         let training_plan = Plan::new(&training.graph, limits)?;
@@ -224,6 +227,14 @@ impl Trainer {
         let mut records = vec![];
         for (step, words) in arrived {
             self.skipped_in_a_row = words[report::SKIPPED_IN_A_ROW].to_bits();
+            let loss_scale = self.settings.is_mixed().then(|| scale_of(words[report::SCALE]));
+            let bad = self.training.culprit(words[report::BAD].to_bits());
+            // Only a step whose loss scale was halved is skipped and not counted.
+            let halved = loss_scale.filter(|_| self.skipped_in_a_row == 0);
+            let skipped = bad.map(|why| match halved {
+                Some(scale) => format!("{why}, the loss scale is now {scale}"),
+                None => why,
+            });
             records.push(Record {
                 step,
                 loss: words[report::LOSS],
@@ -235,7 +246,8 @@ impl Trainer {
                 memory_bytes,
                 expert_load: None,
                 variants: (!std::mem::replace(&mut self.told, true)).then(|| self.variants.chosen.clone()),
-                skipped: self.training.culprit(words[report::BAD].to_bits()),
+                loss_scale,
+                skipped,
             });
         }
         Ok(records)
@@ -351,6 +363,14 @@ pub fn trainer_state(checkpoint: &LoadedCheckpoint) -> Result<TrainerState> {
             checkpoint.step
         ))
     })
+}
+
+/// Fails where a device cannot compute in the run's precision.
+pub fn check_precision(settings: &Settings, limits: &Limits) -> Result<()> {
+    if settings.is_mixed() && !limits.f16 {
+        fail!(Device, "--precision mixed needs half precision (f16), which this device has not: use --precision f32");
+    }
+    Ok(())
 }
 
 /// Bytes as MiB, rounded up.

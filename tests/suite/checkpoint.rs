@@ -1031,6 +1031,7 @@ fn record(step: u64, loss: f32) -> Record {
         memory_bytes: 41 << 20,
         expert_load: None,
         variants: None,
+        loss_scale: None,
         skipped: None,
     }
 }

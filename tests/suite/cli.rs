@@ -147,7 +147,7 @@ fn bad_choices_are_refused_before_anything_is_done() {
         ("--width 99999999", &["width"]),
         ("--batch 4000000", &["--batch"]),
         ("--preset gpt9", &["gpt9", "demo"]),
-        ("--precision mixed", &["mixed", "f32"]),
+        ("--precision f64", &["f64", "mixed"]),
         ("--device nonsense", &["nonsense", "there are"]),
     ];
     for (choice, words) in cases {

@@ -49,7 +49,7 @@ impl Uncached {
         let config = config();
         let mut g = Graph::new();
         let input = g.input("ids", Shape::u32(&[1, CONTEXT]));
-        let logits = Model { config: &config, training: false }.logits(&mut g, input);
+        let logits = Model { config: &config, training: false, mixed: false }.logits(&mut g, input);
         g.output("logits", logits);
         let plan = Plan::new(&g, device.limits()).unwrap();
         Uncached(device.load(&g, plan).unwrap())

@@ -60,9 +60,9 @@ fn logits_loss_and_gradients_are_those_of_transformers() {
     for (label, mut device) in devices() {
         let mut g = Graph::new();
         let input = g.input("ids", Shape::u32(&[3, 16]));
-        let logits = Model { config: &config, training: false }.logits(&mut g, input);
+        let logits = Model { config: &config, training: false, mixed: false }.logits(&mut g, input);
         g.output("logits", logits);
-        let loss = |g: &mut Graph| Model { config: &config, training: true }.loss(g, 3, 16);
+        let loss = |g: &mut Graph| Model { config: &config, training: true, mixed: false }.loss(g, 3, 16);
         let t = TrainingGraph::new(&config.parameters(), &OPTIMIZER, loss);
         let plan = Plan::new(&t.graph, device.limits()).unwrap();
         let train = device.load(&t.graph, plan).unwrap();
@@ -148,7 +148,7 @@ fn text_from_the_cache_is_that_of_whole_passes() {
         for _ in 0..8 {
             let mut g = Graph::new();
             let input = g.input("ids", Shape::u32(&[1, text.len()]));
-            let logits = Model { config: &config, training: false }.logits(&mut g, input);
+            let logits = Model { config: &config, training: false, mixed: false }.logits(&mut g, input);
             g.output("logits", logits);
             let mut cpu = Cpu::default();
             let plan = Plan::new(&g, cpu.limits()).unwrap();

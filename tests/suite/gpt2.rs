@@ -64,7 +64,7 @@ fn training(device: &mut dyn Executor) -> Program {
     let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_norm: 0.5, accumulate: 1 };
     let config = config();
     let t = TrainingGraph::new(&config.parameters(), &optimizer, |g| {
-        Model { config: &config, training: true }.loss(g, BATCH, TIME)
+        Model { config: &config, training: true, mixed: false }.loss(g, BATCH, TIME)
     });
     let plan = Plan::new(&t.graph, device.limits()).unwrap();
     device.load(&t.graph, plan).unwrap()
@@ -80,7 +80,7 @@ fn logits_and_loss_agree_with_pytorch() {
     let fixture = Fixture::open();
     for (label, mut device) in devices() {
         let config = config();
-        let model = Model { config: &config, training: false };
+        let model = Model { config: &config, training: false, mixed: false };
         let mut g = Graph::new();
         let loss = model.loss(&mut g, BATCH, TIME);
         g.output("loss", loss);

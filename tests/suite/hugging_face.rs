@@ -57,7 +57,7 @@ pub fn logits(
 ) -> Vec<f32> {
     let mut g = Graph::new();
     let input = g.input("ids", Shape::u32(&shape));
-    let logits = Model { config, training: false }.logits(&mut g, input);
+    let logits = Model { config, training: false, mixed: false }.logits(&mut g, input);
     g.output("logits", logits);
     let plan = Plan::new(&g, device.limits()).unwrap();
     let program = device.load(&g, plan).unwrap();
@@ -110,7 +110,7 @@ fn a_tied_tables_gradient_is_the_sum_of_what_an_untied_models_two_get() {
     let ids: Vec<u32> = (0..24).map(|i| i * 37 % 257).collect();
     let gradients = |config: &Config, names: &[&str]| -> Vec<Vec<f32>> {
         let mut device = Gpu::open("auto").unwrap();
-        let loss = |g: &mut Graph| Model { config, training: true }.loss(g, 2, 12);
+        let loss = |g: &mut Graph| Model { config, training: true, mixed: false }.loss(g, 2, 12);
         let t = TrainingGraph::new(&config.parameters(), &optimizer, loss);
         let plan = Plan::new(&t.graph, device.limits()).unwrap();
         let program = device.load(&t.graph, plan).unwrap();

@@ -86,7 +86,8 @@ fn loss_and_gradients_are_those_of_pytorch() {
         let (targets, _) = dump::<u32>(&case(name), "targets");
         for (label, mut device) in devices() {
             let loss = |g: &mut Graph| {
-                let objective = Model { config: &config, training: true }.objective(g, shape[0], shape[1]);
+                let objective =
+                    Model { config: &config, training: true, mixed: false }.objective(g, shape[0], shape[1]);
                 g.output("loss", objective.reported);
                 objective
             };
@@ -288,7 +289,7 @@ fn each_part_of_gpt2_can_be_exchanged_and_is_saved_and_read() {
         let cached = generator.logits(&mut device, &ids).unwrap();
         let mut g = Graph::new();
         let input = g.input("ids", wgpt::graph::Shape::u32(&[1, ids.len()]));
-        let logits = Model { config: &config, training: false }.logits(&mut g, input);
+        let logits = Model { config: &config, training: false, mixed: false }.logits(&mut g, input);
         g.output("logits", logits);
         let plan = Plan::new(&g, device.limits()).unwrap();
         let program = device.load(&g, plan).unwrap();
@@ -378,7 +379,7 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
     let ids: Vec<u32> = (0..batch as u32 * 16 + 1).map(|i| i * i * 7 % 500).collect();
     let gradients = |device: &mut dyn Executor| -> Vec<(String, Vec<f32>)> {
         let mut g = Graph::new();
-        let loss = Model { config: &config, training: true }.loss(&mut g, batch, 16);
+        let loss = Model { config: &config, training: true, mixed: false }.loss(&mut g, batch, 16);
         let wanted = config.parameters().into_iter();
         let wanted: Vec<_> = wanted.map(|(n, d)| (g.state(&n, &d), g.state(&format!("{n}.grad"), &d))).collect();
         let seed = g.apply(Fill { value: 1.0 }, &[]);

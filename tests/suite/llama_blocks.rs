@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Family, Graph, Op, Plan, Shape, Step, Tensor};
+use wgpt::graph::{Dtype, Family, Graph, Op, Plan, Shape, Step, Tensor};
 use wgpt::ops::attention::Attention;
 use wgpt::ops::case::check_close;
 use wgpt::ops::rmsnorm::RmsNorm;
@@ -77,14 +77,18 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
 #[test]
 fn rmsnorm_agrees_with_transformers() {
     // Sums of 64 numbers up to 4, in f32.
-    check("rmsnorm", &["x", "weight"], 0, 4e-6, |g, x| g.apply(RmsNorm { eps: 1e-6, groups: None }, x));
+    check("rmsnorm", &["x", "weight"], 0, 4e-6, |g, x| {
+        g.apply(RmsNorm { eps: 1e-6, groups: None, output: Dtype::F32 }, x)
+    });
 }
 
 #[test]
 fn a_norm_of_the_heads_of_keys_agrees_with_transformers() {
     // Sums of 8 numbers up to 4, of 28 in dweight; a row's root mean square may be small, and divides its errors.
     let groups = Some(HEADS..HEADS + KV_HEADS);
-    check("head_norm", &["x", "weight"], 0, 1e-5, |g, x| g.apply(RmsNorm { eps: 1e-6, groups: groups.clone() }, x));
+    check("head_norm", &["x", "weight"], 0, 1e-5, |g, x| {
+        g.apply(RmsNorm { eps: 1e-6, groups: groups.clone(), output: Dtype::F32 }, x)
+    });
 }
 
 #[test]

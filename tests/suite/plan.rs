@@ -52,9 +52,9 @@ pub fn preset_graphs(preset: &str, dropout: f32) -> [Graph; 3] {
     let config = settings.config(vocabulary).unwrap();
     let (batch, context) = (settings.batch, settings.context);
     let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-        Model { config: &config, training: true }.objective(g, batch, context)
+        Model { config: &config, training: true, mixed: false }.objective(g, batch, context)
     });
-    let model = Model { config: &config, training: false };
+    let model = Model { config: &config, training: false, mixed: false };
     let mut evaluation = Graph::new();
     let loss = model.loss(&mut evaluation, batch, context);
     evaluation.output("loss", loss);

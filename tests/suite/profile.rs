@@ -25,7 +25,7 @@ fn small() -> Graph {
     let choices = Choices { batch: Some(1), context: Some(16), accumulate: Some(1), ..Choices::default() };
     let settings = choices.resolve(None).unwrap();
     let config = settings.config(256).unwrap();
-    let loss = |g: &mut Graph| Model { config: &config, training: true }.loss(g, 1, 16);
+    let loss = |g: &mut Graph| Model { config: &config, training: true, mixed: false }.loss(g, 1, 16);
     TrainingGraph::new(&config.parameters(), &settings.optimizer(), loss).graph
 }
 

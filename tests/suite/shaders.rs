@@ -23,26 +23,30 @@ fn kernels(limits: &Limits) -> Vec<Kernel> {
     graphs.iter().flat_map(|g| Plan::new(g, limits).unwrap().kernels().cloned().collect::<Vec<_>>()).collect()
 }
 
-/// Parses and validates with nothing beyond core WGSL, but for subgroups on devices that have them.
+/// Parses and validates with nothing beyond core WGSL, but for subgroups on devices that have them and f16 where it is asked
+/// for: plans ask only on devices that have it.
 fn validate(text: &str, subgroups: bool) -> Result<(naga::Module, ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
-    let mut validator = Validator::new(ValidationFlags::all(), capabilities(subgroups));
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities(text, subgroups));
     validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
     let info = validator.validate(&module).map_err(|e| e.emit_to_string(text))?;
     Ok((module, info))
 }
 
-fn capabilities(subgroups: bool) -> Capabilities {
-    if subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() }
+fn capabilities(text: &str, subgroups: bool) -> Capabilities {
+    let subgroups = if subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    if text.starts_with("enable f16;") { subgroups | Capabilities::SHADER_FLOAT16 } else { subgroups }
 }
 
 /// What the other backends make of a module, or why they cannot.
 fn translate(module: &naga::Module, info: &ModuleInfo, subgroups: bool) -> Result<(Vec<u32>, String, String), String> {
     use naga::back::{hlsl, msl, spv};
-    // Versions as of the oldest Vulkan, macOS and DX12 that wgpu runs on, or the oldest that have subgroups.
-    let (spirv_version, metal_version, shader_model) = match subgroups {
-        false => ((1, 0), (2, 0), hlsl::ShaderModel::V5_1),
-        true => ((1, 3), (2, 4), hlsl::ShaderModel::V6_0),
+    // Versions as of the oldest Vulkan, macOS and DX12 that wgpu runs on, or the oldest that have subgroups or f16.
+    let half = module.types.iter().any(|(_, t)| t.inner.scalar() == Some(naga::Scalar::F16));
+    let (spirv_version, metal_version, shader_model) = match (subgroups, half) {
+        (_, true) => ((1, 3), (2, 4), hlsl::ShaderModel::V6_2),
+        (false, false) => ((1, 0), (2, 0), hlsl::ShaderModel::V5_1),
+        (true, false) => ((1, 3), (2, 4), hlsl::ShaderModel::V6_0),
     };
     let options = spv::Options { lang_version: spirv_version, ..Default::default() };
     let spirv = spv::write_vec(module, info, &options, None).map_err(|e| format!("SPIR-V: {e}"))?;

@@ -288,7 +288,7 @@ impl Manual {
     fn new(device: &mut dyn Executor, config: &Config, batch: usize, optimizer: &Optimizer) -> Manual {
         let context = config.context;
         let t = TrainingGraph::new(&config.parameters(), optimizer, |g| {
-            Model { config, training: true }.loss(g, batch, context)
+            Model { config, training: true, mixed: false }.loss(g, batch, context)
         });
         let plan = Plan::new(&t.graph, device.limits()).unwrap();
         let program = device.load(&t.graph, plan).unwrap();
@@ -584,7 +584,7 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
     let mut g = Graph::new();
     let seed = g.apply(Fill { value: 1.0 }, &[]);
     g.set_seed(seed);
-    let loss = Model { config: &config, training: true }.loss(&mut g, batch, 16);
+    let loss = Model { config: &config, training: true, mixed: false }.loss(&mut g, batch, 16);
     g.output("loss", loss);
     let mut wanted = vec![];
     for (name, dims) in config.parameters() {

@@ -137,7 +137,7 @@ impl Estimates {
     fn tokens_per_second(&self, config: &Config, settings: &Settings, ceilings: &Ceilings) -> f64 {
         let (batch, context) = (settings.batch, settings.context);
         let graph = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-            Model { config, training: true }.objective(g, batch, context)
+            Model { config, training: true, mixed: false }.objective(g, batch, context)
         })
         .graph;
         let seconds = |segment: &str| {

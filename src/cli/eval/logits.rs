@@ -18,7 +18,7 @@ pub fn dump(global: &Global, config: &Config, weights: &Weights, path: &Path, ou
     let mut executor = global.open()?;
     let mut g = Graph::new();
     let input = g.input("ids", Shape::u32(&[batch, time]));
-    let logits = Model { config, training: false }.logits(&mut g, input);
+    let logits = Model { config, training: false, mixed: false }.logits(&mut g, input);
     g.output("logits", logits);
     let plan = Plan::new(&g, executor.limits())?;
     let program = executor.load(&g, plan)?;

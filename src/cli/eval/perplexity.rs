@@ -76,7 +76,7 @@ fn consecutive(
     batch: usize,
 ) -> Result<f64> {
     let mut g = Graph::new();
-    let loss = Model { config, training: false }.loss(&mut g, batch, config.context);
+    let loss = Model { config, training: false, mixed: false }.loss(&mut g, batch, config.context);
     g.output("loss", loss);
     executor.tune(&[&g])?;
     let plan = Plan::new(&g, executor.limits())?;

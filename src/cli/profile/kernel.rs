@@ -13,7 +13,7 @@ use wgpt::gpu::reload::ShaderFiles;
 use wgpt::gpu::{Adapter, Gpu, choose};
 use wgpt::graph::{Cost, Family, Limits, Plan};
 use wgpt::ops::case::Built;
-use wgpt::ops::{Case, cases};
+use wgpt::ops::{Case, cases_for};
 
 pub fn run(global: &Global, name: &str, folder: &Path, repeats: usize, host_clock: bool) -> Result<()> {
     if global.device.eq_ignore_ascii_case("cpu") {
@@ -56,7 +56,7 @@ fn find(adapter: &Adapter, name: &str) -> Result<(&'static str, Family, Vec<&'st
         let limits = Limits { family, ..adapter.limits.clone() };
         let mut found = vec![];
         let mut stem = None;
-        for case in cases() {
+        for case in cases_for(&limits) {
             let stems = stems(case, &limits);
             if let Some(same) = stems.iter().find(|stem| **stem == name) {
                 stem = Some(*same);

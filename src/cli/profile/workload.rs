@@ -12,8 +12,8 @@ use wgpt::models::initial::initial_values;
 use wgpt::models::model::Model;
 use wgpt::models::upload::upload;
 use wgpt::train::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
-use wgpt::train::settings::Choices;
-use wgpt::train::trainer::mib;
+use wgpt::train::settings::{Choices, Precision};
+use wgpt::train::trainer::{check_precision, mib};
 
 /// Which model, at which sizes.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -33,6 +33,9 @@ pub struct Wanted {
     /// Logits for so many tokens at a time, as in wgpt train
     #[arg(long, value_name = "N", conflicts_with = "decode")]
     pub classifier_rows: Option<usize>,
+    /// Floating-point format of a training step [default: f32]
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "decode")]
+    pub precision: Option<Precision>,
     /// Fewer layers than the preset's.
     #[arg(skip)]
     pub layers: Option<usize>,
@@ -91,6 +94,7 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
         layers: wanted.layers,
         classifier_rows: wanted.classifier_rows,
         accumulate: Some(1),
+        precision: wanted.precision,
         ..Choices::default()
     };
     let settings = choices.resolve(init.as_ref())?;
@@ -100,8 +104,14 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
         None => settings.config(Config::preset(&settings.preset)?.vocab_size)?,
     };
     let (batch, context) = (settings.batch, settings.context);
+    check_precision(&settings, executor.limits())?;
     let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-        Model { config: &config, training: true }.chunked_objective(g, batch, context, settings.chunk_rows())
+        Model { config: &config, training: true, mixed: settings.is_mixed() }.chunked_objective(
+            g,
+            batch,
+            context,
+            settings.chunk_rows(),
+        )
     });
     let graph = training.graph;
     executor.tune(&[&graph])?;
@@ -113,8 +123,9 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     executor.write(program, "ids", bytemuck::cast_slice(&ids[1..]))?;
     executor.write(program, "targets", bytemuck::cast_slice(&ids[..batch * context]))?;
     let tokens = (batch * context) as u64;
+    let mixed = if settings.is_mixed() { " in mixed precision" } else { "" };
     Ok(Workload {
-        title: format!("{}, one training step, batch {batch}, context {context}", wanted.name()),
+        title: format!("{}, one training step{mixed}, batch {batch}, context {context}", wanted.name()),
         tokens,
         model_flops: training_flops_per_token(&config, context) * tokens as f64,
         graph,

@@ -18,7 +18,7 @@ use wgpt::train::checkpoint::{LoadedCheckpoint, RunFolder};
 use wgpt::train::log::{self, Log, Record, console_line};
 use wgpt::train::memory::{SUGGESTED_ROWS, check_memory, chunked};
 use wgpt::train::plot::{self, Plot};
-use wgpt::train::settings::Settings;
+use wgpt::train::settings::{Precision, Settings};
 use wgpt::train::trainer::{Blueprint, Trainer, TrainerState, mib, trainer_state};
 
 /// A device, and the plan of a run on it. Nothing is allocated yet.
@@ -288,6 +288,10 @@ pub(super) fn announce(
             (settings.batch / 2, (settings.batch * settings.accumulate).div_ceil(settings.batch / 2));
         let smaller = other(Settings { batch, ..settings.clone() });
         others.push(format!("{smaller} with --batch {batch} --accumulate {accumulate}"));
+    }
+    if !settings.is_mixed() && limits.f16 {
+        let mixed = other(Settings { precision: Precision::Mixed, ..settings.clone() });
+        others.push(format!("{mixed} with --precision mixed"));
     }
     let others = if others.is_empty() { String::new() } else { format!("; {}", others.join(", ")) };
     global.say(&format!("memory: {} on the device{others}", mib(blueprint.memory_bytes())));

@@ -1,6 +1,7 @@
 //! Cases of matmul: transpositions, epilogues, odd sizes, more than a tile, few rows.
 
 use super::Matmul;
+use crate::graph::Dtype;
 use crate::ops::case::{Case, Draw};
 use crate::ops::gelu::Form;
 use std::sync::Arc;
@@ -23,7 +24,60 @@ macro_rules! few_rows {
 
 const SUM: &str = "f32 sums of K products of numbers below 1: about sqrt(K) roundings of 6e-8, tenfold";
 
+const HALF: &str = "f32 sums of exact products; what is nearly the same may round to either of two neighbours in f16, which differ \
+                    by up to 9.8e-4; a dC that does so, behind GELU, moves sums of 67 of its products with numbers below 1";
+
+/// A product of matrices in half precision.
+macro_rules! half {
+    ($name:literal, $op:expr, $a:expr, $b:expr) => {
+        Case {
+            name: $name,
+            op: || Arc::new($op),
+            inputs: &[(&$a, Draw::Half(1.0)), (&$b, Draw::Half(1.0))],
+            gradient: true,
+            position: 0,
+            atol: 1e-4,
+            rtol: 1e-3,
+            reason: HALF,
+        }
+    };
+    ($name:literal, $op:expr, $a:expr, $b:expr, $bias:expr) => {
+        Case {
+            name: $name,
+            op: || Arc::new($op),
+            inputs: &[(&$a, Draw::Half(1.0)), (&$b, Draw::Half(1.0)), (&$bias, Draw::Uniform(1.0))],
+            gradient: true,
+            position: 0,
+            atol: 2e-3,
+            rtol: 1e-3,
+            reason: HALF,
+        }
+    };
+}
+
+const TO_HALF: Matmul = Matmul { ta: false, tb: false, bias: false, gelu: None, accumulate: false, output: Dtype::F16 };
+
 pub const CASES: &[Case] = &[
+    half!("matmul of f16 to f32, 2x33x70 by 70x65", Matmul::default(), [2, 33, 70], [70, 65]),
+    half!("matmul of f16, 33x20 by 20x36", TO_HALF, [33, 20], [20, 36]),
+    half!("matmul of f16, 129x68 by B^T 131x68", Matmul { tb: true, ..TO_HALF }, [129, 68], [131, 68]),
+    half!("matmul of f16, A^T 19x130 by B^T 9x19", Matmul { ta: true, tb: true, ..TO_HALF }, [19, 130], [9, 19]),
+    half!("matmul of f16, A^T 20x36 by 20x5", Matmul { ta: true, ..TO_HALF }, [20, 36], [20, 5]),
+    half!("matmul of f16 with bias, 5x33 by 33x17", Matmul { bias: true, ..TO_HALF }, [5, 33], [33, 17], [17]),
+    half!(
+        "matmul of f16 with bias to f32, 3x36 by 36x17",
+        Matmul { bias: true, ..Matmul::default() },
+        [3, 36],
+        [36, 17],
+        [17]
+    ),
+    half!(
+        "matmul of f16 with bias and gelu tanh, 67x40 by 40x66",
+        Matmul { bias: true, gelu: Some(Form::Tanh), ..TO_HALF },
+        [67, 40],
+        [40, 66],
+        [66]
+    ),
     Case {
         name: "matmul 1x1x1",
         op: || Arc::new(Matmul::default()),

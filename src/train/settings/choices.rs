@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum Precision {
     #[default]
     F32,
-    /// f16 activations with f32 master weights.
+    /// f16 activations and copies of the weights; f32 weights, sums, residual stream and optimiser; a loss scale.
     Mixed,
 }
 
@@ -132,7 +132,7 @@ pub struct Choices {
     /// Steps between sample texts; 0 for none
     #[arg(long)]
     pub sample_every: Option<u64>,
-    /// Floating-point format
+    /// Floating-point format: mixed halves what activations take, on devices that have f16 [default: f32]
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
     /// Compute what is inside a block again in the backward pass: less memory, a third more work

@@ -1,0 +1,94 @@
+//! cast: y = x in another element type, any shape: the f16 copy of a weight, or of the gradient of what was f32.
+//!
+//! Rounded to the nearest; what is beyond 65504, f16's largest, becomes infinite. The gradient passes through as it is where it
+//! is f32 already: a product makes a weight's gradient in f32, and rounding it to the type of the copy would only lose digits.
+//! Cost: 6 bytes per element.
+
+use super::case::{Case, Draw};
+use super::elementwise::{bytes_of, elementwise};
+use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::shader;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// y = x as `to`.
+#[derive(Debug)]
+pub struct Cast {
+    pub to: Dtype,
+}
+
+/// `x` as `to`: itself where it is that already.
+pub fn cast(g: &mut Graph, x: Tensor, to: Dtype) -> Tensor {
+    if g.shape(x).dtype == to { x } else { g.apply(Cast { to }, &[x]) }
+}
+
+impl Op for Cast {
+    fn name(&self) -> &'static str {
+        "cast"
+    }
+
+    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
+        assert!(inputs.len() == 1 && inputs[0].dtype != Dtype::U32, "cast takes one tensor of numbers, not {inputs:?}");
+        vec![inputs[0].with_dtype(self.to)]
+    }
+
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+        let (x, y) = (shapes.inputs[0].dtype, shapes.outputs[0].dtype);
+        let piece = |range: Range<usize>| {
+            elementwise(shader!("cast"), range.len(), limits)
+                .element("X_TYPE", x)
+                .element("Y_TYPE", y)
+                .read_range(0, bytes_of(x, &range, 1))
+                .write_range(0, bytes_of(y, &range, 1))
+        };
+        limits.row_chunks(shapes.outputs[0].len(), 4).into_iter().map(piece).collect()
+    }
+
+    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        let wanted = g.shape(g.nodes()[node].inputs[0]).dtype;
+        vec![Some(cast(g, dy, wanted))]
+    }
+
+    fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+        outputs[0].copy_from_slice(inputs[0]); // the executor rounds
+    }
+
+    fn cost(&self, shapes: &Shapes) -> Cost {
+        Cost { flops: 0, size_bytes: shapes.size_bytes() }
+    }
+}
+
+const EXACT: &str = "one rounding, the same on both sides; devices may take f16 below 6.1e-5 as 0";
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "cast to f16, 3x67",
+        op: || Arc::new(Cast { to: Dtype::F16 }),
+        inputs: &[(&[3, 67], Draw::Uniform(1000.0))],
+        gradient: true,
+        position: 0,
+        atol: 6.2e-5,
+        rtol: 0.0,
+        reason: EXACT,
+    },
+    Case {
+        name: "cast from f16, 65537x3",
+        op: || Arc::new(Cast { to: Dtype::F32 }),
+        inputs: &[(&[65537, 3], Draw::Half(1000.0))],
+        gradient: true,
+        position: 0,
+        atol: 6.2e-5,
+        rtol: 0.0,
+        reason: EXACT,
+    },
+    Case {
+        name: "cast to f16, beyond one binding: 50257x768",
+        op: || Arc::new(Cast { to: Dtype::F16 }),
+        inputs: &[(&[50257, 768], Draw::Uniform(1.0))],
+        gradient: false,
+        position: 0,
+        atol: 6.2e-5,
+        rtol: 0.0,
+        reason: EXACT,
+    },
+];
