@@ -1,8 +1,10 @@
 // global_norm: norm = sqrt(sum of squares), clip = min(1, MAX_NORM / (norm + 1e-6)), and whether the step may be applied.
 //
 //   squares (SUMS, 2) u32 bits: sum, place    loss_sum (1)
-//   report (8) u32 bits: loss, norm, clip, 1 + place of what is not finite, updates, skipped in a row
+//   report (8) u32 bits: loss, norm, clip, 1 + place of what is not finite, updates, skipped in a row, loss scale, steady steps
 //
+// With a loss scale, which gradients carry as a factor, the norm is divided by it, and so is what they are multiplied by, clip.
+// The scale is halved where a gradient is not finite and doubled after GROW_AFTER steps that were fine.
 // Non-finite numbers are found by their bits: a compiler may assume that they do not occur. Reference: src/ops/global_norm.rs
 // use: reduce
 const SUMS: u32 = 1u;
@@ -10,6 +12,11 @@ const PLACES: u32 = 256u;
 const MAX_NORM: f32 = 1.0;
 const MICRO_BATCHES: u32 = 1u;
 const THREADS: u32 = 64u;
+// Steps after which the loss scale doubles; 0 where there is none.
+const GROW_AFTER: u32 = 0u;
+const INITIAL: f32 = 65536.0;
+const LEAST: f32 = 1.0;
+const MOST: f32 = 16777216.0;
 
 const FINE: u32 = 0u;
 const LOSS_BAD: u32 = 0x40000000u;
@@ -51,13 +58,19 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     } else {
         report[0] = bitcast<u32>(bitcast<f32>(loss_bits) / f32(MICRO_BATCHES));
     }
-    let norm = sqrt(sum);
+    var scale = 1.0;
+    if GROW_AFTER > 0u && bitcast<f32>(report[6]) > 0.0 {
+        scale = bitcast<f32>(report[6]);
+    } else if GROW_AFTER > 0u {
+        scale = INITIAL;
+    }
+    let norm = sqrt(sum) / scale;
     report[1] = bitcast<u32>(norm);
     var clip = 1.0;
     if MAX_NORM > 0.0 {
         clip = min(1.0, MAX_NORM / (norm + 1e-6));
     }
-    report[2] = bitcast<u32>(clip);
+    report[2] = bitcast<u32>(clip / scale);
     report[3] = FINE;
     if bad < SUMS {
         report[1] = squares[bad].x;
@@ -68,4 +81,17 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     let fine = report[3] == FINE;
     report[4] = report[4] + select(0u, 1u, fine);
     report[5] = select(report[5] + 1u, 0u, fine);
+    if GROW_AFTER > 0u {
+        let overflow = bad < SUMS && !is_bad(loss_bits) && scale > LEAST;
+        let steady = select(0u, report[7] + 1u, fine);
+        let grows = steady >= GROW_AFTER;
+        if overflow {
+            scale = max(0.5 * scale, LEAST);
+            report[5] = 0u;
+        } else if grows {
+            scale = min(2.0 * scale, MOST);
+        }
+        report[6] = bitcast<u32>(scale);
+        report[7] = select(steady, 0u, grows);
+    }
 }

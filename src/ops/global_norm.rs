@@ -9,9 +9,13 @@
 //! A non-finite gradient or loss is found by its bits (WGSL lets compilers assume that NaN and infinity do not occur): the
 //! step is then skipped, which costs nothing further. The first sum that is not finite tells the host which tensor it was, by
 //! the place of the largest among its elements. Cost: 2 FLOPs and 4 bytes per gradient element.
+//!
+//! Gradients of mixed precision carry the loss scale (see [`super::loss_scale`]): norm and clip are divided by it. A gradient that
+//! is not finite while the loss is has overflown: the scale is halved, down to 1, and the step is skipped without being counted.
 
 use super::case::{Case, Draw};
 use super::elementwise::bytes;
+use super::loss_scale;
 use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, PLACE, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::sync::Arc;
@@ -27,14 +31,14 @@ pub mod report {
     pub const LOSS: usize = 0;
     /// Gradient norm before clipping.
     pub const NORM: usize = 1;
-    /// Factor that clips the gradients.
+    /// What gradients are multiplied by: the factor that clips them, divided by the loss scale they carry.
     pub const CLIP: usize = 2;
     /// One more than the place of what is not finite, counted over all sums (u32 bits); [`FINE`] if all is finite,
     /// [`LOSS_BAD`] if it is only the loss.
     pub const BAD: usize = 3;
     /// Updates applied so far, this one included (u32 bits): AdamW's step number.
     pub const UPDATES: usize = 4;
-    /// Steps skipped since the last applied one (u32 bits).
+    /// Steps skipped since the last applied one, or the last whose loss scale was halved (u32 bits).
     pub const SKIPPED_IN_A_ROW: usize = 5;
     /// Mixed precision's loss scale from the next step on; 0 where it has not been set (see [`crate::ops::loss_scale`]).
     pub const SCALE: usize = 6;
@@ -123,6 +127,8 @@ pub struct GlobalNorm {
     pub max_norm: f32,
     /// Micro-batches whose losses are in the sum.
     pub micro_batches: usize,
+    /// Fine steps after which the loss scale doubles, where gradients carry one.
+    pub grow_after: Option<u32>,
 }
 
 impl Op for GlobalNorm {
@@ -144,6 +150,10 @@ impl Op for GlobalNorm {
                 .constant("MAX_NORM", self.max_norm)
                 .constant("MICRO_BATCHES", self.micro_batches)
                 .constant("THREADS", threads(limits))
+                .constant("GROW_AFTER", self.grow_after.unwrap_or(0))
+                .constant("INITIAL", loss_scale::INITIAL)
+                .constant("LEAST", loss_scale::LEAST)
+                .constant("MOST", loss_scale::MOST)
                 .read(0)
                 .write(0)
                 .write(1),
@@ -162,17 +172,30 @@ impl Op for GlobalNorm {
             None if !loss.is_finite() => report::LOSS_BAD,
             None => report::FINE,
         };
-        let norm = inputs[0].chunks(2).map(|squares| f64::from(squares[0])).sum::<f64>().sqrt();
+        let scale = self.grow_after.map_or(1.0, |_| loss_scale::scale_of(outputs[0][report::SCALE]));
+        let norm = inputs[0].chunks(2).map(|squares| f64::from(squares[0])).sum::<f64>().sqrt() / f64::from(scale);
         let clip = if self.max_norm > 0.0 { (f64::from(self.max_norm) / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let out = &mut outputs[0];
         let (updates, skipped) = (out[report::UPDATES].to_bits(), out[report::SKIPPED_IN_A_ROW].to_bits());
         let fine = bad == report::FINE;
         out[report::LOSS] = loss;
         out[report::NORM] = norm as f32;
-        out[report::CLIP] = clip as f32;
+        out[report::CLIP] = (clip / f64::from(scale)) as f32;
         out[report::BAD] = f32::from_bits(bad);
         out[report::UPDATES] = f32::from_bits(if fine { updates + 1 } else { updates });
         out[report::SKIPPED_IN_A_ROW] = f32::from_bits(if fine { 0 } else { skipped + 1 });
+        let Some(grow_after) = self.grow_after else { return };
+        let steady = if fine { out[report::STEADY].to_bits() + 1 } else { 0 };
+        let (overflow, grows) = (!fine && loss.is_finite() && scale > loss_scale::LEAST, steady >= grow_after);
+        out[report::SCALE] = match (overflow, grows) {
+            (true, _) => (0.5 * scale).max(loss_scale::LEAST),
+            (_, true) => (2.0 * scale).min(loss_scale::MOST),
+            _ => scale,
+        };
+        if overflow {
+            out[report::SKIPPED_IN_A_ROW] = 0.0;
+        }
+        out[report::STEADY] = f32::from_bits(if grows { 0 } else { steady });
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
@@ -186,6 +209,26 @@ impl Op for GlobalNorm {
 
 const SUM: &str =
     "sums of 16384 squares below 1 in f32, by 8 or 256 threads: sqrt(2048) roundings of 6e-8 relative, tenfold";
+
+/// Sums of squares and a report, whose loss scale grows with the fifth fine step.
+macro_rules! scaled {
+    ($name:literal, $squares:expr, $report:expr) => {
+        Case {
+            name: $name,
+            op: || Arc::new(GlobalNorm { max_norm: 1.0, micro_batches: 3, grow_after: Some(5) }),
+            inputs: &[
+                (&[4, 2], Draw::Words($squares)),
+                (&[report::LEN], Draw::Words($report)),
+                (&[1], Draw::Between(1.0, 5.0)),
+            ],
+            gradient: false,
+            position: 0,
+            atol: 0.0,
+            rtol: 1e-6,
+            reason: "a sum of four and a square root; the scale is a power of two, and counters are exact",
+        }
+    };
+}
 
 pub const CASES: &[Case] = &[
     Case {
@@ -220,7 +263,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "global_norm of 1000",
-        op: || Arc::new(GlobalNorm { max_norm: 1.0, micro_batches: 3 }),
+        op: || Arc::new(GlobalNorm { max_norm: 1.0, micro_batches: 3, grow_after: None }),
         inputs: &[
             (&[1000, 2], Draw::Between(0.1, 1.0)),
             (&[report::LEN], Draw::Ids(100)),
@@ -232,4 +275,21 @@ pub const CASES: &[Case] = &[
         rtol: 1e-5,
         reason: "a sum of 1000 and a square root; the counters, denormal as floats, must be exact",
     },
+    scaled!("global_norm with a loss scale that is not set yet", || squares(2.0), || report_of(0.0, 3, 1)),
+    scaled!("global_norm with a loss scale that grows", || squares(2.0), || report_of(512.0, 0, 4)),
+    scaled!("global_norm with a loss scale that is largest", || squares(2.0), || report_of(loss_scale::MOST, 0, 4)),
+    scaled!("global_norm with a loss scale that overflows", || squares(f32::INFINITY), || report_of(512.0, 3, 4)),
+    scaled!("global_norm with a loss scale that is least, and overflows", || squares(f32::NAN), || report_of(
+        1.0, 3, 4
+    )),
 ];
+
+/// Four sums of squares, the third of which is given.
+fn squares(third: f32) -> Vec<u32> {
+    [1.5, 0.25, third, 7.0].into_iter().flat_map(|sum| [sum.to_bits(), 5]).collect()
+}
+
+/// The report of a step before: the loss scale, how many steps were skipped and how many were fine in a row.
+fn report_of(scale: f32, skipped: u32, steady: u32) -> Vec<u32> {
+    vec![0, 0, 0, 0, 9, skipped, scale.to_bits(), steady]
+}

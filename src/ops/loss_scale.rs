@@ -19,6 +19,9 @@ pub const INITIAL: f32 = 65536.0;
 pub const LEAST: f32 = 1.0;
 pub const MOST: f32 = 16_777_216.0;
 
+/// Fine steps after which the scale doubles, as in torch.amp.GradScaler.
+pub const GROW_AFTER: u32 = 2000;
+
 /// The scale that a report's word means.
 pub fn scale_of(word: f32) -> f32 {
     if word > 0.0 { word } else { INITIAL }

@@ -12,6 +12,7 @@ use crate::ops::add::AddInPlace;
 use crate::ops::expert_load::ExpertLoad;
 use crate::ops::fill::Fill;
 use crate::ops::global_norm::{GlobalNorm, PLACES, SquaredSum, report, sums};
+use crate::ops::loss_scale::LossScale;
 
 /// The segment that runs once per micro-batch.
 pub const ACCUMULATE: &str = "accumulate";
@@ -52,6 +53,16 @@ impl TrainingGraph {
         optimizer: &Optimizer,
         objective: impl FnOnce(&mut Graph) -> T,
     ) -> Self {
+        Self::scaled(parameters, optimizer, None, objective)
+    }
+
+    /// As [`TrainingGraph::new`], with a loss scale, for gradients in half precision, that doubles after so many fine steps.
+    pub fn scaled<T: Into<Objective>>(
+        parameters: &[(String, Vec<usize>)],
+        optimizer: &Optimizer,
+        grow_after: Option<u32>,
+        objective: impl FnOnce(&mut Graph) -> T,
+    ) -> Self {
         let mut g = Graph::new();
         let state = |g: &mut Graph, suffix: &str| -> Vec<Tensor> {
             parameters.iter().map(|(name, dims)| g.state(&format!("{name}{suffix}"), dims)).collect()
@@ -60,9 +71,15 @@ impl TrainingGraph {
         let gradients = state(&mut g, ".grad");
         let loss_sum = g.state(LOSS_SUM, &[1]);
 
+        let reported = g.state(REPORT, &[report::LEN]);
+
         g.segment(ACCUMULATE);
         g.scope("gradient");
-        let seed = g.apply(Fill { value: 1.0 / optimizer.accumulate as f32 }, &[]);
+        let share = 1.0 / optimizer.accumulate as f32;
+        let seed = match grow_after {
+            Some(_) => g.apply(LossScale { factor: share }, &[reported]),
+            None => g.apply(Fill { value: share }, &[]),
+        };
         g.set_seed(seed);
         let objective: Objective = objective(&mut g).into();
         let sum = g.apply(AddInPlace, &[loss_sum, objective.reported]);
@@ -78,8 +95,7 @@ impl TrainingGraph {
         let [first, second] = moments.map(|(suffix, tensors)| together(&mut g, &groups, suffix, &tensors));
         let squares = squared_sums(&mut g, &groups, &gradients);
         g.scope("step");
-        let reported = g.state(REPORT, &[report::LEN]);
-        let norm = GlobalNorm { max_norm: optimizer.max_norm, micro_batches: optimizer.accumulate };
+        let norm = GlobalNorm { max_norm: optimizer.max_norm, micro_batches: optimizer.accumulate, grow_after };
         let reported = g.apply(norm, &[squares, reported, sum]);
         for (i, group) in groups.iter().enumerate() {
             g.scope(group.name.as_str());

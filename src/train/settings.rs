@@ -10,6 +10,7 @@ use super::schedule::{Schedule, ScheduleKind};
 use crate::error::Result;
 use crate::fail;
 use crate::models::config::{Config, Dropout, FeedForward, Norm, Position};
+use crate::ops::loss_scale::GROW_AFTER;
 use crate::ops::rope::Scaling;
 use recipe::Recipe;
 use serde::{Deserialize, Serialize};
@@ -224,6 +225,11 @@ impl Settings {
     /// Whether activations and matrix inputs are f16.
     pub fn is_mixed(&self) -> bool {
         self.precision == Precision::Mixed
+    }
+
+    /// Fine steps after which the loss scale doubles, where there is one.
+    pub fn grow_after(&self) -> Option<u32> {
+        self.is_mixed().then_some(GROW_AFTER)
     }
 
     pub fn schedule(&self) -> Schedule {

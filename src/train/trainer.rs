@@ -39,7 +39,7 @@ impl Blueprint {
     pub fn new(config: &Config, settings: &Settings, limits: &Limits) -> Result<Blueprint> {
         let (batch, context, mixed) = (settings.batch, settings.context, settings.is_mixed());
         check_precision(settings, limits)?;
-        let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
+        let training = TrainingGraph::scaled(&config.parameters(), &settings.optimizer(), settings.grow_after(), |g| {
             if settings.recompute {
                 g.recompute_regions();
             }

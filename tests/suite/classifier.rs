@@ -102,12 +102,12 @@ fn gradients(
         if recompute {
             g.recompute_regions();
         }
-        let objective = Model { config, training: true }.chunked_objective(g, BATCH, TIME, rows);
+        let objective = Model { config, training: true, mixed: false }.chunked_objective(g, BATCH, TIME, rows);
         g.output("loss", objective.minimised);
         objective
     });
     let mut evaluation = Graph::new();
-    let loss = Model { config, training: false }.chunked_loss(&mut evaluation, BATCH, TIME, rows);
+    let loss = Model { config, training: false, mixed: false }.chunked_loss(&mut evaluation, BATCH, TIME, rows);
     evaluation.output("loss", loss);
     let programs = [&training.graph, &evaluation].map(|graph| {
         let plan = Plan::new(graph, device.limits()).unwrap();

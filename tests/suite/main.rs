@@ -24,6 +24,7 @@ mod labelled;
 mod llama;
 mod llama_blocks;
 mod metrics;
+mod mixed;
 mod moe_block;
 mod ops;
 mod plan;

@@ -65,6 +65,18 @@ pub fn preset_graphs(preset: &str, dropout: f32) -> [Graph; 3] {
     [training.graph, evaluation, generation]
 }
 
+/// Training of a preset in mixed precision, with logits all at once and in chunks.
+pub fn mixed_graphs(preset: &str, dropout: f32) -> [Graph; 2] {
+    let settings = settings(preset, dropout);
+    let config = settings.config(Config::preset(preset).unwrap().vocab_size).unwrap();
+    let (batch, context) = (settings.batch, settings.context);
+    [None, Some(256)].map(|rows| {
+        let model = Model { config: &config, training: true, mixed: true };
+        let objective = |g: &mut Graph| model.chunked_objective(g, batch, context, rows);
+        TrainingGraph::scaled(&config.parameters(), &settings.optimizer(), Some(2000), objective).graph
+    })
+}
+
 /// What a device with `limits` would refuse about a plan, or what would race.
 fn problems(plan: &Plan, limits: &Limits) -> Vec<String> {
     let mut found = vec![];
@@ -198,8 +210,10 @@ fn every_plan_keeps_within_the_limits() {
         let cases = wgpt::ops::cases().into_iter().map(|case| (case.name, case_graph(case)));
         let presets = [("demo", 0.1), ("char", 0.2), ("gpt2", 0.0), ("mixtral", 0.0)];
         let presets = presets.into_iter().flat_map(|(name, p)| preset_graphs(name, p).map(|graph| (name, graph)));
+        let mixed = [("demo", 0.1), ("gpt2", 0.0), ("gpt-mini", 0.0), ("mixtral", 0.0)];
+        let mixed = mixed.into_iter().flat_map(|(name, p)| mixed_graphs(name, p).map(|graph| (name, graph)));
         let mut kernels = 0;
-        for (name, graph) in cases.chain(presets) {
+        for (name, graph) in cases.chain(presets).chain(mixed) {
             let plan = Plan::new(&graph, &limits).unwrap();
             let found = problems(&plan, &limits);
             assert!(found.is_empty(), "{name}, {limits:?}:\n{}", found.join("\n"));

@@ -1,7 +1,7 @@
 //! Every shader in every specialisation that plans ask for: valid WGSL without extensions, within the limits that every
 //! device has, and translatable for Vulkan, Metal and DX12.
 
-use crate::plan::{case_graph, devices, preset_graphs, roomy};
+use crate::plan::{case_graph, devices, mixed_graphs, preset_graphs, roomy};
 use naga::AddressSpace;
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use rayon::prelude::*;
@@ -19,7 +19,9 @@ fn texts(limits: &Limits) -> BTreeMap<String, Shader> {
 fn kernels(limits: &Limits) -> Vec<Kernel> {
     let presets = [("demo", 0.0), ("demo", 0.1), ("char", 0.2), ("gpt2", 0.0), ("mixtral", 0.0)];
     let presets = presets.into_iter().flat_map(|(name, dropout)| preset_graphs(name, dropout));
-    let graphs: Vec<_> = wgpt::ops::cases().into_iter().map(case_graph).chain(presets).collect();
+    let mixed = [("demo", 0.1), ("gpt2", 0.0), ("gpt-mini", 0.0), ("mixtral", 0.0)];
+    let mixed = mixed.into_iter().flat_map(|(name, dropout)| mixed_graphs(name, dropout));
+    let graphs: Vec<_> = wgpt::ops::cases().into_iter().map(case_graph).chain(presets).chain(mixed).collect();
     graphs.iter().flat_map(|g| Plan::new(g, limits).unwrap().kernels().cloned().collect::<Vec<_>>()).collect()
 }
 

@@ -24,13 +24,13 @@ use wgpt::train::schedule::ScheduleKind;
 use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::trainer::{Blueprint, Trainer, trainer_state};
 
-struct Story {
-    tokenizer: Tokenizer,
-    training: Arc<Tokens>,
-    validation: Arc<Tokens>,
+pub struct Story {
+    pub tokenizer: Tokenizer,
+    pub training: Arc<Tokens>,
+    pub validation: Arc<Tokens>,
 }
 
-fn corpus() -> &'static Story {
+pub fn corpus() -> &'static Story {
     static STORY: OnceLock<Story> = OnceLock::new();
     STORY.get_or_init(|| {
         let (training, validation) = (story::training_text(1, 30_000), story::validation_text(1, 4_000));
@@ -41,12 +41,12 @@ fn corpus() -> &'static Story {
     })
 }
 
-fn gpu(family: Family) -> Gpu {
+pub fn gpu(family: Family) -> Gpu {
     Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap()
 }
 
 /// Settings of the tiny model: a constant learning rate of 1e-2, no dropout.
-fn choices() -> Choices {
+pub fn choices() -> Choices {
     Choices {
         layers: Some(2),
         heads: Some(2),
@@ -64,30 +64,30 @@ fn choices() -> Choices {
     }
 }
 
-fn settings(choices: Choices) -> Settings {
+pub fn settings(choices: Choices) -> Settings {
     choices.resolve(None).unwrap()
 }
 
-fn config(settings: &Settings) -> Config {
+pub fn config(settings: &Settings) -> Config {
     settings.config(corpus().tokenizer.vocabulary_size()).unwrap()
 }
 
 /// A trainer whose parameters are not set yet.
-fn blank(executor: impl Executor + 'static, settings: &Settings) -> Trainer {
+pub fn blank(executor: impl Executor + 'static, settings: &Settings) -> Trainer {
     let config = config(settings);
     let blueprint = Blueprint::new(&config, settings, executor.limits()).unwrap();
     let data = (corpus().training.clone(), corpus().validation.clone());
     Trainer::new(Box::new(executor), blueprint, config, settings.clone(), data).unwrap()
 }
 
-fn trainer(executor: impl Executor + 'static, settings: &Settings) -> Trainer {
+pub fn trainer(executor: impl Executor + 'static, settings: &Settings) -> Trainer {
     let mut trainer = blank(executor, settings);
     trainer.initialise().unwrap();
     trainer
 }
 
 /// Takes `count` steps and returns their records.
-fn steps(trainer: &mut Trainer, count: usize) -> Vec<Record> {
+pub fn steps(trainer: &mut Trainer, count: usize) -> Vec<Record> {
     let mut records = vec![];
     for _ in 0..count {
         records.extend(trainer.step().unwrap());
@@ -97,18 +97,18 @@ fn steps(trainer: &mut Trainer, count: usize) -> Vec<Record> {
     records
 }
 
-fn losses(records: &[Record]) -> Vec<f32> {
+pub fn losses(records: &[Record]) -> Vec<f32> {
     records.iter().map(|r| r.loss).collect()
 }
 
 /// Bits of all parameters by name.
-fn parameters(trainer: &mut Trainer) -> Vec<(String, Vec<u32>)> {
+pub fn parameters(trainer: &mut Trainer) -> Vec<(String, Vec<u32>)> {
     let names: Vec<String> = trainer.config().parameters().into_iter().map(|(name, _)| name).collect();
     names.into_iter().map(|name| (bits(trainer, &name), name)).map(|(bits, name)| (name, bits)).collect()
 }
 
 /// Bits of all parameters, both moments, gradients and the report.
-fn everything(trainer: &mut Trainer) -> Vec<(String, Vec<u32>)> {
+pub fn everything(trainer: &mut Trainer) -> Vec<(String, Vec<u32>)> {
     let mut all = parameters(trainer);
     let names: Vec<String> = all.iter().map(|(name, _)| name.clone()).collect();
     let suffixes = [".exp_avg", ".exp_avg_sq", ".grad"];
@@ -119,12 +119,12 @@ fn everything(trainer: &mut Trainer) -> Vec<(String, Vec<u32>)> {
     all
 }
 
-fn bits(trainer: &mut Trainer, state: &str) -> Vec<u32> {
+pub fn bits(trainer: &mut Trainer, state: &str) -> Vec<u32> {
     trainer.executor().read_state(state).unwrap().into_iter().map(f32::to_bits).collect()
 }
 
 #[track_caller]
-fn assert_same(a: &[(String, Vec<u32>)], b: &[(String, Vec<u32>)]) {
+pub fn assert_same(a: &[(String, Vec<u32>)], b: &[(String, Vec<u32>)]) {
     assert_eq!(a.len(), b.len());
     for ((name, a), (other, b)) in a.iter().zip(b) {
         assert_eq!(name, other);
@@ -166,7 +166,7 @@ fn a_run_with_few_rows_of_logits_at_a_time_repeats_and_resumes_bit_for_bit() {
 }
 
 /// The second run is interrupted by a save, the third goes on from that: all end with the same bits.
-fn repeats_and_resumes(choices: Choices) {
+pub fn repeats_and_resumes(choices: Choices) {
     let settings = settings(Choices {
         dropout: Some(0.1),
         accumulate: Some(2),

@@ -105,7 +105,7 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     };
     let (batch, context) = (settings.batch, settings.context);
     check_precision(&settings, executor.limits())?;
-    let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
+    let training = TrainingGraph::scaled(&config.parameters(), &settings.optimizer(), settings.grow_after(), |g| {
         Model { config: &config, training: true, mixed: settings.is_mixed() }.chunked_objective(
             g,
             batch,
