@@ -25,6 +25,7 @@ const ACCUMULATE: bool = false;
 const BM: u32 = 128u;
 const BN: u32 = 128u;
 const BK: u32 = 32u;
+// Matrices of a subgroup, down and across: 2 or 4.
 const TM: u32 = 4u;
 const TN: u32 = 4u;
 // Lanes of a subgroup. Where it has others the result is the same, but units lie idle or parts wait for each other.
@@ -60,8 +61,20 @@ const B_PITCH: u32 = B_WIDTH + 8u;
 // Quads of a slice per thread.
 const A_QUADS: u32 = BM * BK / (4u * THREADS);
 const B_QUADS: u32 = BN * BK / (4u * THREADS);
+const_assert TM == 2u || TM == 4u;
+const_assert TN == 2u || TN == 4u;
 const_assert BM % (TM * TILE) == 0u && BN % (TN * TILE) == 0u && BK % TILE == 0u;
 const_assert A_QUADS * 4u * THREADS == BM * BK && B_QUADS * 4u * THREADS == BN * BK;
+
+// Where a thread is when the sums are finished.
+struct Lane {
+    // In its subgroup, and how many there are in it.
+    index: u32,
+    count: u32,
+    // The part of this round that its subgroup has, and whether it is the one to store it.
+    part: u32,
+    stores: bool,
+}
 
 @group(0) @binding(2) var<storage, read_write> c: array<C_TYPE>;
 
@@ -130,7 +143,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
-    @builtin(subgroup_invocation_id) lane: u32,
+    @builtin(subgroup_invocation_id) index: u32,
     @builtin(subgroup_size) lanes: u32,
 ) {
     // As in shared/index, but a function's result would not be known to be uniform, as cooperative operations need it.
@@ -142,11 +155,39 @@ fn main(
     // One round, unless subgroups are larger than LANES and so too few.
     for (var first = 0u; first < PARTS; first += subgroups) {
         // Subgroups that are left over repeat the last part, and do not store it.
-        let made = first + subgroup < PARTS;
         let part = min(first + subgroup, PARTS - 1u);
+        let lane = Lane(index, lanes, part - first, first + subgroup < PARTS);
         let m = part / PARTS_N * (TM * TILE);
         let n = part % PARTS_N * (TN * TILE);
-        var sums: array<array<SUM_MATRIX, TN>, TM>;
+        let row = origin.x + m;
+        let column = origin.y + n;
+        // Each has a name: where they were elements of an array, some compilers would keep them in memory.
+        var s00 = SUM_MATRIX(); var s01 = SUM_MATRIX(); var s02 = SUM_MATRIX(); var s03 = SUM_MATRIX();
+        var s10 = SUM_MATRIX(); var s11 = SUM_MATRIX(); var s12 = SUM_MATRIX(); var s13 = SUM_MATRIX();
+        var s20 = SUM_MATRIX(); var s21 = SUM_MATRIX(); var s22 = SUM_MATRIX(); var s23 = SUM_MATRIX();
+        var s30 = SUM_MATRIX(); var s31 = SUM_MATRIX(); var s32 = SUM_MATRIX(); var s33 = SUM_MATRIX();
+        s00 = begin(row, column);
+        s01 = begin(row, column + TILE);
+        s10 = begin(row + TILE, column);
+        s11 = begin(row + TILE, column + TILE);
+        if TN == 4u {
+            s02 = begin(row, column + 2u * TILE);
+            s03 = begin(row, column + 3u * TILE);
+            s12 = begin(row + TILE, column + 2u * TILE);
+            s13 = begin(row + TILE, column + 3u * TILE);
+        }
+        if TM == 4u {
+            s20 = begin(row + 2u * TILE, column);
+            s21 = begin(row + 2u * TILE, column + TILE);
+            s30 = begin(row + 3u * TILE, column);
+            s31 = begin(row + 3u * TILE, column + TILE);
+            if TN == 4u {
+                s22 = begin(row + 2u * TILE, column + 2u * TILE);
+                s23 = begin(row + 2u * TILE, column + 3u * TILE);
+                s32 = begin(row + 3u * TILE, column + 2u * TILE);
+                s33 = begin(row + 3u * TILE, column + 3u * TILE);
+            }
+        }
         fetch(origin.x, origin.y, 0u, thread);
         for (var k0 = 0u; k0 < K; k0 += BK) {
             stage(thread);
@@ -155,22 +196,67 @@ fn main(
                 fetch(origin.x, origin.y, k0 + BK, thread);
             }
             for (var k = 0u; k < BK; k += TILE) {
-                var a_matrices: array<A_MATRIX, TM>;
-                for (var i = 0u; i < TM; i++) {
-                    a_matrices[i] = a_matrix(m + i * TILE, k);
+                let a0 = a_matrix(m, k);
+                let a1 = a_matrix(m + TILE, k);
+                let b0 = b_matrix(k, n);
+                let b1 = b_matrix(k, n + TILE);
+                var a2 = a0;
+                var a3 = a1;
+                var b2 = b0;
+                var b3 = b1;
+                if TM == 4u {
+                    a2 = a_matrix(m + 2u * TILE, k);
+                    a3 = a_matrix(m + 3u * TILE, k);
                 }
-                for (var j = 0u; j < TN; j++) {
-                    let b = b_matrix(k, n + j * TILE);
-                    for (var i = 0u; i < TM; i++) {
-                        sums[i][j] = coopMultiplyAdd(a_matrices[i], b, sums[i][j]);
+                if TN == 4u {
+                    b2 = b_matrix(k, n + 2u * TILE);
+                    b3 = b_matrix(k, n + 3u * TILE);
+                }
+                s00 = coopMultiplyAdd(a0, b0, s00);
+                s01 = coopMultiplyAdd(a0, b1, s01);
+                s10 = coopMultiplyAdd(a1, b0, s10);
+                s11 = coopMultiplyAdd(a1, b1, s11);
+                if TN == 4u {
+                    s02 = coopMultiplyAdd(a0, b2, s02);
+                    s03 = coopMultiplyAdd(a0, b3, s03);
+                    s12 = coopMultiplyAdd(a1, b2, s12);
+                    s13 = coopMultiplyAdd(a1, b3, s13);
+                }
+                if TM == 4u {
+                    s20 = coopMultiplyAdd(a2, b0, s20);
+                    s21 = coopMultiplyAdd(a2, b1, s21);
+                    s30 = coopMultiplyAdd(a3, b0, s30);
+                    s31 = coopMultiplyAdd(a3, b1, s31);
+                    if TN == 4u {
+                        s22 = coopMultiplyAdd(a2, b2, s22);
+                        s23 = coopMultiplyAdd(a2, b3, s23);
+                        s32 = coopMultiplyAdd(a3, b2, s32);
+                        s33 = coopMultiplyAdd(a3, b3, s33);
                     }
                 }
             }
             workgroupBarrier();
         }
-        for (var i = 0u; i < TM; i++) {
-            for (var j = 0u; j < TN; j++) {
-                finish(sums[i][j], origin.x + m + i * TILE, origin.y + n + j * TILE, part - first, made, lane, lanes);
+        finish(s00, row, column, lane);
+        finish(s01, row, column + TILE, lane);
+        finish(s10, row + TILE, column, lane);
+        finish(s11, row + TILE, column + TILE, lane);
+        if TN == 4u {
+            finish(s02, row, column + 2u * TILE, lane);
+            finish(s03, row, column + 3u * TILE, lane);
+            finish(s12, row + TILE, column + 2u * TILE, lane);
+            finish(s13, row + TILE, column + 3u * TILE, lane);
+        }
+        if TM == 4u {
+            finish(s20, row + 2u * TILE, column, lane);
+            finish(s21, row + 2u * TILE, column + TILE, lane);
+            finish(s30, row + 3u * TILE, column, lane);
+            finish(s31, row + 3u * TILE, column + TILE, lane);
+            if TN == 4u {
+                finish(s22, row + 2u * TILE, column + 2u * TILE, lane);
+                finish(s23, row + 2u * TILE, column + 3u * TILE, lane);
+                finish(s32, row + 3u * TILE, column + 2u * TILE, lane);
+                finish(s33, row + 3u * TILE, column + 3u * TILE, lane);
             }
         }
     }

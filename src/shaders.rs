@@ -26,6 +26,7 @@ const SHARED: &[Shader] = &[
     shader!("shared/cooperative_16"),
     shader!("shared/cooperative_8"),
     shader!("shared/sums_staged"),
+    shader!("shared/sums_direct"),
     shader!("shared/store"),
     shader!("shared/store_bias"),
     shader!("shared/store_bias_gelu"),

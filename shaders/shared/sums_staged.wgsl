@@ -1,15 +1,19 @@
-// A matrix of sums reaches the epilogue `store` through workgroup memory, each subgroup's through its own.
+// Sums start at zero and reach the epilogue `store` through workgroup memory, each subgroup's through its own.
 const SUM_PITCH: u32 = TILE + 4u;
 
 var<workgroup> sum_slices: array<f32, PARTS * TILE * SUM_PITCH>;
 
-// Called by all of a workgroup, with a matrix that starts at this row and column of C. Only where it is `made` here it is stored.
-fn finish(sums: SUM_MATRIX, row: u32, column: u32, part: u32, made: bool, lane: u32, lanes: u32) {
-    let slice = part * (TILE * SUM_PITCH);
-    let pitch = SUM_PITCH;
-    coopStoreT(sums, &sum_slices[slice], pitch);
+// A matrix of sums to be, which starts at this row and column of C.
+fn begin(row: u32, column: u32) -> SUM_MATRIX {
+    return SUM_MATRIX();
+}
+
+// Called by all of a workgroup, each subgroup with its matrix.
+fn finish(sums: SUM_MATRIX, row: u32, column: u32, lane: Lane) {
+    let slice = lane.part * (TILE * SUM_PITCH);
+    coopStoreT(sums, &sum_slices[slice], SUM_PITCH);
     workgroupBarrier();
-    for (var i = lane; made && i < TILE * TILE; i += lanes) {
+    for (var i = lane.index; lane.stores && i < TILE * TILE; i += lane.count) {
         let m = row + i / TILE;
         let n = column + i % TILE;
         if m < M && n < N {

@@ -12,7 +12,7 @@ pub const SHADER: Shader = wgpt::shader!("matmul_cooperative");
 
 /// The shader's file and those that it alone is made of.
 pub fn files() -> Vec<String> {
-    let shared = ["operands", "operands_unaligned", "cooperative_16", "cooperative_8", "sums_staged"];
+    let shared = ["operands", "operands_unaligned", "cooperative_16", "cooperative_8", "sums_staged", "sums_direct"];
     let shared = shared.into_iter().map(|name| format!("shared/{name}"));
     shared.chain([SHADER.stem.to_string(), "ceiling_cooperative".to_string()]).collect()
 }
@@ -34,6 +34,7 @@ struct Variant {
     ta: bool,
     tb: bool,
     accumulate: bool,
+    /// What takes the place of `store`, or `sums_direct`.
     epilogue: &'static str,
     aligned: bool,
     /// M, N, K.
@@ -50,8 +51,10 @@ impl Variant {
         let tile = ["BM", "BN", "BK", "TM", "TN"].into_iter().zip(tiling.tile);
         constants.extend(sizes.into_iter().chain(tile).map(|(name, value)| (name, value.into())));
         let mut swaps = vec![];
-        if epilogue != "store" {
-            swaps.push(("store", epilogue));
+        match epilogue {
+            "store" => {}
+            "sums_direct" => swaps.push(("sums_staged", epilogue)),
+            epilogue => swaps.push(("store", epilogue)),
         }
         if tiling.side == 8 {
             swaps.push(("cooperative_16", "cooperative_8"));
@@ -71,14 +74,16 @@ fn variants() -> Vec<Variant> {
             // Whole tiles, edges on every side, and less than one tile.
             let sizes = if aligned { [[256, 384, 64], [100, 36, 52]] } else { [[130, 127, 33], [1, 3, 5]] };
             for (size, epilogue) in sizes.into_iter().flat_map(|size| EPILOGUES.map(|e| (size, e))) {
-                all.push(Variant { tiling, ta, tb, accumulate, epilogue, aligned, size });
+                if epilogue != "sums_direct" || size == [256, 384, 64] {
+                    all.push(Variant { tiling, ta, tb, accumulate, epilogue, aligned, size });
+                }
             }
         }
     }
     all
 }
 
-const EPILOGUES: [&str; 3] = ["store", "store_bias", "store_bias_gelu"];
+const EPILOGUES: [&str; 4] = ["store", "store_bias", "store_bias_gelu", "sums_direct"];
 
 /// Parses a text and validates it for devices with these capabilities.
 fn validate(text: &str, capabilities: Capabilities) -> Result<(naga::Module, ModuleInfo), String> {
@@ -94,7 +99,7 @@ fn needed() -> Capabilities {
     Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP | Capabilities::COOPERATIVE_MATRIX
 }
 
-/// Operands of `OpCapability` and names in `OpExtension` are not decoded: an instruction's first word tells enough.
+/// How often an opcode occurs: an instruction's first word holds it and the length.
 fn instructions(spirv: &[u32], opcode: u32) -> usize {
     let (mut at, mut count) = (5, 0);
     while at < spirv.len() {
@@ -111,9 +116,9 @@ fn check(variant: &Variant) -> Result<(), String> {
     // Vulkan 1.3, whose memory model cooperative matrices build on.
     let options = naga::back::spv::Options { lang_version: (1, 6), ..Default::default() };
     let spirv = naga::back::spv::write_vec(&module, &info, &options, None).map_err(|e| at(format!("SPIR-V: {e}")))?;
-    // OpCooperativeMatrixLoadKHR, of A and B row-major and column-major; StoreKHR and MulAddKHR, each in one place.
+    // OpCooperativeMatrixLoadKHR, of A and B row-major and column-major and perhaps of C, StoreKHR, and MulAddKHR for each sum.
     let found = [4457, 4458, 4459].map(|opcode| instructions(&spirv, opcode));
-    if found != [4, 1, 1] {
+    if found != [4 + usize::from(variant.epilogue == "sums_direct"), 1, 16] {
         return Err(at(format!("SPIR-V: {found:?} loads, stores and products")));
     }
     if variant.tiling.side == 8 {
@@ -134,7 +139,7 @@ fn check(variant: &Variant) -> Result<(), String> {
 #[test]
 fn every_variant_is_valid_and_translates_where_there_are_such_matrices() {
     let variants = variants();
-    assert_eq!(variants.len(), 2 * 16 * 2 * 3);
+    assert_eq!(variants.len(), 2 * (16 * 2 * 3 + 8));
     let failures: Vec<String> = variants.par_iter().filter_map(|v| check(v).err()).collect();
     assert!(failures.is_empty(), "{} fail:\n{}", failures.len(), failures.join("\n"));
 }
@@ -176,6 +181,17 @@ fn tiles_fit_workgroup_memory_and_impossible_ones_are_refused() {
     for tile in [[128, 128, 24, 4, 4], [96, 128, 32, 4, 4], [128, 96, 32, 4, 4]] {
         let why = bytes(Tiling { side: 16, tile }, false, false).unwrap_err();
         assert!(why.contains("const_assert"), "{tile:?}: {why}");
+    }
+}
+
+/// A and B of f32 are rounded as they are staged, or multiplied as they are where matrices of f32 exist, as on Metal.
+#[test]
+fn operands_may_be_f32() {
+    for (variant, slice) in variants().iter().filter(|v| v.tiling.side == 8).flat_map(|v| [(v, "f16"), (v, "f32")]) {
+        let text = variant.text().replace("alias A_TYPE = f16;", "alias A_TYPE = f32;");
+        let text = text.replace("alias SLICE_TYPE = f16;", &format!("alias SLICE_TYPE = {slice};"));
+        assert!(text.contains("alias A_TYPE = f32;") && text.contains(&format!("alias SLICE_TYPE = {slice};")));
+        validate(&text, needed()).unwrap_or_else(|why| panic!("{variant:?}, {slice}: {why}"));
     }
 }
 
