@@ -122,9 +122,7 @@ impl Global {
     fn prepare(&self, gpu: &mut Gpu) {
         gpu.keep_pipelines(&cache_folder());
         gpu.enable_tuning(&cache_folder(), self.retune, progress_of_trials(self));
-        if let Ok(names) = std::env::var("WGPT_VARIANT") {
-            gpu.force_variants(&names);
-        }
+        force_variants(gpu);
     }
 
     /// The model that is named, or the demo model where none is.
@@ -165,6 +163,13 @@ impl Global {
         if self.verbose {
             eprintln!("{message}");
         }
+    }
+}
+
+/// Has a device run the variants that `WGPT_VARIANT` names.
+fn force_variants(gpu: &mut Gpu) {
+    if let Ok(names) = std::env::var("WGPT_VARIANT") {
+        gpu.force_variants(&names);
     }
 }
 

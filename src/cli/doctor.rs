@@ -120,6 +120,7 @@ impl Doctor {
         });
         let checks = cfg!(debug_assertions);
         let mut gpu = Gpu::with(chosen.clone(), family, checks)?;
+        super::force_variants(&mut gpu);
         self.tell(|| {
             println!("\nEvery op against the CPU reference; the share is of the error budget, over 100% fails.\n");
         });

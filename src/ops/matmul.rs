@@ -11,6 +11,7 @@
 //! transposed B is; of K where a transposed A or an untransposed B is, each further piece adding to the first.
 
 mod cases;
+mod tiling;
 
 pub use cases::CASES;
 
@@ -18,11 +19,11 @@ use super::cast::cast;
 use super::column_sum::ColumnSum;
 use super::elementwise::bytes_of;
 use super::gelu::{Form, GeluBackward, gelu};
-use crate::graph::{Cost, Dispatch, Dtype, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor, Variants};
-use crate::shader;
+use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor, Variants};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
+use tiling::Tiling;
 
 /// C = op(A) op(B), with what is added before it is stored.
 #[derive(Clone, Debug, Default)]
@@ -62,17 +63,6 @@ impl Size {
     }
 }
 
-/// A tiling of one of the shaders: a variant.
-struct Tiling {
-    name: String,
-    shader: Shader,
-    constants: Vec<(&'static str, usize)>,
-    /// Rows and columns of C per workgroup.
-    tile: (usize, usize),
-    threads: usize,
-    workgroup_bytes: usize,
-}
-
 impl Matmul {
     fn size(&self, inputs: &[&Shape]) -> Size {
         let (a, b) = (inputs[0], inputs[1]);
@@ -99,7 +89,7 @@ impl Matmul {
         let (lda, ldb) = (if self.ta { full_m } else { full_k }, if self.tb { full_k } else { full_n });
         let (a_rows, a_column) = if self.ta { (&k, m.start) } else { (&m, k.start) };
         let (b_rows, b_column) = if self.tb { (&n, k.start) } else { (&k, n.start) };
-        let mut tilings = Tiling::candidates(m.len(), n.len(), self.ta, limits);
+        let mut tilings = Tiling::candidates((m.len(), n.len()), self.ta, (a, b) == (Dtype::F16, Dtype::F16), limits);
         let names: Vec<String> = tilings.iter().map(|t| t.name.clone()).collect();
         let tiling = tilings.swap_remove(limits.choices.pick(&self.class(shapes), &names));
         let tiles = m.len().div_ceil(tiling.tile.0) * n.len().div_ceil(tiling.tile.1);
@@ -126,7 +116,11 @@ impl Matmul {
             .groups(limits.fold(tiles));
         let aligned = [lda, ldb, a_column, b_column].iter().all(|words| words % 4 == 0);
         if !aligned {
-            d = d.swap("quads", "quads_unaligned");
+            d = d.swap(tiling.loads.0, tiling.loads.1);
+        }
+        let plain = !self.bias && c == Dtype::F32;
+        for (named, taken) in tiling.swaps(plain, [m.len(), n.len(), full_n, n.start]) {
+            d = d.swap(named, taken);
         }
         for (name, value) in tiling.constants {
             d = d.constant(name, value);
@@ -140,99 +134,6 @@ impl Matmul {
         d
     }
 }
-
-impl Tiling {
-    /// Through workgroup memory: tiles of `bm` x `bn`, `bk` deep, `tm` x `tn` per thread.
-    fn tiled([bm, bn, bk, tm, tn]: [usize; 5]) -> Tiling {
-        Tiling {
-            name: format!("tiled {bm}x{bn}x{bk} {tm}x{tn}"),
-            shader: shader!("matmul_tiled"),
-            constants: vec![("BM", bm), ("BN", bn), ("BK", bk), ("TM", tm), ("TN", tn)],
-            tile: (bm, bn),
-            threads: bm / tm * (bn / tn),
-            workgroup_bytes: 4 * bk * (bm + bn + 8),
-        }
-    }
-
-    /// Without workgroup memory, where a lane's neighbours can be asked for what they hold.
-    fn registers(tm: usize, lanes: usize) -> Tiling {
-        Tiling {
-            name: format!("registers {tm}"),
-            shader: shader!("matmul_registers"),
-            constants: vec![("TM", tm), ("LANES", lanes)],
-            tile: (tm, 4 * lanes),
-            threads: lanes,
-            workgroup_bytes: 0,
-        }
-    }
-
-    /// For few rows, where reading B is all that counts.
-    fn vector(m: usize, across: usize, slices: usize) -> Tiling {
-        Tiling {
-            name: format!("vector {across}x{slices}"),
-            shader: shader!("matmul_vector"),
-            constants: vec![("ACROSS", across), ("SLICES", slices)],
-            tile: (m, 4 * across),
-            threads: across * slices,
-            workgroup_bytes: 16 * across * slices,
-        }
-    }
-
-    /// All tilings for an M x N product on this kind of adapter, the best guess first.
-    fn candidates(m: usize, n: usize, ta: bool, limits: &Limits) -> Vec<Tiling> {
-        let lanes = limits.subgroup;
-        let shuffles = lanes >= 4 && lanes.is_power_of_two();
-        let few_rows = m <= FEW_ROWS && !ta;
-        let mut all = vec![];
-        match limits.family {
-            // On lavapipe 8 rows reach three quarters of the speed of 16; 32 gain a fifth on one version and lose one on
-            // another, and compile for twice as long.
-            Family::Software if shuffles => {
-                let rows = if m <= 16 { vec![m] } else { vec![16, 8, 32] };
-                all.extend(rows.into_iter().map(|tm| Tiling::registers(tm, lanes)));
-            }
-            Family::Software if few_rows => all.push(Tiling::vector(m, 8, 1)),
-            Family::Gpu if few_rows => {
-                // Wide enough that a row of B is read in whole cache lines, narrow enough that a large GPU has work
-                // everywhere.
-                let guess = [16, 8].into_iter().find(|across| n.div_ceil(4 * across) >= 128).unwrap_or(4);
-                let others = [4, 8, 16, 32].into_iter().filter(|across| *across != guess);
-                all.extend(std::iter::once(guess).chain(others).map(|across| Tiling::vector(m, across, 256 / across)));
-            }
-            _ => all.extend(Tiling::through_workgroup_memory(m, n)),
-        }
-        // What every device can run stands in each list.
-        all.retain(|t| t.threads <= limits.invocations as usize && t.workgroup_bytes as u64 <= limits.workgroup_bytes);
-        all
-    }
-
-    fn through_workgroup_memory(m: usize, n: usize) -> Vec<Tiling> {
-        // The largest tile that still leaves enough workgroups to fill a large GPU.
-        let guess = match m.div_ceil(128) * n.div_ceil(128) {
-            tiles if tiles >= 128 => [128, 128, 8, 8, 8],
-            _ if m.min(n) > 32 => [64, 64, 16, 4, 4],
-            _ => [32, 32, 32, 4, 4],
-        };
-        let others = SHAPES.into_iter().filter(|[bm, bn, ..]| *bm < 2 * m.max(32) && *bn < 2 * n.max(32));
-        std::iter::once(guess).chain(others.filter(|shape| *shape != guess)).map(Tiling::tiled).collect()
-    }
-}
-
-/// Shapes of tiles that win somewhere: rows, columns and depth of a workgroup's, rows and columns of a thread's.
-const SHAPES: [[usize; 5]; 9] = [
-    [128, 128, 8, 8, 8],
-    [128, 128, 16, 8, 8],
-    [128, 64, 16, 8, 4],
-    [64, 128, 16, 4, 8],
-    [64, 64, 16, 4, 4],
-    [64, 64, 32, 4, 4],
-    [64, 64, 16, 8, 8],
-    [32, 64, 32, 4, 4],
-    [32, 32, 32, 4, 4],
-];
-
-/// Rows up to which a product is bound by reading B.
-const FEW_ROWS: usize = 8;
 
 impl Op for Matmul {
     fn name(&self) -> &'static str {
@@ -282,7 +183,8 @@ impl Op for Matmul {
 
     fn variants(&self, shapes: &Shapes, limits: &Limits) -> Option<Variants> {
         let size = self.size(&shapes.inputs);
-        let tilings = Tiling::candidates(size.m, size.n, self.ta, limits);
+        let half = shapes.inputs[..2].iter().all(|s| s.dtype == Dtype::F16);
+        let tilings = Tiling::candidates((size.m, size.n), self.ta, half, limits);
         let Size { m, n, k } = size.at_most(limits.trial_flops());
         let mut inputs: Vec<Shape> = shapes.inputs.iter().map(|s| (*s).clone()).collect();
         inputs[0].dims = if self.ta { vec![k, m] } else { vec![m, k] };

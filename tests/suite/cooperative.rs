@@ -4,8 +4,10 @@
 use crate::shaders::workgroup_bytes;
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, ValidationFlags, Validator};
 use rayon::prelude::*;
-use wgpt::graph::{Constant, Family, Graph, Limits, Plan, Shader, Shape};
+use std::sync::Arc;
+use wgpt::graph::{Choices, Constant, Dtype, Family, Graph, Limits, Plan, Shader, Shape};
 use wgpt::ops::ceiling::Cooperative;
+use wgpt::ops::matmul::Matmul;
 use wgpt::shaders::specialise;
 
 pub const SHADER: Shader = wgpt::shader!("matmul_cooperative");
@@ -165,6 +167,54 @@ fn the_ceiling_of_matrix_units_is_valid_in_both_sizes() {
         let metal = naga::back::msl::write_string(&module, &info, &options, &Default::default());
         assert_eq!(1 + usize::from(metal.is_ok()), backends, "Metal has 8 x 8 alone");
     }
+}
+
+/// Products of f16 matrices as plans for devices that have cooperative matrices of `side`, in every such variant.
+fn plans(side: usize, subgroup: usize) -> Vec<(String, Plan)> {
+    let mut all = vec![];
+    let base = Limits { cooperative: side, subgroup, workgroup_bytes: 48 << 10, ..Limits::portable(Family::Gpu) };
+    let limits = Limits { invocations: 1024, ..base };
+    for (m, n, k, op) in [
+        (256, 256, 64, Matmul { bias: true, output: Dtype::F16, ..Matmul::default() }),
+        (256, 128, 96, Matmul { ta: true, ..Matmul::default() }),
+        (130, 70, 36, Matmul { tb: true, ..Matmul::default() }),
+    ] {
+        let mut g = Graph::new();
+        let shape = |dims: [usize; 2]| Shape::f32(&dims).with_dtype(Dtype::F16);
+        let a = g.input("a", shape(if op.ta { [k, m] } else { [m, k] }));
+        let b = g.input("b", shape(if op.tb { [n, k] } else { [k, n] }));
+        let bias = op.bias.then(|| g.input("bias", Shape::f32(&[n])));
+        let c = g.apply(op, &[a, b].into_iter().chain(bias).collect::<Vec<_>>());
+        g.output("c", c);
+        let variants = g.op(c.node).unwrap().variants(&g.shapes(c.node), &limits).unwrap();
+        assert!(!variants.names[0].contains("cooperative"), "a device has to show first that they are right");
+        for name in variants.names.iter().filter(|name| name.contains("cooperative")) {
+            let choices = Arc::new(Choices::new(Default::default(), vec![name.clone()]));
+            all.push((name.clone(), Plan::new(&g, &Limits { choices, ..limits.clone() }).unwrap()));
+        }
+    }
+    all
+}
+
+#[test]
+fn plans_choose_it_for_f16_on_devices_that_have_such_matrices() {
+    for (side, subgroup, least) in [(16, 32, 12), (8, 32, 8), (16, 0, 20)] {
+        let plans = plans(side, subgroup);
+        assert!(plans.len() >= least, "{side}, {subgroup}: {}", plans.len());
+        let mut direct = 0;
+        for (name, plan) in &plans {
+            let kernel = plan.kernels().next().unwrap();
+            assert_eq!(kernel.shader, SHADER);
+            direct += usize::from(kernel.swaps.iter().any(|(_, taken)| *taken == "sums_direct"));
+            let text = specialise(kernel.shader, &kernel.constants, &kernel.swaps);
+            let (module, info) = validate(&text, needed()).unwrap_or_else(|why| panic!("{name}: {why}"));
+            assert!(workgroup_bytes(&module) <= 48 << 10, "{name}");
+            let options = naga::back::spv::Options { lang_version: (1, 6), ..Default::default() };
+            naga::back::spv::write_vec(&module, &info, &options, None).unwrap();
+        }
+        assert!(direct > 0 && direct < plans.len(), "{side}, {subgroup}: {direct} store straight to C");
+    }
+    assert!(plans(0, 32).is_empty());
 }
 
 #[test]
