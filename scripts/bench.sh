@@ -3,6 +3,8 @@
 #
 #   scripts/bench.sh [FOLDER]     writes what it prints, and profiles, to FOLDER [runs/bench]
 #
+# Beside PyTorch on the same card: python scripts/bench_pytorch.py, in the same session.
+#
 # DEVICE names the adapter (part of its name). Where there is no cargo, BIN is a folder with the binaries wgpt, ops, sweep,
 # training and generation: `cargo bench --no-run` says where they are.
 set -eu

@@ -30,6 +30,8 @@ const SHARED: &[Shader] = &[
     shader!("shared/store"),
     shader!("shared/store_bias"),
     shader!("shared/store_bias_gelu"),
+    shader!("shared/store_residual"),
+    shader!("shared/store_bias_residual"),
     shader!("shared/expert_rows"),
     shader!("shared/rows_sorted"),
     shader!("shared/rows_gathered"),

@@ -103,6 +103,7 @@ impl Finetune {
             data: absolute(data),
             validation: self.val.as_deref().map(absolute),
             epochs: vec![],
+            variants: Default::default(),
         };
         let items = (material.training, &material.validation[..]);
         let mut trainer = trainer(global, config, &state, items)?;
@@ -201,7 +202,8 @@ fn trainer(global: &Global, config: Config, state: &RunState, items: (Vec<Item>,
         |parameters: &[(String, Vec<usize>)]| parameters.iter().map(|(_, d)| d.iter().product::<usize>()).sum();
     let (trains, all): (usize, u64) = (values(&trained(&config, &head, settings.freeze)), config.parameter_count());
     let (training, validation) = (items.0.len(), items.1.len());
-    let executor = global.open()?;
+    let mut executor = global.open()?;
+    state.variants.settle(executor.as_mut());
     let available = super::host_memory(executor.as_ref());
     let mut trainer = Trainer::new(executor, config, head, settings.clone(), items, available)?;
     let bytes = trainer.executor().allocated_bytes();

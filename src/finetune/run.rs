@@ -19,6 +19,7 @@ use crate::models::folder::{CONFIG_FILE, NamedTensor};
 use crate::train::checkpoint::{Checkpoint, LoadedCheckpoint, Mode, RunFolder};
 use crate::train::log::{self, Log, Record};
 use crate::train::plot::{self, Plot};
+use crate::train::trainer::ChosenVariants;
 
 /// Where a run's checkpoints and log are, below its model.
 pub const TRAINING: &str = "training";
@@ -34,6 +35,9 @@ pub struct RunState {
     pub data: PathBuf,
     pub validation: Option<PathBuf>,
     pub epochs: Vec<Epoch>,
+    /// What runs where there is a choice of kernels, so that a resumed run has the same bits.
+    #[serde(default)]
+    pub variants: ChosenVariants,
 }
 
 /// What was measured after an epoch.
@@ -113,6 +117,7 @@ impl Run {
         state: RunState,
     ) -> Result<Run> {
         let log = Log::resume(&folder.log_path(), state.step)?;
+        let state = RunState { variants: trainer.variants(), ..state };
         Ok(Run { trainer, state, out: out.to_path_buf(), folder, log, validation, tokenizer })
     }
 

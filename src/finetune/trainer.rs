@@ -24,7 +24,7 @@ use crate::train::clock::StepClock;
 use crate::train::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
 use crate::train::log::Record;
 use crate::train::schedule::Schedule;
-use crate::train::trainer::mib;
+use crate::train::trainer::{ChosenVariants, mib};
 
 /// Bad steps in a row after which a run stops.
 const MOST_SKIPPED: u32 = 5;
@@ -321,6 +321,13 @@ impl Trainer {
     /// Lengths that sequences are padded to.
     pub fn lengths(&self) -> &[usize] {
         &self.buckets.0
+    }
+
+    /// What its steps run where there is a choice of kernels.
+    pub fn variants(&self) -> ChosenVariants {
+        let of = |(graph, _): &(TrainingGraph, Program)| graph.graph.variants(self.executor.limits());
+        let chosen = self.training.iter().flat_map(of).collect();
+        ChosenVariants { device: self.executor.description(), chosen }
     }
 
     pub fn executor(&mut self) -> &mut dyn Executor {

@@ -58,9 +58,14 @@ impl Ceilings {
         Ok(Ceilings { f32_flops, f16_flops, cooperative_flops, copy_bytes: cost.size_bytes as f64 / seconds })
     }
 
-    /// The least seconds that work can take, and whether arithmetic is what takes them.
-    pub fn floor_seconds(&self, flops: f64, bytes: f64) -> (f64, bool) {
-        let (arithmetic, memory) = (flops / self.f32_flops, bytes / self.copy_bytes);
+    /// FLOP/s that a kernel can reach: of cooperative matrices if it is on them, otherwise of f32 multiply-adds.
+    pub fn flops_of(&self, kernel: &str) -> f64 {
+        self.cooperative_flops.filter(|_| kernel.contains("cooperative")).unwrap_or(self.f32_flops)
+    }
+
+    /// The least seconds that a kernel's work can take, and whether arithmetic is what takes them.
+    pub fn floor_seconds(&self, kernel: &str, flops: f64, bytes: f64) -> (f64, bool) {
+        let (arithmetic, memory) = (flops / self.flops_of(kernel), bytes / self.copy_bytes);
         (arithmetic.max(memory), arithmetic > memory)
     }
 }

@@ -17,7 +17,6 @@ use super::folder::WeightType;
 use super::keys::{Found, Keys};
 use super::model::{Model, Past, Stored};
 use crate::graph::{Dtype, Graph, Tensor};
-use crate::ops::add::Add;
 use crate::ops::embedding::Embedding;
 
 #[derive(Debug)]
@@ -109,15 +108,13 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, layer: usize, past: Past) -> Tenso
     let qkv = m.linear(g, x, &h("attn.c_attn"), (c, 3 * c), Stored::InOut, true); // (B, T, 3C)
     let y = m.attention(g, qkv, layer, past); // (B, T, C)
     let y = m.projection(g, y, &h("attn.c_proj"), (c, c), Stored::InOut, true);
-    let y = m.drop_residual(g, y, layer, 0);
-    let sum = g.apply(Add, &[x, y]);
+    let sum = m.add_residual(g, x, y, layer, 0);
     let x = m.norm_to(g, sum, &h("ln_1"), Dtype::F32);
 
     g.scope(h("mlp"));
     let y = m.linear_gelu(g, x, &h("mlp.c_fc"), (c, inner), form); // (B, T, inner)
     let y = m.projection(g, y, &h("mlp.c_proj"), (inner, c), Stored::InOut, true);
-    let y = m.drop_residual(g, y, layer, 1);
-    let sum = g.apply(Add, &[x, y]);
+    let sum = m.add_residual(g, x, y, layer, 1);
     m.norm_to(g, sum, &h("ln_2"), Dtype::F32)
 }
 

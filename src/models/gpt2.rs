@@ -16,7 +16,6 @@ use super::folder::WeightType;
 use super::keys::{Found, Keys};
 use super::model::{Model, Past, Stored};
 use crate::graph::{Graph, Tensor};
-use crate::ops::add::Add;
 use crate::ops::embedding::Embedding;
 use crate::ops::swiglu::SwiGlu;
 
@@ -139,8 +138,7 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usi
     }
     let y = m.attention(g, qkv, layer, past); // (B, T, C)
     let y = m.projection(g, y, &h("attn.c_proj"), (c, c), Stored::InOut, true);
-    let y = m.drop_residual(g, y, layer, 0);
-    let x = g.apply(Add, &[x, y]);
+    let x = m.add_residual(g, x, y, layer, 0);
 
     g.scope(h("mlp"));
     let n = m.norm(g, x, &h("ln_2"));
@@ -153,6 +151,5 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usi
         FeedForward::Experts(_) => unreachable!("GPT-2 has no experts"),
     };
     let y = m.projection(g, y, &h("mlp.c_proj"), (inner, c), Stored::InOut, true);
-    let y = m.drop_residual(g, y, layer, 1);
-    g.apply(Add, &[x, y])
+    m.add_residual(g, x, y, layer, 1)
 }

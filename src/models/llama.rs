@@ -15,9 +15,8 @@ use super::experts::{Experts, Routed};
 use super::family::Family;
 use super::folder::WeightType;
 use super::keys::{Found, Keys};
-use super::model::{Model, Past, Stored};
+use super::model::{Branch, Model, Past, Stored};
 use crate::graph::{Dtype, Graph, Tensor};
-use crate::ops::add::Add;
 use crate::ops::embedding::Embedding;
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::Scaling;
@@ -148,8 +147,7 @@ fn block(
     let qkv = m.turned(g, qkv, angles);
     let y = m.attention(g, qkv, layer, past); // (B, T, NH * HS)
     let y = m.projection(g, y, &h("self_attn.o_proj"), (from, c), Stored::OutIn, attention_bias.1);
-    let y = m.drop_residual(g, y, layer, 0);
-    let x = g.apply(Add, &[x, y]);
+    let x = m.add_residual(g, x, y, layer, 0);
 
     g.scope(h("mlp"));
     let norm = h("post_attention_layernorm");
@@ -158,7 +156,7 @@ fn block(
             let n = m.norm_to(g, x, &norm, Dtype::F32);
             let (y, decided) = m.experts(g, n, &format!("layers.{layer}"), experts);
             routed.push(decided);
-            y
+            Branch::Made(y)
         }
         None => {
             let n = m.norm(g, x, &norm);
@@ -167,8 +165,7 @@ fn block(
             m.projection(g, y, &h("mlp.down_proj"), (inner, c), Stored::OutIn, false)
         }
     };
-    let y = m.drop_residual(g, y, layer, 1);
-    g.apply(Add, &[x, y])
+    m.add_residual(g, x, y, layer, 1)
 }
 
 /// Norms of each head of q and of k, where the model has them.

@@ -66,6 +66,23 @@ pub(super) enum Stored {
     OutIn,
 }
 
+/// What a part of a block adds to the residual stream.
+pub(super) enum Branch {
+    /// x W, or x W + b, which is not made yet.
+    Projection {
+        x: Tensor,
+        weights: Weights,
+        tb: bool,
+    },
+    Made(Tensor),
+}
+
+impl From<Tensor> for Branch {
+    fn from(made: Tensor) -> Branch {
+        Branch::Made(made)
+    }
+}
+
 impl Model<'_> {
     /// Mean cross-entropy, in nats per token, of inputs `ids` (B, T) against `targets` (B, T).
     pub fn loss(&self, g: &mut Graph, batch: usize, context: usize) -> Tensor {
@@ -150,7 +167,7 @@ impl Model<'_> {
     pub fn head(&self, g: &mut Graph, x: Tensor) -> Tensor {
         g.scope("lm_head");
         let weight = self.head_weight(g);
-        self.product(g, x, weight, None, Matmul { tb: true, output: self.activation(), ..Matmul::default() })
+        self.product(g, x, (weight, None), None, Matmul { tb: true, output: self.activation(), ..Matmul::default() })
     }
 
     /// The type of activations.
@@ -159,12 +176,11 @@ impl Model<'_> {
     }
 
     /// A product of x and a weight, both as the type of activations.
-    fn product(&self, g: &mut Graph, x: Tensor, weight: Tensor, bias: Option<Tensor>, op: Matmul) -> Tensor {
-        let (x, weight) = (cast(g, x, self.activation()), cast(g, weight, self.activation()));
-        match bias {
-            Some(bias) => g.apply(Matmul { bias: true, ..op }, &[x, weight, bias]),
-            None => g.apply(op, &[x, weight]),
-        }
+    fn product(&self, g: &mut Graph, x: Tensor, (weight, bias): Weights, added: Option<Tensor>, op: Matmul) -> Tensor {
+        let mut inputs = vec![cast(g, x, self.activation()), cast(g, weight, self.activation())];
+        let op = Matmul { bias: bias.is_some(), residual: added.is_some(), ..op };
+        inputs.extend(bias.into_iter().chain(added));
+        g.apply(op, &inputs)
     }
 
     fn head_weight(&self, g: &mut Graph) -> Tensor {
@@ -231,12 +247,12 @@ impl Model<'_> {
         stored: Stored,
         bias: bool,
     ) -> Tensor {
-        let (weight, bias) = weights(g, name, sizes, stored, bias);
+        let weights = weights(g, name, sizes, stored, bias);
         let tb = stored == Stored::OutIn;
-        self.product(g, x, weight, bias, Matmul { tb, output: self.activation(), ..Matmul::default() })
+        self.product(g, x, weights, None, Matmul { tb, output: self.activation(), ..Matmul::default() })
     }
 
-    /// As [`Model::linear`], for what is added to the residual stream, which is f32.
+    /// As [`Model::linear`], for what [`Model::add_residual`] adds to the residual stream, which is f32.
     pub(super) fn projection(
         &self,
         g: &mut Graph,
@@ -245,9 +261,32 @@ impl Model<'_> {
         sizes: (usize, usize),
         stored: Stored,
         bias: bool,
+    ) -> Branch {
+        Branch::Projection { x, weights: weights(g, name, sizes, stored, bias), tb: stored == Stored::OutIn }
+    }
+
+    /// The residual stream `x` and what attention (`part` 0) or the feed-forward part (1) of a layer adds to it, of which
+    /// elements are dropped in training. Without dropout the projection's kernel adds.
+    pub(super) fn add_residual(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        branch: impl Into<Branch>,
+        layer: usize,
+        part: u32,
     ) -> Tensor {
-        let (weight, bias) = weights(g, name, sizes, stored, bias);
-        self.product(g, x, weight, bias, Matmul { tb: stored == Stored::OutIn, ..Matmul::default() })
+        let (p, salt) = (self.config.dropout.residual, salt(layer) + 1 + part);
+        let y = match branch.into() {
+            Branch::Made(y) => y,
+            Branch::Projection { x: y, weights, tb } if self.training && p > 0.0 => {
+                self.product(g, y, weights, None, Matmul { tb, ..Matmul::default() })
+            }
+            Branch::Projection { x: y, weights, tb } => {
+                return self.product(g, y, weights, Some(x), Matmul { tb, ..Matmul::default() });
+            }
+        };
+        let y = self.dropout(g, y, p, salt);
+        g.apply(Add, &[x, y])
     }
 
     /// gelu(x W + b), W (inputs, outputs).
@@ -259,19 +298,14 @@ impl Model<'_> {
         sizes: (usize, usize),
         form: Form,
     ) -> Tensor {
-        let (weight, bias) = weights(g, name, sizes, Stored::InOut, true);
+        let weights = weights(g, name, sizes, Stored::InOut, true);
         let op = Matmul { gelu: Some(form), output: self.activation(), ..Matmul::default() };
-        self.product(g, x, weight, bias, op)
+        self.product(g, x, weights, None, op)
     }
 
     /// Drops elements of the embedding.
     pub(super) fn drop_embedding(&self, g: &mut Graph, x: Tensor) -> Tensor {
         self.dropout(g, x, self.config.dropout.embedding, 0)
-    }
-
-    /// Drops elements of what attention (`part` 0) or the feed-forward part (1) of a layer adds to the residual stream.
-    pub(super) fn drop_residual(&self, g: &mut Graph, x: Tensor, layer: usize, part: u32) -> Tensor {
-        self.dropout(g, x, self.config.dropout.residual, salt(layer) + 1 + part)
     }
 
     fn dropout(&self, g: &mut Graph, x: Tensor, p: f32, salt: u32) -> Tensor {
@@ -297,8 +331,10 @@ fn chunked_loss(g: &mut Graph, x: Tensor, weight: Tensor, targets: Tensor, rows:
     }
 }
 
-/// The parameters of a linear layer.
-fn weights(g: &mut Graph, name: &str, sizes: (usize, usize), stored: Stored, bias: bool) -> (Tensor, Option<Tensor>) {
+/// The parameters of a linear layer: weight and bias.
+type Weights = (Tensor, Option<Tensor>);
+
+fn weights(g: &mut Graph, name: &str, sizes: (usize, usize), stored: Stored, bias: bool) -> Weights {
     let dims = if stored == Stored::OutIn { [sizes.1, sizes.0] } else { [sizes.0, sizes.1] };
     let weight = g.state(&format!("{name}.weight"), &dims);
     (weight, bias.then(|| g.state(&format!("{name}.bias"), &[sizes.1])))

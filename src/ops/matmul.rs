@@ -1,8 +1,8 @@
-//! matmul: C = op(A) op(B) (+ bias) (then GELU), or C += op(A) op(B), for all four transpositions.
+//! matmul: C = op(A) op(B) (+ bias) (+ residual, or then GELU), or C += op(A) op(B), for all four transpositions.
 //!
-//!   A (..., K), or (K, M) if `ta`;  B (K, N), or (N, K) if `tb`;  bias (N);  C (..., N)
+//!   A (..., K), or (K, M) if `ta`;  B (K, N), or (N, K) if `tb`;  bias (N);  residual, C (..., N)
 //!
-//! A, B and C may each be f16 (bias is f32); products and sums are f32. Leading dimensions of A and C are rows. With GELU, slot 1 keeps the pre-activation for backward.
+//! A, B and C may each be f16 (bias and residual are f32); products and sums are f32. Leading dimensions of A and C are rows. With GELU, slot 1 keeps the pre-activation for backward.
 //! Backward: dA = dC op(B)^T and dB = op(A)^T dC, each a matmul again, and the bias gets dC's column sums. dA is of A's type; dB,
 //! a weight's gradient, is f32. Where A and B are f16, so is the dC that is multiplied.
 //! Cost: 2 M N K FLOPs; every matrix moved once at least.
@@ -34,6 +34,8 @@ pub struct Matmul {
     pub tb: bool,
     /// A third input (N) is added to each row.
     pub bias: bool,
+    /// A further input (..., N) is added: the stream that a block's result goes back to.
+    pub residual: bool,
     /// C is passed through GELU; slot 1 keeps the pre-activation. Only with a bias.
     pub gelu: Option<Form>,
     /// The last input (M, N) is added to, in place.
@@ -118,7 +120,7 @@ impl Matmul {
         if !aligned {
             d = d.swap(tiling.loads.0, tiling.loads.1);
         }
-        let plain = !self.bias && c == Dtype::F32;
+        let plain = !self.bias && !self.residual && c == Dtype::F32;
         for (named, taken) in tiling.swaps(plain, [m.len(), n.len(), full_n, n.start]) {
             d = d.swap(named, taken);
         }
@@ -126,7 +128,20 @@ impl Matmul {
             d = d.constant(name, value);
         }
         if self.bias {
-            d = d.read(2).swap("store", if self.gelu.is_some() { "store_bias_gelu" } else { "store_bias" });
+            d = d.read(2);
+        }
+        if self.residual {
+            d = d.read_range(2 + usize::from(self.bias), bytes_of(Dtype::F32, &m, full_n));
+        }
+        let epilogue = match (self.bias, self.residual, self.gelu.is_some()) {
+            (false, false, _) => None,
+            (true, false, false) => Some("store_bias"),
+            (true, false, true) => Some("store_bias_gelu"),
+            (false, true, _) => Some("store_residual"),
+            (true, true, _) => Some("store_bias_residual"),
+        };
+        if let Some(epilogue) = epilogue {
+            d = d.swap("store", epilogue);
         }
         if let Some(form) = self.gelu {
             d = d.write_range(1, bytes_of(c, &m, full_n)).constant("GELU_ERF", form == Form::Erf);
@@ -141,7 +156,7 @@ impl Op for Matmul {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        let count = 2 + usize::from(self.bias) + usize::from(self.accumulate);
+        let count = 2 + [self.bias, self.residual, self.accumulate].map(usize::from).iter().sum::<usize>();
         assert!(inputs.len() == count, "matmul takes {count} tensors here, not {inputs:?}");
         let Size { m, n, .. } = self.size(inputs);
         let c = if self.ta { Shape::f32(&[m, n]) } else { inputs[0].with_columns(n) }.with_dtype(self.output);
@@ -150,8 +165,14 @@ impl Op for Matmul {
         }
         if self.accumulate {
             let into = inputs[count - 1];
-            assert!(!self.bias && into.len() == m * n, "matmul adds ({m}, {n}) into {into:?}");
+            let fits = !self.bias && !self.residual && into.len() == m * n;
+            assert!(fits, "matmul adds ({m}, {n}) into {into:?}");
             return vec![into.clone()];
+        }
+        if self.residual {
+            let stream = inputs[count - 1];
+            let fits = stream.len() == m * n && stream.dtype == Dtype::F32 && self.gelu.is_none();
+            assert!(fits, "matmul cannot add the residual {stream:?} to ({m}, {n})");
         }
         assert!(self.gelu.is_none() || self.bias, "matmul's GELU epilogue needs a bias");
         vec![c; 1 + usize::from(self.gelu.is_some())]
@@ -191,8 +212,9 @@ impl Op for Matmul {
         inputs[1].dims = if self.tb { vec![n, k] } else { vec![k, n] };
         if self.bias {
             inputs[2].dims = vec![n];
-        } else if self.accumulate {
-            inputs[2].dims = vec![m, n];
+        }
+        if self.residual || self.accumulate {
+            inputs.last_mut().expect("a matmul has inputs").dims = vec![m, n];
         }
         Some(Variants { class: self.class(shapes), names: tilings.into_iter().map(|t| t.name).collect(), inputs })
     }
@@ -220,7 +242,7 @@ impl Op for Matmul {
         if self.bias {
             grads.push(needed[2].then(|| g.apply(ColumnSum::default(), &[dc])));
         }
-        if self.accumulate {
+        if self.residual || self.accumulate {
             grads.push(Some(dy));
         }
         grads
@@ -232,11 +254,13 @@ impl Op for Matmul {
         let a = if self.ta { transpose(inputs[0], k, m) } else { inputs[0].to_vec() };
         let b = if self.tb { inputs[1].to_vec() } else { transpose(inputs[1], k, n) };
         let bias = self.bias.then(|| inputs[2]);
-        outputs[0].par_chunks_mut(n).zip(a.par_chunks(k)).for_each(|(row, a_row)| {
+        let residual = self.residual.then(|| inputs[2 + usize::from(self.bias)]);
+        outputs[0].par_chunks_mut(n).zip(a.par_chunks(k)).enumerate().for_each(|(i, (row, a_row))| {
             for (j, (c, b_row)) in row.iter_mut().zip(b.chunks(k)).enumerate() {
                 let dot: f64 = a_row.iter().zip(b_row).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
-                let start = if self.accumulate { *c } else { bias.map_or(0.0, |bias| bias[j]) };
-                *c = (f64::from(start) + dot) as f32;
+                let added = |values: Option<&[f32]>, at: usize| values.map_or(0.0, |values| f64::from(values[at]));
+                let start = if self.accumulate { f64::from(*c) } else { added(bias, j) + added(residual, i * n + j) };
+                *c = (start + dot) as f32;
             }
         });
         if let Some(form) = self.gelu {
@@ -258,7 +282,7 @@ impl Op for Matmul {
     }
 
     fn accumulating(&self, slot: usize) -> Option<Arc<dyn Op>> {
-        let can = slot == 0 && !self.bias && !self.accumulate;
+        let can = slot == 0 && !self.bias && !self.residual && !self.accumulate;
         can.then(|| Arc::new(Matmul { accumulate: true, ..self.clone() }) as Arc<dyn Op>)
     }
 }

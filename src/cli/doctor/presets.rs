@@ -99,7 +99,7 @@ fn reference(gpu: &mut Gpu, ceilings: &Ceilings) -> Result<Record> {
 fn shares(record: &Record, ceilings: &Ceilings) -> (f64, f64) {
     let mut sums = [(0.0, 0.0); 2];
     for row in record.rows.iter().filter(|row| row.flops + row.bytes > 0.0) {
-        let (floor, arithmetic) = ceilings.floor_seconds(row.flops, row.bytes);
+        let (floor, arithmetic) = ceilings.floor_seconds(&row.kernel, row.flops, row.bytes);
         let sum = &mut sums[usize::from(arithmetic)];
         *sum = (sum.0 + floor, sum.1 + row.seconds());
     }
@@ -144,7 +144,7 @@ impl Estimates {
             let nodes = graph.segments().into_iter().filter(|(name, _)| name == segment).flat_map(|(_, nodes)| nodes);
             let costs = nodes.filter_map(|node| Some(graph.op(node)?.cost(&graph.shapes(node))));
             let second = |cost: wgpt::graph::Cost| {
-                let (floor, arithmetic) = ceilings.floor_seconds(cost.flops as f64, cost.size_bytes as f64);
+                let (floor, arithmetic) = ceilings.floor_seconds("", cost.flops as f64, cost.size_bytes as f64);
                 floor / if arithmetic { self.flops_share } else { self.bytes_share }
             };
             costs.map(second).sum::<f64>()

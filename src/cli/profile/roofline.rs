@@ -49,7 +49,8 @@ fn draw(record: &Record, ceilings: &Ceilings, root: DrawingArea<SVGBackend, plot
     let x0 = least(&mut points.iter().map(|p| p.0), ridge / 8.0) / 2.0;
     let x1 = points.iter().map(|p| p.0).fold(ridge * 8.0, f64::max) * 4.0;
     let y0 = least(&mut points.iter().map(|p| p.1), ceilings.f32_flops / 100.0) / 2.0;
-    let y1 = points.iter().map(|p| p.1).fold(ceilings.f32_flops, f64::max) * 2.5;
+    let matrices = ceilings.cooperative_flops.filter(|_| rows.iter().any(|row| row.kernel.contains("cooperative")));
+    let y1 = points.iter().map(|p| p.1).chain(matrices).fold(ceilings.f32_flops, f64::max) * 2.5;
     root.fill(&WHITE)?;
     let (plot, list) = root.split_horizontally(SIZE.0 - LIST);
     let mut chart = ChartBuilder::on(&plot)
@@ -70,22 +71,27 @@ fn draw(record: &Record, ceilings: &Ceilings, root: DrawingArea<SVGBackend, plot
         .label_style(font(13).color(&INK))
         .axis_desc_style(font(15).color(&INK))
         .draw()?;
-    draw_roof(&mut chart, ceilings, ridge)?;
+    draw_roof(&mut chart, ceilings, "multiply-adds", ceilings.f32_flops)?;
+    if let Some(peak) = matrices {
+        draw_roof(&mut chart, ceilings, "matrices f16 to f32", peak)?;
+    }
     draw_kernels(&mut chart, &rows, total_ms)?;
     draw_list(&list, &rows, total_ms)?;
     root.present()?;
     Ok(())
 }
 
-fn draw_roof(chart: &mut Chart, ceilings: &Ceilings, ridge: f64) -> DrawResult {
+/// The slope of the copy, up to where arithmetic of `peak` FLOP/s binds.
+fn draw_roof(chart: &mut Chart, ceilings: &Ceilings, name: &str, peak: f64) -> DrawResult {
+    let ridge = peak / ceilings.copy_bytes;
     let (xs, ys) = (chart.x_range(), chart.y_range());
     // Where the slope enters the plot, which may be at its floor.
     let from = xs.start.max(ys.start / ceilings.copy_bytes);
-    let roof = [(from, from * ceilings.copy_bytes), (ridge, ceilings.f32_flops), (xs.end, ceilings.f32_flops)];
+    let roof = [(from, from * ceilings.copy_bytes), (ridge, peak), (xs.end, peak)];
     chart.draw_series(LineSeries::new(roof, ROOF.stroke_width(2)))?;
     let right = font(14).color(&ROOF).pos(Pos::new(HPos::Right, VPos::Bottom));
-    let multiply_adds = format!("multiply-adds {}", flops(ceilings.f32_flops));
-    chart.draw_series([Text::new(multiply_adds, (xs.end / 1.05, ceilings.f32_flops * 1.06), right)])?;
+    let text = format!("{name} {}", flops(peak));
+    chart.draw_series([Text::new(text, (xs.end / 1.05, peak * 1.06), right)])?;
     let copy = format!("copy {:.1} GB/s ", ceilings.copy_bytes / 1e9);
     let middle = (from * ridge).sqrt();
     let right = font(14).color(&ROOF).pos(Pos::new(HPos::Right, VPos::Bottom));

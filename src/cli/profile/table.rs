@@ -64,14 +64,15 @@ fn totals(record: &Record, whole: &Row) -> Vec<String> {
         flops(record.model_flops / seconds),
     )];
     if let Some(ceilings) = &record.ceilings {
+        let peak = record.rows.iter().map(|row| ceilings.flops_of(&row.kernel)).fold(ceilings.f32_flops, f64::max);
         lines.push(format!(
             "model FLOP utilisation: {:.1}% of {} measured; the kernels' least bytes at {:.1}% of the copy's {:.1} GB/s",
-            100.0 * record.model_flops / seconds / ceilings.f32_flops,
-            flops(ceilings.f32_flops),
+            100.0 * record.model_flops / seconds / peak,
+            flops(peak),
             100.0 * whole.bytes / seconds / ceilings.copy_bytes,
             ceilings.copy_bytes / 1e9,
         ));
-        let over = |row: &&Row| ceilings.floor_seconds(row.flops, row.bytes).0 > row.seconds();
+        let over = |row: &&Row| ceilings.floor_seconds(&row.kernel, row.flops, row.bytes).0 > row.seconds();
         if record.rows.iter().any(|row| over(&row)) {
             lines.push("over 100% of the ceiling: what is read was still in a cache".into());
         }
@@ -89,7 +90,7 @@ fn limit(row: &Row, ceilings: Option<&Ceilings>) -> (&'static str, String) {
     let Some(ceilings) = ceilings.filter(|_| row.flops + row.bytes > 0.0 && row.ms.median > 0.0) else {
         return ("", String::new());
     };
-    let (floor, arithmetic) = ceilings.floor_seconds(row.flops, row.bytes);
+    let (floor, arithmetic) = ceilings.floor_seconds(&row.kernel, row.flops, row.bytes);
     (if arithmetic { "FLOPs" } else { "bytes" }, format!("{:.1}%", 100.0 * floor / row.seconds()))
 }
 

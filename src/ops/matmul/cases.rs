@@ -55,7 +55,9 @@ macro_rules! half {
     };
 }
 
-const TO_HALF: Matmul = Matmul { ta: false, tb: false, bias: false, gelu: None, accumulate: false, output: Dtype::F16 };
+const PLAIN: Matmul =
+    Matmul { ta: false, tb: false, bias: false, residual: false, gelu: None, accumulate: false, output: Dtype::F32 };
+const TO_HALF: Matmul = Matmul { output: Dtype::F16, ..PLAIN };
 
 pub const CASES: &[Case] = &[
     half!("matmul of f16 to f32, 2x33x70 by 70x65", Matmul::default(), [2, 33, 70], [70, 65]),
@@ -177,6 +179,35 @@ pub const CASES: &[Case] = &[
         atol: 1.5e-5,
         rtol: 5e-6,
         reason: "as without GELU; backward sums 16 gradients that carry GELU's own error",
+    },
+    Case {
+        name: "matmul with residual 2x33x20 by B^T 70x20",
+        op: || Arc::new(Matmul { tb: true, residual: true, ..PLAIN }),
+        inputs: &[
+            (&[2, 33, 20], Draw::Uniform(1.0)),
+            (&[70, 20], Draw::Uniform(1.0)),
+            (&[2, 33, 70], Draw::Uniform(1.0)),
+        ],
+        gradient: true,
+        position: 0,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
+    },
+    Case {
+        name: "matmul with bias and residual 5x33 by 33x17",
+        op: || Arc::new(Matmul { bias: true, residual: true, ..PLAIN }),
+        inputs: &[
+            (&[5, 33], Draw::Uniform(1.0)),
+            (&[33, 17], Draw::Uniform(1.0)),
+            (&[17], Draw::Uniform(1.0)),
+            (&[5, 17], Draw::Uniform(1.0)),
+        ],
+        gradient: true,
+        position: 0,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: SUM,
     },
     Case {
         name: "matmul += A^T 33x20 by 33x70",
