@@ -59,7 +59,8 @@ fn trainer(settings: &Settings) -> Trainer {
 }
 
 fn state(settings: &Settings) -> RunState {
-    RunState { step: 0, settings: settings.clone(), task: task(), data: "d".into(), validation: None, epochs: vec![] }
+    let (settings, variants) = (settings.clone(), Default::default());
+    RunState { step: 0, settings, task: task(), data: "d".into(), validation: None, epochs: vec![], variants }
 }
 
 fn start(out: &Path, settings: &Settings) -> Run {
