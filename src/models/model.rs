@@ -192,6 +192,7 @@ impl Model<'_> {
     pub(super) fn attention(&self, g: &mut Graph, qkv: Tensor, layer: usize, past: Past) -> Tensor {
         let Config { heads, kv_heads, window, dropout, .. } = *self.config;
         if let Past::Kept { rows } | Past::Cached { rows } = past {
+            assert!(!self.mixed, "caches are f32, and so is what is generated");
             let cache = self.cache(g, layer, rows);
             let cache = g.apply(CacheAppend, &[qkv, cache]);
             if let Past::Cached { .. } = past {

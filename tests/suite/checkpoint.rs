@@ -818,6 +818,10 @@ fn console_lines_are_dense() {
         line(&Record { expert_load: Some(vec![vec![0.5, 1.5], vec![1.25, 0.75]]), ..plain.clone() }),
         "step 120/400  loss 1.734  norm 0.91  lr 5.8e-4  212 ms  2415 tok/s  41 MiB  load 0.50 to 1.50"
     );
+    assert_eq!(
+        line(&Record { loss_scale: Some(32768.0), ..plain.clone() }),
+        "step 120/400  loss 1.734  norm 0.91  lr 5.8e-4  212 ms  2415 tok/s  41 MiB  scale 32768"
+    );
     let other = Record {
         step: 7,
         step_ms: 3.07,

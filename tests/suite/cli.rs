@@ -121,7 +121,28 @@ fn a_run_is_not_overwritten_and_resumes_to_the_same_bits() {
     assert_eq!(std::fs::read(place.path("run/model.safetensors")).unwrap(), whole, "resuming changes no bit");
     assert_eq!(std::fs::read_to_string(place.path("run/log.jsonl")).unwrap().lines().count(), 6);
     has(&error(&place.wgpt("train --out run --resume --lr 1"), 2), &["--resume", "leave out"]);
+    has(&error(&place.wgpt("train --out run --resume --precision mixed"), 2), &["--resume", "leave out"]);
     has(&error(&place.wgpt("train --out nothing --resume"), 2), &["nothing", "no run"]);
+}
+
+#[test]
+fn mixed_precision_is_a_flag_and_a_key_and_shows_in_the_log() {
+    let place = Place::new();
+    place.write("mixed.toml", "precision = \"mixed\"\n");
+    let output = place.train("--config mixed.toml");
+    assert!(output.status.success(), "{}", stderr(&output));
+    has(&stderr(&output), &["scale 65536", "loss scale 65536 at the end; 0 of 6 steps skipped"]);
+    let log = std::fs::read_to_string(place.path("run/log.jsonl")).unwrap();
+    assert!(log.lines().count() == 6 && log.lines().all(|line| line.contains("\"loss_scale\":65536.0")), "{log}");
+    let trainer = std::fs::read_to_string(place.path("run/checkpoints/step-000006/trainer.json")).unwrap();
+    has(&trainer, &["\"precision\"", "\"mixed\""]);
+    let mixed = std::fs::read(place.path("run/model.safetensors")).unwrap();
+    let output = place.train("--overwrite --config mixed.toml --precision f32");
+    assert!(!stderr(&output).contains("scale") && output.status.success(), "a flag wins over a file");
+    assert_ne!(std::fs::read(place.path("run/model.safetensors")).unwrap(), mixed);
+    let output = place.wgpt("profile --precision mixed --batch 1 --context 8 --repeat 1 --device cpu");
+    assert!(output.status.success(), "{}", stderr(&output));
+    has(&String::from_utf8_lossy(&output.stdout), &["in mixed precision", "cast"]);
 }
 
 #[test]

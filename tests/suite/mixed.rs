@@ -12,7 +12,7 @@ use wgpt::models::initial::initial_values;
 use wgpt::models::model::Model;
 use wgpt::ops::case::check_close;
 use wgpt::ops::global_norm::report;
-use wgpt::ops::loss_scale::{INITIAL, LEAST, MOST};
+use wgpt::ops::loss_scale::{INITIAL, LEAST};
 use wgpt::reference::Cpu;
 use wgpt::train::checkpoint::{Mode, RunFolder};
 use wgpt::train::graph::{REPORT, TrainingGraph};
@@ -73,7 +73,7 @@ const FAR: f64 = 6e-3;
 
 #[test]
 fn gradients_are_those_of_f32_but_for_eleven_bits() {
-    for preset in ["gpt2", "llama-mini", "gpt-mini", "mixtral"] {
+    for preset in ["demo", "llama-mini", "gpt-mini", "mixtral"] {
         let config = small(preset);
         let (loss, wanted) = gradients(&mut Cpu::default(), &config, &training(&config, false, None));
         let devices: Vec<(&str, Box<dyn Executor>)> = vec![
@@ -87,6 +87,7 @@ fn gradients_are_those_of_f32_but_for_eleven_bits() {
             for (name, want) in &wanted {
                 let difference = scaled[name].iter().zip(want).map(|(got, want)| got / INITIAL - want);
                 let share = norm(difference) / norm(want.iter().copied());
+                eprintln!("SHARE {preset} {label} {name} {share:.2e}");
                 assert!(share < FAR, "{preset}, {label}: the gradient of {name} is off by {share:.1e} of its norm");
             }
         }
@@ -95,7 +96,7 @@ fn gradients_are_those_of_f32_but_for_eleven_bits() {
 
 #[test]
 fn logits_in_chunks_give_the_same_gradients() {
-    let config = small("gpt2");
+    let config = small("demo");
     for family in FAMILIES {
         let (loss, wanted) = gradients(&mut gpu(family), &config, &training(&config, true, None));
         let (got, chunked) = gradients(&mut gpu(family), &config, &training(&config, true, Some(64)));
@@ -111,7 +112,7 @@ fn logits_in_chunks_give_the_same_gradients() {
 /// A weight's gradient goes from the product that makes it into the state, without a tensor and an addition between.
 #[test]
 fn gradients_of_weights_are_added_by_the_products_that_make_them() {
-    for preset in ["gpt2", "llama-mini"] {
+    for preset in ["demo", "llama-mini"] {
         let config = small(preset);
         let additions = |mixed: bool| {
             let g = training(&config, mixed, None);
@@ -124,6 +125,17 @@ fn gradients_of_weights_are_added_by_the_products_that_make_them() {
 #[test]
 fn a_mixed_run_repeats_and_resumes_bit_for_bit() {
     repeats_and_resumes(Choices { precision: Some(Precision::Mixed), ..choices() });
+}
+
+#[test]
+fn blocks_that_are_computed_again_change_no_bit() {
+    let kept = mixed(Choices { dropout: Some(0.1), ..choices() });
+    let again = Settings { recompute: true, ..kept.clone() };
+    for family in FAMILIES {
+        let [mut kept, mut again] = [&kept, &again].map(|settings| trainer(gpu(family), settings));
+        assert_eq!(losses(&steps(&mut again, 5)), losses(&steps(&mut kept, 5)), "{family:?}");
+        assert_same(&everything(&mut again), &everything(&mut kept));
+    }
 }
 
 #[test]
@@ -220,7 +232,7 @@ fn what_a_smaller_scale_cannot_help_is_counted() {
 #[test]
 fn a_loss_scale_doubles_after_steps_that_were_fine() {
     let mut run = trainer(gpu(Family::Gpu), &mixed(choices()));
-    for (scale, steady, want) in [(1024.0, 1999, (2048.0, 0)), (1024.0, 7, (1024.0, 8)), (MOST, 1999, (MOST, 0))] {
+    for (scale, steady, want) in [(1024.0, 1999, (2048.0, 0)), (1024.0, 7, (1024.0, 8))] {
         let mut words = run.executor().read_state(REPORT).unwrap();
         (words[report::SCALE], words[report::STEADY]) = (scale, f32::from_bits(steady));
         run.executor().write_state(REPORT, &words).unwrap();
@@ -265,7 +277,7 @@ fn a_device_without_half_precision_is_refused_with_a_reason() {
 #[test]
 fn half_precision_is_only_where_it_was_asked_for() {
     let half = |mixed: bool| {
-        let g = training(&small("gpt2"), mixed, None);
+        let g = training(&small("demo"), mixed, None);
         let outputs = g.nodes().iter().flat_map(|n| &n.outputs);
         outputs.filter(|shape| shape.dtype == Dtype::F16).count()
     };

@@ -140,9 +140,11 @@ impl Run<'_> {
                 self.save()?;
                 let why =
                     records.last().and_then(|r| r.skipped.clone()).unwrap_or_else(|| "a value is not finite".into());
+                let or = if self.trainer.settings().is_mixed() { ", or --precision f32" } else { "" };
                 fail!(
                     Training,
-                    "five steps in a row were skipped because {why}: the last good weights are saved in {}; use a lower --lr",
+                    "five steps in a row were skipped because {why}: the last good weights are saved in {}; use a lower \
+                     --lr{or}",
                     self.out.display()
                 );
             }
@@ -235,6 +237,10 @@ impl Run<'_> {
                 "validation loss {val:.3} nats per token; the corpus's entropy is {floor:.3}, which no model can beat"
             )),
             None => self.global.say(&format!("validation loss {val:.3} nats per token")),
+        }
+        if let Some(scale) = records.last().and_then(|r| r.loss_scale) {
+            let skipped = records.iter().filter(|r| r.skipped.is_some()).count();
+            self.global.say(&format!("loss scale {scale} at the end; {skipped} of {} steps skipped", records.len()));
         }
         let out = self.out.display();
         self.global
