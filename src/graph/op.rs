@@ -165,8 +165,10 @@ impl Limits {
         if fit >= rows {
             return std::iter::once(0..rows).collect();
         }
-        // A multiple of that many rows starts aligned whatever the length of a row, also of f16, and holds whole strips of 64.
-        let step = (self.alignment_bytes / 2).max(64) as usize;
+        // A multiple of that many rows starts aligned whatever the length of a row, and holds whole strips of 64 rows. Where no
+        // more fit, half as many will do for f32 and for rows of an even number of f16.
+        let (halves, words) = (self.alignment_bytes as usize / 2, self.alignment_bytes as usize / 4);
+        let step = if fit >= halves || row_bytes % 4 == 2 { halves } else { words }.max(64);
         let size = fit / step * step;
         assert!(size > 0, "a row of {row_bytes} bytes is too long for bindings of {} bytes", self.binding_bytes);
         (0..rows).step_by(size).map(|start| start..rows.min(start + size)).collect()

@@ -68,8 +68,8 @@ fn norm(values: impl Iterator<Item = f32>) -> f64 {
 }
 
 /// Relative to its norm, how far a gradient may be from that of f32. Weights, activations and their gradients are each rounded
-/// to 11 bits, 2^-12 = 2.4e-4 on average, about a dozen times on the way through two blocks and back.
-const FAR: f64 = 6e-3;
+/// to 11 bits, by up to 4.9e-4, about a dozen times on the way through two blocks and back: sqrt(12) times that is 1.7e-3.
+const FAR: f64 = 3e-3;
 
 #[test]
 fn gradients_are_those_of_f32_but_for_eleven_bits() {
@@ -87,7 +87,6 @@ fn gradients_are_those_of_f32_but_for_eleven_bits() {
             for (name, want) in &wanted {
                 let difference = scaled[name].iter().zip(want).map(|(got, want)| got / INITIAL - want);
                 let share = norm(difference) / norm(want.iter().copied());
-                eprintln!("SHARE {preset} {label} {name} {share:.2e}");
                 assert!(share < FAR, "{preset}, {label}: the gradient of {name} is off by {share:.1e} of its norm");
             }
         }

@@ -417,7 +417,9 @@ fn a_tensor_that_is_used_twice_gets_the_sum_of_its_gradients() {
 #[test]
 fn chunks_of_rows_cover_all_and_start_aligned() {
     let limits = Limits { binding_bytes: 1 << 20, ..Limits::portable(Family::Gpu) };
-    for (rows, row_bytes) in [(1, 4), (50257, 3072), (65601, 20), (262_144, 4), (262_145, 4), (300, 12_292)] {
+    for (rows, row_bytes) in
+        [(1, 4), (50257, 3072), (65601, 20), (262_144, 4), (262_145, 4), (300, 12_292), (9000, 1002)]
+    {
         let chunks = limits.row_chunks(rows, row_bytes);
         assert_eq!((chunks[0].start, chunks.last().unwrap().end), (0, rows));
         assert!(chunks.windows(2).all(|pair| pair[0].end == pair[1].start), "{chunks:?}");
