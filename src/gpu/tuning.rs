@@ -256,13 +256,10 @@ fn classes(graphs: &[&Graph], limits: &Limits) -> Vec<Candidates> {
     let mut total = 0;
     for graph in graphs {
         let live = graph.live();
-        for (node, op) in (0..graph.nodes().len()).filter(|n| live[*n]).filter_map(|n| Some((n, graph.op(n)?))) {
-            let shapes = graph.shapes(node);
-            let flops = op.cost(&shapes).flops;
-            total += flops;
-            if let Some(variants) = op.variants(&shapes, limits) {
-                work.entry(variants.class.clone()).or_insert_with(|| (0, op.clone(), variants)).0 += flops;
-            }
+        let nodes = (0..graph.nodes().len()).filter(|node| live[*node]);
+        total += nodes.filter_map(|node| Some(graph.op(node)?.cost(&graph.shapes(node)).flops)).sum::<u64>();
+        for (op, flops, variants) in graph.choosable(limits) {
+            work.entry(variants.class.clone()).or_insert_with(|| (0, op, variants)).0 += flops;
         }
     }
     let least = LEAST_FLOPS.max((LEAST_SHARE * total as f64) as u64);
@@ -276,8 +273,8 @@ fn classes(graphs: &[&Graph], limits: &Limits) -> Vec<Candidates> {
 /// Fails where a name is forced that no kernel of these graphs has.
 fn check_forced(graphs: &[&Graph], limits: &Limits) -> Result<()> {
     let of = |graph: &Graph| {
-        let variants = (0..graph.nodes().len()).filter_map(|n| graph.op(n)?.variants(&graph.shapes(n), limits));
-        variants.flat_map(|v| v.names).collect::<BTreeSet<_>>()
+        let choosable = graph.choosable(limits).into_iter();
+        choosable.flat_map(|(_, _, variants)| variants.names).collect::<BTreeSet<_>>()
     };
     let names: BTreeSet<String> = graphs.iter().copied().flat_map(of).collect();
     let unknown = limits.choices.forced().iter().find(|part| !names.iter().any(|name| name.contains(*part)));

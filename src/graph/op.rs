@@ -21,6 +21,11 @@ pub trait Op: Debug + Send + Sync {
         None
     }
 
+    /// Other ops whose kernels run within this one, with the shapes of their inputs: their variants are chosen, too.
+    fn parts(&self, _shapes: &Shapes) -> Vec<(Arc<dyn Op>, Vec<Shape>)> {
+        vec![]
+    }
+
     /// Gradients with respect to each input, given that of slot 0: pushes nodes on the graph. `needed` says which inputs
     /// lead to a wanted parameter; the others may be `None`.
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>>;

@@ -1,7 +1,8 @@
 //! Ways to run an op where there are several, and which of them was chosen for a device.
 
-use super::{Graph, Limits, Shape};
+use super::{Graph, Limits, Op, Shape, Shapes};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The ways there are to run an op at some shapes.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,10 +58,29 @@ impl Choices {
 impl Graph {
     /// What runs where there is a choice: variants by class.
     pub fn variants(&self, limits: &Limits) -> BTreeMap<String, String> {
-        let of = |node: usize| self.op(node)?.variants(&self.shapes(node), limits);
-        let live = self.live();
-        let all = (0..self.nodes().len()).filter(|node| live[*node]).filter_map(of);
+        let all = self.choosable(limits).into_iter().map(|(_, _, variants)| variants);
         all.map(|v| (v.class.clone(), v.names[limits.choices.pick(&v.class, &v.names)].clone())).collect()
+    }
+
+    /// Everything that runs and has variants, with its FLOPs: nodes that matter, and the ops within them.
+    pub fn choosable(&self, limits: &Limits) -> Vec<(Arc<dyn Op>, u64, Variants)> {
+        let mut found = vec![];
+        let mut add = |op: &Arc<dyn Op>, shapes: &Shapes| {
+            let variants = op.variants(shapes, limits);
+            found.extend(variants.map(|variants| (op.clone(), op.cost(shapes).flops, variants)));
+        };
+        let live = self.live();
+        for node in (0..self.nodes().len()).filter(|node| live[*node]) {
+            let Some(op) = self.op(node) else { continue };
+            let shapes = self.shapes(node);
+            add(op, &shapes);
+            for (part, inputs) in op.parts(&shapes) {
+                let inputs: Vec<&Shape> = inputs.iter().collect();
+                let outputs = part.outputs(&inputs);
+                add(&part, &Shapes { inputs, outputs: outputs.iter().collect() });
+            }
+        }
+        found
     }
 }
 

@@ -1,5 +1,5 @@
 //! chunked_classifier: head and classifier over `rows` rows of hidden states at a time, so that logits of all rows never
-//! exist (Liger kernel, Hsu et al. 2024, "FusedLinearCrossEntropy"; Wijmans et al. 2024, "Cut your losses").
+//! exist (Hsu et al. 2024, "Liger Kernel: Efficient Triton Kernels for LLM Training").
 //!
 //!   x (..., C), W (V, C), both f32 or f16;  targets (rows) u32;  seed (1)
 //!   loss (1), dx (..., C), in place over x, and dW (V, C), f32
@@ -10,16 +10,17 @@
 //! Cost: three matmuls of rows x V x C, 6 rows V C FLOPs, and 10 per logit.
 
 mod cases;
+mod product;
 
 pub use cases::CASES;
 
 use super::classifier::{assert_seed, classify, count_kernel, mean_kernel, rows_kernel};
 use super::cross_entropy::{self, log_sum_exp};
 use super::elementwise::{bytes, bytes_of};
-use super::matmul::Matmul;
 use crate::data::IGNORED;
 use crate::graph::op::{Operand, as_ids};
 use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use product::{Product, Sizes};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -38,9 +39,10 @@ fn logits_shape(x: &Shape, chunk: usize, v: usize) -> Shape {
     Shape::f32(&[chunk.next_multiple_of(ALIGNED_ROWS).min(x.rows()), v]).with_dtype(x.dtype)
 }
 
-/// Rows, C and V of x and W.
-fn sizes(inputs: &[&Shape]) -> (usize, usize, usize) {
-    (inputs[0].rows(), inputs[0].columns(), inputs[1].rows())
+/// Rows of x, and what else there is to know of x and W.
+fn sizes(inputs: &[&Shape]) -> (usize, Sizes) {
+    let (c, v, dtype) = (inputs[0].columns(), inputs[1].rows(), inputs[0].dtype);
+    (inputs[0].rows(), Sizes { c, v, dtype })
 }
 
 #[track_caller]
@@ -52,43 +54,10 @@ fn check(name: &str, inputs: &[&Shape], count: usize) {
     assert!(fits && even && inputs[0].dtype == inputs[1].dtype, "{name} does not fit {inputs:?}");
 }
 
-/// A part of an op's operand from a row on, in the place of one of a matmul's.
-type Part = (Operand, u64);
-
-/// The kernels of `product` over parts of another op's operands: its A, B and C.
-fn product(product: Matmul, shapes: [&Shape; 3], parts: [Part; 3], limits: &Limits) -> Vec<Dispatch> {
-    let inputs: Vec<&Shape> = if product.accumulate { shapes.to_vec() } else { shapes[..2].to_vec() };
-    let mut dispatches = product.dispatch(&Shapes { inputs, outputs: vec![shapes[2]] }, limits);
-    for binding in dispatches.iter_mut().flat_map(|d| &mut d.bindings) {
-        let which = match binding.operand {
-            Operand::Input(i) => i,
-            Operand::Output(_) => 2,
-            Operand::Step => continue,
-        };
-        let (operand, start) = parts[which];
-        let range = binding.range.clone().unwrap_or(0..shapes[which].size_bytes());
-        (binding.operand, binding.range) = (operand, Some(range.start + start..range.end + start));
-    }
-    dispatches
-}
-
-/// The reference of a matmul of A and B, each with its dimensions, over what C is.
-fn multiplied(op: &Matmul, a: (&[f32], [usize; 2]), b: (&[f32], [usize; 2]), c: Vec<f32>) -> Vec<f32> {
-    let mut outputs = [c];
-    let shapes = [Shape::f32(&a.1), Shape::f32(&b.1)];
-    let shapes = Shapes { inputs: shapes.iter().collect(), outputs: vec![] };
-    op.reference(&shapes, &[a.0, b.0], &mut outputs, &Step::default());
-    let [c] = outputs;
-    c
-}
-
 /// logits = x W^T of one chunk, the logits being output `slot`.
-fn head(rows: &Range<usize>, inputs: &[&Shape], slot: usize, limits: &Limits) -> Vec<Dispatch> {
-    let ((_, c, v), dtype) = (sizes(inputs), inputs[0].dtype);
-    let [x, w, logits] = [[rows.len(), c], [v, c], [rows.len(), v]].map(|dims| Shape::f32(&dims).with_dtype(dtype));
-    let x_part = (Operand::Input(0), bytes_of(dtype, rows, c).start);
-    let parts = [x_part, (Operand::Input(1), 0), (Operand::Output(slot), 0)];
-    product(Matmul { tb: true, output: dtype, ..Matmul::default() }, [&x, &w, &logits], parts, limits)
+fn head(rows: &Range<usize>, sizes: Sizes, slot: usize, limits: &Limits) -> Vec<Dispatch> {
+    let x = (Operand::Input(0), bytes_of(sizes.dtype, rows, sizes.c).start);
+    Product::head(rows.len(), sizes).dispatch([x, (Operand::Input(1), 0), (Operand::Output(slot), 0)], limits)
 }
 
 /// `rows` from their first row on.
@@ -107,28 +76,22 @@ pub struct ChunkedClassifier {
 
 impl ChunkedClassifier {
     /// Kernels of one chunk.
-    fn chunk(&self, rows: &Range<usize>, inputs: &[&Shape], limits: &Limits) -> Vec<Dispatch> {
-        let ((_, c, v), dtype) = (sizes(inputs), inputs[0].dtype);
-        let [x, w, logits] = [[rows.len(), c], [v, c], [rows.len(), v]].map(|dims| Shape::f32(&dims).with_dtype(dtype));
-        let mut dispatches = head(rows, inputs, 3, limits);
-        for piece in limits.row_chunks(rows.len(), logits.row_bytes()) {
+    fn chunk(&self, rows: &Range<usize>, sizes: Sizes, limits: &Limits) -> Vec<Dispatch> {
+        let Sizes { c, v, dtype } = sizes;
+        let mut dispatches = head(rows, sizes, 3, limits);
+        for piece in limits.row_chunks(rows.len(), v as u64 * dtype.size_bytes()) {
             let place = bytes(&moved(&piece, rows.start), 1);
             let d = rows_kernel(piece.len(), v, 1.0, limits).element("X_TYPE", dtype);
             let d = d.write_range(3, bytes_of(dtype, &piece, v));
             let d = d.read_range(2, place.clone()).read_back(5).read(3).write_range(4, place);
             dispatches.push(d);
         }
-        let start = bytes_of(dtype, rows, c).start;
-        let (x_part, dx_part) = ((Operand::Input(0), start), (Operand::Output(1), start));
-        let (logits_part, dw_part) = ((Operand::Output(3), 0), (Operand::Output(2), 0));
-        let accumulate = self.accumulate || rows.start > 0;
-        let dw = Matmul { ta: true, accumulate, ..Matmul::default() };
-        let into = w.with_dtype(Dtype::F32);
-        dispatches.extend(product(dw, [&logits, &x, &into], [logits_part, x_part, dw_part], limits));
+        let (logits, start) = ((Operand::Output(3), 0), bytes_of(dtype, rows, c).start);
+        let dw = Product::dw(rows.len(), sizes, self.accumulate || rows.start > 0);
+        dispatches.extend(dw.dispatch([logits, (Operand::Input(0), start), (Operand::Output(2), 0)], limits));
         // Last, because it is written over x.
-        let dx = [logits_part, (Operand::Input(1), 0), dx_part];
-        let to_x = Matmul { output: dtype, ..Matmul::default() };
-        dispatches.extend(product(to_x, [&logits, &w, &x], dx, limits));
+        let dx = Product::dx(rows.len(), sizes);
+        dispatches.extend(dx.dispatch([logits, (Operand::Input(1), 0), (Operand::Output(1), start)], limits));
         dispatches
     }
 }
@@ -140,18 +103,28 @@ impl Op for ChunkedClassifier {
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         check(self.name(), inputs, 4 + usize::from(self.accumulate));
-        let (rows, _, v) = sizes(inputs);
+        let (rows, Sizes { v, .. }) = sizes(inputs);
         let (dx, dw) = (inputs[0].clone(), inputs[1].with_dtype(Dtype::F32));
         assert!(inputs[4..].iter().all(|into| **into == dw), "chunked_classifier adds {dw:?} into {inputs:?}");
         vec![Shape::f32(&[1]), dx, dw, logits_shape(inputs[0], self.rows, v), Shape::f32(&[rows]), Shape::f32(&[1])]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let rows = shapes.inputs[0].rows();
+        let (rows, sizes) = sizes(&shapes.inputs);
         let mut dispatches = vec![count_kernel(rows, limits).read(2).write(5)];
-        dispatches.extend(chunks(rows, self.rows).flat_map(|chunk| self.chunk(&chunk, &shapes.inputs, limits)));
+        dispatches.extend(chunks(rows, self.rows).flat_map(|chunk| self.chunk(&chunk, sizes, limits)));
         dispatches.push(mean_kernel(rows, 1.0, limits).read_back(4).read_back(5).write(0));
         dispatches
+    }
+
+    fn parts(&self, shapes: &Shapes) -> Vec<(Arc<dyn Op>, Vec<Shape>)> {
+        let (rows, sizes) = sizes(&shapes.inputs);
+        let of = |chunk: Range<usize>| {
+            let accumulate = self.accumulate || chunk.start > 0;
+            let (head, dx) = (Product::head(chunk.len(), sizes), Product::dx(chunk.len(), sizes));
+            [head, Product::dw(chunk.len(), sizes, accumulate), dx].map(|product| product.as_part())
+        };
+        chunks(rows, self.rows).flat_map(of).collect()
     }
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
@@ -161,27 +134,24 @@ impl Op for ChunkedClassifier {
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
-        let ((rows, c, v), targets) = (sizes(&shapes.inputs), as_ids(inputs[2]));
+        let ((rows, sizes), targets) = (sizes(&shapes.inputs), as_ids(inputs[2]));
+        let Sizes { c, v, dtype } = sizes;
         let count = targets.iter().filter(|id| **id != IGNORED).count() as f64;
         let scale = f64::from(inputs[3][0]) / count.max(1.0);
-        let w = (inputs[1], [v, c]);
         for chunk in chunks(rows, self.rows) {
-            let at = chunk.start * c..chunk.end * c;
-            let x = (&inputs[0][at.clone()], [chunk.len(), c]);
-            let head = Matmul { tb: true, ..Matmul::default() };
-            let mut logits = multiplied(&head, x, w, vec![f32::NAN; chunk.len() * v]);
-            let rounded = |values: &mut [f32]| values.iter_mut().for_each(|x| *x = shapes.inputs[0].dtype.round(*x));
+            let (at, rows) = (chunk.start * c..chunk.end * c, chunk.len());
+            let x = &inputs[0][at.clone()];
+            let mut logits = Product::head(rows, sizes).reference(x, inputs[1], vec![f32::NAN; rows * v]);
+            let rounded = |values: &mut [f32]| values.iter_mut().for_each(|x| *x = dtype.round(*x));
             rounded(&mut logits);
             let losses = &mut outputs[4][chunk.clone()];
             for ((row, target), loss) in logits.chunks_mut(v).zip(&targets[chunk.clone()]).zip(losses) {
                 *loss = classify(row, *target, scale) as f32;
             }
             rounded(&mut logits);
-            let dlogits = (logits.as_slice(), [chunk.len(), v]);
-            let accumulate = self.accumulate || chunk.start > 0;
-            let into = Matmul { ta: true, accumulate, ..Matmul::default() };
-            outputs[2] = multiplied(&into, dlogits, x, std::mem::take(&mut outputs[2]));
-            let dx = multiplied(&Matmul::default(), dlogits, w, vec![f32::NAN; x.0.len()]);
+            let dw = Product::dw(rows, sizes, self.accumulate || chunk.start > 0);
+            outputs[2] = dw.reference(&logits, x, std::mem::take(&mut outputs[2]));
+            let dx = Product::dx(rows, sizes).reference(&logits, inputs[1], vec![f32::NAN; x.len()]);
             outputs[1][at].copy_from_slice(&dx);
         }
         let sum: f64 = outputs[4].iter().map(|loss| f64::from(*loss)).sum();
@@ -190,7 +160,7 @@ impl Op for ChunkedClassifier {
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
-        let (rows, c, v) = sizes(&shapes.inputs);
+        let (rows, Sizes { c, v, .. }) = sizes(&shapes.inputs);
         let (count, w) = (chunks(rows, self.rows).count() as u64, shapes.inputs[1].size_bytes());
         // W twice and dW to and fro for each chunk; logits written, made gradients of, and read twice.
         let (dw, logits) = (shapes.outputs[2].size_bytes(), rows as u64 * shapes.outputs[3].row_bytes());
@@ -226,15 +196,16 @@ impl Op for ChunkedCrossEntropy {
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         check(self.name(), inputs, 3);
-        let (rows, _, v) = sizes(inputs);
+        let (rows, Sizes { v, .. }) = sizes(inputs);
         vec![Shape::f32(&[1]), logits_shape(inputs[0], self.rows, v), Shape::f32(&[rows, 2]), Shape::f32(&[1])]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let ((rows, _, v), dtype) = (sizes(&shapes.inputs), shapes.inputs[0].dtype);
+        let (rows, sizes) = sizes(&shapes.inputs);
+        let Sizes { v, dtype, .. } = sizes;
         let mut dispatches = vec![];
         for chunk in chunks(rows, self.rows) {
-            dispatches.extend(head(&chunk, &shapes.inputs, 1, limits));
+            dispatches.extend(head(&chunk, sizes, 1, limits));
             for piece in limits.row_chunks(chunk.len(), shapes.outputs[1].row_bytes()) {
                 let place = moved(&piece, chunk.start);
                 let d = cross_entropy::rows_kernel(piece.len(), v, limits).element("X_TYPE", dtype);
@@ -246,12 +217,17 @@ impl Op for ChunkedCrossEntropy {
         dispatches
     }
 
+    fn parts(&self, shapes: &Shapes) -> Vec<(Arc<dyn Op>, Vec<Shape>)> {
+        let (rows, sizes) = sizes(&shapes.inputs);
+        chunks(rows, self.rows).map(|chunk| Product::head(chunk.len(), sizes).as_part()).collect()
+    }
+
     fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
         unreachable!("only evaluation takes losses by chunks without their gradients")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
-        let (_, c, _) = sizes(&shapes.inputs);
+        let c = shapes.inputs[0].columns();
         let loss = |(x, target): (&[f32], &u32)| {
             let dot = |w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
             let rounded = |dot: f64| f64::from(shapes.outputs[1].dtype.round(dot as f32));
@@ -264,7 +240,7 @@ impl Op for ChunkedCrossEntropy {
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
-        let (rows, c, v) = sizes(&shapes.inputs);
+        let (rows, Sizes { c, v, .. }) = sizes(&shapes.inputs);
         let (count, w) = (chunks(rows, self.rows).count() as u64, shapes.inputs[1].size_bytes());
         let logits = rows as u64 * shapes.outputs[1].row_bytes();
         let size_bytes = count * w + 2 * logits + shapes.inputs[0].size_bytes();

@@ -1,9 +1,11 @@
 //! The classifier of training: the gradients of the cross-entropy, however many rows of logits exist at a time.
 
+use std::sync::Arc;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
 use wgpt::graph::memory::Class;
+use wgpt::graph::plan::Kernel;
 use wgpt::graph::{Family, Graph, Limits, Plan, Shape, Step, Tensor};
 use wgpt::models::config::{Config, Dropout};
 use wgpt::models::initial::initial_values;
@@ -188,6 +190,33 @@ fn chunks_beyond_one_binding_have_the_same_gradients() {
         device.limits_mut().alignment_bytes = 256;
         let got = gradients(&mut device, &config, Some(128), false);
         assert_alike(&format!("{family:?}"), &got, &want, 2e-5);
+    }
+}
+
+/// A choice of variants reaches the products within, also those of the shorter last chunk.
+#[test]
+fn products_of_chunks_run_as_chosen() {
+    let config = Config { vocab_size: 1000, ..small("demo") };
+    let mut g = Graph::new();
+    let seed = g.apply(Fill { value: 1.0 }, &[]);
+    g.set_seed(seed);
+    let loss = Model { config: &config, training: true }.chunked_loss(&mut g, BATCH, TIME, Some(64));
+    g.output("loss", loss);
+    let mut limits = Limits::portable(Family::Gpu);
+    let guessed = Plan::new(&g, &limits).unwrap();
+    let mut choices = limits.choices.as_ref().clone();
+    for (_, _, variants) in g.choosable(&limits) {
+        choices.choose(&variants.class, variants.names.last().unwrap());
+    }
+    limits.choices = Arc::new(choices);
+    let chosen = Plan::new(&g, &limits).unwrap();
+    let products = |plan: &Plan| -> Vec<Kernel> {
+        plan.kernels().filter(|k| k.shader.stem.starts_with("matmul") && k.label.contains("loss")).cloned().collect()
+    };
+    let (guessed, chosen) = (products(&guessed), products(&chosen));
+    assert_eq!(guessed.len(), 4 * 3, "three for each chunk");
+    for (a, b) in guessed.iter().zip(&chosen) {
+        assert_ne!((a.shader, &a.constants), (b.shader, &b.constants));
     }
 }
 

@@ -124,8 +124,9 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     executor.write(program, "targets", bytemuck::cast_slice(&ids[..batch * context]))?;
     let tokens = (batch * context) as u64;
     let mixed = if settings.is_mixed() { " in mixed precision" } else { "" };
+    let rows = settings.chunk_rows().map_or(String::new(), |rows| format!(", logits of {rows} tokens at a time"));
     Ok(Workload {
-        title: format!("{}, one training step{mixed}, batch {batch}, context {context}", wanted.name()),
+        title: format!("{}, one training step{mixed}, batch {batch}, context {context}{rows}", wanted.name()),
         tokens,
         model_flops: training_flops_per_token(&config, context) * tokens as f64,
         graph,
