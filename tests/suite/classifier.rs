@@ -200,7 +200,7 @@ fn products_of_chunks_run_as_chosen() {
     let mut g = Graph::new();
     let seed = g.apply(Fill { value: 1.0 }, &[]);
     g.set_seed(seed);
-    let loss = Model { config: &config, training: true }.chunked_loss(&mut g, BATCH, TIME, Some(64));
+    let loss = Model { config: &config, training: true, mixed: false }.chunked_loss(&mut g, BATCH, TIME, Some(64));
     g.output("loss", loss);
     let mut limits = Limits::portable(Family::Gpu);
     let guessed = Plan::new(&g, &limits).unwrap();
