@@ -168,7 +168,6 @@ fn bad_choices_are_refused_before_anything_is_done() {
         ("--width 99999999", &["width"]),
         ("--batch 4000000", &["--batch"]),
         ("--preset gpt9", &["gpt9", "demo"]),
-        ("--precision f64", &["f64", "mixed"]),
         ("--device nonsense", &["nonsense", "there are"]),
     ];
     for (choice, words) in cases {
@@ -183,6 +182,9 @@ fn bad_choices_are_refused_before_anything_is_done() {
         assert!(!place.path("run").exists(), "{choice} leaves nothing behind");
     }
     assert_eq!(place.wgpt("train").status.code(), Some(2), "clap's own errors");
+    let output = place.wgpt("train --out run --precision f64");
+    assert_eq!(output.status.code(), Some(2));
+    has(&stderr(&output), &["f64", "--precision", "f32, mixed"]);
     place.write("bad.toml", "layers = 2\nwidht = 3\n");
     has(&error(&place.train("--config bad.toml"), 2), &["bad.toml", "line 2", "widht"]);
     place.write("good.toml", "seed = 3\nmin-lr = 1e-5\n");
