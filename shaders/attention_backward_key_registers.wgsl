@@ -7,7 +7,7 @@
 // the first one that sees a key of this workgroup to the last, one head of queries after the other. Writes the k and v parts of
 // dqkv. Reference: src/ops/attention_backward.rs
 // use: index random step window
-const B: u32 = 1u;
+const ENTRIES: u32 = 1u;
 // Batch entries before those of this dispatch.
 const B_FIRST: u32 = 0u;
 const T: u32 = 64u;
@@ -80,7 +80,7 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = workgroup_index(id, count);
-    if tile >= B * KVH * BLOCKS {
+    if tile >= ENTRIES * KVH * BLOCKS {
         return;
     }
     let kv_head = tile / BLOCKS;

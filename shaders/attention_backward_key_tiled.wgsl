@@ -8,7 +8,7 @@
 // another. Threads are laid out as in attention_tiled, with keys for rows. Writes the k and v parts of dqkv.
 // Dao 2023 (FlashAttention-2), algorithm 2, without its atomics. Reference: src/ops/attention_backward.rs
 // use: index random step window
-const B: u32 = 1u;
+const ENTRIES: u32 = 1u;
 // Batch entries before those of this dispatch.
 const B_FIRST: u32 = 0u;
 const T: u32 = 64u;
@@ -149,7 +149,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let block = workgroup_index(id, count);
-    if block >= B * KVH * BLOCKS {
+    if block >= ENTRIES * KVH * BLOCKS {
         return;
     }
     let kv_head = block / BLOCKS;

@@ -6,7 +6,7 @@
 // A lane owns ROWS queries: q, dy and dq are in registers, keys pass four at a time at addresses that all lanes share. Writes
 // the q part of dqkv; the other two come from attention_backward_key. Reference: src/ops/attention_backward.rs
 // use: index random step window
-const B: u32 = 1u;
+const ENTRIES: u32 = 1u;
 // Batch entries before those of this dispatch.
 const B_FIRST: u32 = 0u;
 const T: u32 = 64u;
@@ -71,7 +71,7 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = workgroup_index(id, count);
-    if tile >= B * NH * BLOCKS {
+    if tile >= ENTRIES * NH * BLOCKS {
         return;
     }
     let head = tile / BLOCKS;

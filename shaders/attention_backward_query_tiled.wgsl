@@ -7,7 +7,7 @@
 // tile. Threads are laid out as in attention_tiled. Writes the q part of dqkv; the other two come from attention_backward_key.
 // Dao 2023 (FlashAttention-2), algorithm 2, without its atomics. Reference: src/ops/attention_backward.rs
 // use: index random step window
-const B: u32 = 1u;
+const ENTRIES: u32 = 1u;
 // Batch entries before those of this dispatch.
 const B_FIRST: u32 = 0u;
 const T: u32 = 64u;
@@ -135,7 +135,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let tile = workgroup_index(id, count);
-    if tile >= B * NH * BLOCKS {
+    if tile >= ENTRIES * NH * BLOCKS {
         return;
     }
     let head = tile / BLOCKS;

@@ -8,7 +8,7 @@
 // share, with an online softmax; keys that no query sees are never visited. Dao et al. 2022, algorithm 1, a block being four
 // keys. Reference: src/ops/attention.rs
 // use: index random step window
-const B: u32 = 1u;
+const ENTRIES: u32 = 1u;
 // Batch entries before those of this dispatch.
 const B_FIRST: u32 = 0u;
 const T: u32 = 64u;
@@ -70,7 +70,7 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = workgroup_index(id, count);
-    if tile >= B * NH * BLOCKS {
+    if tile >= ENTRIES * NH * BLOCKS {
         return;
     }
     let head = tile / BLOCKS;

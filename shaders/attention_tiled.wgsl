@@ -8,7 +8,7 @@
 // distance TX: neighbours read neighbouring banks. Blocks that no query sees are never visited.
 // Dao et al. 2022, algorithm 1. Reference: src/ops/attention.rs
 // use: index random step window
-const B: u32 = 1u;
+const ENTRIES: u32 = 1u;
 // Batch entries before those of this dispatch.
 const B_FIRST: u32 = 0u;
 const T: u32 = 64u;
@@ -120,7 +120,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let tile = workgroup_index(id, count);
-    if tile >= B * NH * BLOCKS {
+    if tile >= ENTRIES * NH * BLOCKS {
         return;
     }
     let head = tile / BLOCKS;

@@ -14,16 +14,19 @@
 //! fit.
 
 mod cases;
+mod tiling;
 
 pub use cases::CASES;
 
 use super::attention_backward::AttentionBackward;
 use super::cross_entropy::log_sum_exp;
 use super::dropout::{keep_factor, threshold};
-use crate::graph::{Cost, Dispatch, Dtype, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor, Variants};
+use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor, Variants};
 use crate::shader;
 use rayon::prelude::*;
 use std::ops::Range;
+pub(super) use tiling::Kernel;
+use tiling::Tiling;
 
 /// y = attention(qkv). `salt` tells the dropout of one layer from another's.
 #[derive(Clone, Debug)]
@@ -91,7 +94,7 @@ impl Attention {
     ) -> Dispatch {
         let blocks = entries.len() * heads * size.t.div_ceil(tiling.block);
         let mut d = Dispatch::new(tiling.shader)
-            .constant("B", entries.len())
+            .constant("ENTRIES", entries.len())
             .constant("B_FIRST", entries.start)
             .constant("T", size.t)
             .constant("NH", size.heads)
@@ -106,6 +109,9 @@ impl Attention {
             .groups(limits.fold(blocks));
         for (name, value) in &tiling.constants {
             d = d.constant(name, *value);
+        }
+        for (named, taken) in &tiling.swaps {
+            d = d.swap(named, taken);
         }
         d
     }
@@ -193,92 +199,6 @@ impl Size {
     }
 }
 
-/// A tiling of one of the shaders: a variant.
-pub(super) struct Tiling {
-    pub name: String,
-    pub shader: Shader,
-    pub constants: Vec<(&'static str, usize)>,
-    /// Rows (queries, or keys in the kernel over keys) per workgroup.
-    pub block: usize,
-}
-
-/// A kernel of attention: its shaders, and what they hold.
-#[derive(Clone, Copy)]
-pub(super) struct Kernel {
-    pub tiled: Shader,
-    /// Tiles of rows that stay in workgroup memory beside those that pass.
-    pub held: usize,
-    pub registers: Shader,
-    /// Rows per lane at most, where tiles are in registers.
-    pub most: usize,
-}
-
-/// Lanes of a workgroup where lanes are SIMD.
-const LANES: usize = 8;
-/// More workgroup memory than this leaves too few workgroups at a time on a GPU's core.
-const SHARED_BYTES: u64 = 40 << 10;
-
-impl Kernel {
-    /// All its tilings on this kind of adapter, the best guess first.
-    pub fn tilings(&self, size: Size, limits: &Limits) -> Vec<Tiling> {
-        match limits.family {
-            Family::Software => self.in_registers(size),
-            Family::Gpu => self.through_workgroup_memory(size.hs, limits),
-        }
-    }
-
-    /// The tiling that was chosen for a class.
-    pub fn tiling(&self, class: &str, size: Size, limits: &Limits) -> Tiling {
-        let mut tilings = self.tilings(size, limits);
-        let names: Vec<String> = tilings.iter().map(|t| t.name.clone()).collect();
-        tilings.swap_remove(limits.choices.pick(class, &names))
-    }
-
-    /// Rows in the registers of a lane. Each saves reads of what passes; wide heads would compile for many seconds.
-    fn in_registers(&self, size: Size) -> Vec<Tiling> {
-        let most = if size.hs <= 64 { self.most } else { 1 };
-        let most = most.min(size.t.div_ceil(LANES));
-        let tiling = |rows| Tiling {
-            name: format!("registers {rows}"),
-            shader: self.registers,
-            constants: vec![("ROWS", rows)],
-            block: LANES * rows,
-        };
-        (1..=most).rev().map(tiling).collect()
-    }
-
-    /// Tilings whose workgroup memory fits.
-    fn through_workgroup_memory(&self, hs: usize, limits: &Limits) -> Vec<Tiling> {
-        let columns = hs / 4;
-        // Threads that share a row divide its columns evenly where they can.
-        let tx = (4..=10).rev().find(|tx| columns.is_multiple_of(*tx)).unwrap_or(8);
-        let most = limits.workgroup_bytes.min(SHARED_BYTES);
-        let fits = |&(tx, ty, rows): &(usize, usize, usize)| {
-            let (block, pitch) = (ty * rows, columns | 1);
-            let vectors = (self.held * block + 4 * tx) * pitch + block * (tx | 1);
-            let size_bytes = 16 * vectors + 4 * block * tx;
-            size_bytes as u64 <= most && tx * ty <= limits.invocations as usize
-        };
-        // More rows per thread save reads of workgroup memory; more threads hide latency; fewer keys at a time save memory.
-        let shapes = [(16, 4), (12, 4), (16, 2), (8, 2), (8, 1)];
-        let mut across = vec![tx, tx.div_ceil(2), tx.div_ceil(4)];
-        across.dedup();
-        let list = across.into_iter().flat_map(|tx| shapes.map(|(ty, rows)| (tx, ty, rows)));
-        let tiling = |(tx, ty, rows)| Tiling {
-            name: format!("tiled {tx}x{ty} {rows}"),
-            shader: self.tiled,
-            constants: vec![("TX", tx), ("TY", ty), ("ROWS", rows)],
-            block: ty * rows,
-        };
-        let all: Vec<Tiling> = list.filter(fits).take(MOST_TILINGS).map(tiling).collect();
-        assert!(!all.is_empty(), "a tiling for 16 KiB, which every device offers");
-        all
-    }
-}
-
-/// Of those that fit the later ones are for devices where the first do not.
-const MOST_TILINGS: usize = 4;
-
 /// One of the two directions as a class with variants: heads, lengths and the amount of work as powers of two. `inputs`
 /// makes the shapes of a trial from its batch and length.
 pub(super) fn variants(
@@ -302,8 +222,13 @@ pub(super) fn variants(
     Variants { class: size.class(name), names, inputs: inputs(trial) }
 }
 
-const FORWARD: Kernel =
-    Kernel { tiled: shader!("attention_tiled"), held: 1, registers: shader!("attention_registers"), most: 2 };
+const FORWARD: Kernel = Kernel {
+    tiled: shader!("attention_tiled"),
+    held: 1,
+    registers: shader!("attention_registers"),
+    most: 2,
+    cooperative: Some(shader!("attention_cooperative")),
+};
 
 impl Op for Attention {
     fn name(&self) -> &'static str {
@@ -397,15 +322,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_head_size_has_a_tiling_on_the_smallest_device() {
-        let limits = Limits::portable(Family::Gpu);
-        for (hs, held) in (4..=128).step_by(4).flat_map(|hs| [(hs, 1), (hs, 2)]) {
-            let tilings = Kernel { held, ..FORWARD }.through_workgroup_memory(hs, &limits);
-            assert!(tilings.iter().all(|t| t.block >= 8));
-        }
-    }
+    use crate::graph::Family;
 
     #[test]
     fn chunks_are_aligned_whole_entries_that_cover_the_batch() {

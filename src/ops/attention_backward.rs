@@ -80,6 +80,7 @@ const OVER_QUERIES: Kernel = Kernel {
     held: 2,
     registers: shader!("attention_backward_query_registers"),
     most: 1,
+    cooperative: None,
 };
 
 const OVER_KEYS: Kernel = Kernel {
@@ -87,6 +88,7 @@ const OVER_KEYS: Kernel = Kernel {
     held: 2,
     registers: shader!("attention_backward_key_registers"),
     most: 1,
+    cooperative: None,
 };
 
 impl Op for AttentionBackward {

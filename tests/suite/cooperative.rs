@@ -12,11 +12,13 @@ use wgpt::shaders::specialise;
 
 pub const SHADER: Shader = wgpt::shader!("matmul_cooperative");
 
-/// The shader's file and those that it alone is made of.
+/// The files of shaders on cooperative matrices, and those that they alone are made of.
 pub fn files() -> Vec<String> {
     let shared = ["operands", "operands_unaligned", "cooperative_16", "cooperative_8", "sums_staged", "sums_direct"];
-    let shared = shared.into_iter().map(|name| format!("shared/{name}"));
-    shared.chain([SHADER.stem.to_string(), "ceiling_cooperative".to_string()]).collect()
+    let heads = ["cooperative_heads", "cooperative_heads_16", "cooperative_heads_8"];
+    let shared = shared.into_iter().chain(heads).map(|name| format!("shared/{name}"));
+    let own = [SHADER.stem, "ceiling_cooperative", "attention_cooperative"];
+    shared.chain(own.map(String::from)).collect()
 }
 
 /// Sizes of matrices, and of tiles: BM, BN, BK in elements, TM, TN in matrices.
@@ -88,7 +90,7 @@ fn variants() -> Vec<Variant> {
 const EPILOGUES: [&str; 5] = ["store", "store_bias", "store_bias_gelu", "store_bias_residual", "sums_direct"];
 
 /// Parses a text and validates it for devices with these capabilities.
-fn validate(text: &str, capabilities: Capabilities) -> Result<(naga::Module, ModuleInfo), String> {
+pub fn validate(text: &str, capabilities: Capabilities) -> Result<(naga::Module, ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info =
@@ -97,12 +99,12 @@ fn validate(text: &str, capabilities: Capabilities) -> Result<(naga::Module, Mod
 }
 
 /// What the shader asks of a device: `SHADER_F16`, `SUBGROUP` and `EXPERIMENTAL_COOPERATIVE_MATRIX` of wgpu.
-fn needed() -> Capabilities {
+pub fn needed() -> Capabilities {
     Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP | Capabilities::COOPERATIVE_MATRIX
 }
 
 /// How often an opcode occurs: an instruction's first word holds it and the length.
-fn instructions(spirv: &[u32], opcode: u32) -> usize {
+pub fn instructions(spirv: &[u32], opcode: u32) -> usize {
     let (mut at, mut count) = (5, 0);
     while at < spirv.len() {
         count += usize::from(spirv[at] & 0xffff == opcode);

@@ -6,6 +6,7 @@ mod checkpoint;
 mod classifier;
 mod cli;
 mod cooperative;
+mod cooperative_attention;
 mod data;
 mod demo;
 mod evaluate;

@@ -1,0 +1,126 @@
+//! Attention on cooperative matrices, which no portable device runs: plans name it for f16 on devices that have such matrices, in
+//! both sizes, and it is valid there, fits workgroup memory, and is translated for the backends that have them.
+
+use crate::cooperative::{instructions, needed, validate};
+use crate::shaders::workgroup_bytes;
+use rayon::prelude::*;
+use std::sync::Arc;
+use wgpt::graph::plan::Kernel;
+use wgpt::graph::{Choices, Dtype, Family, Graph, Limits, Plan, Shape};
+use wgpt::ops::attention::Attention;
+use wgpt::shaders::specialise;
+
+/// Heads of queries, of keys, and their columns; the window, and dropout.
+type Variant = (usize, usize, usize, Option<usize>, f32);
+
+fn variants() -> Vec<Variant> {
+    let widths = [16, 32, 48, 64, 80, 96, 112, 128];
+    let all = widths.into_iter().flat_map(|hs| [(4, 2, hs, None, 0.0), (3, 3, hs, Some(33), 0.2)]);
+    all.collect()
+}
+
+/// Attention and its gradient.
+fn graph((heads, kv_heads, hs, window, dropout): Variant, dtype: Dtype) -> Graph {
+    let mut g = Graph::new();
+    let qkv = g.input("qkv", Shape::f32(&[2, 70, (heads + 2 * kv_heads) * hs]).with_dtype(dtype));
+    let y = g.apply(Attention { heads, kv_heads, window, dropout, salt: 11 }, &[qkv]);
+    g.output("y", y);
+    g
+}
+
+fn limits(side: usize, subgroup: usize, workgroup_bytes: u64) -> Limits {
+    let base = Limits { cooperative: side, subgroup, workgroup_bytes, ..Limits::portable(Family::Gpu) };
+    Limits { invocations: 1024, ..base }
+}
+
+/// All kernels on cooperative matrices that plans may have, each with the name of its variant.
+fn kernels(g: &Graph, limits: &Limits) -> Vec<(String, Kernel)> {
+    let mut all = vec![];
+    for node in (0..g.nodes().len()).filter(|node| g.op(*node).is_some()) {
+        let Some(variants) = g.op(node).unwrap().variants(&g.shapes(node), limits) else { continue };
+        assert!(!variants.names[0].contains("cooperative"), "a device has to show first that they are right");
+        for name in variants.names.iter().filter(|name| name.contains("cooperative")) {
+            let choices = Arc::new(Choices::new(Default::default(), vec![name.clone()]));
+            let plan = Plan::new(g, &Limits { choices, ..limits.clone() }).unwrap();
+            let found: Vec<Kernel> =
+                plan.kernels().filter(|k| k.shader.stem.contains("cooperative")).cloned().collect();
+            assert!(!found.is_empty(), "{name} runs no such kernel");
+            all.extend(found.into_iter().map(|k| (name.clone(), k)));
+        }
+    }
+    all
+}
+
+/// Everything that is wrong with a kernel for matrices of `side`.
+fn check(side: usize, kernel: &Kernel, most_bytes: u64) -> Result<(), String> {
+    let text = specialise(kernel.shader, &kernel.constants, &kernel.swaps);
+    let (module, info) = validate(&text, needed())?;
+    let bytes = workgroup_bytes(&module);
+    if bytes > most_bytes {
+        return Err(format!("{bytes} bytes of workgroup memory, of {most_bytes}"));
+    }
+    // Vulkan 1.3, whose memory model cooperative matrices build on.
+    let options = naga::back::spv::Options { lang_version: (1, 6), ..Default::default() };
+    let spirv = naga::back::spv::write_vec(&module, &info, &options, None).map_err(|e| format!("SPIR-V: {e}"))?;
+    // OpCooperativeMatrixLoadKHR, StoreKHR, MulAddKHR.
+    let found = [4457, 4458, 4459].map(|opcode| instructions(&spirv, opcode));
+    if found.contains(&0) {
+        return Err(format!("SPIR-V: {found:?} loads, stores and products"));
+    }
+    if side == 8 {
+        let options =
+            naga::back::msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
+        let written = naga::back::msl::write_string(&module, &info, &options, &Default::default());
+        let (metal, names) = written.map_err(|e| format!("MSL: {e}"))?;
+        names.entry_point_names.into_iter().try_for_each(|n| n.map(|_| ())).map_err(|e| format!("MSL: {e}"))?;
+        for part in ["simdgroup_half8x8", "simdgroup_float8x8", "simdgroup_load(", "simdgroup_store("] {
+            if !metal.contains(part) {
+                return Err(format!("MSL: no {part}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn attention_of_f16_may_run_on_such_matrices_and_is_valid_there() {
+    // Metal has 32 KiB and simdgroups of 32; a device of 16 x 16 may have subgroups of several sizes; lavapipe's have 8 lanes.
+    for (side, subgroup, bytes) in [(16, 32, 32 << 10), (16, 0, 48 << 10), (8, 32, 32 << 10), (8, 8, 32 << 10)] {
+        let limits = limits(side, subgroup, bytes);
+        let one = |variant: &Variant| -> Vec<String> {
+            let kernels = kernels(&graph(*variant, Dtype::F16), &limits);
+            let none = (kernels.is_empty()).then(|| "none".to_string());
+            let failed = kernels.iter().filter_map(|(name, k)| Some((name, check(side, k, bytes).err()?)));
+            let failed = failed.map(|(name, why)| format!("{name}: {why}"));
+            none.into_iter().chain(failed).map(|why| format!("{variant:?} on {side}, {subgroup}: {why}")).collect()
+        };
+        let failures: Vec<String> = variants().par_iter().flat_map(one).collect();
+        assert!(failures.is_empty(), "{} fail:\n{}", failures.len(), failures.join("\n"));
+    }
+}
+
+#[test]
+fn attention_of_f32_or_of_heads_that_are_no_whole_matrices_runs_without_them() {
+    let variant = (2, 2, 64, None, 0.0);
+    assert!(kernels(&graph(variant, Dtype::F32), &limits(16, 32, 48 << 10)).is_empty());
+    assert!(kernels(&graph(variant, Dtype::F16), &limits(0, 32, 48 << 10)).is_empty());
+    for (side, hs) in [(16, 20), (16, 72), (8, 36)] {
+        let variant = (2, 2, hs, None, 0.0);
+        assert!(kernels(&graph(variant, Dtype::F16), &limits(side, 32, 48 << 10)).is_empty(), "{hs} on {side}");
+    }
+}
+
+#[test]
+fn blocks_that_no_workgroup_can_make_are_refused() {
+    let kernel = &kernels(&graph((2, 2, 64, None, 0.0), Dtype::F16), &limits(16, 32, 48 << 10))[0].1;
+    let text = |constants: &[(&'static str, u32)]| {
+        let mut all = kernel.constants.clone();
+        all.extend(constants.iter().map(|(name, value)| (*name, (*value).into())));
+        validate(&specialise(kernel.shader, &all, &kernel.swaps), needed()).map(|_| ())
+    };
+    assert_eq!(text(&[]), Ok(()));
+    for wrong in [[("OWNED", 40), ("PASSING", 32)], [("OWNED", 64), ("PASSING", 16)], [("TM", 2), ("TN", 3)]] {
+        let why = text(&wrong).unwrap_err();
+        assert!(why.contains("const_assert"), "{wrong:?}: {why}");
+    }
+}
