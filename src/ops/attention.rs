@@ -227,7 +227,7 @@ const FORWARD: Kernel = Kernel {
     held: 1,
     registers: shader!("attention_registers"),
     most: 2,
-    cooperative: Some(shader!("attention_cooperative")),
+    cooperative: shader!("attention_cooperative"),
 };
 
 impl Op for Attention {

@@ -80,7 +80,7 @@ const OVER_QUERIES: Kernel = Kernel {
     held: 2,
     registers: shader!("attention_backward_query_registers"),
     most: 1,
-    cooperative: None,
+    cooperative: shader!("attention_backward_query_cooperative"),
 };
 
 const OVER_KEYS: Kernel = Kernel {
@@ -88,7 +88,7 @@ const OVER_KEYS: Kernel = Kernel {
     held: 2,
     registers: shader!("attention_backward_key_registers"),
     most: 1,
-    cooperative: None,
+    cooperative: shader!("attention_backward_key_cooperative"),
 };
 
 impl Op for AttentionBackward {

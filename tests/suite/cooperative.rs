@@ -17,8 +17,9 @@ pub fn files() -> Vec<String> {
     let shared = ["operands", "operands_unaligned", "cooperative_16", "cooperative_8", "sums_staged", "sums_direct"];
     let heads = ["cooperative_heads", "cooperative_heads_16", "cooperative_heads_8"];
     let shared = shared.into_iter().chain(heads).map(|name| format!("shared/{name}"));
-    let own = [SHADER.stem, "ceiling_cooperative", "attention_cooperative"];
-    shared.chain(own.map(String::from)).collect()
+    let attention = ["", "_backward_query", "_backward_key"].map(|part| format!("attention{part}_cooperative"));
+    let own = [SHADER.stem.to_string(), "ceiling_cooperative".to_string()];
+    shared.chain(own).chain(attention).collect()
 }
 
 /// Sizes of matrices, and of tiles: BM, BN, BK in elements, TM, TN in matrices.

@@ -1,4 +1,5 @@
-//! The ways to run the kernels of attention: shaders, blocks of rows, and which of them a device can run.
+//! The ways to run the kernels of attention: through workgroup memory on GPUs, in registers where lanes are SIMD, and, f16 only,
+//! on cooperative matrices; with which blocks of rows, and which of them a device can run.
 
 use super::Size;
 use crate::graph::{Dtype, Family, Limits, Shader};
@@ -24,7 +25,7 @@ pub(in crate::ops) struct Kernel {
     /// Rows per lane at most, where tiles are in registers.
     pub most: usize,
     /// For f16 on devices that have cooperative matrices.
-    pub cooperative: Option<Shader>,
+    pub cooperative: Shader,
 }
 
 /// Lanes of a workgroup where lanes are SIMD.
@@ -107,7 +108,7 @@ impl Kernel {
         let blocks = BLOCKS.into_iter().filter(|[owned, _]| *owned < 2 * size.t.max(32));
         let all = blocks.filter_map(|block| Cooperative::new(block, size.hs, side, 32));
         let all = all.flat_map(|c| lanes.iter().map(move |lanes| Cooperative { lanes: *lanes, ..c }));
-        all.filter(fits).filter_map(|c| Some(c.tiling(self.cooperative?))).collect()
+        all.filter(fits).map(|c| c.tiling(self.cooperative)).collect()
     }
 }
 
@@ -115,7 +116,7 @@ impl Kernel {
 const MOST_TILINGS: usize = 4;
 
 /// Rows that a workgroup on cooperative matrices owns, and rows that pass at a time.
-const BLOCKS: [[usize; 2]; 4] = [[64, 32], [32, 32], [32, 64], [64, 64]];
+const BLOCKS: [[usize; 2]; 4] = [[64, 32], [32, 32], [32, 64], [16, 32]];
 
 /// A tiling on cooperative matrices: blocks of rows, matrices of a result for each subgroup.
 #[derive(Clone, Copy)]
