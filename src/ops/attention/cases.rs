@@ -21,7 +21,7 @@ const LARGE: &str = "scores near 75 are sums that round by 4e-6 each, sixteen of
 
 const HALF: &str = "as in f32; what is nearly the same may round to either of two neighbours in f16, which differ by up to \
                     9.8e-4; and on cooperative matrices weights are f16, off by up to 4.9e-4 of values below 1: those of a query \
-                    sum to 1, those of a key to about ln(T) < 6, where errors of both signs add up to less than 1.5e-3";
+                    sum to 1, those of a key to about ln(T) < 6, where errors of both signs add up to less than 1e-3";
 
 /// q, k and v in half precision.
 macro_rules! half {
@@ -32,7 +32,7 @@ macro_rules! half {
             inputs: &[(&$qkv, Draw::Half(1.0))],
             gradient: true,
             position: 0,
-            atol: 1.5e-3,
+            atol: 1e-3,
             rtol: 1e-3,
             reason: HALF,
         }
