@@ -113,16 +113,16 @@ impl Global {
     fn open_gpu(&self) -> Result<Gpu> {
         let mut gpu = Gpu::open(&self.device)?;
         self.prepare(&mut gpu);
+        force_variants(&mut gpu);
         let note = if gpu.adapter().is_software() { ": a CPU behind a graphics API, not a GPU" } else { "" };
         self.say(&format!("device: {}{note}", gpu.description()));
         Ok(gpu)
     }
 
-    /// Has a device keep what it compiles and measures, and take the variants that are asked for.
+    /// Has a device keep what it compiles and measures.
     fn prepare(&self, gpu: &mut Gpu) {
         gpu.keep_pipelines(&cache_folder());
         gpu.enable_tuning(&cache_folder(), self.retune, progress_of_trials(self));
-        force_variants(gpu);
     }
 
     /// The model that is named, or the demo model where none is.
