@@ -34,9 +34,7 @@ fn measure(gpu: &mut Gpu, case: &Case, ceilings: &Ceilings) -> Result<()> {
     let plan = Plan::new(&built.graph, gpu.limits())?;
     let cost = plan.kernels().map(|k| k.cost).sum::<wgpt::graph::Cost>();
     let program = gpu.load(&built.graph, plan)?;
-    for (name, values) in &built.inputs {
-        gpu.write(program, name, bytemuck::cast_slice(values))?;
-    }
+    built.write_inputs(gpu, program)?;
     let output = built.outputs.last().expect("a case compares something");
     let mut replay = |times: u32| -> Result<Duration> {
         let start = Instant::now();

@@ -2,7 +2,7 @@
 
 use super::global_norm::report;
 use crate::error::Result;
-use crate::executor::Executor;
+use crate::executor::{Executor, Program};
 use crate::graph::{Dtype, Graph, Op, Plan, Shape, Step, Tensor};
 use crate::reference::Cpu;
 use rand::{RngExt, SeedableRng};
@@ -161,15 +161,21 @@ impl Built {
         Step { step: 3, micro_batch: 5, seed: 7, learning_rate: 0.01, position, ..Step::default() }
     }
 
+    /// Writes all inputs of the loaded graph, each in its type.
+    pub fn write_inputs(&self, device: &mut dyn Executor, program: Program) -> Result<()> {
+        for (name, values) in &self.inputs {
+            let leaf = self.graph.nodes().iter().find(|n| n.label == *name).expect("an input of the graph");
+            device.write(program, name, &leaf.outputs[0].dtype.to_bytes(values))?;
+        }
+        Ok(())
+    }
+
     /// Values of all outputs on a device, in the order of their names.
     pub fn run(&self, device: &mut dyn Executor) -> Result<Vec<Vec<f32>>> {
         let plan = Plan::new(&self.graph, device.limits())?;
         let program = device.load(&self.graph, plan)?;
         device.poison(program)?;
-        for (name, values) in &self.inputs {
-            let leaf = self.graph.nodes().iter().find(|n| n.label == *name).expect("an input of the graph");
-            device.write(program, name, &leaf.outputs[0].dtype.to_bytes(values))?;
-        }
+        self.write_inputs(device, program)?;
         device.run(program, 0, &self.step())?;
         let outputs = self.outputs.iter().map(|name| device.read(program, name)).collect();
         device.unload(program);

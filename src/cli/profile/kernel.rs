@@ -118,9 +118,7 @@ fn load(gpu: &mut Gpu, built: &Built, stem: &str) -> Result<(Program, Cost)> {
     let plan = Plan::new(&built.graph, gpu.limits())?;
     let cost = plan.kernels().filter(|k| k.shader.stem == stem).map(|k| k.cost).sum();
     let program = gpu.load(&built.graph, plan)?;
-    for (name, values) in &built.inputs {
-        gpu.write(program, name, bytemuck::cast_slice(values))?;
-    }
+    built.write_inputs(gpu, program)?;
     Ok((program, cost))
 }
 
