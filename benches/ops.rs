@@ -7,7 +7,7 @@ use wgpt::executor::Executor;
 use wgpt::gpu::ceilings::Ceilings;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::Plan;
-use wgpt::ops::{Case, cases};
+use wgpt::ops::{Case, cases_for};
 
 fn main() {
     let filter: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
@@ -20,7 +20,7 @@ fn main() {
         let what = "case, with its backward if it has one";
         println!("{what:66} {:>10} {:>12} {:>10} {:>8}", "ms", "GFLOP/s", "GB/s", "ceiling");
         let wanted = |c: &&Case| filter.iter().all(|f| c.name.contains(f));
-        cases().into_iter().filter(wanted).try_for_each(|c| measure(&mut gpu, c, &ceilings))
+        cases_for(gpu.limits()).into_iter().filter(wanted).try_for_each(|c| measure(&mut gpu, c, &ceilings))
     };
     if let Err(error) = run() {
         eprintln!("error: {error}");
