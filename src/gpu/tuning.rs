@@ -172,7 +172,9 @@ impl Gpu {
         let choices = Arc::make_mut(&mut self.limits_mut().choices);
         measured.iter().for_each(|(class, m)| choices.choose(class, &m.variant));
         tuning.kept.tuned.classes.extend(measured);
-        tuning.kept.save()
+        // What cannot be kept is measured again by the next program, and no reason to end this one.
+        tuning.kept.save().ok();
+        Ok(())
     }
 
     fn measure_all(&mut self, open: &[Candidates], watch: &mut Watch) -> Result<Vec<(String, Measured)>> {

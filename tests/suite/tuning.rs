@@ -172,6 +172,15 @@ fn the_fastest_variant_that_is_right_is_chosen_once_and_kept() {
 }
 
 #[test]
+fn a_choice_that_cannot_be_kept_is_made_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    // A file where a folder should be.
+    std::fs::write(folder.path().join("tuning"), "").unwrap();
+    assert_eq!(chosen(folder.path(), false), ("fast".into(), 3));
+    assert_eq!(chosen(folder.path(), false), ("fast".into(), 3));
+}
+
+#[test]
 fn a_run_that_goes_on_keeps_its_variants_and_a_name_forces_one() {
     let folder = tempfile::tempdir().unwrap();
     let mut settled = gpu(Family::Software);
