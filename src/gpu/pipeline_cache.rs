@@ -70,7 +70,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let adapter = choose("auto").unwrap();
         let device = Device::open(&adapter).unwrap();
-        let mut cache = PipelineCache::open(&device, &adapter, folder.path()).expect("tests run on Vulkan");
+        let Some(mut cache) = PipelineCache::open(&device, &adapter, folder.path()) else {
+            assert_ne!(adapter.backend, "vulkan", "only other backends keep a cache of their own");
+            return;
+        };
         assert_eq!(cache.saved, "");
         cache.save();
         let path = cache.path.clone();
