@@ -12,7 +12,8 @@ cd "$(dirname "$0")/.."
 out=${1:-runs/bench}
 device=${DEVICE:-auto}
 mkdir -p "$out"
-export WGPT_CACHE="${WGPT_CACHE:-$PWD/$out/cache}"
+out=$(cd "$out" && pwd)
+export WGPT_CACHE="${WGPT_CACHE:-$out/cache}"
 export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-${TMPDIR:-/tmp}}"
 
 if [ -z "${BIN:-}" ]; then
