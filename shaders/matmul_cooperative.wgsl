@@ -5,7 +5,7 @@
 // A workgroup makes a BM x BN tile of C, a subgroup TM x TN matrices of it. Slices of A and B, BK deep, are staged as they are
 // stored, so that a transposed one is only read column-major; rows are padded against bank conflicts. The next slice is fetched
 // into registers while this one is multiplied. Reference: src/ops/matmul.rs
-// use: store operands cooperative_16 sums_staged
+// use: store swaths operands cooperative_16 sums_staged
 enable f16;
 enable wgpu_cooperative_matrix;
 
@@ -30,8 +30,6 @@ const TM: u32 = 4u;
 const TN: u32 = 4u;
 // Lanes of a subgroup. Where it has others the result is the same, but units lie idle or parts wait for each other.
 const LANES: u32 = 32u;
-// Rows of tiles that are worked on together, so that what runs at once shares slices of A and of B in the cache.
-const BAND: u32 = 8u;
 
 alias A_TYPE = f16;
 alias B_TYPE = f16;
@@ -128,14 +126,6 @@ fn stage(thread: u32) {
     }
 }
 
-// Row and column of the tile that a workgroup makes, in tiles.
-fn place(tile: u32) -> vec2<u32> {
-    let band = tile / (BAND * TILES_N) * BAND;
-    let rows = min(BAND, TILES_M - band);
-    let i = tile % (BAND * TILES_N);
-    return vec2<u32>(band + i % rows, i / rows);
-}
-
 @compute @workgroup_size(THREADS)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
@@ -151,7 +141,7 @@ fn main(
     if tile >= TILES_M * TILES_N {
         return;
     }
-    let origin = place(tile) * vec2<u32>(BM, BN);
+    let origin = tile_at(tile) * vec2<u32>(BM, BN);
     // One round, unless subgroups are larger than LANES and so too few.
     for (var first = 0u; first < PARTS; first += subgroups) {
         // Subgroups that are left over repeat the last part, and do not store it.

@@ -5,9 +5,8 @@
 // A workgroup makes a BM x BN tile of C, a thread TM x TN of it: quads of rows and of columns, spread so that neighbouring
 // threads read neighbouring quads. Slices of A and B, BK deep, pass through workgroup memory, both as (BK, rows or columns).
 // They are fetched in blocks of 4 x 4, which a thread transposes in its registers where they are stored the other way, and
-// the next slice is on its way while one is multiplied. Tiles go in swaths of rows, so that those that run together share
-// what they read. Reference: src/ops/matmul.rs
-// use: index store edges
+// the next slice is on its way while one is multiplied. Reference: src/ops/matmul.rs
+// use: index store edges swaths
 const M: u32 = 64u;
 const N: u32 = 64u;
 const K: u32 = 64u;
@@ -42,7 +41,6 @@ const BLOCKS: u32 = A_BLOCKS + BN / 4u * (BK / 4u);
 const LOADS: u32 = (BLOCKS + THREADS - 1u) / THREADS;
 const TILES_M: u32 = (M + BM - 1u) / BM;
 const TILES_N: u32 = (N + BN - 1u) / BN;
-const SWATH: u32 = 8u;
 const_assert BM % TM == 0u && BN % TN == 0u && TM % 4u == 0u && TN % 4u == 0u && BK % 4u == 0u;
 
 @group(0) @binding(2) var<storage, read_write> c: array<C_TYPE>;
@@ -119,11 +117,9 @@ fn main(
     if tile >= TILES_M * TILES_N {
         return;
     }
-    let swath = tile / (SWATH * TILES_N) * SWATH;
-    let rows = min(SWATH, TILES_M - swath);
-    let within = tile % (SWATH * TILES_N);
-    let m0 = (swath + within % rows) * BM;
-    let n0 = within / rows * BN;
+    let origin = tile_at(tile) * vec2<u32>(BM, BN);
+    let m0 = origin.x;
+    let n0 = origin.y;
     let tx = thread % TX;
     let ty = thread / TX;
     var sums: array<array<vec4<f32>, QN>, TM>;

@@ -42,6 +42,12 @@ pub struct Trial<'a> {
     pub what: &'a str,
 }
 
+/// The plan of a graph with variants that are good on a device, which are measured if they were not yet.
+pub fn tuned_plan(executor: &mut dyn Executor, graph: &Graph) -> Result<Plan> {
+    executor.tune(&[graph])?;
+    Plan::new(graph, executor.limits())
+}
+
 /// A device with a store of named state and any number of loaded plans that share it.
 pub trait Executor {
     /// One line for the user: adapter, driver, backend.

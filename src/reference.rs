@@ -1,4 +1,5 @@
-//! The CPU executor: runs a graph from its ops' references, with numbers of f16 tensors as f32 that f16 can hold. Shaders are tested against it, and it is `--device cpu`.
+//! The CPU executor: runs a graph from its ops' references, with numbers of f16 tensors as f32 that f16 can hold. Shaders are
+//! tested against it, and it is `--device cpu`.
 
 use crate::error::Result;
 use crate::executor::store::Store;

@@ -19,6 +19,7 @@ const SHARED: &[Shader] = &[
     shader!("shared/position_learned"),
     shader!("shared/position_none"),
     shader!("shared/edges"),
+    shader!("shared/swaths"),
     shader!("shared/quads"),
     shader!("shared/quads_unaligned"),
     shader!("shared/operands"),
@@ -42,10 +43,10 @@ const SHARED: &[Shader] = &[
     shader!("shared/combine_plain"),
 ];
 
-/// Replaces the right-hand side of `const NAME: T = ...;`, or of `alias NAME = ...;`, for each constant, and appends the shared files named in the
-/// `// use: a b` line, each as itself or as what `swaps` puts in its place. An unknown constant or file panics: both are
-/// ours. WGSL allows any order of declarations, so line numbers in errors stay those of the file; `enable f16;`, where an operand
-/// is f16, goes in front of the first line.
+/// Replaces the right-hand side of `const NAME: T = ...;`, or of `alias NAME = ...;`, for each constant, and appends the
+/// shared files named in the `// use: a b` line, each as itself or as what `swaps` puts in its place. An unknown constant or
+/// file panics: both are ours. WGSL allows any order of declarations, so line numbers in errors stay those of the file;
+/// `enable f16;`, where an operand is f16, goes in front of the first line.
 pub fn specialise(shader: Shader, constants: &[(&str, Constant)], swaps: &[(&str, &str)]) -> String {
     specialise_from(shader, constants, swaps, &shared).unwrap_or_else(|why| panic!("{why}")).text
 }

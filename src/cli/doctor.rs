@@ -226,7 +226,7 @@ impl Described {
             driver: adapter.driver.clone(),
             backend: adapter.backend.clone(),
             kind: adapter.kind,
-            f16: adapter.has_f16,
+            f16: limits.f16,
             subgroups: adapter.has_subgroups,
             subgroup_sizes: adapter.subgroup_sizes,
             timestamps: adapter.has_timestamps,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::data::IGNORED;
 use crate::error::Result;
-use crate::executor::{Executor, Program};
-use crate::graph::{Graph, Plan, Shape, Step};
+use crate::executor::{Executor, Program, tuned_plan};
+use crate::graph::{Graph, Shape, Step};
 use crate::models::config::Config;
 use crate::models::folder::Weights;
 use crate::models::model::Model;
@@ -107,8 +107,7 @@ impl<'a> Scorer<'a> {
             return Ok(*program);
         }
         let g = graph(self.config, (self.batch, time), rows);
-        self.executor.tune(&[&g])?;
-        let plan = Plan::new(&g, self.executor.limits())?;
+        let plan = tuned_plan(self.executor, &g)?;
         let program = self.executor.load(&g, plan)?;
         if self.programs.is_empty()
             && let Some(weights) = self.weights

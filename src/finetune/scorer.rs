@@ -5,8 +5,8 @@ use super::head::Head;
 use super::metrics::Metrics;
 use super::task::{Answer, Target};
 use crate::error::Result;
-use crate::executor::{Executor, Program};
-use crate::graph::{Graph, Plan, Shape, Step};
+use crate::executor::{Executor, Program, tuned_plan};
+use crate::graph::{Graph, Shape, Step};
 use crate::models::config::Config;
 use crate::models::model::Model;
 
@@ -23,8 +23,7 @@ impl Scorer {
         let mut programs = vec![];
         for &length in &buckets.0 {
             let g = graph(config, head, length);
-            executor.tune(&[&g])?;
-            let plan = Plan::new(&g, executor.limits())?;
+            let plan = tuned_plan(executor, &g)?;
             programs.push(executor.load(&g, plan)?);
         }
         Ok(Scorer { head: head.clone(), buckets: buckets.clone(), programs })

@@ -8,7 +8,7 @@ use super::metrics::Metrics;
 use super::scorer::{Scorer, measure};
 use super::settings::{Freeze, Settings};
 use crate::error::Result;
-use crate::executor::{Executor, Program};
+use crate::executor::{Executor, Program, tuned_plan};
 use crate::fail;
 use crate::graph::memory::Class;
 use crate::graph::{Graph, Plan, Shape, Step, Tensor};
@@ -122,8 +122,7 @@ impl Trainer {
         let mut plans = vec![];
         for &length in &buckets.0 {
             let graph = training_graph(&config, &head, &settings, length);
-            executor.tune(&[&graph.graph])?;
-            let plan = Plan::new(&graph.graph, executor.limits())?;
+            let plan = tuned_plan(executor.as_mut(), &graph.graph)?;
             plans.push((graph, plan));
         }
         check_memory(&plans, available_bytes)?;

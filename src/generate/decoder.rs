@@ -2,8 +2,8 @@
 
 use super::{Draw, Token};
 use crate::error::Result;
-use crate::executor::{Executor, Program};
-use crate::graph::{Family, Graph, Plan, Shape, Step};
+use crate::executor::{Executor, Program, tuned_plan};
+use crate::graph::{Family, Graph, Shape, Step};
 use crate::models::config::Config;
 use crate::models::model::Model;
 use crate::ops::best_tokens::BestTokens;
@@ -242,7 +242,6 @@ pub(super) fn decode_graph(config: &Config, vocabulary: usize, rows: usize, choi
 }
 
 fn load(executor: &mut dyn Executor, g: &Graph) -> Result<Program> {
-    executor.tune(&[g])?;
-    let plan = Plan::new(g, executor.limits())?;
+    let plan = tuned_plan(executor, g)?;
     executor.load(g, plan)
 }

@@ -15,7 +15,6 @@ pub struct Adapter {
     pub kind: &'static str,
     pub limits: Limits,
     pub subgroup_sizes: (u32, u32),
-    pub has_f16: bool,
     pub has_subgroups: bool,
     pub has_timestamps: bool,
     /// Shapes of cooperative matrices, as "MxNxK input->output".
@@ -23,7 +22,7 @@ pub struct Adapter {
 }
 
 /// What kernels on cooperative matrices ask for.
-pub(super) const COOPERATIVE: wgpu::Features =
+const COOPERATIVE: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
 
 impl Adapter {
@@ -62,7 +61,6 @@ impl Adapter {
                 f16: features.contains(wgpu::Features::SHADER_F16),
             },
             subgroup_sizes: (info.subgroup_min_size, info.subgroup_max_size),
-            has_f16: features.contains(wgpu::Features::SHADER_F16),
             has_subgroups: features.contains(wgpu::Features::SUBGROUP),
             has_timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             cooperative: cooperative

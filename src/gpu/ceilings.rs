@@ -39,11 +39,11 @@ impl Ceilings {
             Ok(cost.flops as f64 / seconds)
         };
         let f32_flops = fma(gpu, false)?;
-        let f16_flops = if gpu.adapter().has_f16 { Some(fma(gpu, true)?) } else { None };
+        let f16_flops = if gpu.limits().f16 { Some(fma(gpu, true)?) } else { None };
         let side = gpu.limits().cooperative;
         let cooperative_flops = if side > 0 {
             let lanes = gpu.adapter().subgroup_sizes.1 as usize;
-            // A subgroup does in a round what 256 multiply-adds for each of 32 threads are.
+            // Fewer than of multiply-adds: a round is 16 products of matrices for each subgroup.
             let rounds = if gpu.limits().family == Family::Gpu { 1024 } else { 64 };
             let (cost, seconds) = fastest(
                 gpu,

@@ -42,11 +42,6 @@ impl Choices {
         self.chosen.insert(class.into(), variant.into());
     }
 
-    /// Forgets what was chosen for a class.
-    pub fn forget(&mut self, class: &str) {
-        self.chosen.remove(class);
-    }
-
     /// Which of `names` to run for a class: what is forced, what was chosen, or the best guess.
     pub fn pick(&self, class: &str, names: &[String]) -> usize {
         let is_forced = |name: &String| self.forced.iter().any(|part| name.contains(part.as_str()));

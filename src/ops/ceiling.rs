@@ -8,7 +8,7 @@
 //! Cost: 16 FLOPs per element and round; 32 side^3 per subgroup and round; 8 bytes per element copied. Measured by `gpu::ceilings`.
 
 use super::case::{Case, Draw};
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::sync::{Arc, LazyLock};
 
@@ -20,13 +20,6 @@ pub struct Fma {
     /// In f16, which the device must have.
     pub half: bool,
 }
-
-/// The shader with f16 for its numbers; what enables them must stand first, and on the first line keeps line numbers.
-static HALF: LazyLock<String> = LazyLock::new(|| {
-    let source = shader!("ceiling_fma").source;
-    assert!(source.contains("alias Real = f32;"), "the shader names its number type");
-    format!("enable f16; {}", source.replace("alias Real = f32;", "alias Real = f16;"))
-});
 
 impl Op for Fma {
     fn name(&self) -> &'static str {
@@ -40,11 +33,11 @@ impl Op for Fma {
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let full = shader!("ceiling_fma");
-        let shader = if self.half { Shader { source: HALF.as_str(), ..full } } else { full };
         let len = shapes.inputs[0].len();
         let groups = limits.fold(len.div_ceil(256));
-        let d = Dispatch::new(shader).constant("LEN", len).constant("ROUNDS", self.rounds);
+        let real = if self.half { Dtype::F16 } else { Dtype::F32 };
+        let d = Dispatch::new(shader!("ceiling_fma")).element("Real", real);
+        let d = d.constant("LEN", len).constant("ROUNDS", self.rounds);
         vec![d.read(0).read(1).write(0).groups(groups)]
     }
 

@@ -2,7 +2,8 @@
 //!
 //!   A (..., K), or (K, M) if `ta`;  B (K, N), or (N, K) if `tb`;  bias (N);  residual, C (..., N)
 //!
-//! A, B and C may each be f16 (bias and residual are f32); products and sums are f32. Leading dimensions of A and C are rows. With GELU, slot 1 keeps the pre-activation for backward.
+//! A, B and C may each be f16 (bias and residual are f32); products and sums are f32. Leading dimensions of A and C are rows.
+//! With GELU, slot 1 keeps the pre-activation for backward.
 //! Backward: dA = dC op(B)^T and dB = op(A)^T dC, each a matmul again, and the bias gets dC's column sums. dA is of A's type; dB,
 //! a weight's gradient, is f32. Where A and B are f16, so is the dC that is multiplied.
 //! Cost: 2 M N K FLOPs; every matrix moved once at least.

@@ -335,7 +335,7 @@ fn ceilings_are_measured_and_the_larger_of_two_times_is_the_floor() {
     let ceilings = Ceilings::measure(&mut gpu).unwrap();
     assert!(ceilings.f32_flops > 1e8 && ceilings.f32_flops < 1e16, "{ceilings:?}");
     assert!(ceilings.copy_bytes > 1e8 && ceilings.copy_bytes < 1e14, "{ceilings:?}");
-    assert_eq!(ceilings.f16_flops.is_some(), gpu.adapter().has_f16);
+    assert_eq!(ceilings.f16_flops.is_some(), gpu.limits().f16);
     let (floor, arithmetic) = ceilings.floor_seconds("matmul_tiled", ceilings.f32_flops, ceilings.copy_bytes * 2.0);
     assert!((floor - 2.0).abs() < 1e-9 && !arithmetic, "two seconds of copying and one of arithmetic");
     let (floor, arithmetic) = ceilings.floor_seconds("matmul_tiled", ceilings.f32_flops * 3.0, 0.0);

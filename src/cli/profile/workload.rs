@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use wgpt::error::Result;
-use wgpt::executor::{Executor, Program, Timeline};
+use wgpt::executor::{Executor, Program, Timeline, tuned_plan};
 use wgpt::fail;
 use wgpt::generate::{MOST_ROWS, decode_graph};
 use wgpt::graph::{Graph, Plan, Shape, Step};
@@ -114,8 +114,7 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
         )
     });
     let graph = training.graph;
-    executor.tune(&[&graph])?;
-    let plan = Plan::new(&graph, executor.limits())?;
+    let plan = tuned_plan(executor, &graph)?;
     let segments = vec![plan.segment(ACCUMULATE), plan.segment(UPDATE)];
     let program = load(executor, &graph, plan, available_bytes)?;
     initialise(wanted, executor, &config)?;
@@ -150,8 +149,7 @@ fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
         fail!(Usage, "--context {context} is not within the model's context: give 1 to {}", config.context);
     }
     let graph = decode_graph(&config, rows);
-    executor.tune(&[&graph])?;
-    let plan = Plan::new(&graph, executor.limits())?;
+    let plan = tuned_plan(executor, &graph)?;
     let program = load(executor, &graph, plan, available_bytes)?;
     initialise(wanted, executor, &config)?;
     // Two FLOPs per weight that is multiplied by, and the scores and sums of attention over what is cached.
