@@ -188,7 +188,11 @@ impl Gpu {
                 break;
             }
             watch(Trial { done, total, what: &candidates.variants.class });
-            measured.push((candidates.variants.class.clone(), self.race(candidates)?));
+            match self.race(candidates) {
+                Ok(race) => measured.push((candidates.variants.class.clone(), race)),
+                Err(Error::OutOfMemory(_)) => {} // no room for a trial: the best guess runs
+                Err(other) => return Err(other),
+            }
             done += candidates.plans.len();
         }
         watch(Trial { done: total, total, what: "" });
