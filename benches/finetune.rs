@@ -8,8 +8,8 @@
 use clap::Parser;
 use std::path::Path;
 use std::time::Instant;
+use wgpt::data::corpora::tasks::{Split, examples};
 use wgpt::data::labelled::Task;
-use wgpt::data::tasks::{Split, examples};
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::finetune::batches::Item;
@@ -21,11 +21,11 @@ use wgpt::finetune::sequences::{Encoder, Special};
 use wgpt::finetune::settings::Settings;
 use wgpt::finetune::task::Target;
 use wgpt::finetune::trainer::Trainer;
+use wgpt::formats::demo;
+use wgpt::formats::folder::Weights;
+use wgpt::formats::source::ModelSource;
 use wgpt::gpu::Gpu;
 use wgpt::models::config::{Config, Dropout};
-use wgpt::models::demo;
-use wgpt::models::folder::Weights;
-use wgpt::models::source::ModelSource;
 
 #[derive(Parser)]
 struct Arguments {

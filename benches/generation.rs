@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Instant;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
+use wgpt::formats::folder::{Weights, read_config};
 use wgpt::generate::{Draw, Generator};
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
-use wgpt::models::folder::{Weights, read_config};
 use wgpt::models::initial::initial_values;
 use wgpt::ops::add::Add;
 

@@ -13,12 +13,12 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Instant;
 use wgpt::executor::Executor;
+use wgpt::formats::folder::{NamedTensor, WeightType, Weights, write_weights};
+use wgpt::formats::upload::upload;
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Graph, Plan, Shape};
 use wgpt::models::config::Config;
-use wgpt::models::folder::{NamedTensor, WeightType, Weights, write_weights};
 use wgpt::models::model::Model;
-use wgpt::models::upload::upload;
 
 fn main() {
     let config = Config::preset("gpt2").expect("a preset");

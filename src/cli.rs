@@ -22,11 +22,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use wgpt::error::Result;
 use wgpt::executor::{Executor, Trial};
+use wgpt::formats::demo;
+use wgpt::formats::source::ModelSource;
 use wgpt::gpu::tuning::Watch;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::Family;
-use wgpt::models::demo;
-use wgpt::models::source::ModelSource;
 use wgpt::reference::Cpu;
 
 /// Pretrain, evaluate and sample GPT language models with WGSL compute shaders on any Vulkan, Metal or DX12 GPU.
@@ -136,7 +136,7 @@ impl Global {
             return Ok(name.into());
         }
         #[cfg(feature = "hub")]
-        if let Some(name) = name.to_str().filter(|name| wgpt::hub::is_name(name)) {
+        if let Some(name) = name.to_str().filter(|name| wgpt::formats::hub::is_name(name)) {
             return hub::fetch(self, name);
         }
         #[cfg(not(feature = "hub"))]

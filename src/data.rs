@@ -1,6 +1,7 @@
 //! Data: the built-in corpus, files of text or tokens, tokenizers, and batches.
 
 pub mod batches;
+pub mod corpora;
 pub mod corpus;
 mod encode;
 pub mod encoder;
@@ -12,13 +13,8 @@ pub mod prepare;
 mod shard_writer;
 pub mod shards;
 pub mod source;
-pub mod story;
-pub mod tasks;
 pub mod tokenizer;
 pub mod tokenizer_training;
 pub mod tokens;
 mod vocabulary;
 pub mod word_counts;
-
-/// The target of a position that does not count towards the loss.
-pub const IGNORED: u32 = u32::MAX;

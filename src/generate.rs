@@ -10,10 +10,10 @@ pub mod stop;
 
 use crate::error::Result;
 use crate::executor::Executor;
+use crate::formats::folder::Weights;
+use crate::formats::upload::upload;
 use crate::graph::Graph;
 use crate::models::config::Config;
-use crate::models::folder::Weights;
-use crate::models::upload::upload;
 use beam::{BeamOptions, BeamSearch, Hypothesis, Next};
 use decoder::{Choice, Decoder};
 

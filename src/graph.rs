@@ -54,7 +54,7 @@ pub struct Node {
     pub outputs: Vec<Shape>,
 }
 
-/// An append-only graph. Model code calls [`Graph::apply`] through the constructors in [`crate::ops`].
+/// An append-only graph. Model code calls [`Graph::apply`] with ops.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     nodes: Vec<Node>,
@@ -271,8 +271,8 @@ impl Graph {
     }
 
     /// Adds `value` to `into` in place and returns the sum. Where the op that made `value` can add by itself, it does:
-    /// its node, which must be newer than `into` and unread, is amended; otherwise an addition is appended.
-    pub fn accumulate(&mut self, value: Tensor, into: Tensor, newer_than: usize) -> Tensor {
+    /// its node, which must be newer than `into` and unread, is amended; otherwise `add`, which adds in place, is appended.
+    pub fn accumulate(&mut self, value: Tensor, into: Tensor, newer_than: usize, add: &Arc<dyn Op>) -> Tensor {
         let unread = value.node >= newer_than
             && value.node > into.node
             && self.nodes[value.node + 1..].iter().all(|n| !n.inputs.contains(&value));
@@ -284,7 +284,7 @@ impl Graph {
                 node.source = Source::Op(op);
                 value
             }
-            None => self.apply(crate::ops::add::AddInPlace, &[into, value]),
+            None => self.apply_shared(add.clone(), &[into, value]),
         }
     }
 }

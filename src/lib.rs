@@ -3,17 +3,17 @@
 //! Model code builds a static [`graph`] of coarse [`ops`]; it is differentiated by appending nodes, planned once into
 //! buffers and dispatches, and replayed by an [`executor`]: the [`gpu`] through wgpu, or the CPU [`reference`].
 
+pub mod checks;
 pub mod data;
 pub mod error;
 pub mod evaluate;
 pub mod executor;
 pub mod files;
 pub mod finetune;
+pub mod formats;
 pub mod generate;
 pub mod gpu;
 pub mod graph;
-#[cfg(feature = "hub")]
-pub mod hub;
 pub mod models;
 pub mod ops;
 pub mod reference;

@@ -45,6 +45,9 @@ pub use case::{Case, Draw};
 
 use crate::graph::Limits;
 
+/// The target of a position that does not count towards the loss.
+pub const IGNORED: u32 = u32::MAX;
+
 /// The cases that a device can run: those in half precision only where it has that.
 pub fn cases_for(limits: &Limits) -> Vec<&'static Case> {
     cases().into_iter().filter(|case| limits.f16 || !case.is_half()).collect()

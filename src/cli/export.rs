@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::files::{TEMPORARY_PREFIX, sync_directory, write_bytes};
+use wgpt::formats::folder::{CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Weights};
+use wgpt::formats::gguf::{self, Precision};
+use wgpt::formats::safetensors::{WeightType, write_weights};
+use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
-use wgpt::models::folder::{CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Weights};
-use wgpt::models::gguf::{self, Precision};
-use wgpt::models::safetensors::{WeightType, write_weights};
-use wgpt::models::source::ModelSource;
 
 #[derive(clap::Args)]
 pub struct Export {
@@ -155,7 +155,7 @@ impl Export {
         let tensors: Vec<_> =
             parts.into_iter().zip(&values).map(|((name, shape), values)| (name, shape, &**values)).collect();
         write_weights(&folder.join(WEIGHTS_FILE), &config.stored(&tensors), &[], weight_type)?;
-        write_bytes(&folder.join(CONFIG_FILE), config.to_json_for(weight_type).as_bytes())?;
+        write_bytes(&folder.join(CONFIG_FILE), config.to_json_for(weight_type.name()).as_bytes())?;
         for name in BESIDE {
             // Models trained on token ids have an empty tokenizer.json.
             if let Some(bytes) = source.bytes(name)?.filter(|bytes| !bytes.is_empty()) {

@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use wgpt::error::Result;
-use wgpt::hub::{Download, Hub};
+use wgpt::formats::hub::{Download, Hub};
 
 /// The folder of a model on the hub, downloaded where it is not cached.
 pub fn fetch(global: &Global, name: &str) -> Result<PathBuf> {

@@ -14,10 +14,10 @@ use texts::Writer;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
+use wgpt::formats::folder::Weights;
+use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::generate::Generator;
 use wgpt::models::config::Config;
-use wgpt::models::folder::Weights;
-use wgpt::models::generation_config::GenerationConfig;
 
 #[derive(clap::Args)]
 pub struct Sample {

@@ -3,8 +3,8 @@
 use super::{Global, progress_of_bytes};
 use clap::Args;
 use std::path::{Path, PathBuf};
+use wgpt::data::corpora::story;
 use wgpt::data::source::Source;
-use wgpt::data::story;
 use wgpt::data::tokenizer::{FILE_NAME, Tokenizer};
 use wgpt::data::tokenizer_training::{Kind, Progress, Recipe, Sizes};
 use wgpt::error::{Error, Result};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
-use wgpt::models::folder::{Weights, read_config};
+use wgpt::formats::folder::{Weights, read_config};
 use wgpt::train::checkpoint::{Mode, RunFolder};
 use wgpt::train::log::Log;
 use wgpt::train::settings::Choices;

@@ -3,14 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crate::data::IGNORED;
 use crate::error::Result;
 use crate::executor::{Executor, Program, tuned_plan};
+use crate::formats::folder::Weights;
+use crate::formats::upload::upload;
 use crate::graph::{Graph, Shape, Step};
 use crate::models::config::Config;
-use crate::models::folder::Weights;
 use crate::models::model::Model;
-use crate::models::upload::upload;
+use crate::ops::IGNORED;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::token_scores::TokenScores;
 

@@ -2,8 +2,8 @@
 //! see it, and what is padded has no target. So a batch gives what its examples give one by one.
 
 use super::task::Answer;
-use crate::data::IGNORED;
 use crate::data::labelled::Task;
+use crate::ops::IGNORED;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;

@@ -16,10 +16,10 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::{one_line, write_bytes};
+use crate::formats::folder::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE, WeightType, Weights, write_weights};
+use crate::formats::source::ModelSource;
 use crate::models::config::Config;
 use crate::models::family::classifier;
-use crate::models::folder::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE, WeightType, Weights, write_weights};
-use crate::models::source::ModelSource;
 
 /// What the head means.
 pub const TASK_FILE: &str = "task.json";

@@ -10,8 +10,8 @@ use super::task::Target;
 use crate::data::labelled::Example;
 use crate::error::Result;
 use crate::executor::Executor;
+use crate::formats::upload::upload;
 use crate::models::config::SCORE;
-use crate::models::upload::upload;
 
 impl Finetuned {
     pub fn encoder(&self) -> Encoder<'_> {

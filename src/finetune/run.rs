@@ -15,7 +15,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::write_bytes;
-use crate::models::folder::{CONFIG_FILE, NamedTensor};
+use crate::formats::folder::{CONFIG_FILE, NamedTensor};
 use crate::train::checkpoint::{Checkpoint, LoadedCheckpoint, Mode, RunFolder};
 use crate::train::log::{self, Log, Record};
 use crate::train::plot::{self, Plot};
@@ -233,7 +233,7 @@ impl Run {
 /// Continues a trainer from a checkpoint.
 pub fn restore(trainer: &mut Trainer, checkpoint: &LoadedCheckpoint) -> Result<()> {
     let head = trainer.head().parameter().0;
-    crate::models::upload::upload(trainer.executor(), &checkpoint.weights)?;
+    crate::formats::upload::upload(trainer.executor(), &checkpoint.weights)?;
     let Some((_, score)) = checkpoint.weights.score()? else {
         fail!(Input, "the checkpoint of step {} has no head: it is of another run", checkpoint.step);
     };

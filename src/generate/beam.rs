@@ -7,7 +7,7 @@
 
 use std::cmp::Ordering;
 
-pub use crate::models::generation_config::EarlyStopping;
+pub use crate::formats::generation_config::EarlyStopping;
 
 /// Whether the ids drawn so far end a text (a stop text has appeared). Asked for every candidate of every step.
 pub type Stops<'a> = dyn Fn(&[u32]) -> bool + 'a;

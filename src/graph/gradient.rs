@@ -1,12 +1,19 @@
 //! Reverse-mode differentiation by appending nodes: mark, walk backwards, call `vjp`, add where a tensor is used twice.
 
-use super::{Dtype, Graph, Leaf, Shape, Source, Tensor};
+use super::{Dtype, Graph, Leaf, Op, Shape, Source, Tensor};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Appends the backward pass of the scalar `loss`. For each `(parameter, gradient)` pair it **adds**
 /// `seed * d loss / d parameter` into the state `gradient` of the same shape, and returns the states as they are then.
-/// Activations' gradients are written, not added.
-pub fn gradient(g: &mut Graph, loss: Tensor, seed: Tensor, wanted: &[(Tensor, Tensor)]) -> Vec<Tensor> {
+/// Activations' gradients are written, not added; where a tensor is used twice, `add` sums in place.
+pub fn gradient(
+    g: &mut Graph,
+    loss: Tensor,
+    seed: Tensor,
+    wanted: &[(Tensor, Tensor)],
+    add: &Arc<dyn Op>,
+) -> Vec<Tensor> {
     assert!(g.shape(seed).len() == 1, "the seed is one number, not {:?}", g.shape(seed));
     assert!(g.shape(loss).len() == 1 && loss.slot == 0, "the loss is one number in slot 0, not {:?}", g.shape(loss));
     let mut sums: HashMap<Tensor, Tensor> = wanted.iter().copied().collect();
@@ -46,7 +53,7 @@ pub fn gradient(g: &mut Graph, loss: Tensor, seed: Tensor, wanted: &[(Tensor, Te
             };
             let totals = if sums.contains_key(input) { &mut sums } else { &mut grads };
             let total = totals.get(input).copied();
-            let sum = total.map_or(part, |total| g.accumulate(part, total, own));
+            let sum = total.map_or(part, |total| g.accumulate(part, total, own, add));
             totals.insert(*input, sum);
         }
     }

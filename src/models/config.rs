@@ -8,7 +8,6 @@ use crate::ops::rope::Scaling;
 
 use super::experts::Experts;
 use super::family::Family;
-use super::safetensors::NamedTensor;
 use super::{gpt, gpt2, llama};
 
 /// Everything that fixes a model's parameters and its forward pass.
@@ -251,21 +250,6 @@ impl Config {
     /// The tensors of a checkpoint whose values, one after another, are those of a parameter: name and shape of each.
     pub fn parts(&self, name: &str, dims: &[usize]) -> Vec<(String, Vec<usize>)> {
         self.family.parts(self, name).unwrap_or_else(|| vec![(name.to_string(), dims.to_vec())])
-    }
-
-    /// Parameters as the tensors of a checkpoint, under the names that `transformers` has for them.
-    pub fn stored<'a>(&self, parameters: &[NamedTensor<'a>]) -> Vec<NamedTensor<'a>> {
-        let mut stored = vec![];
-        for (name, dims, values) in parameters {
-            let mut rest = *values;
-            for (part, dims) in self.parts(name, dims) {
-                let (values, after) = rest.split_at(dims.iter().product());
-                rest = after;
-                let name = if part == HEAD || part == SCORE { part } else { format!("{}{part}", self.family.prefix()) };
-                stored.push((name, dims, values));
-            }
-        }
-        stored
     }
 
     /// What is wrong with the values, and what to do, or nothing.

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use super::config::Config;
 use super::experts::Routed;
-use super::folder::WeightType;
 use super::keys::{Found, Keys, shown};
 use super::model::{Model, Past};
 use super::{gpt, gpt2, llama};
@@ -27,8 +26,8 @@ pub trait Family: Debug + Sync {
     /// here are ignored.
     fn read(&self, keys: &Keys) -> Found<Config>;
 
-    /// The `config.json` that `transformers` loads, for weights of the given type.
-    fn write(&self, config: &Config, weights: WeightType) -> String;
+    /// The `config.json` that `transformers` loads, for weights of type `dtype`, as PyTorch calls it.
+    fn write(&self, config: &Config, dtype: &'static str) -> String;
 
     /// Why `transformers` has no such model, where it has none.
     fn foreign(&self, _config: &Config) -> Option<&'static str> {
@@ -90,12 +89,12 @@ impl Config {
 
     /// The `config.json` that `transformers` loads, for weights in f32.
     pub fn to_json(&self) -> String {
-        self.to_json_for(WeightType::F32)
+        self.to_json_for("float32")
     }
 
-    /// As [`Config::to_json`], for weights of the given type.
-    pub fn to_json_for(&self, weights: WeightType) -> String {
-        self.family.write(self, weights)
+    /// As [`Config::to_json`], for weights of type `dtype`, as PyTorch calls it.
+    pub fn to_json_for(&self, dtype: &'static str) -> String {
+        self.family.write(self, dtype)
     }
 }
 
@@ -135,7 +134,7 @@ pub fn classifier(language_model: &str) -> Option<String> {
 }
 
 /// Token ids as Hugging Face writes them: nothing, one, or a list.
-pub(super) fn one_or_list(ids: &[u32]) -> Value {
+pub fn one_or_list(ids: &[u32]) -> Value {
     match ids {
         [] => Value::Null,
         [id] => Value::from(*id),

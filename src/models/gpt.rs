@@ -13,7 +13,6 @@ mod json;
 use super::config::{Config, Dropout, FeedForward, HEAD};
 use super::experts::Routed;
 use super::family::Family;
-use super::folder::WeightType;
 use super::keys::{Found, Keys};
 use super::model::{Model, Past, Stored};
 use crate::graph::{Dtype, Graph, Tensor};
@@ -74,8 +73,8 @@ impl Family for Gpt {
         json::read(keys)
     }
 
-    fn write(&self, config: &Config, weights: WeightType) -> String {
-        json::write(config, weights)
+    fn write(&self, config: &Config, dtype: &'static str) -> String {
+        json::write(config, dtype)
     }
 
     fn prefix(&self) -> &'static str {

@@ -12,7 +12,6 @@ pub(super) mod json;
 use super::config::{Config, FeedForward, HEAD, Norm, Position};
 use super::experts::Routed;
 use super::family::Family;
-use super::folder::WeightType;
 use super::keys::{Found, Keys};
 use super::model::{Model, Past, Stored};
 use crate::graph::{Graph, Tensor};
@@ -93,8 +92,8 @@ impl Family for Gpt2 {
         json::read(keys)
     }
 
-    fn write(&self, config: &Config, weights: WeightType) -> String {
-        json::write(config, weights)
+    fn write(&self, config: &Config, dtype: &'static str) -> String {
+        json::write(config, dtype)
     }
 
     fn foreign(&self, config: &Config) -> Option<&'static str> {

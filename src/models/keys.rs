@@ -85,6 +85,6 @@ impl Keys {
 }
 
 /// A JSON value as text for a message.
-pub(super) fn shown(value: &Value) -> String {
+pub fn shown(value: &Value) -> String {
     one_line(&value.to_string())
 }

@@ -13,7 +13,6 @@ mod json;
 use super::config::{Config, FeedForward, HEAD, Norm, Position};
 use super::experts::{Experts, Routed};
 use super::family::Family;
-use super::folder::WeightType;
 use super::keys::{Found, Keys};
 use super::model::{Branch, Model, Past, Stored};
 use crate::graph::{Dtype, Graph, Tensor};
@@ -105,8 +104,8 @@ impl Family for Llama {
         json::read(keys)
     }
 
-    fn write(&self, config: &Config, weights: WeightType) -> String {
-        json::write(config, weights)
+    fn write(&self, config: &Config, dtype: &'static str) -> String {
+        json::write(config, dtype)
     }
 
     fn shares_heads(&self) -> bool {

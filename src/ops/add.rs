@@ -66,6 +66,11 @@ fn dy_of_b(g: &mut Graph, node: usize, dy: Tensor) -> Tensor {
 #[derive(Debug)]
 pub struct AddInPlace;
 
+/// The op with which differentiation sums gradients.
+pub fn add_in_place() -> Arc<dyn Op> {
+    Arc::new(AddInPlace)
+}
+
 impl Op for AddInPlace {
     fn name(&self) -> &'static str {
         "add_in_place"

@@ -1,10 +1,7 @@
 //! A case: an op with shapes and tolerances. Tests, benches and `wgpt doctor` iterate the same list.
 
 use super::global_norm::report;
-use crate::error::Result;
-use crate::executor::{Executor, Program};
-use crate::graph::{Dtype, Graph, Op, Plan, Shape, Step, Tensor};
-use crate::reference::Cpu;
+use crate::graph::{Dtype, Graph, Op, Shape, Step, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use std::sync::Arc;
@@ -48,13 +45,6 @@ pub struct Case {
     pub rtol: f32,
     /// Why these tolerances.
     pub reason: &'static str,
-}
-
-/// Comparison of one tensor: the largest share of its error budget that any element used.
-#[derive(Debug)]
-pub struct Compared {
-    pub tensor: String,
-    pub share: f64,
 }
 
 /// A graph of a case: the op over its inputs, and its gradients if it has them.
@@ -119,30 +109,8 @@ impl Case {
         Built { graph, inputs, outputs, position: self.position }
     }
 
-    /// Runs the case on `device` and on the reference and compares every output; the error budget's share of each, or
-    /// the first element that is over it.
-    pub fn check(&self, device: &mut dyn Executor, seed: u64) -> Result<std::result::Result<Vec<Compared>, String>> {
-        let built = self.build(seed);
-        let got = built.run(device)?;
-        let want = built.run(&mut Cpu::default())?;
-        let mut compared = vec![];
-        for ((name, got), want) in built.outputs.iter().zip(&got).zip(&want) {
-            let name_of = format!("{} {name}", self.name);
-            let same = if self.is_bits(name, built.dtype(name)) {
-                check_bits(&name_of, got, want)
-            } else {
-                check_close(&name_of, got, want, self.atol, self.rtol)
-            };
-            match same {
-                Ok(share) => compared.push(Compared { tensor: name.clone(), share }),
-                Err(why) => return Ok(Err(why)),
-            }
-        }
-        Ok(Ok(compared))
-    }
-
     /// Whether an output is compared to the bit: ids, but for numbers in place of an input that is not exact.
-    fn is_bits(&self, output: &str, dtype: Dtype) -> bool {
+    pub fn is_bits(&self, output: &str, dtype: Dtype) -> bool {
         let in_place = (self.op)().in_place();
         let input = in_place.iter().find(|(slot, _)| output == format!("y{slot}")).map(|(_, input)| *input);
         input.map_or(dtype == Dtype::U32, |input| matches!(self.inputs[input].1, Draw::Exact(_)))
@@ -150,7 +118,7 @@ impl Case {
 }
 
 impl Built {
-    fn dtype(&self, output: &str) -> Dtype {
+    pub fn dtype(&self, output: &str) -> Dtype {
         let kept = self.graph.outputs().iter().find(|(name, _)| name == output);
         kept.map_or(Dtype::F32, |(_, t)| self.graph.shape(*t).dtype)
     }
@@ -159,27 +127,6 @@ impl Built {
     pub fn step(&self) -> Step {
         let position = self.position;
         Step { step: 3, micro_batch: 5, seed: 7, learning_rate: 0.01, position, ..Step::default() }
-    }
-
-    /// Writes all inputs of the loaded graph, each in its type.
-    pub fn write_inputs(&self, device: &mut dyn Executor, program: Program) -> Result<()> {
-        for (name, values) in &self.inputs {
-            let leaf = self.graph.nodes().iter().find(|n| n.label == *name).expect("an input of the graph");
-            device.write(program, name, &leaf.outputs[0].dtype.to_bytes(values))?;
-        }
-        Ok(())
-    }
-
-    /// Values of all outputs on a device, in the order of their names.
-    pub fn run(&self, device: &mut dyn Executor) -> Result<Vec<Vec<f32>>> {
-        let plan = Plan::new(&self.graph, device.limits())?;
-        let program = device.load(&self.graph, plan)?;
-        device.poison(program)?;
-        self.write_inputs(device, program)?;
-        device.run(program, 0, &self.step())?;
-        let outputs = self.outputs.iter().map(|name| device.read(program, name)).collect();
-        device.unload(program);
-        outputs
     }
 }
 
@@ -211,40 +158,11 @@ impl Draw {
             Draw::Half(scale) => Dtype::F16.round(rng.random_range(-scale..scale)),
             Draw::Between(low, high) => rng.random_range(low..high),
             Draw::Ids(vocabulary) | Draw::Exact(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
-            Draw::Targets(_) if rng.random_ratio(1, 5) => f32::from_bits(crate::data::IGNORED),
+            Draw::Targets(_) if rng.random_ratio(1, 5) => f32::from_bits(super::IGNORED),
             Draw::Targets(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
             Draw::Whole(largest) => rng.random_range(-largest..=largest) as f32,
             Draw::Report | Draw::Words(_) => unreachable!("made above"),
         };
         (0..len).map(|_| one()).collect()
     }
-}
-
-/// Fails unless ids and bits are the same.
-fn check_bits(tensor: &str, got: &[f32], want: &[f32]) -> std::result::Result<f64, String> {
-    let differ = got.iter().zip(want).position(|(g, w)| g.to_bits() != w.to_bits());
-    match differ {
-        Some(i) => Err(format!("{tensor}[{i}] is {:#x} and should be {:#x}", got[i].to_bits(), want[i].to_bits())),
-        None => Ok(0.0),
-    }
-}
-
-/// Fails unless `|got - want| <= atol + rtol * |want|` for every element, written so that NaN fails; returns the largest
-/// share of the budget used, or a line with the tensor, the index and both values.
-pub fn check_close(tensor: &str, got: &[f32], want: &[f32], atol: f32, rtol: f32) -> std::result::Result<f64, String> {
-    if got.len() != want.len() {
-        return Err(format!("{tensor} has {} elements and should have {}", got.len(), want.len()));
-    }
-    let mut largest = 0.0f64;
-    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-        let budget = f64::from(atol) + f64::from(rtol) * f64::from(w).abs();
-        let share = if g == w { 0.0 } else { (f64::from(g) - f64::from(w)).abs() / budget };
-        // A NaN share compares false with everything, so it must fail the comparison that lets an element pass.
-        if share <= 1.0 {
-            largest = largest.max(share);
-        } else {
-            return Err(format!("{tensor}[{i}] is {g} and should be {w}: {share:.2} of its budget {budget:.2e}"));
-        }
-    }
-    Ok(largest)
 }

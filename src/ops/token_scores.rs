@@ -9,9 +9,9 @@
 use super::case::{Case, Draw};
 use super::cross_entropy::{log_sum_exp, threads};
 use super::elementwise::bytes;
-use crate::data::IGNORED;
 use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::ops::IGNORED;
 use crate::shader;
 use std::ops::Range;
 use std::sync::Arc;

@@ -24,8 +24,8 @@ use files::{Hashing, entry_names, hash_file, link_or_copy, remove_if_present, wi
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::{TEMPORARY_PREFIX, one_line, sync_directory, write_atomic, write_synced};
+use crate::formats::folder::{self, CONFIG_FILE, NamedTensor, TOKENIZER_FILE, TensorFile, WEIGHTS_FILE, Weights};
 use crate::models::config::Config;
-use crate::models::folder::{self, CONFIG_FILE, NamedTensor, TOKENIZER_FILE, TensorFile, WEIGHTS_FILE, Weights};
 
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub const TRAINER_FILE: &str = "trainer.json";

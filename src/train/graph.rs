@@ -8,7 +8,7 @@ use crate::graph::gradient::gradient;
 use crate::graph::{Graph, PLACE, Tensor};
 use crate::models::model::Objective;
 use crate::ops::adamw::AdamW;
-use crate::ops::add::AddInPlace;
+use crate::ops::add::{AddInPlace, add_in_place};
 use crate::ops::expert_load::ExpertLoad;
 use crate::ops::fill::Fill;
 use crate::ops::global_norm::{GlobalNorm, PLACES, SquaredSum, report, sums};
@@ -85,7 +85,7 @@ impl TrainingGraph {
         let sum = g.apply(AddInPlace, &[loss_sum, objective.reported]);
         count_choices(&mut g, &objective.groups);
         let wanted: Vec<_> = values.iter().copied().zip(gradients.iter().copied()).collect();
-        let totals = gradient(&mut g, objective.minimised, seed, &wanted);
+        let totals = gradient(&mut g, objective.minimised, seed, &wanted, &add_in_place());
 
         g.segment(UPDATE);
         let groups = groups(parameters);

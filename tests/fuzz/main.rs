@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
+use wgpt::formats::folder::{NamedTensor, Weights, write_tensors_to};
+use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::models::config::Config;
-use wgpt::models::folder::{NamedTensor, Weights, write_tensors_to};
-use wgpt::models::generation_config::GenerationConfig;
 use wgpt::models::initial::initial_values;
 
 #[global_allocator]

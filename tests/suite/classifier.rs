@@ -1,6 +1,7 @@
 //! The classifier of training: the gradients of the cross-entropy, however many rows of logits exist at a time.
 
 use std::sync::Arc;
+use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
@@ -11,7 +12,7 @@ use wgpt::models::config::{Config, Dropout};
 use wgpt::models::initial::initial_values;
 use wgpt::models::model::Model;
 use wgpt::ops::add::Add;
-use wgpt::ops::case::check_close;
+use wgpt::ops::add::add_in_place;
 use wgpt::ops::classifier::Classifier;
 use wgpt::ops::cross_entropy::CrossEntropy;
 use wgpt::ops::fill::Fill;
@@ -41,13 +42,13 @@ fn logit_gradient(device: &mut dyn Executor, loss: impl Fn(&mut Graph, Tensor, T
     let zero = g.state("zero", &[7, 33]);
     let logits = g.apply(Add, &[wanted.0, zero]);
     let loss = loss(&mut g, logits, targets);
-    gradient(&mut g, loss, seed, &[wanted]);
+    gradient(&mut g, loss, seed, &[wanted], &add_in_place());
     let plan = Plan::new(&g, device.limits()).unwrap();
     let program = device.load(&g, plan).unwrap();
     device.write_state("logits", &(0..231).map(|i| (i as f32 * 0.7).sin() * 5.0).collect::<Vec<_>>()).unwrap();
     device.write_state("logits.grad", &[0.0; 231]).unwrap();
     device.poison(program).unwrap();
-    device.write(program, "targets", bytemuck::cast_slice(&[3, 0, 32, wgpt::data::IGNORED, 7, 7, 1])).unwrap();
+    device.write(program, "targets", bytemuck::cast_slice(&[3, 0, 32, wgpt::ops::IGNORED, 7, 7, 1])).unwrap();
     device.run(program, 0, &Step::default()).unwrap();
     device.read_state("logits.grad").unwrap()
 }
@@ -130,7 +131,7 @@ fn gradients(
     for micro_batch in 0..2u32 {
         let ids: Vec<u32> = (0..=(BATCH * TIME) as u32).map(|i| (i * i * 7 + micro_batch * 13) % 101 * apart).collect();
         let mut targets = ids[1..].to_vec();
-        targets[130..150].fill(wgpt::data::IGNORED);
+        targets[130..150].fill(wgpt::ops::IGNORED);
         for program in programs {
             device.write(program, "ids", bytemuck::cast_slice(&ids[..BATCH * TIME])).unwrap();
             device.write(program, "targets", bytemuck::cast_slice(&targets)).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::cli::{Place, stderr};
 use std::path::Path;
-use wgpt::data::story;
+use wgpt::data::corpora::story;
 
 fn folder() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/demo")

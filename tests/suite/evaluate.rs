@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use wgpt::evaluate::scorer::{Request, Scorer, graph};
 use wgpt::executor::Executor;
+use wgpt::formats::demo;
 use wgpt::gpu::Gpu;
 use wgpt::models::config::Config;
-use wgpt::models::demo;
 use wgpt::reference::Cpu;
 
 fn fixture(name: &str) -> PathBuf {

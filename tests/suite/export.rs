@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use wgpt::data::tokenizer::Tokenizer;
+use wgpt::formats::folder::{Weights, read_config};
+use wgpt::formats::safetensors::{TensorFile, WeightType, write_weights};
 use wgpt::models::config::Config;
-use wgpt::models::folder::{Weights, read_config};
-use wgpt::models::safetensors::{TensorFile, WeightType, write_weights};
 
 struct Place(tempfile::TempDir);
 

@@ -1,13 +1,13 @@
 //! Fine-tuning: sequences and batches of labelled examples.
 
 use proptest::prelude::*;
-use wgpt::data::IGNORED;
 use wgpt::data::labelled::{Example, Task};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Error;
 use wgpt::finetune::batches::{Batch, Buckets, Item, epoch, group};
 use wgpt::finetune::sequences::{Encoder, Sequences, Special};
 use wgpt::finetune::task::Answer;
+use wgpt::ops::IGNORED;
 
 const S: u32 = 256;
 const D: u32 = 257;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tempfile::tempdir;
-use wgpt::data::IGNORED;
+use wgpt::checks::check_close;
 use wgpt::data::labelled::{Example, Task};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::executor::Executor;
@@ -18,12 +18,12 @@ use wgpt::finetune::scorer::Scorer;
 use wgpt::finetune::settings::{Freeze, Settings};
 use wgpt::finetune::task::{Answer, Target};
 use wgpt::finetune::trainer::{loss, trained, training_graph};
+use wgpt::formats::source::ModelSource;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Limits, Plan, Step};
 use wgpt::models::config::{Config, SCORE};
 use wgpt::models::initial::initial_values;
-use wgpt::models::source::ModelSource;
-use wgpt::ops::case::check_close;
+use wgpt::ops::IGNORED;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{ACCUMULATE, Optimizer, TrainingGraph};
 

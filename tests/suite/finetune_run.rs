@@ -16,9 +16,9 @@ use wgpt::finetune::sequences::Special;
 use wgpt::finetune::settings::Settings;
 use wgpt::finetune::task::{Answer, Target};
 use wgpt::finetune::trainer::Trainer;
+use wgpt::formats::folder::{NamedTensor, WeightType, write_folder};
 use wgpt::gpu::Gpu;
 use wgpt::models::config::{Config, Dropout};
-use wgpt::models::folder::{NamedTensor, WeightType, write_folder};
 use wgpt::models::initial::initial_values;
 
 // --- the library ----------------------------------------------------------------------------------------------------

@@ -1,16 +1,16 @@
 //! Generation: cached against uncached logits, sliding, rows, what is drawn against exact probabilities, beams.
 
 use std::path::Path;
+use wgpt::checks::check_close;
 use wgpt::executor::{Executor, Program};
+use wgpt::formats::folder::{Weights, read_config};
 use wgpt::generate::beam::{BeamOptions, BeamSearch, EarlyStopping, Next};
 use wgpt::generate::{Draw, Generator, Token};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
-use wgpt::models::folder::{Weights, read_config};
 use wgpt::models::initial::initial_values;
 use wgpt::models::model::Model;
-use wgpt::ops::case::check_close;
 use wgpt::ops::next_token::{NextToken, seen_words};
 use wgpt::reference::Cpu;
 

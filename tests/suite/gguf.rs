@@ -8,10 +8,10 @@ use rand_pcg::Pcg64;
 use serde_json::{Value as Json, json};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Error;
+use wgpt::formats::folder::Weights;
+use wgpt::formats::gguf::{Precision, write};
+use wgpt::formats::safetensors::{WeightType, write_weights};
 use wgpt::models::config::{Config, FeedForward};
-use wgpt::models::folder::Weights;
-use wgpt::models::gguf::{Precision, write};
-use wgpt::models::safetensors::{WeightType, write_weights};
 use wgpt::ops::gelu::Form;
 
 /// A metadata value.

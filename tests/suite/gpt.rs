@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::tempdir;
-use wgpt::data::IGNORED;
+use wgpt::checks::check_close;
 use wgpt::executor::Executor;
+use wgpt::formats::folder::{NamedTensor, TensorFile, WeightType, Weights, read_config, write_folder};
+use wgpt::formats::upload::upload;
 use wgpt::generate::{Draw, Generator};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
-use wgpt::models::folder::{NamedTensor, TensorFile, WeightType, Weights, read_config, write_folder};
 use wgpt::models::model::Model;
-use wgpt::models::upload::upload;
-use wgpt::ops::case::check_close;
+use wgpt::ops::IGNORED;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{Optimizer, TrainingGraph};
 

@@ -2,13 +2,13 @@
 //! numbers, in f64.
 
 use std::path::Path;
-use wgpt::data::IGNORED;
+use wgpt::checks::check_close;
 use wgpt::executor::{Executor, Program};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
 use wgpt::models::model::Model;
-use wgpt::ops::case::check_close;
+use wgpt::ops::IGNORED;
 use wgpt::ops::global_norm::report;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{Optimizer, REPORT, TrainingGraph};

@@ -14,9 +14,9 @@ use serde_json::json;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::hub::{Download, Hub, is_name};
+use wgpt::formats::hub::{Download, Hub, is_name};
+use wgpt::formats::safetensors::{WeightType, write_weights};
 use wgpt::models::config::Config;
-use wgpt::models::safetensors::{WeightType, write_weights};
 
 const NAME: &str = "some-org/tiny";
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use tempfile::tempdir;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::executor::Executor;
+use wgpt::formats::folder::{TensorFile, WeightType};
+use wgpt::formats::upload::upload;
 use wgpt::generate::stop::Continuation;
 use wgpt::generate::{Draw, Generator};
 use wgpt::gpu::{Gpu, choose};
@@ -15,9 +17,8 @@ use wgpt::graph::gradient::gradient;
 use wgpt::graph::{Family, Graph, Plan, Step};
 use wgpt::models::config::{Config, FeedForward, Norm, Position};
 use wgpt::models::experts::Experts;
-use wgpt::models::folder::{TensorFile, WeightType};
 use wgpt::models::model::Model;
-use wgpt::models::upload::upload;
+use wgpt::ops::add::add_in_place;
 use wgpt::ops::fill::Fill;
 use wgpt::ops::rope::Scaling;
 use wgpt::reference::Cpu;
@@ -343,7 +344,7 @@ fn a_llama_trains_resumes_samples_and_is_exported_like_any_model() {
     std::fs::remove_dir_all(place.path("run/checkpoints/step-000004")).unwrap();
     good("train --out run --resume --device cpu");
     assert_eq!(weights("run"), whole, "resuming changes no bit");
-    let config = wgpt::models::folder::read_config(&place.path("run")).unwrap();
+    let config = wgpt::formats::folder::read_config(&place.path("run")).unwrap();
     assert_eq!((config.family.name(), config.kv_heads, config.inner), ("LLaMA", 1, 44));
 
     // Past the context, where the last half is read again.
@@ -383,7 +384,7 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
         let wanted = config.parameters().into_iter();
         let wanted: Vec<_> = wanted.map(|(n, d)| (g.state(&n, &d), g.state(&format!("{n}.grad"), &d))).collect();
         let seed = g.apply(Fill { value: 1.0 }, &[]);
-        gradient(&mut g, loss, seed, &wanted);
+        gradient(&mut g, loss, seed, &wanted, &add_in_place());
         let plan = Plan::new(&g, device.limits()).unwrap();
         let program = device.load(&g, plan).unwrap();
         for (name, dims) in config.parameters() {

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Dtype, Family, Graph, Op, Plan, Shape, Step, Tensor};
 use wgpt::ops::attention::Attention;
-use wgpt::ops::case::check_close;
 use wgpt::ops::rmsnorm::RmsNorm;
 use wgpt::ops::rope::{Rope, RopeTable, Scaling};
 use wgpt::ops::swiglu::SwiGlu;

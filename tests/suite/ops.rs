@@ -1,9 +1,9 @@
 //! Every op's cases: shader against reference for both families of kernels, and `vjp` against finite differences.
 
+use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Limits};
-use wgpt::ops::case::check_close;
 use wgpt::ops::{Case, cases, cases_for};
 
 /// The best adapter, with the kernels of `family`.

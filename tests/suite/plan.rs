@@ -2,7 +2,6 @@
 
 use proptest::prelude::*;
 use std::path::Path;
-use wgpt::data::IGNORED;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
@@ -12,6 +11,8 @@ use wgpt::graph::{Constant, Family, Graph, Limits, Plan, Shape, Step, Tensor};
 use wgpt::models::config::Config;
 use wgpt::models::model::Model;
 use wgpt::ops::Case;
+use wgpt::ops::IGNORED;
+use wgpt::ops::add::add_in_place;
 use wgpt::ops::add::{Add, AddInPlace};
 use wgpt::ops::fill::Fill;
 use wgpt::ops::matmul::Matmul;
@@ -396,7 +397,7 @@ fn a_tensor_that_is_used_twice_gets_the_sum_of_its_gradients() {
     let y = g.apply(Matmul::default(), &[z, v]);
     let loss = g.apply(Add, &[y, x]);
     let seed = g.apply(Fill { value: 0.5 }, &[]);
-    gradient(&mut g, loss, seed, &[(w, dw), (v, dv)]);
+    gradient(&mut g, loss, seed, &[(w, dw), (v, dv)], &add_in_place());
     for device in &mut devices {
         let plan = Plan::new(&g, device.limits()).unwrap();
         assert_eq!(problems(&plan, device.limits()), Vec::<String>::new());

@@ -7,11 +7,11 @@ use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 use serde_json::Value;
+use wgpt::data::corpora::story;
 use wgpt::data::corpus::Corpus;
 use wgpt::data::prepare::{Preparation, Prepared, Validation};
 use wgpt::data::shards;
 use wgpt::data::source::Source;
-use wgpt::data::story;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::data::tokenizer_training::{Kind, Recipe, Sizes};
 use wgpt::data::tokens::Tokens;

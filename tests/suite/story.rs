@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use wgpt::data::story::grammar::{Entropy, Grammar, Scene, Table};
-use wgpt::data::story::{self, TALES};
+use wgpt::data::corpora::story::grammar::{Entropy, Grammar, Scene, Table};
+use wgpt::data::corpora::story::{self, TALES};
 
 const STORIES: u64 = 20_000;
 

@@ -2,9 +2,9 @@
 
 use crate::cli::{Place, error, has, stderr};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use wgpt::data::corpora::story;
+use wgpt::data::corpora::tasks::{MOST_CHARACTERS, Split, examples};
 use wgpt::data::labelled::{Example, Task, read};
-use wgpt::data::story;
-use wgpt::data::tasks::{MOST_CHARACTERS, Split, examples};
 
 /// What belongs together: a need, its gift and the gift's use; a toy, how it gets away and how it is caught.
 const TOGETHER: [[&str; 3]; 8] = [

@@ -1,7 +1,8 @@
 //! Whole runs of a tiny model: the same numbers on every executor, the same bits every time, and what goes wrong.
 
 use std::sync::{Arc, OnceLock};
-use wgpt::data::story;
+use wgpt::checks::check_close;
+use wgpt::data::corpora::story;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::data::tokens::Tokens;
 use wgpt::error::{Error, Result};
@@ -13,7 +14,7 @@ use wgpt::graph::{Family, Graph, Limits, Plan, Step};
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
 use wgpt::models::model::Model;
-use wgpt::ops::case::check_close;
+use wgpt::ops::add::add_in_place;
 use wgpt::ops::fill::Fill;
 use wgpt::ops::global_norm::report;
 use wgpt::reference::Cpu;
@@ -590,7 +591,7 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
     for (name, dims) in config.parameters() {
         wanted.push((g.state(&name, &dims), g.state(&format!("{name}.grad"), &dims)));
     }
-    gradient(&mut g, loss, seed, &wanted);
+    gradient(&mut g, loss, seed, &wanted, &add_in_place());
     let mut tokens = vec![0; batch * 16 + 1];
     corpus().training.read(0, &mut tokens).unwrap();
     // Spread over the table, so that both of its pieces are used.

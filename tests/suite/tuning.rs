@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use wgpt::checks::check_close;
 use wgpt::executor::{Executor, Trial};
 use wgpt::gpu::tuning::{WGPU_VERSION, Watch};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{
     Choices, Cost, Dispatch, Family, Graph, Limits, Op, Plan, Shader, Shape, Shapes, Step, Tensor, Variants,
 };
-use wgpt::ops::case::check_close;
 use wgpt::ops::{Case, cases};
 use wgpt::reference::Cpu;
 

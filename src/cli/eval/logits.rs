@@ -5,11 +5,11 @@ use std::path::Path;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::files::write_atomic;
+use wgpt::formats::folder::{Weights, write_tensors_to};
+use wgpt::formats::upload::upload;
 use wgpt::graph::{Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
-use wgpt::models::folder::{Weights, write_tensors_to};
 use wgpt::models::model::Model;
-use wgpt::models::upload::upload;
 
 /// Writes logits (B, T, V) of the ids in a file.
 pub fn dump(global: &Global, config: &Config, weights: &Weights, path: &Path, out: &Path) -> Result<()> {

@@ -3,22 +3,22 @@
 use super::super::Global;
 use super::{Eval, progress};
 use serde_json::json;
-use wgpt::data::IGNORED;
+use wgpt::data::corpora::story;
 use wgpt::data::corpus::tokens;
 use wgpt::data::source::Source;
-use wgpt::data::story;
 use wgpt::data::tokens::Tokens;
 use wgpt::error::Result;
 use wgpt::evaluate::scorer::Scorer;
 use wgpt::evaluate::stride;
 use wgpt::executor::{Executor, tuned_plan};
 use wgpt::fail;
+use wgpt::formats::folder::Weights;
+use wgpt::formats::source::ModelSource;
+use wgpt::formats::upload::upload;
 use wgpt::graph::{Graph, Step};
 use wgpt::models::config::Config;
-use wgpt::models::folder::Weights;
 use wgpt::models::model::Model;
-use wgpt::models::source::ModelSource;
-use wgpt::models::upload::upload;
+use wgpt::ops::IGNORED;
 
 /// Text of the built-in stories that is evaluated where no data is named.
 pub const STORY_BYTES: usize = 64 << 10;

@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
+use wgpt::data::corpora::story;
+use wgpt::data::corpora::tasks::{self, Split};
 use wgpt::data::labelled::{Column, Example, Form, Task, read};
-use wgpt::data::story;
-use wgpt::data::tasks::{self, Split};
 use wgpt::error::Result;
 use wgpt::evaluate::Accuracy;
 use wgpt::evaluate::choose::{Accuracies, choose};
@@ -17,9 +17,9 @@ use wgpt::evaluate::prompt::{Prompter, Shots};
 use wgpt::evaluate::scorer::Scorer;
 use wgpt::fail;
 use wgpt::files::write_atomic;
+use wgpt::formats::folder::Weights;
+use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
-use wgpt::models::folder::Weights;
-use wgpt::models::source::ModelSource;
 
 /// Built-in examples that are evaluated where no data is named.
 const EXAMPLES: usize = 400;

@@ -3,9 +3,9 @@
 use clap::ValueEnum;
 use wgpt::error::Result;
 use wgpt::fail;
+use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::generate::beam::{BeamOptions, EarlyStopping};
 use wgpt::generate::{Draw, MOST_ROWS};
-use wgpt::models::generation_config::GenerationConfig;
 
 const TOKENS: usize = 200;
 const TEMPERATURE: f32 = 0.8;

@@ -3,9 +3,9 @@
 use super::super::cache_folder;
 use std::path::Path;
 use std::sync::Arc;
+use wgpt::data::corpora::story;
 use wgpt::data::corpus::{Corpus, tokens};
 use wgpt::data::source::Source;
-use wgpt::data::story;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::fail;

@@ -7,7 +7,6 @@ use super::Gpt;
 use crate::files::one_line;
 use crate::models::config::*;
 use crate::models::family::{architectures, one_or_list};
-use crate::models::folder::WeightType;
 use crate::models::gpt2::json::body;
 use crate::models::keys::{Found, Keys};
 use crate::ops::gelu::Form;
@@ -21,13 +20,13 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
     Ok(Config { family: &Gpt, feed_forward: FeedForward::Gelu(activation(keys)?), ..body })
 }
 
-pub(super) fn write(config: &Config, weights: WeightType) -> String {
+pub(super) fn write(config: &Config, dtype: &'static str) -> String {
     let written = ConfigJson {
         afn: "gelu",
         architectures: [ARCHITECTURE],
         attn_pdrop: config.dropout.attention,
         bos_token_id: config.bos_token_id,
-        dtype: weights.name(),
+        dtype,
         embd_pdrop: config.dropout.embedding,
         eos_token_id: one_or_list(&config.eos_token_id),
         initializer_range: config.initializer_range,
@@ -40,7 +39,7 @@ pub(super) fn write(config: &Config, weights: WeightType) -> String {
         n_positions: config.context,
         resid_pdrop: config.dropout.residual,
         tie_word_embeddings: config.tied,
-        torch_dtype: weights.name(),
+        torch_dtype: dtype,
         vocab_size: config.vocab_size,
     };
     serde_json::to_string_pretty(&written).expect("a struct of numbers and strings always serialises") + "\n"

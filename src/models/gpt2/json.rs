@@ -6,7 +6,6 @@ use serde_json::Value;
 use crate::files::one_line;
 use crate::models::config::*;
 use crate::models::family::{architectures, one_or_list};
-use crate::models::folder::WeightType;
 use crate::models::keys::{Found, Keys, shown};
 use crate::ops::gelu::Form;
 use crate::ops::rope::Scaling;
@@ -69,7 +68,7 @@ pub(in crate::models) fn body(keys: &Keys, model: &str) -> Found<Config> {
     })
 }
 
-pub(super) fn write(config: &Config, weights: WeightType) -> String {
+pub(super) fn write(config: &Config, dtype: &'static str) -> String {
     let ablation = is_ablation(config);
     let activation = match config.feed_forward {
         FeedForward::Gelu(form) => form,
@@ -88,7 +87,7 @@ pub(super) fn write(config: &Config, weights: WeightType) -> String {
         architectures: if ablation { vec![] } else { vec![ARCHITECTURE] },
         attn_pdrop: config.dropout.attention,
         bos_token_id: config.bos_token_id,
-        dtype: weights.name(),
+        dtype,
         embd_pdrop: config.dropout.embedding,
         eos_token_id: one_or_list(&config.eos_token_id),
         initializer_range: config.initializer_range,
@@ -102,7 +101,7 @@ pub(super) fn write(config: &Config, weights: WeightType) -> String {
         n_positions: config.context,
         resid_pdrop: config.dropout.residual,
         tie_word_embeddings: config.tied,
-        torch_dtype: weights.name(),
+        torch_dtype: dtype,
         vocab_size: config.vocab_size,
     };
     serde_json::to_string_pretty(&written).expect("a struct of numbers and strings always serialises") + "\n"

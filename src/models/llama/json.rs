@@ -8,7 +8,6 @@ use crate::files::one_line;
 use crate::models::config::*;
 use crate::models::experts::Experts;
 use crate::models::family::{architectures, one_or_list};
-use crate::models::folder::WeightType;
 use crate::models::keys::{Found, Keys};
 use crate::ops::rope::Scaling;
 
@@ -196,7 +195,7 @@ fn window(keys: &Keys, kind: &Kind, layers: usize) -> Found<Option<usize>> {
     }
 }
 
-pub(super) fn write(config: &Config, weights: WeightType) -> String {
+pub(super) fn write(config: &Config, dtype: &'static str) -> String {
     let model_type = match config {
         Config { feed_forward: FeedForward::Experts(_), .. } => "mixtral",
         Config { head_norm: true, .. } => "qwen3",
@@ -216,7 +215,7 @@ pub(super) fn write(config: &Config, weights: WeightType) -> String {
         attention_bias: config.attention_bias.1,
         attention_dropout: config.dropout.attention,
         bos_token_id: config.bos_token_id,
-        dtype: weights.name(),
+        dtype,
         eos_token_id: one_or_list(&config.eos_token_id),
         head_dim: config.head_size,
         hidden_act: "silu",
@@ -240,7 +239,7 @@ pub(super) fn write(config: &Config, weights: WeightType) -> String {
         router_z_loss_coef: experts.map(|e| e.z).filter(|z| *z > 0.0),
         sliding_window: config.window,
         tie_word_embeddings: config.tied,
-        torch_dtype: weights.name(),
+        torch_dtype: dtype,
         use_sliding_window: windowed.then_some(true),
         vocab_size: config.vocab_size,
     };

@@ -23,8 +23,8 @@ use rand_pcg::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use self::plots::Plot;
-use super::labelled::{Example, Task};
 use super::story::TALES;
+use crate::data::labelled::{Example, Task};
 use crate::{error::Result, fail};
 
 /// Characters of all texts of an example; of a context and one of its choices.

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use rand_pcg::Pcg64;
 
 use super::below;
-use crate::data::labelled::Task;
-use crate::data::story::TALES;
-use crate::data::story::cast::Cast;
-use crate::data::story::grammar::Scene;
-use crate::data::story::tales::{
+use crate::data::corpora::story::TALES;
+use crate::data::corpora::story::cast::Cast;
+use crate::data::corpora::story::grammar::Scene;
+use crate::data::corpora::story::tales::{
     CHILD, CHILD_SOMEWHERE, ESCAPE, GIVING_BACK, LOSS, NEED, RELIEF, RESCUE, SHARING, WISH,
 };
+use crate::data::labelled::Task;
 
 /// Scenes of the first and of the second half, and a mark of the table that both tell of, in different words.
 type Halves = (&'static [&'static Scene], &'static [&'static Scene], &'static str);

@@ -4,13 +4,13 @@ use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::config::Config;
 use super::folder::{CONFIG_FILE, Weights};
 use super::generation_config::GenerationConfig;
 use super::safetensors::TensorFile;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
+use crate::models::config::Config;
 
 /// A model's files by name: `config.json`, `model.safetensors`, `tokenizer.json` and what else there may be.
 #[derive(Debug, Clone)]

@@ -7,13 +7,13 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::config::{Config, HEAD, SCORE};
 use super::generation_config::GenerationConfig;
 use super::source::ModelSource;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::{one_line, write_bytes};
+use crate::models::config::{Config, HEAD, SCORE};
 
 pub use super::safetensors::{NamedTensor, TensorFile, WeightType, write_tensors_to, write_weights};
 
@@ -38,10 +38,27 @@ pub fn write_folder(
     weights: WeightType,
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-    write_bytes(&folder.join(CONFIG_FILE), config.to_json_for(weights).as_bytes())?;
+    write_bytes(&folder.join(CONFIG_FILE), config.to_json_for(weights.name()).as_bytes())?;
     GenerationConfig::of(config).save(folder)?;
     tokenizer.map_or(Ok(()), |tokenizer| tokenizer.save(folder))?;
     write_weights(&folder.join(WEIGHTS_FILE), &config.stored(tensors), &[], weights)
+}
+
+impl Config {
+    /// Parameters as the tensors of a checkpoint, under the names that `transformers` has for them.
+    pub fn stored<'a>(&self, parameters: &[NamedTensor<'a>]) -> Vec<NamedTensor<'a>> {
+        let mut stored = vec![];
+        for (name, dims, values) in parameters {
+            let mut rest = *values;
+            for (part, dims) in self.parts(name, dims) {
+                let (values, after) = rest.split_at(dims.iter().product());
+                rest = after;
+                let name = if part == HEAD || part == SCORE { part } else { format!("{}{part}", self.family.prefix()) };
+                stored.push((name, dims, values));
+            }
+        }
+        stored
+    }
 }
 
 /// The weights of a model: every tensor that the configuration asks for, and nothing else. Tensors are those of the files,

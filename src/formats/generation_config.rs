@@ -6,12 +6,12 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::config::Config;
-use super::family::one_or_list;
-use super::keys::{Found, Keys, shown};
 use super::source::ModelSource;
 use crate::error::{Error, Result};
 use crate::files::{one_line, write_bytes};
+use crate::models::config::Config;
+use crate::models::family::one_or_list;
+use crate::models::keys::{Found, Keys, shown};
 
 pub const GENERATION_CONFIG_FILE: &str = "generation_config.json";
 

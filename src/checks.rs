@@ -1,0 +1,90 @@
+//! Running cases: on a device and on the reference, and the comparison of the two. Tests and `wgpt doctor` use it.
+
+use crate::error::Result;
+use crate::executor::{Executor, Program};
+use crate::graph::Plan;
+use crate::ops::case::{Built, Case};
+use crate::reference::Cpu;
+
+/// Comparison of one tensor: the largest share of its error budget that any element used.
+#[derive(Debug)]
+pub struct Compared {
+    pub tensor: String,
+    pub share: f64,
+}
+
+impl Case {
+    /// Runs the case on `device` and on the reference and compares every output; the error budget's share of each, or
+    /// the first element that is over it.
+    pub fn check(&self, device: &mut dyn Executor, seed: u64) -> Result<std::result::Result<Vec<Compared>, String>> {
+        let built = self.build(seed);
+        let got = built.run(device)?;
+        let want = built.run(&mut Cpu::default())?;
+        let mut compared = vec![];
+        for ((name, got), want) in built.outputs.iter().zip(&got).zip(&want) {
+            let name_of = format!("{} {name}", self.name);
+            let same = if self.is_bits(name, built.dtype(name)) {
+                check_bits(&name_of, got, want)
+            } else {
+                check_close(&name_of, got, want, self.atol, self.rtol)
+            };
+            match same {
+                Ok(share) => compared.push(Compared { tensor: name.clone(), share }),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        Ok(Ok(compared))
+    }
+}
+
+impl Built {
+    /// Writes all inputs of the loaded graph, each in its type.
+    pub fn write_inputs(&self, device: &mut dyn Executor, program: Program) -> Result<()> {
+        for (name, values) in &self.inputs {
+            let leaf = self.graph.nodes().iter().find(|n| n.label == *name).expect("an input of the graph");
+            device.write(program, name, &leaf.outputs[0].dtype.to_bytes(values))?;
+        }
+        Ok(())
+    }
+
+    /// Values of all outputs on a device, in the order of their names.
+    pub fn run(&self, device: &mut dyn Executor) -> Result<Vec<Vec<f32>>> {
+        let plan = Plan::new(&self.graph, device.limits())?;
+        let program = device.load(&self.graph, plan)?;
+        device.poison(program)?;
+        self.write_inputs(device, program)?;
+        device.run(program, 0, &self.step())?;
+        let outputs = self.outputs.iter().map(|name| device.read(program, name)).collect();
+        device.unload(program);
+        outputs
+    }
+}
+
+/// Fails unless ids and bits are the same.
+fn check_bits(tensor: &str, got: &[f32], want: &[f32]) -> std::result::Result<f64, String> {
+    let differ = got.iter().zip(want).position(|(g, w)| g.to_bits() != w.to_bits());
+    match differ {
+        Some(i) => Err(format!("{tensor}[{i}] is {:#x} and should be {:#x}", got[i].to_bits(), want[i].to_bits())),
+        None => Ok(0.0),
+    }
+}
+
+/// Fails unless `|got - want| <= atol + rtol * |want|` for every element, written so that NaN fails; returns the largest
+/// share of the budget used, or a line with the tensor, the index and both values.
+pub fn check_close(tensor: &str, got: &[f32], want: &[f32], atol: f32, rtol: f32) -> std::result::Result<f64, String> {
+    if got.len() != want.len() {
+        return Err(format!("{tensor} has {} elements and should have {}", got.len(), want.len()));
+    }
+    let mut largest = 0.0f64;
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        let budget = f64::from(atol) + f64::from(rtol) * f64::from(w).abs();
+        let share = if g == w { 0.0 } else { (f64::from(g) - f64::from(w)).abs() / budget };
+        // A NaN share compares false with everything, so it must fail the comparison that lets an element pass.
+        if share <= 1.0 {
+            largest = largest.max(share);
+        } else {
+            return Err(format!("{tensor}[{i}] is {g} and should be {w}: {share:.2} of its budget {budget:.2e}"));
+        }
+    }
+    Ok(largest)
+}

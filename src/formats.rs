@@ -1,0 +1,11 @@
+//! Files of other programs: Hugging Face model folders and their hub, safetensors, GGUF.
+
+pub mod demo;
+pub mod folder;
+pub mod generation_config;
+pub mod gguf;
+#[cfg(feature = "hub")]
+pub mod hub;
+pub mod safetensors;
+pub mod source;
+pub mod upload;
