@@ -13,6 +13,7 @@ const LN_BETA1: f32 = -0.10536052;
 const LN_BETA2: f32 = -0.05129329;
 const EPS: f32 = 1e-8;
 const WEIGHT_DECAY: f32 = 0.1;
+const RATE: f32 = 1.0;
 
 @group(0) @binding(0) var<storage, read_write> parameter: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> gradient: array<vec4<f32>>;
@@ -47,8 +48,9 @@ fn main(
         let v = BETA2 * exp_avg_sq[i] + ONE_MINUS_BETA2 * g * g;
         let m_hat = m / one_minus_exp(t * LN_BETA1);
         let v_hat = v / one_minus_exp(t * LN_BETA2);
-        let p = parameter[i] * (1.0 - step.learning_rate * WEIGHT_DECAY);
-        parameter[i] = p - step.learning_rate * m_hat / (sqrt(v_hat) + EPS);
+        let learning_rate = step.learning_rate * RATE;
+        let p = parameter[i] * (1.0 - learning_rate * WEIGHT_DECAY);
+        parameter[i] = p - learning_rate * m_hat / (sqrt(v_hat) + EPS);
         exp_avg[i] = m;
         exp_avg_sq[i] = v;
     }

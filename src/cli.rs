@@ -9,6 +9,7 @@ mod finetune;
 mod hub;
 mod predict;
 mod profile;
+mod run;
 mod sample;
 mod tokenizer;
 mod train;
@@ -40,7 +41,8 @@ pub struct Arguments {
 }
 
 /// Options of every command.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// Where to run: auto (the best GPU), cpu (the reference, slow), or part of an adapter's name
     #[arg(long, global = true, default_value = "auto")]

@@ -1,6 +1,7 @@
 //! Data: the built-in corpus, files of text or tokens, tokenizers, and batches.
 
 pub mod batches;
+pub mod buckets;
 pub mod corpora;
 pub mod corpus;
 mod encode;

@@ -6,6 +6,7 @@
 
 pub mod choose;
 pub mod cloze;
+pub mod metrics;
 pub mod prompt;
 pub mod scorer;
 pub mod stride;

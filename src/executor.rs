@@ -1,5 +1,6 @@
 //! What a plan is run on: the GPU through wgpu, or the CPU through the ops' references. Callers see one trait.
 
+pub mod programs;
 pub mod store;
 
 use crate::error::Result;
@@ -73,6 +74,9 @@ pub trait Executor {
 
     /// Frees a program's own buffers; its handle must not be used again. The store stays.
     fn unload(&mut self, program: Program);
+
+    /// Frees the states of the store whose names start with `prefix`. Programs that bind them must be unloaded.
+    fn free_states(&mut self, prefix: &str);
 
     /// Writes an input of a program; `bytes` has exactly its size.
     fn write(&mut self, program: Program, input: &str, bytes: &[u8]) -> Result<()>;

@@ -13,7 +13,7 @@ use crate::executor::Executor;
 use crate::formats::folder::Weights;
 use crate::formats::upload::upload;
 use crate::graph::Graph;
-use crate::models::config::Config;
+use crate::models::network::Network;
 use beam::{BeamOptions, BeamSearch, Hypothesis, Next};
 use decoder::{Choice, Decoder};
 
@@ -56,19 +56,24 @@ impl Generator {
     /// A generator whose weights it writes to the device's store. `vocabulary`: ids below it may be drawn.
     pub fn new(
         executor: &mut dyn Executor,
-        config: &Config,
+        network: &Network,
         weights: &Weights,
         vocabulary: usize,
         rows: usize,
     ) -> Result<Generator> {
-        let generator = Generator::of_store(executor, config, vocabulary, rows)?;
-        upload(executor, weights)?;
+        let generator = Generator::of_store(executor, network, vocabulary, rows)?;
+        upload(executor, network, weights)?;
         Ok(generator)
     }
 
     /// A generator of the model whose weights are in the device's store, or will be.
-    pub fn of_store(executor: &mut dyn Executor, config: &Config, vocabulary: usize, rows: usize) -> Result<Generator> {
-        Ok(Generator { decoder: Decoder::new(executor, config, vocabulary, rows)? })
+    pub fn of_store(
+        executor: &mut dyn Executor,
+        network: &Network,
+        vocabulary: usize,
+        rows: usize,
+    ) -> Result<Generator> {
+        Ok(Generator { decoder: Decoder::new(executor, network, vocabulary, rows)? })
     }
 
     /// Draws up to `tokens` tokens in each row after `prompt`, of which the last tokens that fit the context are seen; row r
@@ -150,7 +155,7 @@ impl Generator {
         self.decoder.logits(executor, &choice)
     }
 
-    /// Frees the programs' buffers.
+    /// Frees the programs, the caches and the other states of generation; no other generator of as many rows may be in use.
     pub fn free(self, executor: &mut dyn Executor) {
         self.decoder.free(executor);
     }
@@ -158,8 +163,8 @@ impl Generator {
 
 /// The graph that decodes one greedy token in each of `rows` rows, as [`Generator::sample`] replays it; its output `logits`
 /// is (rows, 1, V).
-pub fn decode_graph(config: &Config, rows: usize) -> Graph {
-    decoder::decode_graph(config, config.vocab_size, rows, &Choice::Draw(Draw::GREEDY))
+pub fn decode_graph(network: &Network, rows: usize) -> Graph {
+    decoder::decode_graph(network, network.config().vocab_size, rows, &Choice::Draw(Draw::GREEDY))
 }
 
 /// Hands one step's tokens on; rows that have ended stay silent.

@@ -5,11 +5,13 @@
 pub mod gradient;
 pub mod memory;
 pub mod op;
+pub mod parameter;
 pub mod plan;
 pub mod shape;
 pub mod variants;
 
 pub use op::{Binding, Constant, Cost, Dispatch, Family, Limits, Op, Shader, Shapes, Step};
+pub use parameter::{Depth, Initial, NetworkId, Parameter};
 pub use plan::{Command, Plan, Segment};
 pub use shape::{Dtype, Shape};
 pub use variants::{Choices, Variants};
@@ -52,15 +54,21 @@ pub struct Node {
     pub source: Source,
     pub inputs: Vec<Tensor>,
     pub outputs: Vec<Shape>,
+    /// The network that a state belongs to, where it belongs to one.
+    pub network: Option<NetworkId>,
 }
 
 /// An append-only graph. Model code calls [`Graph::apply`] with ops.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     nodes: Vec<Node>,
+    /// Nodes of named leaves.
+    leaves: HashMap<String, usize>,
+    parameters: Vec<Parameter>,
     outputs: Vec<(String, Tensor)>,
     segments: Vec<(String, usize)>,
     scope: String,
+    depth: Depth,
     regions: Vec<Range<usize>>,
     recomputes: bool,
     seed: Option<Tensor>,
@@ -73,17 +81,53 @@ impl Graph {
 
     /// A named buffer of the store, shared by every plan that names it.
     pub fn state(&mut self, name: &str, dims: &[usize]) -> Tensor {
-        self.leaf(name, Leaf::State, Shape::f32(dims))
+        self.leaf(name, Leaf::State, Shape::f32(dims), None)
+    }
+
+    /// A state that belongs to a network, such as its cache. Panics if another network has one of this name: give each network
+    /// a prefix of its own.
+    #[track_caller]
+    pub fn state_of(&mut self, network: NetworkId, name: &str, dims: &[usize]) -> Tensor {
+        self.leaf(name, Leaf::State, Shape::f32(dims), Some(network))
+    }
+
+    /// Declares a parameter of a network at the current [`Graph::depth`], or finds it where it is declared already. Matrices
+    /// and tables are decayed.
+    #[track_caller]
+    pub fn parameter(&mut self, network: NetworkId, name: &str, dims: &[usize], initial: Initial) -> Tensor {
+        let (decays, depth) = (dims.len() >= 2, self.depth);
+        self.declare(network, &Parameter { name: name.into(), dims: dims.to_vec(), initial, decays, depth })
+    }
+
+    /// Declares a parameter that is described already.
+    #[track_caller]
+    pub fn declare(&mut self, network: NetworkId, parameter: &Parameter) -> Tensor {
+        let is_new = !self.leaves.contains_key(&parameter.name);
+        let tensor = self.state_of(network, &parameter.name, &parameter.dims);
+        if is_new {
+            self.parameters.push(parameter.clone());
+        }
+        tensor
+    }
+
+    /// All parameters, in the order of their declaration.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Parameters declared from now on stand at `depth`.
+    pub fn depth(&mut self, depth: Depth) {
+        self.depth = depth;
     }
 
     /// As [`Graph::state`], of token ids or bits.
     pub fn state_u32(&mut self, name: &str, dims: &[usize]) -> Tensor {
-        self.leaf(name, Leaf::State, Shape::u32(dims))
+        self.leaf(name, Leaf::State, Shape::u32(dims), None)
     }
 
     /// A named input that the host writes before a replay.
     pub fn input(&mut self, name: &str, shape: Shape) -> Tensor {
-        self.leaf(name, Leaf::Input, shape)
+        self.leaf(name, Leaf::Input, shape, None)
     }
 
     /// Stores f32 states one after another in one buffer and returns the whole of it as a state (n) called `name`: what is
@@ -98,7 +142,7 @@ impl Graph {
         }
         let len = members.iter().map(|t| self.shape(*t).len().next_multiple_of(PLACE)).sum();
         let (source, inputs) = (Source::Leaf(Leaf::State), members.to_vec());
-        self.push(Node { label: name.into(), source, inputs, outputs: vec![Shape::f32(&[len])] })
+        self.push(Node { label: name.into(), source, inputs, outputs: vec![Shape::f32(&[len])], network: None })
     }
 
     /// Members of a node that stores states together, each with the byte it starts at.
@@ -112,14 +156,25 @@ impl Graph {
         })
     }
 
-    fn leaf(&mut self, name: &str, leaf: Leaf, shape: Shape) -> Tensor {
-        let found = self.nodes.iter().position(|n| matches!(n.source, Source::Leaf(_)) && n.label == name);
-        if let Some(node) = found {
+    #[track_caller]
+    fn leaf(&mut self, name: &str, leaf: Leaf, shape: Shape, network: Option<NetworkId>) -> Tensor {
+        if let Some(&node) = self.leaves.get(name) {
             let known = &self.nodes[node].outputs[0];
             assert!(*known == shape, "`{name}` is {known:?} already, and cannot be {shape:?} as well");
+            let owner = &mut self.nodes[node].network;
+            let same = owner.is_none() || network.is_none() || *owner == network;
+            assert!(same, "`{name}` is a state of another network: give each network a prefix of its own");
+            *owner = owner.or(network);
             return Tensor { node, slot: 0 };
         }
-        self.push(Node { label: name.into(), source: Source::Leaf(leaf), inputs: vec![], outputs: vec![shape] })
+        self.leaves.insert(name.into(), self.nodes.len());
+        self.push(Node {
+            label: name.into(),
+            source: Source::Leaf(leaf),
+            inputs: vec![],
+            outputs: vec![shape],
+            network,
+        })
     }
 
     /// Appends `op` over `inputs` and returns its slot 0; panics with the op's and the tensors' names if shapes do not fit.
@@ -135,7 +190,7 @@ impl Graph {
         let outputs = op.outputs(&shapes);
         assert!(!outputs.is_empty(), "{} has no output", op.name());
         let label = if self.scope.is_empty() { op.name().into() } else { format!("{}: {}", self.scope, op.name()) };
-        self.push(Node { label, source: Source::Op(op), inputs: inputs.to_vec(), outputs })
+        self.push(Node { label, source: Source::Op(op), inputs: inputs.to_vec(), outputs, network: None })
     }
 
     fn push(&mut self, node: Node) -> Tensor {
@@ -190,7 +245,8 @@ impl Graph {
             assert!(!op.in_place().iter().any(changes), "{label} changes a state, and must not be computed twice");
             let moved = |t: &Tensor| Tensor { node: copies.get(&t.node).copied().unwrap_or(t.node), ..*t };
             let inputs = inputs.iter().map(moved).collect();
-            let copy = Node { label: format!("again: {label}"), source: Source::Op(op), inputs, outputs };
+            let copy =
+                Node { label: format!("again: {label}"), source: Source::Op(op), inputs, outputs, network: None };
             copies.insert(node, self.push(copy).node);
         }
         copies

@@ -1,5 +1,7 @@
 //! Models: configurations, and the graphs themselves, each of which reads like its paper.
 
+pub mod blocks;
+pub mod choices;
 pub mod config;
 pub mod experts;
 pub mod family;
@@ -8,4 +10,6 @@ pub mod gpt2;
 pub mod initial;
 pub mod keys;
 pub mod llama;
-pub mod model;
+pub mod network;
+pub mod presets;
+pub mod registry;

@@ -37,6 +37,7 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod router;
 pub mod router_losses;
+pub mod scalars;
 pub mod squared_error;
 pub mod swiglu;
 pub mod token_scores;
@@ -88,6 +89,7 @@ pub fn cases() -> Vec<&'static Case> {
         rope::CASES,
         router::CASES,
         router_losses::CASES,
+        scalars::CASES,
         squared_error::CASES,
         swiglu::CASES,
         token_scores::CASES,

@@ -19,6 +19,8 @@ pub struct Cpu {
 }
 
 struct Loaded {
+    /// Bytes of its plan's own buffers.
+    own_bytes: u64,
     graph: Graph,
     inputs: HashMap<String, Vec<f32>>,
     /// Values of every op's outputs, freed after their last reader unless the host reads them.
@@ -36,14 +38,14 @@ impl Default for Cpu {
 }
 
 impl Loaded {
-    fn new(graph: &Graph) -> Self {
+    fn new(graph: &Graph, own_bytes: u64) -> Self {
         let mut last_use = HashMap::new();
         for (i, node) in graph.nodes().iter().enumerate() {
             node.inputs.iter().for_each(|t| _ = last_use.insert(*t, i));
         }
         graph.outputs().iter().for_each(|(_, t)| _ = last_use.insert(*t, usize::MAX));
         let live = graph.live();
-        Loaded { graph: graph.clone(), inputs: HashMap::new(), values: HashMap::new(), last_use, live }
+        Loaded { own_bytes, graph: graph.clone(), inputs: HashMap::new(), values: HashMap::new(), last_use, live }
     }
 
     /// The values of a tensor: in the store, among the inputs, or made by an op.
@@ -108,8 +110,9 @@ impl Executor for Cpu {
                 Ok(vec![0.0; (buffer.size_bytes / 4) as usize])
             })?;
         }
-        self.allocated_bytes += plan.size_bytes(|class| *class != Class::State);
-        self.programs.push(Loaded::new(graph));
+        let own_bytes = plan.size_bytes(|class| *class != Class::State);
+        self.allocated_bytes += own_bytes;
+        self.programs.push(Loaded::new(graph, own_bytes));
         Ok(Program(self.programs.len() - 1))
     }
 
@@ -118,7 +121,13 @@ impl Executor for Cpu {
     }
 
     fn unload(&mut self, program: Program) {
-        self.programs[program.0] = Loaded::new(&Graph::new());
+        self.allocated_bytes -= self.programs[program.0].own_bytes;
+        self.programs[program.0] = Loaded::new(&Graph::new(), 0);
+    }
+
+    fn free_states(&mut self, prefix: &str) {
+        let freed = self.store.free(|name| name.starts_with(prefix));
+        self.allocated_bytes -= freed.iter().map(|values| 4 * values.len() as u64).sum::<u64>();
     }
 
     fn write(&mut self, program: Program, input: &str, bytes: &[u8]) -> Result<()> {

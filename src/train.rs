@@ -1,12 +1,15 @@
-//! Training: the loop, its schedule, checkpoints, log and plot.
+//! Training, whatever the objective: the step's graph, the trainer, runs, settings, checkpoints, sinks of records.
 
 pub mod checkpoint;
 pub mod clock;
 pub mod graph;
-mod groups;
-pub mod log;
+pub mod groups;
 pub mod memory;
-pub mod plot;
+pub mod objective;
+pub mod rates;
+pub mod record;
+pub mod run;
 pub mod schedule;
 pub mod settings;
+pub mod sinks;
 pub mod trainer;

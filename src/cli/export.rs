@@ -73,7 +73,7 @@ impl Export {
         let source = ModelSource::folder(model);
         let config = source.config()?;
         let weights = source.weights(&config)?;
-        if let Some(why) = config.family.foreign(&config) {
+        if let Some(why) = config.family().foreign(&config) {
             fail!(Input, "{} has no other format: {why}", source.path(CONFIG_FILE).display());
         }
         let bytes = match format {

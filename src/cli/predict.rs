@@ -5,14 +5,14 @@ use super::finetune::options::Columns;
 use serde_json::Value;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
+use wgpt::data::labelled::target::form;
 use wgpt::data::labelled::{self, Example};
 use wgpt::error::{Error, Result};
+use wgpt::evaluate::metrics::Metrics;
 use wgpt::fail;
-use wgpt::finetune::folder::{Finetuned, open};
-use wgpt::finetune::metrics::Metrics;
-use wgpt::finetune::prepare::prepare;
-use wgpt::finetune::scorer::measure;
-use wgpt::finetune::task::form;
+use wgpt::objectives::labelled::folder::{Finetuned, open};
+use wgpt::objectives::labelled::prepare::prepare;
+use wgpt::objectives::labelled::scorer::measure;
 
 /// What messages call it.
 const STANDARD_INPUT: &str = "standard input";

@@ -18,6 +18,7 @@ use wgpt::formats::folder::Weights;
 use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::generate::Generator;
 use wgpt::models::config::Config;
+use wgpt::models::network::Network;
 
 #[derive(clap::Args)]
 pub struct Sample {
@@ -75,7 +76,8 @@ impl Sample {
         let prompt = Prompt::of(self)?;
         let mut executor = global.open()?;
         let Files { config, weights, tokenizer, .. } = files;
-        let generator = Generator::new(executor.as_mut(), &config, &weights, vocabulary, settings.rows())?;
+        let network = Network::new(config);
+        let generator = Generator::new(executor.as_mut(), &network, &weights, vocabulary, settings.rows())?;
         drop(weights);
         let interrupted = Arc::new(AtomicBool::new(false));
         let seed = settings.seed;

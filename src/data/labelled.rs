@@ -11,6 +11,8 @@
 //! ignored.
 
 mod read;
+pub mod sequences;
+pub mod target;
 mod write;
 
 pub use self::read::{read, read_lines};

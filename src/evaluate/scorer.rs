@@ -4,12 +4,12 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::error::Result;
-use crate::executor::{Executor, Program, tuned_plan};
+use crate::executor::programs::Programs;
+use crate::executor::{Executor, Program};
 use crate::formats::folder::Weights;
 use crate::formats::upload::upload;
 use crate::graph::{Graph, Shape, Step};
-use crate::models::config::Config;
-use crate::models::model::Model;
+use crate::models::network::Network;
 use crate::ops::IGNORED;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::token_scores::TokenScores;
@@ -38,29 +38,29 @@ pub struct Score {
 /// scored reach the output projection.
 pub struct Scorer<'a> {
     executor: &'a mut dyn Executor,
-    config: &'a Config,
+    network: &'a Network,
     /// Written to the store at first use; none if it holds them.
     weights: Option<&'a Weights>,
     /// Sequences at once.
     batch: usize,
     /// By length and number of scored positions.
-    programs: BTreeMap<(usize, usize), Program>,
+    programs: Programs<(usize, usize)>,
 }
 
 impl<'a> Scorer<'a> {
     /// A scorer that takes `batch` sequences at once, at least one.
-    pub fn new(executor: &'a mut dyn Executor, config: &'a Config, weights: &'a Weights, batch: usize) -> Self {
-        Scorer { executor, config, weights: Some(weights), batch, programs: BTreeMap::new() }
+    pub fn new(executor: &'a mut dyn Executor, network: &'a Network, weights: &'a Weights, batch: usize) -> Self {
+        Scorer { executor, network, weights: Some(weights), batch, programs: Programs::default() }
     }
 
     /// As [`Scorer::new`], of the parameters that the executor's store holds, such as those of a model in training.
-    pub fn of_store(executor: &'a mut dyn Executor, config: &'a Config, batch: usize) -> Self {
-        Scorer { executor, config, weights: None, batch, programs: BTreeMap::new() }
+    pub fn of_store(executor: &'a mut dyn Executor, network: &'a Network, batch: usize) -> Self {
+        Scorer { executor, network, weights: None, batch, programs: Programs::default() }
     }
 
     /// The longest sequence that the model can see.
     pub fn context(&self) -> usize {
-        self.config.context
+        self.network.config().context
     }
 
     /// Sequences at once.
@@ -76,7 +76,7 @@ impl<'a> Scorer<'a> {
     pub fn score(&mut self, requests: &[Request], done: &mut dyn FnMut(usize)) -> Result<Vec<Score>> {
         let mut classes: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (at, Request { ids, scored }) in requests.iter().enumerate() {
-            let fits = (1..ids.len()).contains(scored) && ids.len() <= self.config.context + 1;
+            let fits = (1..ids.len()).contains(scored) && ids.len() <= self.network.config().context + 1;
             assert!(fits, "{scored} of {} tokens cannot be scored", ids.len());
             classes.entry(self.padded(ids.len() - 1)).or_default().push(at);
         }
@@ -99,22 +99,15 @@ impl<'a> Scorer<'a> {
 
     /// The length that sequences of so many inputs are padded to.
     fn padded(&self, inputs: usize) -> usize {
-        inputs.next_power_of_two().max(16).min(self.config.context)
+        inputs.next_power_of_two().max(16).min(self.network.config().context)
     }
 
     fn program(&mut self, time: usize, rows: usize) -> Result<Program> {
-        if let Some(program) = self.programs.get(&(time, rows)) {
-            return Ok(*program);
+        let (is_first, shape) = (self.programs.is_empty(), (self.batch, time));
+        let program = self.programs.get(self.executor, (time, rows), || graph(self.network, shape, rows))?;
+        if is_first && let Some(weights) = self.weights {
+            upload(self.executor, self.network, weights)?;
         }
-        let g = graph(self.config, (self.batch, time), rows);
-        let plan = tuned_plan(self.executor, &g)?;
-        let program = self.executor.load(&g, plan)?;
-        if self.programs.is_empty()
-            && let Some(weights) = self.weights
-        {
-            upload(self.executor, weights)?;
-        }
-        self.programs.insert((time, rows), program);
         Ok(program)
     }
 
@@ -149,15 +142,15 @@ impl<'a> Scorer<'a> {
 impl Drop for Scorer<'_> {
     /// Frees what the programs hold on the device, which may be used on.
     fn drop(&mut self) {
-        self.programs.values().for_each(|program| self.executor.unload(*program));
+        self.programs.unload(self.executor);
     }
 }
 
 /// The graph that scores `rows` positions of sequences of tokens (B, T): output `scores` (rows, 2), of inputs `ids`
 /// (B, T), `positions` (rows), counted over all sequences, and `targets` (rows).
-pub fn graph(config: &Config, (batch, time): (usize, usize), rows: usize) -> Graph {
+pub fn graph(network: &Network, (batch, time): (usize, usize), rows: usize) -> Graph {
     let mut g = Graph::new();
-    let model = Model { config, training: false, mixed: false };
+    let model = network.inference();
     let ids = g.input("ids", Shape::u32(&[batch, time]));
     let positions = g.input("positions", Shape::u32(&[rows]));
     let targets = g.input("targets", Shape::u32(&[rows]));

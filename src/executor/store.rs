@@ -2,15 +2,24 @@
 //! makes of one.
 
 use crate::error::Result;
-use crate::graph::Plan;
+use crate::fail;
 use crate::graph::plan::{Buffer, State};
-use std::collections::HashMap;
+use crate::graph::{NetworkId, Plan};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 pub struct Store<B> {
-    buffers: Vec<B>,
-    /// Buffer and bytes of each state.
-    places: HashMap<String, (usize, Range<u64>)>,
+    /// None where the buffer was freed.
+    buffers: Vec<Option<B>>,
+    places: HashMap<String, Place>,
+}
+
+/// Where a state lies.
+struct Place {
+    buffer: usize,
+    bytes: Range<u64>,
+    /// The network that it belongs to, where it belongs to one.
+    network: Option<NetworkId>,
 }
 
 impl<B> Default for Store<B> {
@@ -26,39 +35,61 @@ impl<B> Store<B> {
     pub fn hold(&mut self, plan: &Plan, index: usize, make: impl FnOnce(&Buffer) -> Result<B>) -> Result<(usize, u64)> {
         let states: Vec<&State> = plan.states.iter().filter(|s| s.buffer == index).collect();
         let bytes = |s: &State, first: u64| first + s.start_byte..first + s.start_byte + s.shape.size_bytes();
+        for state in &states {
+            let Some(Place { network: Some(owner), .. }) = self.places.get(&state.name) else { continue };
+            if state.network.is_some_and(|network| network != *owner) {
+                fail!(
+                    Usage,
+                    "two networks have a state called `{}`: give each network a prefix of its own",
+                    state.name
+                );
+            }
+        }
         let known = states.iter().find_map(|s| Some((s, self.places.get(&s.name)?)));
-        let Some((state, (buffer, range))) = known else {
-            self.buffers.push(make(&plan.buffers[index])?);
+        let Some((state, place)) = known else {
+            self.buffers.push(Some(make(&plan.buffers[index])?));
             let buffer = self.buffers.len() - 1;
-            self.places.extend(states.iter().map(|s| (s.name.clone(), (buffer, bytes(s, 0)))));
+            let place = |s: &&State| (s.name.clone(), Place { buffer, bytes: bytes(s, 0), network: s.network });
+            self.places.extend(states.iter().map(place));
             return Ok((buffer, 0));
         };
-        let is_held =
-            |first: &u64| states.iter().all(|s| self.places.get(&s.name) == Some(&(*buffer, bytes(s, *first))));
-        let first = range.start.checked_sub(state.start_byte).filter(is_held);
+        let held = |s: &State, first: u64| {
+            self.places.get(&s.name).is_some_and(|p| p.buffer == place.buffer && p.bytes == bytes(s, first))
+        };
+        let is_held = |first: &u64| states.iter().all(|s| held(s, *first));
+        let first = place.bytes.start.checked_sub(state.start_byte).filter(is_held);
         let otherwise =
             || panic!("`{}` is stored otherwise already: load plans that store it with others first", state.name);
-        Ok((*buffer, first.unwrap_or_else(otherwise)))
+        Ok((place.buffer, first.unwrap_or_else(otherwise)))
+    }
+
+    /// Forgets states, and drops the buffers in which no other state lies; the dropped ones. Programs that bind them must be
+    /// unloaded.
+    pub fn free(&mut self, is_freed: impl Fn(&str) -> bool) -> Vec<B> {
+        self.places.retain(|name, _| !is_freed(name));
+        let used: HashSet<usize> = self.places.values().map(|place| place.buffer).collect();
+        let unused = self.buffers.iter_mut().enumerate().filter(|(i, _)| !used.contains(i));
+        unused.filter_map(|(_, buffer)| buffer.take()).collect()
     }
 
     /// The buffer of a state, and its bytes there.
     #[track_caller]
     pub fn state(&self, name: &str) -> (&B, Range<u64>) {
-        let (buffer, range) = self.places.get(name).unwrap_or_else(|| panic!("`{name}` is no state of a loaded plan"));
-        (&self.buffers[*buffer], range.clone())
+        let place = self.places.get(name).unwrap_or_else(|| panic!("`{name}` is no state of a loaded plan"));
+        (self.buffer(place.buffer), place.bytes.clone())
     }
 
     pub fn buffer(&self, buffer: usize) -> &B {
-        &self.buffers[buffer]
+        self.buffers[buffer].as_ref().expect("a buffer that was not freed")
     }
 
     /// Number of buffers.
     pub fn len(&self) -> usize {
-        self.buffers.len()
+        self.buffers.iter().flatten().count()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.buffers.is_empty()
+        self.len() == 0
     }
 }
 
@@ -73,8 +104,8 @@ impl Store<Vec<f32>> {
     #[track_caller]
     pub fn values_mut(&mut self, name: &str) -> &mut [f32] {
         let (_, range) = self.state(name);
-        let buffer = self.places[name].0;
-        &mut self.buffers[buffer][words(&range)]
+        let buffer = self.places[name].buffer;
+        &mut self.buffers[buffer].as_mut().expect("a buffer that was not freed")[words(&range)]
     }
 }
 

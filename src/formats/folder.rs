@@ -53,7 +53,8 @@ impl Config {
             for (part, dims) in self.parts(name, dims) {
                 let (values, after) = rest.split_at(dims.iter().product());
                 rest = after;
-                let name = if part == HEAD || part == SCORE { part } else { format!("{}{part}", self.family.prefix()) };
+                let name =
+                    if part == HEAD || part == SCORE { part } else { format!("{}{part}", self.family().prefix()) };
                 stored.push((name, dims, values));
             }
         }
@@ -112,7 +113,7 @@ impl Weights {
         let origin = origin.display();
         let mut places = places(&files, config)?;
         let score = places.remove(SCORE);
-        let embedding = config.family.embedding();
+        let embedding = config.family().embedding();
         if config.tied
             && let Some((file, head)) = places.remove(HEAD)
             && let Some((other, table)) = places.get(embedding)
@@ -232,8 +233,8 @@ fn places(files: &[TensorFile], config: &Config) -> Result<HashMap<String, (usiz
     let mut places: HashMap<String, (usize, String)> = HashMap::new();
     for (i, file) in files.iter().enumerate() {
         for raw in file.names() {
-            let name = raw.strip_prefix(config.family.prefix()).unwrap_or(&raw);
-            if config.family.is_buffer(name) {
+            let name = raw.strip_prefix(config.family().prefix()).unwrap_or(&raw);
+            if config.family().is_buffer(name) {
                 continue;
             }
             if let Some((other, twin)) = places.get(name) {

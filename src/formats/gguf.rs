@@ -18,8 +18,7 @@ use crate::fail;
 use crate::files::write_atomic;
 use crate::formats::folder::Weights;
 use crate::models::config::{Config, FeedForward};
-use crate::models::family::Family;
-use crate::models::gpt2::Gpt2;
+use crate::models::gpt2;
 use crate::ops::gelu::Form;
 use container::{ALIGNMENT, Description, Q8_BLOCK, TensorType, Value, write_head, write_padding};
 use vocabulary::Vocabulary;
@@ -60,7 +59,7 @@ pub fn write(
     tokenizer: &[u8],
     precision: Precision,
 ) -> Result<Vec<String>> {
-    if config.family.name() != Gpt2.name() || config.family.foreign(config).is_some() {
+    if config.family != gpt2::NAME || config.family().foreign(config).is_some() {
         fail!(Input, "the model cannot be written as GGUF: only GPT-2 can; export it with --format hugging-face");
     }
     if config.feed_forward != FeedForward::Gelu(Form::Tanh) {

@@ -2,10 +2,10 @@
 
 use super::{Draw, Token};
 use crate::error::Result;
-use crate::executor::{Executor, Program, tuned_plan};
+use crate::executor::programs::Programs;
+use crate::executor::{Executor, Program};
 use crate::graph::{Family, Graph, Shape, Step};
-use crate::models::config::Config;
-use crate::models::model::Model;
+use crate::models::network::Network;
 use crate::ops::best_tokens::BestTokens;
 use crate::ops::cache_reorder::{self, CacheReorder};
 use crate::ops::next_token::{NextToken, seen_words};
@@ -24,15 +24,22 @@ pub(super) enum Choice {
     },
 }
 
+/// The programs of a decoder.
+#[derive(Debug, PartialEq)]
+enum Kind {
+    Parameters,
+    /// By the length of the window.
+    Prefill(usize),
+    /// By what is done with the logits.
+    Decode(Choice),
+    Reorder,
+}
+
 pub(super) struct Decoder {
-    config: Config,
+    network: Network,
     vocabulary: usize,
     rows: usize,
-    /// Prefill programs by the length of their window, made when first needed.
-    windows: Vec<(usize, Program)>,
-    /// Decode programs by what they do at the end.
-    decoders: Vec<(Choice, Program)>,
-    reorder: Option<Program>,
+    programs: Programs<Kind>,
     /// Position of the token that is fed next.
     position: usize,
 }
@@ -42,13 +49,15 @@ const SHORTEST_WINDOW: usize = 16;
 
 impl Decoder {
     /// Allocates the parameters, unless they are in the executor's store.
-    pub fn new(executor: &mut dyn Executor, config: &Config, vocabulary: usize, rows: usize) -> Result<Decoder> {
+    pub fn new(executor: &mut dyn Executor, network: &Network, vocabulary: usize, rows: usize) -> Result<Decoder> {
         assert!((1..=MOST_ROWS).contains(&rows), "from 1 to {MOST_ROWS} rows, not {rows}");
-        let mut parameters = Graph::new();
-        config.parameters().iter().for_each(|(name, dims)| _ = parameters.state(name, dims));
-        load(executor, &parameters)?;
-        let (windows, decoders) = (vec![], vec![]);
-        Ok(Decoder { config: config.clone(), vocabulary, rows, windows, decoders, reorder: None, position: 0 })
+        let mut programs = Programs::default();
+        programs.get(executor, Kind::Parameters, || {
+            let mut g = Graph::new();
+            network.declare(&mut g);
+            g
+        })?;
+        Ok(Decoder { network: network.clone(), vocabulary, rows, programs, position: 0 })
     }
 
     pub fn rows(&self) -> usize {
@@ -61,7 +70,7 @@ impl Decoder {
 
     /// Whether the cache has no room for the token that is fed next.
     pub fn is_full(&self) -> bool {
-        self.position == self.config.context
+        self.position == self.network.config().context
     }
 
     /// Makes every row the last tokens of `prompt` that fit the context, the last of them not fed yet.
@@ -74,7 +83,7 @@ impl Decoder {
         known.for_each(|id| seen[*id as usize / 32] |= 1 << (id % 32));
         executor.write_state(&self.name("seen"), bytemuck::cast_slice(&seen.repeat(self.rows)))?;
         self.feed(executor, &vec![*last; self.rows])?;
-        let kept = before.len().min(self.config.context - 1);
+        let kept = before.len().min(self.network.config().context - 1);
         self.prefill(executor, 0, &before[before.len() - kept..])?;
         self.position = kept;
         if self.rows > 1 && kept > 0 {
@@ -85,7 +94,7 @@ impl Decoder {
 
     /// Makes room where the cache is full: reads the last half of each text again, from position 0.
     pub fn slide(&mut self, executor: &mut dyn Executor, texts: &[Vec<u32>]) -> Result<()> {
-        let kept = self.config.context / 2;
+        let kept = self.network.config().context / 2;
         for (row, text) in texts.iter().enumerate() {
             let (_, before) = text.split_last().expect("a text of more than a context");
             self.prefill(executor, row, &before[before.len() - kept..])?;
@@ -137,10 +146,13 @@ impl Decoder {
         executor.read(program, "logits")
     }
 
-    pub fn free(self, executor: &mut dyn Executor) {
-        let decoders = self.decoders.into_iter().map(|(_, program)| program);
-        let windows = self.windows.into_iter().map(|(_, program)| program);
-        decoders.chain(windows).chain(self.reorder).for_each(|program| executor.unload(program));
+    /// Frees the programs, and the caches and other states of decoding unless another decoder of as many rows uses them.
+    pub fn free(mut self, executor: &mut dyn Executor) {
+        self.programs.unload(executor);
+        let (prefix, rows) = (self.network.prefix(), self.rows);
+        [format!("{prefix}cache.{rows}."), format!("{prefix}decode.{rows}.")]
+            .iter()
+            .for_each(|states| executor.free_states(states));
     }
 
     /// Sets the tokens that the next step feeds.
@@ -157,7 +169,7 @@ impl Decoder {
         let step = (ids.len().next_power_of_two() / 4).max(SHORTEST_WINDOW);
         let window = ids.len().next_multiple_of(step);
         let program = self.prefill_program(executor, window)?;
-        let window = window.min(self.config.context);
+        let window = window.min(self.network.config().context);
         // Positions after the last are causal: what stands there changes nothing before, and is overwritten when reached.
         let padded: Vec<u32> = ids.iter().copied().chain(std::iter::repeat(0)).take(window).collect();
         executor.write(program, "ids", bytemuck::cast_slice(&padded))?;
@@ -166,66 +178,54 @@ impl Decoder {
 
     fn gather(&mut self, executor: &mut dyn Executor, choice: &Choice, parents: &[u32]) -> Result<()> {
         self.decode_program(executor, choice)?;
-        let program = match self.reorder {
-            Some(program) => program,
-            None => {
-                let mut g = Graph::new();
-                let parents = g.input("parents", Shape::u32(&[self.rows]));
-                for cache in self.model().caches(&mut g, self.rows) {
-                    g.apply(CacheReorder { filled: true }, &[cache, parents]);
-                }
-                let seen = g.state_u32(&self.name("seen"), &[self.rows, seen_words(self.vocabulary)]);
-                g.apply(CacheReorder { filled: false }, &[seen, parents]);
-                *self.reorder.insert(load(executor, &g)?)
+        let (network, vocabulary, rows) = (&self.network, self.vocabulary, self.rows);
+        let program = self.programs.get(executor, Kind::Reorder, || {
+            let mut g = Graph::new();
+            let parents = g.input("parents", Shape::u32(&[rows]));
+            for cache in network.inference().caches(&mut g, rows) {
+                g.apply(CacheReorder { filled: true }, &[cache, parents]);
             }
-        };
+            let seen = g.state_u32(&state_name(network, rows, "seen"), &[rows, seen_words(vocabulary)]);
+            g.apply(CacheReorder { filled: false }, &[seen, parents]);
+            g
+        })?;
         executor.write(program, "parents", bytemuck::cast_slice(parents))?;
         executor.run(program, 0, &Step { position: self.position as u32, ..Step::default() })
     }
 
     fn prefill_program(&mut self, executor: &mut dyn Executor, window: usize) -> Result<Program> {
-        let window = window.min(self.config.context);
-        if let Some((_, program)) = self.windows.iter().find(|(w, _)| *w == window) {
-            return Ok(*program);
-        }
-        let mut g = Graph::new();
-        let ids = g.input("ids", Shape::u32(&[1, window]));
-        self.model().prefill(&mut g, ids, self.rows);
-        let program = load(executor, &g)?;
-        self.windows.push((window, program));
-        Ok(program)
+        let window = window.min(self.network.config().context);
+        let (network, rows) = (&self.network, self.rows);
+        self.programs.get(executor, Kind::Prefill(window), || {
+            let mut g = Graph::new();
+            let ids = g.input("ids", Shape::u32(&[1, window]));
+            network.inference().prefill(&mut g, ids, rows);
+            g
+        })
     }
 
     fn decode_program(&mut self, executor: &mut dyn Executor, choice: &Choice) -> Result<Program> {
-        if let Some((_, program)) = self.decoders.iter().find(|(known, _)| known == choice) {
-            return Ok(*program);
-        }
-        let program = load(executor, &decode_graph(&self.config, self.vocabulary, self.rows, choice))?;
-        self.decoders.push((choice.clone(), program));
-        Ok(program)
-    }
-
-    fn model(&self) -> Model<'_> {
-        Model { config: &self.config, training: false, mixed: false }
+        let (network, vocabulary, rows) = (&self.network, self.vocabulary, self.rows);
+        self.programs.get(executor, Kind::Decode(choice.clone()), || decode_graph(network, vocabulary, rows, choice))
     }
 
     /// The name of a state of decoding; sizes depend on the rows.
     fn name(&self, what: &str) -> String {
-        state_name(self.rows, what)
+        state_name(&self.network, self.rows, what)
     }
 }
 
-fn state_name(rows: usize, what: &str) -> String {
-    format!("decode.{rows}.{what}")
+fn state_name(network: &Network, rows: usize, what: &str) -> String {
+    format!("{}decode.{rows}.{what}", network.prefix())
 }
 
 /// One decode step: the next token of each row.
-pub(super) fn decode_graph(config: &Config, vocabulary: usize, rows: usize, choice: &Choice) -> Graph {
+pub(super) fn decode_graph(network: &Network, vocabulary: usize, rows: usize, choice: &Choice) -> Graph {
     let mut g = Graph::new();
-    let ids = g.state_u32(&state_name(rows, "ids"), &[rows, 1]);
-    let report = g.state(&state_name(rows, "report"), &[rows, 2]);
-    let seen = g.state_u32(&state_name(rows, "seen"), &[rows, seen_words(vocabulary)]);
-    let logits = Model { config, training: false, mixed: false }.decode(&mut g, ids);
+    let ids = g.state_u32(&state_name(network, rows, "ids"), &[rows, 1]);
+    let report = g.state(&state_name(network, rows, "report"), &[rows, 2]);
+    let seen = g.state_u32(&state_name(network, rows, "seen"), &[rows, seen_words(vocabulary)]);
+    let logits = network.inference().decode(&mut g, ids);
     g.output("logits", logits);
     g.scope("choice");
     match choice.clone() {
@@ -239,9 +239,4 @@ pub(super) fn decode_graph(config: &Config, vocabulary: usize, rows: usize, choi
         }
     }
     g
-}
-
-fn load(executor: &mut dyn Executor, g: &Graph) -> Result<Program> {
-    let plan = tuned_plan(executor, g)?;
-    executor.load(g, plan)
 }

@@ -257,6 +257,11 @@ impl Executor for Gpu {
         (loaded.segments, loaded.buffers) = (vec![], vec![]);
     }
 
+    fn free_states(&mut self, prefix: &str) {
+        let freed = self.store.free(|name| name.starts_with(prefix));
+        self.allocated_bytes -= freed.iter().map(wgpu::Buffer::size).sum::<u64>();
+    }
+
     fn write(&mut self, program: Program, input: &str, bytes: &[u8]) -> Result<()> {
         let loaded = &self.programs[program.0];
         let (_, buffer, shape) =

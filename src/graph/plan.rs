@@ -2,7 +2,7 @@
 
 use super::memory::{Class, Life, Storage, pack};
 use super::op::{Constant, Cost, Limits, Operand, Shader};
-use super::{Graph, Leaf, Shape, Tensor};
+use super::{Graph, Leaf, NetworkId, Shape, Tensor};
 use crate::error::Result;
 use std::fmt;
 use std::ops::Range;
@@ -22,6 +22,8 @@ pub struct State {
     pub buffer: usize,
     pub start_byte: u64,
     pub shape: Shape,
+    /// The network that it belongs to, where it belongs to one.
+    pub network: Option<NetworkId>,
 }
 
 /// A binding of a kernel: bytes `range` of buffer `buffer`, or the step uniform where that is `None`.
@@ -196,7 +198,7 @@ fn leaves(g: &Graph, wanted: Leaf) -> impl Iterator<Item = (Tensor, &super::Node
 fn states(g: &Graph, place: &impl Fn(Tensor) -> (usize, u64)) -> Vec<State> {
     let state = |(t, at): (Tensor, &super::Node)| {
         let (buffer, start_byte) = place(t);
-        State { name: at.label.clone(), buffer, start_byte, shape: at.outputs[0].clone() }
+        State { name: at.label.clone(), buffer, start_byte, shape: at.outputs[0].clone(), network: at.network }
     };
     leaves(g, Leaf::State).map(state).collect()
 }

@@ -1,20 +1,15 @@
 //! The shape of a model, whatever its family: what its graph, its parameters and its `config.json` follow from.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fail;
-use crate::files::one_line;
 use crate::ops::gelu::Form;
 use crate::ops::rope::Scaling;
-
-use super::experts::Experts;
-use super::family::Family;
-use super::{gpt, gpt2, llama};
 
 /// Everything that fixes a model's parameters and its forward pass.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Whose graph, parameter names and `config.json` it has.
-    pub family: &'static dyn Family,
+    /// Name of the family whose graph, parameter names and `config.json` it has (see [`super::registry`]).
+    pub family: &'static str,
     /// V, rows of the embedding table.
     pub vocab_size: usize,
     /// T, the longest sequence the model can see.
@@ -47,6 +42,8 @@ pub struct Config {
     pub dropout: Dropout,
     /// Standard deviation of the initial weights.
     pub initializer_range: f32,
+    /// Whether that of projections onto the residual stream is divided by sqrt(2 * layers), as in GPT-2.
+    pub scaled_residual: bool,
     /// Token that starts a text, where the model names one.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text: none, one, or several.
@@ -88,6 +85,19 @@ pub enum FeedForward {
     Experts(Experts),
 }
 
+/// How many experts a feed-forward part has, and how their router is trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Experts {
+    /// E, experts of a layer.
+    pub count: usize,
+    /// Experts per token.
+    pub top: usize,
+    /// Coefficient of the load-balancing loss (`router_aux_loss_coef`).
+    pub balance: f32,
+    /// Coefficient of the router's z-loss, which keeps its logits small.
+    pub z: f32,
+}
+
 /// Probabilities of dropping a value in training, each in `0..1`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Dropout {
@@ -106,31 +116,6 @@ impl Dropout {
     }
 }
 
-/// A model size with a name.
-#[derive(Debug, Clone, Copy)]
-pub struct Preset {
-    pub name: &'static str,
-    /// Its vocabulary is a default: the tokenizer in use decides.
-    pub config: fn() -> Config,
-}
-
-/// The named sizes.
-pub const PRESETS: [Preset; 13] = [
-    Preset { name: "demo", config: || Config::new(256, 128, 4, 8, 64) },
-    Preset { name: "char", config: || Config::new(256, 256, 6, 6, 384) },
-    Preset { name: "gpt2", config: || Config::new(50257, 1024, 12, 12, 768) },
-    Preset { name: "gpt2-medium", config: || Config::new(50257, 1024, 24, 16, 1024) },
-    Preset { name: "gpt2-large", config: || Config::new(50257, 1024, 36, 20, 1280) },
-    Preset { name: "gpt2-xl", config: || Config::new(50257, 1024, 48, 25, 1600) },
-    Preset { name: "gpt", config: gpt::gpt },
-    Preset { name: "gpt-mini", config: gpt::mini },
-    Preset { name: "llama-mini", config: llama::mini },
-    Preset { name: "mixtral", config: llama::mixtral },
-    Preset { name: "smollm2-135m", config: llama::smollm2_135m },
-    Preset { name: "smollm2-360m", config: llama::smollm2_360m },
-    Preset { name: "tinyllama-1.1b", config: llama::tinyllama_1_1b },
-];
-
 /// The parameter of an untied output projection.
 pub const HEAD: &str = "lm_head.weight";
 /// The head of a classifier, which `transformers` puts on any model; no parameter of the model itself.
@@ -146,10 +131,18 @@ pub(super) const MOST_VOCABULARY: usize = 1 << 24;
 const MOST_HEAD_SIZE: usize = 128;
 
 impl Config {
+    /// The experts, where the feed-forward part has some.
+    pub fn experts(&self) -> Option<Experts> {
+        match self.feed_forward {
+            FeedForward::Experts(experts) => Some(experts),
+            _ => None,
+        }
+    }
+
     /// A GPT-2 of these sizes with its inner width, epsilon, activation and tied head, no dropout and no special tokens.
     pub fn new(vocab_size: usize, context: usize, layers: usize, heads: usize, width: usize) -> Self {
         Self {
-            family: &gpt2::Gpt2,
+            family: "GPT-2",
             vocab_size,
             context,
             layers,
@@ -168,18 +161,10 @@ impl Config {
             window: None,
             dropout: Dropout::default(),
             initializer_range: 0.02,
+            scaled_residual: true,
             bos_token_id: None,
             eos_token_id: vec![],
         }
-    }
-
-    /// The model of a [`Preset`]; an unknown name is a usage error that lists the known ones.
-    pub fn preset(name: &str) -> Result<Self> {
-        let Some(p) = PRESETS.iter().find(|preset| preset.name == name) else {
-            let known: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
-            fail!(Usage, "there is no preset {:?}; choose one of {}", one_line(name), known.join(", "));
-        };
-        Ok((p.config)())
     }
 
     /// This model with other sizes: heads share the width, and the feed-forward part keeps its share of it. Heads of keys
@@ -213,45 +198,6 @@ impl Config {
         Ok(Self { context, ..self })
     }
 
-    /// Refuses sizes that make no model or that the kernels do not cover, as a usage error that says what to change.
-    pub fn validate(&self) -> Result<()> {
-        self.problem().map_or(Ok(()), |problem| Err(Error::Usage(problem)))
-    }
-
-    /// Number of trainable values; an output projection that is the embedding table counts once.
-    pub fn parameter_count(&self) -> u64 {
-        self.parameters().iter().map(|(_, dims)| dims.iter().map(|&n| n as u64).product::<u64>()).sum()
-    }
-
-    /// Number of values in matrices that a token is multiplied by: all but norms, biases, learned positions and the experts
-    /// that it does not use, and the output projection also where it is the embedding table.
-    pub fn multiplied_count(&self) -> u64 {
-        let table = (self.vocab_size * self.width) as u64;
-        let matrices = self.parameters().into_iter().filter(|(name, dims)| {
-            dims.len() > 1 && *name != self.family.embedding() && self.family.positions() != Some(name.as_str())
-        });
-        let values = |dims: Vec<usize>| dims.iter().map(|&n| n as u64).product::<u64>();
-        let in_use = |dims: &[usize]| self.experts().filter(|_| dims.len() == 3).map(|e| (e.top, e.count));
-        let sum: u64 = matrices
-            .map(|(_, dims)| match in_use(&dims) {
-                Some((top, count)) => values(dims) / count as u64 * top as u64,
-                None => values(dims),
-            })
-            .sum();
-        if self.tied { sum + table } else { sum }
-    }
-
-    /// Name and shape of every parameter, in the order in which the model uses them. Names and layouts are those of Hugging
-    /// Face checkpoints, without what they put before each; see [`Config::parts`] for those that consist of several.
-    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
-        self.family.parameters(self)
-    }
-
-    /// The tensors of a checkpoint whose values, one after another, are those of a parameter: name and shape of each.
-    pub fn parts(&self, name: &str, dims: &[usize]) -> Vec<(String, Vec<usize>)> {
-        self.family.parts(self, name).unwrap_or_else(|| vec![(name.to_string(), dims.to_vec())])
-    }
-
     /// What is wrong with the values, and what to do, or nothing.
     pub(super) fn problem(&self) -> Option<String> {
         let bounded = [
@@ -279,12 +225,6 @@ impl Config {
                 "width {} over {} heads gives a head size of {}, but it must be a multiple of 4 up to \
                  {MOST_HEAD_SIZE}; change the heads or the width",
                 self.width, self.heads, self.head_size
-            ));
-        }
-        if self.kv_heads != self.heads && !self.family.shares_heads() {
-            return Some(format!(
-                "every head of {} has its own keys and values: leave out --kv-heads, which is for llama presets",
-                self.family.name()
             ));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
@@ -333,3 +273,29 @@ impl Config {
         Some(format!("dropout {name} is {value}, but must be at least 0 and less than 1"))
     }
 }
+
+impl Experts {
+    /// What is wrong with the numbers, or nothing.
+    fn problem(&self) -> Option<String> {
+        if !(1..=MOST_EXPERTS).contains(&self.count) {
+            return Some(format!(
+                "experts (num_local_experts) is {}, but must be from 1 to {MOST_EXPERTS}",
+                self.count
+            ));
+        }
+        if !(1..=self.count.min(MOST_TOP)).contains(&self.top) {
+            let most = self.count.min(MOST_TOP);
+            return Some(format!(
+                "experts-per-token (num_experts_per_tok) is {}, but must be from 1 to {most} of {} experts",
+                self.top, self.count
+            ));
+        }
+        let losses = [("router-balance (router_aux_loss_coef)", self.balance), ("router-z", self.z)];
+        let (name, value) = losses.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0))?;
+        Some(format!("{name} is {value}, but must be a number from 0 up"))
+    }
+}
+
+// A workgroup keeps its experts' counts in workgroup memory, and a thread its choices in registers.
+const MOST_EXPERTS: usize = 1024;
+const MOST_TOP: usize = 32;

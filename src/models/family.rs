@@ -1,16 +1,12 @@
 //! What a model family says of itself; everything else is the same for all of them.
 
 use std::fmt::Debug;
-use std::path::Path;
 
 use serde_json::Value;
 
+use super::blocks::{CacheMode, Model};
 use super::config::Config;
-use super::experts::Routed;
 use super::keys::{Found, Keys, shown};
-use super::model::{Model, Past};
-use super::{gpt, gpt2, llama};
-use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 
 /// A model file: parameters, graph, and how Hugging Face writes it down.
@@ -44,9 +40,6 @@ pub trait Family: Debug + Sync {
         false
     }
 
-    /// See [`Config::parameters`].
-    fn parameters(&self, config: &Config) -> Vec<(String, Vec<usize>)>;
-
     /// The tensors that a parameter has in files where it has not one of its own name and shape; see [`Config::parts`].
     fn parts(&self, _config: &Config, _name: &str) -> Option<Vec<(String, Vec<usize>)>> {
         None
@@ -58,60 +51,12 @@ pub trait Family: Debug + Sync {
     /// Name of the token embedding.
     fn embedding(&self) -> &'static str;
 
-    /// Name of the table of learned positions.
-    fn positions(&self) -> Option<&'static str> {
-        None
-    }
-
     /// Whether a tensor in a file is a constant that old versions of `transformers` saved.
     fn is_buffer(&self, name: &str) -> bool;
 
-    /// Hidden states (B, T, C) of ids (B, T) after the last norm. What routers decide on the way is added to `routed`.
-    fn hidden(&self, model: &Model, g: &mut Graph, ids: Tensor, past: Past, routed: &mut Vec<Routed>) -> Tensor;
-}
-
-impl PartialEq for dyn Family {
-    fn eq(&self, other: &dyn Family) -> bool {
-        self.name() == other.name()
-    }
-}
-
-/// All families; the first is meant where a `config.json` does not say.
-const FAMILIES: [&dyn Family; 3] = [&gpt2::Gpt2, &gpt::Gpt, &llama::Llama];
-
-impl Config {
-    /// Reads a Hugging Face `config.json`; `origin` is the file that errors name. See [`Family::read`].
-    pub fn from_json(text: &str, origin: &Path) -> Result<Self> {
-        let at = |problem: String| Error::Input(format!("{}: {problem}", origin.display()));
-        let config = parse(text).map_err(at)?;
-        config.problem().map_or(Ok(config), |problem| Err(at(problem)))
-    }
-
-    /// The `config.json` that `transformers` loads, for weights in f32.
-    pub fn to_json(&self) -> String {
-        self.to_json_for("float32")
-    }
-
-    /// As [`Config::to_json`], for weights of type `dtype`, as PyTorch calls it.
-    pub fn to_json_for(&self, dtype: &'static str) -> String {
-        self.family.write(self, dtype)
-    }
-}
-
-fn parse(text: &str) -> Found<Config> {
-    let keys = Keys::parse(text, "config.json")?;
-    if let Some(value) = keys.get("quantization_config") {
-        return Err(format!("quantization_config is {}, but quantised weights are not supported", shown(value)));
-    }
-    let Some(model_type) = keys.get("model_type") else { return FAMILIES[0].read(&keys) };
-    let known = |family: &&&dyn Family| family.model_types().iter().any(|name| model_type == name);
-    match FAMILIES.iter().find(known) {
-        Some(family) => family.read(&keys),
-        None => {
-            let names: Vec<_> = FAMILIES.iter().flat_map(|family| family.model_types()).copied().collect();
-            Err(format!("model_type is {}, but only {} are supported here", shown(model_type), names.join(", ")))
-        }
-    }
+    /// Hidden states (B, T, C) of ids (B, T) after the last norm. Declares every parameter but that of an untied head, in the
+    /// order of their use.
+    fn hidden(&self, model: &Model, g: &mut Graph, ids: Tensor, cache: CacheMode) -> Tensor;
 }
 
 /// Refuses a `config.json` for another head over the body than a language model's or a classifier's; `bodies` are the names

@@ -10,59 +10,38 @@
 
 mod json;
 
-use super::config::{Config, Dropout, FeedForward, HEAD};
-use super::experts::Routed;
+use super::blocks::{CacheMode, Model, Stored};
+use super::config::{Config, Dropout, FeedForward};
 use super::family::Family;
 use super::keys::{Found, Keys};
-use super::model::{Model, Past, Stored};
-use crate::graph::{Dtype, Graph, Tensor};
+use crate::graph::{Depth, Dtype, Graph, Tensor};
 use crate::ops::embedding::Embedding;
+
+/// The family's name.
+pub const NAME: &str = "GPT";
 
 #[derive(Debug)]
 pub struct Gpt;
 
 impl Family for Gpt {
     /// Hidden states (B, T, C) of the last block.
-    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, past: Past, _routed: &mut Vec<Routed>) -> Tensor {
+    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, cache: CacheMode) -> Tensor {
         let Config { vocab_size: v, context, width: c, layers, .. } = *m.config;
         g.scope("embedding");
-        let tokens = g.state(self.embedding(), &[v, c]);
-        let positions = g.state(POSITIONS, &[context, c]);
+        g.depth(Depth::Embedding);
+        let tokens = m.table(g, self.embedding(), &[v, c]);
+        let positions = m.table(g, POSITIONS, &[context, c]);
         let mut x = g.apply(Embedding, &[ids, tokens, positions]); // (B, T, C)
         x = m.drop_embedding(g, x);
         for layer in 0..layers {
-            x = g.region(|g| block(m, g, x, layer, past));
+            g.depth(Depth::Block(layer));
+            x = g.region(|g| block(m, g, x, layer, cache));
         }
         x
     }
 
-    /// Weights of linear layers are (inputs, outputs), that of an untied head (V, C).
-    fn parameters(&self, config: &Config) -> Vec<(String, Vec<usize>)> {
-        let Config { vocab_size, context, width: c, inner, .. } = *config;
-        let mut all = vec![(self.embedding().into(), vec![vocab_size, c]), (POSITIONS.to_string(), vec![context, c])];
-        for layer in 0..config.layers {
-            let mut add = |name: &str, shape: &[usize]| all.push((format!("h.{layer}.{name}"), shape.to_vec()));
-            add("attn.c_attn.weight", &[c, 3 * c]);
-            add("attn.c_attn.bias", &[3 * c]);
-            add("attn.c_proj.weight", &[c, c]);
-            add("attn.c_proj.bias", &[c]);
-            add("ln_1.weight", &[c]);
-            add("ln_1.bias", &[c]);
-            add("mlp.c_fc.weight", &[c, inner]);
-            add("mlp.c_fc.bias", &[inner]);
-            add("mlp.c_proj.weight", &[inner, c]);
-            add("mlp.c_proj.bias", &[c]);
-            add("ln_2.weight", &[c]);
-            add("ln_2.bias", &[c]);
-        }
-        if !config.tied {
-            all.push((HEAD.into(), vec![vocab_size, c]));
-        }
-        all
-    }
-
     fn name(&self) -> &'static str {
-        "GPT"
+        NAME
     }
 
     fn model_types(&self) -> &'static [&'static str] {
@@ -85,10 +64,6 @@ impl Family for Gpt {
         "tokens_embed.weight"
     }
 
-    fn positions(&self) -> Option<&'static str> {
-        Some(POSITIONS)
-    }
-
     /// The causal-mask buffers `h.N.attn.bias`, and the positions counted up.
     fn is_buffer(&self, name: &str) -> bool {
         name == "position_ids" || name.starts_with("h.") && name.ends_with(".attn.bias")
@@ -98,14 +73,14 @@ impl Family for Gpt {
 const POSITIONS: &str = "positions_embed.weight";
 
 /// norm(x + attention(x)), then norm(x + mlp(x)). The norms are the residual stream, so that they stay f32.
-fn block(m: &Model, g: &mut Graph, x: Tensor, layer: usize, past: Past) -> Tensor {
+fn block(m: &Model, g: &mut Graph, x: Tensor, layer: usize, cache: CacheMode) -> Tensor {
     let Config { width: c, inner, feed_forward, .. } = *m.config;
     let FeedForward::Gelu(form) = feed_forward else { unreachable!("GPT has a GELU") };
     let h = |name: &str| format!("h.{layer}.{name}");
 
     g.scope(h("attn"));
     let qkv = m.linear(g, x, &h("attn.c_attn"), (c, 3 * c), Stored::InOut, true); // (B, T, 3C)
-    let y = m.attention(g, qkv, layer, past); // (B, T, C)
+    let y = m.attention(g, qkv, layer, cache); // (B, T, C)
     let y = m.projection(g, y, &h("attn.c_proj"), (c, c), Stored::InOut, true);
     let sum = m.add_residual(g, x, y, layer, 0);
     let x = m.norm_to(g, sum, &h("ln_1"), Dtype::F32);
@@ -120,7 +95,7 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, layer: usize, past: Past) -> Tenso
 /// A GPT of these sizes, with the paper's dropout of 0.1.
 fn new(vocab_size: usize, context: usize, layers: usize, heads: usize, width: usize) -> Config {
     let dropout = Dropout::of(0.1);
-    Config { family: &Gpt, dropout, ..Config::new(vocab_size, context, layers, heads, width) }
+    Config { family: NAME, dropout, ..Config::new(vocab_size, context, layers, heads, width) }
 }
 
 /// The paper's model: 40,000 merges, 478 base symbols and special tokens.

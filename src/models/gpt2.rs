@@ -9,28 +9,31 @@
 
 pub(super) mod json;
 
-use super::config::{Config, FeedForward, HEAD, Norm, Position};
-use super::experts::Routed;
+use super::blocks::{CacheMode, Model, Stored};
+use super::config::{Config, FeedForward, Position};
 use super::family::Family;
 use super::keys::{Found, Keys};
-use super::model::{Model, Past, Stored};
-use crate::graph::{Graph, Tensor};
+use crate::graph::{Depth, Graph, Tensor};
 use crate::ops::embedding::Embedding;
 use crate::ops::swiglu::SwiGlu;
+
+/// The family's name.
+pub const NAME: &str = "GPT-2";
 
 #[derive(Debug)]
 pub struct Gpt2;
 
 impl Family for Gpt2 {
     /// Hidden states (B, T, C) after the last layernorm.
-    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, past: Past, _routed: &mut Vec<Routed>) -> Tensor {
+    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, cache: CacheMode) -> Tensor {
         let Config { vocab_size: v, context, width: c, layers, position, .. } = *m.config;
         g.scope("embedding");
+        g.depth(Depth::Embedding);
         let time = g.shape(ids).columns();
-        let wte = g.state("wte.weight", &[v, c]);
+        let wte = m.table(g, "wte.weight", &[v, c]);
         let mut x = match position {
             Position::Learned => {
-                let wpe = g.state("wpe.weight", &[context, c]);
+                let wpe = m.table(g, "wpe.weight", &[context, c]);
                 g.apply(Embedding, &[ids, wte, wpe]) // (B, T, C)
             }
             Position::Rope { .. } => g.apply(Embedding, &[ids, wte]),
@@ -38,50 +41,16 @@ impl Family for Gpt2 {
         let angles = m.angles(g, time);
         x = m.drop_embedding(g, x);
         for layer in 0..layers {
-            x = g.region(|g| block(m, g, x, angles, layer, past));
+            g.depth(Depth::Block(layer));
+            x = g.region(|g| block(m, g, x, angles, layer, cache));
         }
         g.scope("ln_f");
+        g.depth(Depth::Top);
         m.norm(g, x, "ln_f")
     }
 
-    /// Weights of linear layers are (inputs, outputs), that of an untied head (V, C).
-    fn parameters(&self, config: &Config) -> Vec<(String, Vec<usize>)> {
-        let Config { vocab_size, context, width: c, inner, .. } = *config;
-        let mut all = vec![("wte.weight".into(), vec![vocab_size, c])];
-        if config.position == Position::Learned {
-            all.push(("wpe.weight".into(), vec![context, c]));
-        }
-        let shifted = config.norm == Norm::LayerNorm;
-        let gated = config.feed_forward == FeedForward::SwiGlu;
-        let mut add = |name: &str, shape: &[usize]| all.push((name.to_string(), shape.to_vec()));
-        let norm = |add: &mut dyn FnMut(&str, &[usize]), name: &str| {
-            add(&format!("{name}.weight"), &[c]);
-            if shifted {
-                add(&format!("{name}.bias"), &[c]);
-            }
-        };
-        let linear = |add: &mut dyn FnMut(&str, &[usize]), name: &str, from: usize, to: usize| {
-            add(&format!("{name}.weight"), &[from, to]);
-            add(&format!("{name}.bias"), &[to]);
-        };
-        for layer in 0..config.layers {
-            let h = |name: &str| format!("h.{layer}.{name}");
-            norm(&mut add, &h("ln_1"));
-            linear(&mut add, &h("attn.c_attn"), c, 3 * c);
-            linear(&mut add, &h("attn.c_proj"), c, c);
-            norm(&mut add, &h("ln_2"));
-            linear(&mut add, &h("mlp.c_fc"), c, if gated { 2 * inner } else { inner });
-            linear(&mut add, &h("mlp.c_proj"), inner, c);
-        }
-        norm(&mut add, "ln_f");
-        if !config.tied {
-            add(HEAD, &[vocab_size, c]);
-        }
-        all
-    }
-
     fn name(&self) -> &'static str {
-        "GPT-2"
+        NAME
     }
 
     fn model_types(&self) -> &'static [&'static str] {
@@ -113,10 +82,6 @@ impl Family for Gpt2 {
         "wte.weight"
     }
 
-    fn positions(&self) -> Option<&'static str> {
-        Some("wpe.weight")
-    }
-
     /// The causal-mask buffers `h.N.attn.bias` and `h.N.attn.masked_bias`.
     fn is_buffer(&self, name: &str) -> bool {
         let Some((layer, rest)) = name.strip_prefix("h.").and_then(|rest| rest.split_once('.')) else { return false };
@@ -125,7 +90,7 @@ impl Family for Gpt2 {
 }
 
 /// x + attention(norm(x)), then x + mlp(norm(x)).
-fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usize, past: Past) -> Tensor {
+fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usize, cache: CacheMode) -> Tensor {
     let Config { width: c, inner, feed_forward, .. } = *m.config;
     let h = |name: &str| format!("h.{layer}.{name}");
 
@@ -135,7 +100,7 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usi
     if let Some(angles) = angles {
         qkv = m.turned(g, qkv, angles);
     }
-    let y = m.attention(g, qkv, layer, past); // (B, T, C)
+    let y = m.attention(g, qkv, layer, cache); // (B, T, C)
     let y = m.projection(g, y, &h("attn.c_proj"), (c, c), Stored::InOut, true);
     let x = m.add_residual(g, x, y, layer, 0);
 

@@ -10,70 +10,40 @@
 
 mod json;
 
-use super::config::{Config, FeedForward, HEAD, Norm, Position};
-use super::experts::{Experts, Routed};
+use super::blocks::{Branch, CacheMode, Model, Stored};
+use super::config::{Config, Experts, FeedForward, Norm, Position};
 use super::family::Family;
 use super::keys::{Found, Keys};
-use super::model::{Branch, Model, Past, Stored};
-use crate::graph::{Dtype, Graph, Tensor};
+use crate::graph::{Depth, Dtype, Graph, Initial, Tensor};
 use crate::ops::embedding::Embedding;
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::Scaling;
 use crate::ops::swiglu::SwiGlu;
+
+/// The family's name.
+pub const NAME: &str = "LLaMA";
 
 #[derive(Debug)]
 pub struct Llama;
 
 impl Family for Llama {
     /// Hidden states (B, T, C) after the last norm.
-    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, past: Past, routed: &mut Vec<Routed>) -> Tensor {
+    fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, cache: CacheMode) -> Tensor {
         let Config { vocab_size: v, width: c, layers, .. } = *m.config;
         g.scope("embed_tokens");
+        g.depth(Depth::Embedding);
         let time = g.shape(ids).columns();
-        let table = g.state(self.embedding(), &[v, c]);
+        let table = m.table(g, self.embedding(), &[v, c]);
         let mut x = g.apply(Embedding, &[ids, table]); // (B, T, C)
         x = m.drop_embedding(g, x);
         let angles = m.angles(g, time).expect("rotary positions");
         for layer in 0..layers {
-            x = g.region(|g| block(m, g, x, angles, layer, past, routed));
+            g.depth(Depth::Block(layer));
+            x = g.region(|g| block(m, g, x, angles, layer, cache));
         }
         g.scope("norm");
+        g.depth(Depth::Top);
         m.norm(g, x, "norm")
-    }
-
-    /// Weights of linear layers are (outputs, inputs).
-    fn parameters(&self, config: &Config) -> Vec<(String, Vec<usize>)> {
-        let Config { vocab_size, width: c, inner, heads, kv_heads, head_size: hs, .. } = *config;
-        let mut all = vec![("embed_tokens.weight".into(), vec![vocab_size, c])];
-        for layer in 0..config.layers {
-            let mut add = |name: &str, shape: &[usize]| all.push((format!("layers.{layer}.{name}"), shape.to_vec()));
-            add("input_layernorm.weight", &[c]);
-            add("self_attn.qkv_proj.weight", &[(heads + 2 * kv_heads) * hs, c]);
-            if config.attention_bias.0 {
-                add("self_attn.qkv_proj.bias", &[(heads + 2 * kv_heads) * hs]);
-            }
-            if config.head_norm {
-                add("self_attn.q_norm.weight", &[hs]);
-                add("self_attn.k_norm.weight", &[hs]);
-            }
-            add("self_attn.o_proj.weight", &[c, heads * hs]);
-            if config.attention_bias.1 {
-                add("self_attn.o_proj.bias", &[c]);
-            }
-            add("post_attention_layernorm.weight", &[c]);
-            match config.experts() {
-                Some(experts) => experts.parameters(config).iter().for_each(|(name, dims)| add(name, dims)),
-                None => {
-                    add("mlp.gate_up_proj.weight", &[2 * inner, c]);
-                    add("mlp.down_proj.weight", &[c, inner]);
-                }
-            }
-        }
-        all.push(("norm.weight".into(), vec![c]));
-        if !config.tied {
-            all.push((HEAD.into(), vec![vocab_size, c]));
-        }
-        all
     }
 
     fn parts(&self, config: &Config, name: &str) -> Option<Vec<(String, Vec<usize>)>> {
@@ -93,7 +63,7 @@ impl Family for Llama {
     }
 
     fn name(&self) -> &'static str {
-        "LLaMA"
+        NAME
     }
 
     fn model_types(&self) -> &'static [&'static str] {
@@ -126,15 +96,7 @@ impl Family for Llama {
 }
 
 /// x + attention(norm(x)), then x + down(silu(gate) * up) of norm(x), or what experts make of it.
-fn block(
-    m: &Model,
-    g: &mut Graph,
-    x: Tensor,
-    angles: Tensor,
-    layer: usize,
-    past: Past,
-    routed: &mut Vec<Routed>,
-) -> Tensor {
+fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Tensor, layer: usize, cache: CacheMode) -> Tensor {
     let Config { width: c, inner, heads, kv_heads, head_size: hs, attention_bias, .. } = *m.config;
     let h = |name: &str| format!("layers.{layer}.{name}");
     let (columns, from) = ((heads + 2 * kv_heads) * hs, heads * hs);
@@ -144,7 +106,7 @@ fn block(
     let qkv = m.linear(g, n, &h("self_attn.qkv_proj"), (c, columns), Stored::OutIn, attention_bias.0); // q | k | v
     let qkv = head_norms(m, g, qkv, &h("self_attn"));
     let qkv = m.turned(g, qkv, angles);
-    let y = m.attention(g, qkv, layer, past); // (B, T, NH * HS)
+    let y = m.attention(g, qkv, layer, cache); // (B, T, NH * HS)
     let y = m.projection(g, y, &h("self_attn.o_proj"), (from, c), Stored::OutIn, attention_bias.1);
     let x = m.add_residual(g, x, y, layer, 0);
 
@@ -153,9 +115,7 @@ fn block(
     let y = match m.config.experts() {
         Some(experts) => {
             let n = m.norm_to(g, x, &norm, Dtype::F32);
-            let (y, decided) = m.experts(g, n, &format!("layers.{layer}"), experts);
-            routed.push(decided);
-            Branch::Made(y)
+            Branch::Made(m.experts(g, n, &format!("layers.{layer}"), experts))
         }
         None => {
             let n = m.norm(g, x, &norm);
@@ -172,7 +132,7 @@ fn head_norms(m: &Model, g: &mut Graph, mut qkv: Tensor, module: &str) -> Tensor
     let Config { heads, kv_heads, head_size, head_norm, norm_epsilon: eps, .. } = *m.config;
     if head_norm {
         for (name, groups) in [("q_norm", 0..heads), ("k_norm", heads..heads + kv_heads)] {
-            let weight = g.state(&format!("{module}.{name}.weight"), &[head_size]);
+            let weight = m.parameter(g, &format!("{module}.{name}.weight"), &[head_size], Initial::Ones);
             let output = g.shape(qkv).dtype;
             qkv = g.apply(RmsNorm { eps, groups: Some(groups), output }, &[qkv, weight]);
         }
@@ -183,7 +143,8 @@ fn head_norms(m: &Model, g: &mut Graph, mut qkv: Tensor, module: &str) -> Tensor
 /// A LLaMA of these sizes with rotary positions of base 10,000, an untied head and no special tokens.
 fn new(vocab_size: usize, context: usize, layers: usize, heads: (usize, usize), width: usize, inner: usize) -> Config {
     Config {
-        family: &Llama,
+        family: NAME,
+        scaled_residual: false,
         kv_heads: heads.1,
         inner,
         tied: false,

@@ -2,7 +2,7 @@
 //! exist (Hsu et al. 2024, "Liger Kernel: Efficient Triton Kernels for LLM Training").
 //!
 //!   x (..., C), W (V, C), both f32 or f16;  targets (rows) u32;  seed (1)
-//!   loss (1), dx (..., C), in place over x, and dW (V, C), f32
+//!   loss (1), times a weight, dx (..., C), in place over x, and dW (V, C), f32
 //!
 //! For each chunk: logits = x W^T, the loss and dlogits in place as `classifier` makes them, dW += dlogits^T x,
 //! dx = dlogits W. All of it is the forward pass: nothing is left to do for backward, and nothing is computed twice.
@@ -68,6 +68,8 @@ fn moved(rows: &Range<usize>, by: usize) -> Range<usize> {
 /// The mean cross-entropy of the logits x W^T, with the gradients of x in slot 1 and of W in slot 2.
 #[derive(Clone, Debug)]
 pub struct ChunkedClassifier {
+    /// Multiplies the loss and its gradients.
+    pub weight: f32,
     /// Rows of a chunk, rounded up to a multiple of 64.
     pub rows: usize,
     /// The last input (V, C) is added to, in place, in slot 2.
@@ -81,7 +83,7 @@ impl ChunkedClassifier {
         let mut dispatches = head(rows, sizes, 3, limits);
         for piece in limits.row_chunks(rows.len(), v as u64 * dtype.size_bytes()) {
             let place = bytes(&moved(&piece, rows.start), 1);
-            let d = rows_kernel(piece.len(), v, 1.0, limits).element("X_TYPE", dtype);
+            let d = rows_kernel(piece.len(), v, self.weight, limits).element("X_TYPE", dtype);
             let d = d.write_range(3, bytes_of(dtype, &piece, v));
             let d = d.read_range(2, place.clone()).read_back(5).read(3).write_range(4, place);
             dispatches.push(d);
@@ -113,7 +115,7 @@ impl Op for ChunkedClassifier {
         let (rows, sizes) = sizes(&shapes.inputs);
         let mut dispatches = vec![count_kernel(rows, limits).read(2).write(5)];
         dispatches.extend(chunks(rows, self.rows).flat_map(|chunk| self.chunk(&chunk, sizes, limits)));
-        dispatches.push(mean_kernel(rows, 1.0, limits).read_back(4).read_back(5).write(0));
+        dispatches.push(mean_kernel(rows, self.weight, limits).read_back(4).read_back(5).write(0));
         dispatches
     }
 
@@ -137,7 +139,8 @@ impl Op for ChunkedClassifier {
         let ((rows, sizes), targets) = (sizes(&shapes.inputs), as_ids(inputs[2]));
         let Sizes { c, v, dtype } = sizes;
         let count = targets.iter().filter(|id| **id != IGNORED).count() as f64;
-        let scale = f64::from(inputs[3][0]) / count.max(1.0);
+        let weight = f64::from(self.weight);
+        let scale = weight * f64::from(inputs[3][0]) / count.max(1.0);
         for chunk in chunks(rows, self.rows) {
             let (at, rows) = (chunk.start * c..chunk.end * c, chunk.len());
             let x = &inputs[0][at.clone()];
@@ -155,7 +158,7 @@ impl Op for ChunkedClassifier {
             outputs[1][at].copy_from_slice(&dx);
         }
         let sum: f64 = outputs[4].iter().map(|loss| f64::from(*loss)).sum();
-        outputs[0][0] = (sum / count.max(1.0)) as f32;
+        outputs[0][0] = (weight * sum / count.max(1.0)) as f32;
         outputs[5][0] = count as f32;
     }
 

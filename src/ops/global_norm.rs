@@ -3,7 +3,7 @@
 //! [`SquaredSum`] writes sums of squares of gradients that are stored together, one per 16384 elements, into its part of a list:
 //!   gradients (any shape);  squares (P, 2), in place: the sum, and the place (u32 bits) of what makes it not finite
 //! [`GlobalNorm`] reduces the list and publishes what the update and the log need:
-//!   squares (P, 2);  report (8), in place;  loss_sum (1), in place, set to 0 for the next step
+//!   squares (P, 2);  report (8 and more, see [`super::scalars`]), in place;  loss_sum (1), in place, set to 0 for the next step
 //!   norm = sqrt(sum of squares),  clip = min(1, max_norm / (norm + 1e-6)) (Pascanu et al. 2013; torch.nn.utils.clip_grad_norm_)
 //!
 //! A non-finite gradient or loss is found by its bits (WGSL lets compilers assume that NaN and infinity do not occur): the
@@ -137,7 +137,7 @@ impl Op for GlobalNorm {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        let fits = inputs[0].columns() == 2 && inputs[1].len() == report::LEN && inputs[2].len() == 1;
+        let fits = inputs[0].columns() == 2 && inputs[1].len() >= report::LEN && inputs[2].len() == 1;
         assert!(inputs.len() == 3 && fits, "global_norm does not fit {inputs:?}");
         vec![inputs[1].clone(), inputs[2].clone()]
     }

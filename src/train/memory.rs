@@ -1,23 +1,23 @@
 //! Whether a run fits a device's memory, and what would make it.
 
-use super::settings::Settings;
+use super::objective::Objective;
+use super::settings::{Precision, Settings};
 use super::trainer::{Blueprint, mib};
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::graph::Limits;
-use crate::models::config::Config;
 
 /// Rows of the classifier that are suggested: enough for fast products, and few logits for any vocabulary.
-pub const SUGGESTED_ROWS: usize = 512;
+const SUGGESTED_ROWS: usize = 512;
 
 /// Fails where a software adapter or the CPU would need more memory than the machine has free, saying what would fit.
 pub fn check_memory(
-    config: &Config,
+    objective: &dyn Objective,
     settings: &Settings,
     limits: &Limits,
     available_bytes: Option<u64>,
 ) -> Result<Blueprint> {
-    let blueprint = Blueprint::new(config, settings, limits);
+    let blueprint = Blueprint::new(objective, settings, limits);
     let too_much = match (&blueprint, available_bytes) {
         (Err(Error::OutOfMemory(why)), _) => why.clone(),
         (Ok(b), Some(available)) if b.memory_bytes() > available => {
@@ -27,13 +27,13 @@ pub fn check_memory(
     };
     let fits = |b: &Blueprint| available_bytes.is_none_or(|available| b.memory_bytes() <= available);
     let (mut found, mut largest) = (vec![], 0);
-    for way in ways(settings) {
+    for way in ways(objective, settings) {
         let halves = std::iter::successors(Some(settings.batch), |batch| Some(batch / 2));
         // A way that costs time is worth naming where it lets a larger batch fit than those before.
         for batch in halves.take_while(|batch| *batch > largest) {
             let accumulate = (settings.batch * settings.accumulate).div_ceil(batch);
             let smaller = Settings { batch, accumulate, ..way.clone() };
-            if let Some(b) = Blueprint::new(config, &smaller, limits).ok().filter(fits) {
+            if let Some(b) = Blueprint::new(objective, &smaller, limits).ok().filter(fits) {
                 let (flags, needs) = (flags(settings, &way), mib(b.memory_bytes()));
                 found.push(format!("--batch {batch} --accumulate {accumulate}{flags} needs {needs}"));
                 largest = batch;
@@ -42,20 +42,48 @@ pub fn check_memory(
         }
     }
     if found.is_empty() {
-        fail!(OutOfMemory, "{too_much}: even --batch 1 does not fit, use a smaller --preset, --context or --width")
+        fail!(OutOfMemory, "{too_much}: even --batch 1 does not fit, use a smaller model or shorter sequences")
     }
     fail!(OutOfMemory, "{too_much}: {}", found.join(", "))
 }
 
+/// What the run takes, and what other choices would; planning them is quick.
+pub fn advice(objective: &dyn Objective, settings: &Settings, limits: &Limits, blueprint: &Blueprint) -> String {
+    let other = |other: Settings| {
+        Blueprint::new(objective, &other, limits).map_or("no memory at all".into(), |b| mib(b.memory_bytes()))
+    };
+    let mut others = vec![];
+    if let Some(chunked) = chunked(objective, settings) {
+        others.push(format!("{} with --classifier-rows {SUGGESTED_ROWS}", other(chunked)));
+    }
+    if !settings.recompute {
+        others.push(format!("{} with --recompute", other(Settings { recompute: true, ..settings.clone() })));
+    }
+    if settings.batch > 1 {
+        let batch = settings.batch / 2;
+        let accumulate = (settings.batch * settings.accumulate).div_ceil(batch);
+        let smaller = other(Settings { batch, ..settings.clone() });
+        others.push(format!("{smaller} with --batch {batch} --accumulate {accumulate}"));
+    }
+    if !settings.is_mixed() && limits.f16 {
+        let mixed = other(Settings { precision: Precision::Mixed, ..settings.clone() });
+        others.push(format!("{mixed} with --precision mixed"));
+    }
+    let others = if others.is_empty() { String::new() } else { format!("; {}", others.join(", ")) };
+    format!("memory: {} on the device{others}", mib(blueprint.memory_bytes()))
+}
+
 /// These settings with fewer logits at a time, where that is fewer.
-pub fn chunked(settings: &Settings) -> Option<Settings> {
-    let rows = settings.chunk_rows().unwrap_or(usize::MAX).min(settings.batch * settings.context);
+fn chunked(objective: &dyn Objective, settings: &Settings) -> Option<Settings> {
+    let tokens =
+        objective.shapes(settings.batch).iter().map(|shape| shape.batch * shape.sequences * shape.length).max()?;
+    let rows = settings.compute().classifier_rows.unwrap_or(usize::MAX).min(tokens);
     (rows > SUGGESTED_ROWS).then(|| Settings { classifier_rows: SUGGESTED_ROWS, ..settings.clone() })
 }
 
 /// These settings, and those that need less memory for more time, from cheap to dear.
-fn ways(settings: &Settings) -> Vec<Settings> {
-    let kept: Vec<Settings> = std::iter::once(settings.clone()).chain(chunked(settings)).collect();
+fn ways(objective: &dyn Objective, settings: &Settings) -> Vec<Settings> {
+    let kept: Vec<Settings> = std::iter::once(settings.clone()).chain(chunked(objective, settings)).collect();
     let again = kept.iter().filter(|way| !way.recompute).map(|way| Settings { recompute: true, ..way.clone() });
     kept.iter().cloned().chain(again).collect()
 }

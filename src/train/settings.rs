@@ -1,49 +1,133 @@
-//! What a run is made of: what the user gave, and what follows from it together with the preset's defaults.
+//! What a run is made of, whatever its objective: what the user gave, and what follows from the recipe of the command.
 
 mod choices;
-mod recipe;
 
-pub use choices::{Choices, FeedForwardKind, PositionKind, Precision};
+pub use choices::{Choices, merged};
+
+use std::fmt;
+use std::str::FromStr;
 
 use super::graph::Optimizer;
+use super::rates::{Freeze, Rates};
 use super::schedule::{Schedule, ScheduleKind};
 use crate::error::Result;
 use crate::fail;
-use crate::models::config::{Config, Dropout, FeedForward, Norm, Position};
-use crate::ops::loss_scale::GROW_AFTER;
-use crate::ops::rope::Scaling;
-use recipe::Recipe;
+use crate::models::blocks::Compute;
+use crate::models::config::{Config, Dropout};
 use serde::{Deserialize, Serialize};
+
+/// Floating-point format of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    F32,
+    /// f16 activations and copies of the weights; f32 weights, sums, residual stream and optimiser; a loss scale.
+    Mixed,
+}
+
+/// How often something is done; it is always done after the last step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "CadenceText", into = "CadenceText")]
+pub enum Cadence {
+    /// After every so many steps; 0 for only the last.
+    Steps(u64),
+    /// After each pass over the training data.
+    Epoch,
+}
+
+/// A [`Cadence`] in a file: a number, or `epoch`.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum CadenceText {
+    Steps(u64),
+    Text(String),
+}
+
+impl FromStr for Cadence {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Cadence, String> {
+        match text {
+            "epoch" => Ok(Cadence::Epoch),
+            _ => text.parse().map(Cadence::Steps).map_err(|_| "give a number of steps, or epoch".into()),
+        }
+    }
+}
+
+impl fmt::Display for Cadence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cadence::Steps(steps) => write!(f, "{steps}"),
+            Cadence::Epoch => f.write_str("epoch"),
+        }
+    }
+}
+
+impl TryFrom<CadenceText> for Cadence {
+    type Error = String;
+
+    fn try_from(text: CadenceText) -> std::result::Result<Cadence, String> {
+        match text {
+            CadenceText::Steps(steps) => Ok(Cadence::Steps(steps)),
+            CadenceText::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl From<Cadence> for CadenceText {
+    fn from(cadence: Cadence) -> CadenceText {
+        match cadence {
+            Cadence::Steps(steps) => CadenceText::Steps(steps),
+            Cadence::Epoch => CadenceText::Text("epoch".into()),
+        }
+    }
+}
+
+/// How long a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duration {
+    Steps(u64),
+    Epochs(u64),
+}
+
+/// Steps of warmup.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Warmup {
+    /// So many, and at most a tenth of the run.
+    Steps(u64),
+    /// A share of the run.
+    Share(f64),
+}
+
+/// What a run does where the user does not say.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe {
+    pub batch: usize,
+    pub accumulate: usize,
+    pub duration: Duration,
+    pub lr: f32,
+    /// The peak learning rate divided by that at the end of the decay; infinite for a decay to 0.
+    pub min_lr_divisor: f32,
+    pub warmup: Warmup,
+    pub schedule: ScheduleKind,
+    pub weight_decay: f32,
+    pub beta2: f64,
+    pub dropout: f32,
+    /// Between validations, and between checkpoints.
+    pub every: Cadence,
+}
 
 /// A run's settings, complete. Saved with every checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    pub preset: String,
-    pub layers: usize,
-    pub heads: usize,
-    #[serde(default)]
-    pub kv_heads: Option<usize>,
-    pub width: usize,
-    pub context: usize,
-    #[serde(default)]
-    pub norm: Option<Norm>,
-    #[serde(default)]
-    pub position: Option<PositionKind>,
-    #[serde(default)]
-    pub feed_forward: Option<FeedForwardKind>,
-    #[serde(default)]
-    pub experts: Option<usize>,
-    #[serde(default)]
-    pub experts_per_token: Option<usize>,
-    #[serde(default)]
-    pub router_balance: Option<f32>,
-    #[serde(default)]
-    pub router_z: Option<f32>,
     pub batch: usize,
     pub accumulate: usize,
     pub steps: u64,
     pub lr: f32,
     pub min_lr: f32,
+    pub head_lr: f32,
+    pub layer_decay: f32,
     pub warmup: u64,
     pub schedule: ScheduleKind,
     pub weight_decay: f32,
@@ -51,170 +135,127 @@ pub struct Settings {
     pub beta2: f64,
     pub clip: f32,
     pub dropout: f32,
-    pub init_std: f32,
-    pub seed: u64,
-    pub eval_every: u64,
-    pub eval_batches: u64,
-    pub save_every: u64,
-    pub sample_every: u64,
-    #[serde(default)]
+    pub freeze: Freeze,
     pub precision: Precision,
-    #[serde(default)]
     pub recompute: bool,
     /// Tokens whose logits exist at a time; 0 for all.
-    #[serde(default)]
     pub classifier_rows: usize,
-    pub tokenizer: String,
+    pub seed: u64,
+    pub eval_every: Cadence,
+    pub eval_batches: u64,
+    pub save_every: Cadence,
+    pub sample_every: u64,
+    /// Validations in a row that are no better after which the run stops; 0 for never.
+    pub patience: u64,
 }
 
+/// No size of a run may be larger.
+const MOST: u64 = 1 << 20;
+
 impl Choices {
-    /// Fills in the preset's defaults, or those of the model that is continued, and checks what is there.
-    pub fn resolve(self, init: Option<&Config>) -> Result<Settings> {
-        let preset = self.preset.unwrap_or_else(|| "demo".into());
-        let base = match init {
-            Some(config) => config.clone(),
-            None => Config::preset(&preset)?,
+    /// Fills in the recipe, and checks what is there. `epoch` says how many micro-batches of so many sequences or examples one
+    /// pass over the training data has.
+    pub fn resolve(self, recipe: &Recipe, epoch: impl FnOnce(usize) -> u64) -> Result<Settings> {
+        let batch = self.batch.unwrap_or(recipe.batch);
+        let accumulate = self.accumulate.unwrap_or(recipe.accumulate);
+        for (name, value) in [("batch", batch), ("accumulate", accumulate)] {
+            if !(1..=MOST).contains(&(value as u64)) {
+                fail!(Usage, "--{name} is {value}, but must be from 1 to {MOST}");
+            }
+        }
+        let duration = match (self.steps, self.epochs) {
+            (Some(0), _) => fail!(Usage, "--steps 0 does nothing: give 1 or more"),
+            (_, Some(epochs)) if !(1..=MOST).contains(&epochs) => {
+                fail!(Usage, "--epochs is {epochs}, but must be from 1 to {MOST}")
+            }
+            (Some(steps), _) => Duration::Steps(steps),
+            (None, Some(epochs)) => Duration::Epochs(epochs),
+            (None, None) => recipe.duration,
         };
-        let recipe = Recipe::of(&preset);
+        let steps = match duration {
+            Duration::Steps(steps) => steps,
+            Duration::Epochs(epochs) => epochs.saturating_mul(epoch(batch)).div_ceil(accumulate as u64).max(1),
+        };
         let lr = self.lr.unwrap_or(recipe.lr);
-        let steps = self.steps.unwrap_or(recipe.steps);
+        let warmup = match recipe.warmup {
+            Warmup::Steps(warmup) => warmup.min(steps / 10),
+            Warmup::Share(share) => (steps as f64 * share).ceil() as u64,
+        };
         let settings = Settings {
-            layers: self.layers.unwrap_or(base.layers),
-            heads: self.heads.unwrap_or(base.heads),
-            kv_heads: self.kv_heads,
-            width: self.width.unwrap_or(base.width),
-            context: self.context.unwrap_or(base.context),
-            norm: self.norm,
-            position: self.position,
-            feed_forward: self.feed_forward,
-            experts: self.experts,
-            experts_per_token: self.experts_per_token,
-            router_balance: self.router_balance,
-            router_z: self.router_z,
-            batch: self.batch.unwrap_or(recipe.batch),
-            accumulate: self.accumulate.unwrap_or(recipe.accumulate),
+            batch,
+            accumulate,
             steps,
             lr,
-            min_lr: self.min_lr.unwrap_or(lr / 10.0),
-            warmup: self.warmup.unwrap_or(recipe.warmup.min(steps / 10)),
-            schedule: self.schedule.unwrap_or_default(),
+            min_lr: self.min_lr.unwrap_or(lr / recipe.min_lr_divisor),
+            head_lr: self.head_lr.unwrap_or(lr),
+            layer_decay: self.layer_decay.unwrap_or(1.0),
+            warmup: self.warmup.unwrap_or(warmup),
+            schedule: self.schedule.unwrap_or(recipe.schedule),
             weight_decay: self.weight_decay.unwrap_or(recipe.weight_decay),
             beta1: self.beta1.unwrap_or(0.9),
             beta2: self.beta2.unwrap_or(recipe.beta2),
             clip: self.clip.unwrap_or(1.0),
             dropout: self.dropout.unwrap_or(recipe.dropout),
-            init_std: self.init_std.unwrap_or(recipe.init_std),
+            freeze: self.freeze.unwrap_or(Freeze::Layers(0)),
+            precision: self.precision.unwrap_or_default(),
+            recompute: self.recompute.unwrap_or(false),
+            classifier_rows: self.classifier_rows.unwrap_or(0),
             seed: self.seed.unwrap_or(1337),
             eval_every: self.eval_every.unwrap_or(recipe.every),
             eval_batches: self.eval_batches.unwrap_or(20),
             save_every: self.save_every.unwrap_or(recipe.every),
             sample_every: self.sample_every.unwrap_or(0),
-            precision: self.precision.unwrap_or_default(),
-            recompute: self.recompute.unwrap_or(false),
-            classifier_rows: self.classifier_rows.unwrap_or(0),
-            tokenizer: self.tokenizer.unwrap_or_else(|| recipe.tokenizer.into()),
-            preset,
+            patience: self.patience.unwrap_or(0),
         };
-        settings.check(init)?;
+        settings.check()?;
         Ok(settings)
     }
 }
 
 impl Settings {
-    fn check(&self, init: Option<&Config>) -> Result<()> {
-        let positive = [("batch", self.batch as u64), ("accumulate", self.accumulate as u64), ("steps", self.steps)];
-        for (name, value) in positive.into_iter().chain([("eval-batches", self.eval_batches)]) {
-            if value == 0 {
-                fail!(Usage, "--{name} 0 does nothing: give 1 or more");
-            }
+    fn check(&self) -> Result<()> {
+        if self.eval_batches == 0 {
+            fail!(Usage, "--eval-batches 0 does nothing: give 1 or more");
         }
-        if self.batch > 1 << 20 || self.accumulate > 1 << 20 || self.batch.saturating_mul(self.context) > 1 << 28 {
-            fail!(Usage, "--batch {} x --context {} is beyond any device: use less", self.batch, self.context);
-        }
-        let rates =
-            [("lr", self.lr), ("min-lr", self.min_lr), ("weight-decay", self.weight_decay), ("clip", self.clip)];
+        let rates = [
+            ("lr", self.lr),
+            ("min-lr", self.min_lr),
+            ("head-lr", self.head_lr),
+            ("weight-decay", self.weight_decay),
+            ("clip", self.clip),
+        ];
         for (name, value) in rates {
             if !(value.is_finite() && value >= 0.0) {
                 fail!(Usage, "--{name} {value} is not a number from 0 up: give one");
             }
+        }
+        if !(self.layer_decay > 0.0 && self.layer_decay <= 1.0) {
+            fail!(Usage, "--layer-decay {} is not above 0 and at most 1: give a share", self.layer_decay);
+        }
+        if self.head_lr != self.lr && self.lr == 0.0 {
+            fail!(Usage, "--head-lr goes by --lr, which is 0: freeze the model with --freeze all instead");
         }
         for (name, value) in [("beta1", self.beta1), ("beta2", self.beta2), ("dropout", f64::from(self.dropout))] {
             if !(0.0..1.0).contains(&value) {
                 fail!(Usage, "--{name} {value} is not in 0..1: give a number from 0 up to but not including 1");
             }
         }
-        if let Some(init) = init {
-            let (layers, heads, width) = (self.layers, self.heads, self.width);
-            if (layers, heads, width) != (init.layers, init.heads, init.width) || self.context > init.context {
-                fail!(
-                    Usage,
-                    "the model given with --init has {} layers, {} heads, width {} and context {}: leave out what differs",
-                    init.layers,
-                    init.heads,
-                    init.width,
-                    init.context
-                );
-            }
-            let parts = [self.norm.is_some(), self.position.is_some(), self.feed_forward.is_some()];
-            if parts.contains(&true) || self.kv_heads.is_some() || self.changes_experts() {
-                fail!(
-                    Usage,
-                    "the model given with --init has its own parts: leave out --norm, --position, --feed-forward, \
-                     --kv-heads, --experts, --experts-per-token, --router-balance, --router-z"
-                );
-            }
-        }
         Ok(())
     }
 
-    /// The model that these settings describe, for a vocabulary.
-    pub fn config(&self, vocab_size: usize) -> Result<Config> {
-        let mut config = Config::preset(&self.preset)?.resized(self.layers, self.heads, self.width);
-        (config.vocab_size, config.context) = (vocab_size, self.context);
-        (config.dropout, config.initializer_range) = (self.dropout(), self.init_std);
-        self.exchange(&mut config)?;
-        config.validate()?;
-        Ok(config)
-    }
-
-    /// Puts in the parts that are not the preset's.
-    fn exchange(&self, config: &mut Config) -> Result<()> {
-        let parts = [self.norm.is_some(), self.position.is_some(), self.feed_forward.is_some()];
-        if !config.family.is_exchangeable() && parts.contains(&true) {
-            let preset = &self.preset;
-            fail!(Usage, "--norm, --position and --feed-forward are for GPT-2 presets: {preset} has its own parts");
-        }
-        match &mut config.feed_forward {
-            FeedForward::Experts(experts) => {
-                experts.count = self.experts.unwrap_or(experts.count);
-                experts.top = self.experts_per_token.unwrap_or(experts.top);
-                experts.balance = self.router_balance.unwrap_or(experts.balance);
-                experts.z = self.router_z.unwrap_or(experts.z);
+    /// Refuses to freeze what a model does not have, or all of one without a head of its own.
+    pub fn check_freeze(&self, config: &Config, has_head: bool) -> Result<()> {
+        match self.freeze {
+            Freeze::Layers(layers) if layers > config.layers => fail!(
+                Usage,
+                "--freeze {layers} is more than the model's {} layers; freeze all but the head with all",
+                config.layers
+            ),
+            Freeze::All if !has_head => {
+                fail!(Usage, "--freeze all leaves nothing to train: the model has no head of its own")
             }
-            _ if self.changes_experts() => {
-                fail!(
-                    Usage,
-                    "--experts, --experts-per-token, --router-balance and --router-z are for mixtral: {} has no experts",
-                    self.preset
-                );
-            }
-            _ => {}
+            _ => Ok(()),
         }
-        config.kv_heads = self.kv_heads.unwrap_or(config.kv_heads);
-        config.norm = self.norm.unwrap_or(config.norm);
-        if self.position == Some(PositionKind::Rope) {
-            config.position = Position::Rope { base: 10_000.0, scaling: Scaling::None };
-        }
-        if self.feed_forward == Some(FeedForwardKind::SwiGlu) {
-            config.feed_forward = FeedForward::SwiGlu;
-            config.inner = (2 * config.inner).div_ceil(3).next_multiple_of(4);
-        }
-        Ok(())
-    }
-
-    fn changes_experts(&self) -> bool {
-        let counts = self.experts.is_some() || self.experts_per_token.is_some();
-        counts || self.router_balance.is_some() || self.router_z.is_some()
     }
 
     /// The same probability everywhere.
@@ -227,9 +268,9 @@ impl Settings {
         self.precision == Precision::Mixed
     }
 
-    /// Fine steps after which the loss scale doubles, where there is one.
-    pub fn grow_after(&self) -> Option<u32> {
-        self.is_mixed().then_some(GROW_AFTER)
+    pub fn compute(&self) -> Compute {
+        let classifier_rows = (self.classifier_rows > 0).then_some(self.classifier_rows);
+        Compute { mixed: self.is_mixed(), recompute: self.recompute, classifier_rows }
     }
 
     pub fn schedule(&self) -> Schedule {
@@ -237,23 +278,15 @@ impl Settings {
     }
 
     pub fn optimizer(&self) -> Optimizer {
+        let head = if self.lr > 0.0 { self.head_lr / self.lr } else { 1.0 };
         Optimizer {
             beta1: self.beta1,
             beta2: self.beta2,
-            eps: 1e-8,
             weight_decay: self.weight_decay,
             max_norm: self.clip,
             accumulate: self.accumulate,
+            rates: Rates { freeze: self.freeze, layer_decay: self.layer_decay, head },
+            ..Optimizer::default()
         }
-    }
-
-    /// Tokens whose logits exist at a time, where that is not all of a batch.
-    pub fn chunk_rows(&self) -> Option<usize> {
-        (self.classifier_rows > 0).then_some(self.classifier_rows)
-    }
-
-    /// Tokens of one step.
-    pub fn tokens_per_step(&self) -> u64 {
-        (self.batch * self.context * self.accumulate) as u64
     }
 }

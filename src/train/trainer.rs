@@ -1,90 +1,97 @@
-//! One run's state on a device: programs, batches, and the steps between them. Nothing here prints.
+//! An objective's run on a device: programs, micro-batches, and the steps between validations. Nothing here prints or saves.
 
-use super::checkpoint::{Checkpoint, LoadedCheckpoint, RunFolder};
 use super::clock::StepClock;
 use super::graph::{ACCUMULATE, EXPERT_LOAD, REPORT, TrainingGraph, UPDATE};
-use super::log::Record;
+use super::objective::{Batch, Evaluation, EvaluationPrograms, Objective, ShapeKey};
+use super::record::Record;
 use super::settings::Settings;
-use crate::data::batches::Batches;
-use crate::data::tokens::Tokens;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::executor::{Executor, Program};
 use crate::fail;
-use crate::formats::folder::{NamedTensor, Weights};
+use crate::formats::folder::Weights;
 use crate::formats::upload::upload;
 use crate::graph::memory::Class;
-use crate::graph::{Graph, Limits, Plan, Step};
-use crate::models::config::Config;
+use crate::graph::{Graph, Limits, Parameter, Plan, Step};
 use crate::models::initial::initial_values;
-use crate::models::model::Model;
+use crate::models::network::Network;
 use crate::ops::global_norm::report;
 use crate::ops::loss_scale::scale_of;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 /// Bad steps in a row after which a run stops.
 const MOST_SKIPPED: u32 = 5;
 
-/// The graphs of a run and the buffers they need.
+/// The graphs of a run, one pair for each shape, and the buffers they need.
 pub struct Blueprint {
-    training: TrainingGraph,
-    training_plan: Plan,
-    evaluation: Graph,
-    evaluation_plan: Plan,
+    shapes: Vec<ShapeKey>,
+    training: Vec<(TrainingGraph, Plan)>,
+    evaluation: Vec<(Graph, Plan)>,
 }
 
 impl Blueprint {
     /// Plans a run for a device's limits, before anything is allocated.
-    pub fn new(config: &Config, settings: &Settings, limits: &Limits) -> Result<Blueprint> {
-        let (batch, context, mixed) = (settings.batch, settings.context, settings.is_mixed());
+    pub fn new(objective: &dyn Objective, settings: &Settings, limits: &Limits) -> Result<Blueprint> {
         check_precision(settings, limits)?;
-        let training = TrainingGraph::scaled(&config.parameters(), &settings.optimizer(), settings.grow_after(), |g| {
-            if settings.recompute {
-                g.recompute_regions();
-            }
-            Model { config, training: true, mixed }.chunked_objective(g, batch, context, settings.chunk_rows())
-        });
-        let mut evaluation = Graph::new();
-        let model = Model { config, training: false, mixed };
-        let loss = model.chunked_loss(&mut evaluation, batch, context, settings.chunk_rows());
-        evaluation.output("loss", loss);
-        let training_plan = Plan::new(&training.graph, limits)?;
-        let evaluation_plan = Plan::new(&evaluation, limits)?;
-        Ok(Blueprint { training, training_plan, evaluation, evaluation_plan })
+        let (shapes, networks) = (objective.shapes(settings.batch), objective.networks());
+        check_prefixes(networks)?;
+        let (compute, optimizer) = (settings.compute(), settings.optimizer());
+        let (mut training, mut evaluation) = (vec![], vec![]);
+        for &shape in &shapes {
+            let graph = TrainingGraph::new(networks, compute, &optimizer, |g, models| objective.loss(g, models, shape));
+            let plan = Plan::new(&graph.graph, limits)?;
+            training.push((graph, plan));
+            let mut graph = Graph::new();
+            let models: Vec<_> = networks.iter().map(|network| network.evaluation(compute)).collect();
+            objective.evaluation(&mut graph, &models, shape);
+            let plan = Plan::new(&graph, limits)?;
+            evaluation.push((graph, plan));
+        }
+        Ok(Blueprint { shapes, training, evaluation })
     }
 
     /// Has the executor choose good variants for these graphs, which may take it some seconds, and plans them with those.
     pub fn tuned(mut self, executor: &mut dyn Executor) -> Result<Blueprint> {
-        executor.tune(&[&self.training.graph, &self.evaluation])?;
-        self.training_plan = Plan::new(&self.training.graph, executor.limits())?;
-        self.evaluation_plan = Plan::new(&self.evaluation, executor.limits())?;
+        let graphs: Vec<&Graph> = self.graphs().collect();
+        executor.tune(&graphs)?;
+        for (graph, plan) in &mut self.training {
+            *plan = Plan::new(&graph.graph, executor.limits())?;
+        }
+        for (graph, plan) in &mut self.evaluation {
+            *plan = Plan::new(graph, executor.limits())?;
+        }
         Ok(self)
     }
 
-    /// Bytes that loading this run allocates: state once, and each plan's own buffers.
+    /// Bytes that loading this run allocates: each state once, and each plan's own buffers.
     pub fn memory_bytes(&self) -> u64 {
-        let own = |class: &Class| *class != Class::State;
-        self.training_plan.size_bytes(|_| true) + self.evaluation_plan.size_bytes(own)
+        let (mut known, mut size_bytes) = (HashSet::new(), 0);
+        let plans = self.training.iter().map(|(_, plan)| plan).chain(self.evaluation.iter().map(|(_, plan)| plan));
+        for plan in plans {
+            size_bytes += plan.size_bytes(|class| *class != Class::State);
+            for (i, buffer) in plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.class == Class::State) {
+                let states = plan.states.iter().filter(|state| state.buffer == i);
+                if states.fold(true, |new, state| known.insert(&state.name) && new) {
+                    size_bytes += buffer.size_bytes;
+                }
+            }
+        }
+        size_bytes
     }
 
+    /// The plan of the first shape's step.
     pub fn training_plan(&self) -> &Plan {
-        &self.training_plan
+        &self.training[0].1
     }
-}
 
-/// What goes into `trainer.json`: with the tensors, everything that is needed to go on.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub struct TrainerState {
-    pub step: u64,
-    pub batch_position: u64,
-    pub settings: Settings,
-    /// Where the data comes from, to find it again.
-    pub data: Option<String>,
-    pub validation: Option<String>,
-    /// What ran where there was a choice of kernels, so that a resumed run has the same bits.
-    #[serde(default)]
-    pub variants: ChosenVariants,
+    /// The training graph of the first shape.
+    pub fn training_graph(&self) -> &TrainingGraph {
+        &self.training[0].0
+    }
+
+    fn graphs(&self) -> impl Iterator<Item = &Graph> {
+        self.training.iter().map(|(graph, _)| &graph.graph).chain(self.evaluation.iter().map(|(graph, _)| graph))
+    }
 }
 
 /// Variants by class, on a device.
@@ -103,113 +110,150 @@ impl ChosenVariants {
     }
 }
 
+/// Name, shape and values of a tensor.
+pub type Owned = (String, Vec<usize>, Vec<f32>);
+
+/// A run's programs on a device.
+struct Loaded {
+    executor: Box<dyn Executor>,
+    shapes: Vec<ShapeKey>,
+    /// The training graph of the first shape.
+    graph: TrainingGraph,
+    training: Vec<Program>,
+    evaluation: Vec<Program>,
+    variants: ChosenVariants,
+    segments: (usize, usize),
+}
+
+impl Loaded {
+    /// Allocates and compiles.
+    fn new(mut executor: Box<dyn Executor>, blueprint: Blueprint) -> Result<Loaded> {
+        let mut chosen = BTreeMap::new();
+        blueprint.graphs().for_each(|graph| chosen.extend(graph.variants(executor.limits())));
+        let variants = ChosenVariants { device: executor.description(), chosen };
+        let Blueprint { shapes, training, evaluation } = blueprint;
+        let segments = (training[0].1.segment(ACCUMULATE), training[0].1.segment(UPDATE));
+        let (mut graph, mut programs) = (None, vec![]);
+        for (training, plan) in training {
+            programs.push(executor.load(&training.graph, plan)?);
+            graph.get_or_insert(training);
+        }
+        let load = |(graph, plan): (Graph, Plan)| executor.load(&graph, plan);
+        let evaluation = evaluation.into_iter().map(load).collect::<Result<Vec<_>>>()?;
+        let graph = graph.expect("an objective has at least one shape");
+        Ok(Loaded { executor, shapes, graph, training: programs, evaluation, variants, segments })
+    }
+}
+
 /// A run on a device.
 pub struct Trainer {
-    executor: Box<dyn Executor>,
-    config: Config,
+    /// None while a device that was lost is opened again.
+    loaded: Option<Loaded>,
+    objective: Box<dyn Objective>,
     settings: Settings,
-    training: TrainingGraph,
-    train: Program,
-    evaluate: Program,
-    variants: ChosenVariants,
     /// Whether a record has told the variants.
     told: bool,
-    segments: (usize, usize),
-    batches: Batches,
-    validation: Batches,
+    batch: Batch,
     step: u64,
-    ids: Vec<u32>,
-    targets: Vec<u32>,
     clock: StepClock,
+    /// Tokens of the steps that are queued, oldest first.
+    queued: VecDeque<usize>,
     skipped_in_a_row: u32,
     /// The counts of choices when [`Trainer::expert_load`] last looked.
     counted: Vec<u32>,
 }
 
 impl Trainer {
-    /// Allocates and compiles a run. Parameters are zero until [`Trainer::initialise`] or [`Trainer::restore`].
+    /// Allocates and compiles a run. Parameters are zero until [`Trainer::initialise`].
     pub fn new(
-        mut executor: Box<dyn Executor>,
+        executor: Box<dyn Executor>,
         blueprint: Blueprint,
-        config: Config,
+        objective: Box<dyn Objective>,
         settings: Settings,
-        (training, validation): (Arc<Tokens>, Arc<Tokens>),
     ) -> Result<Trainer> {
-        let (batch, context) = (settings.batch, settings.context);
-        let batches = Batches::new(training, batch, context, settings.seed)?;
-        let validation = Batches::evenly(validation, batch, context, settings.eval_batches)?;
-        let Blueprint { training, training_plan, evaluation, evaluation_plan } = blueprint;
-        let segments = (training_plan.segment(ACCUMULATE), training_plan.segment(UPDATE));
-        let mut chosen = training.graph.variants(executor.limits());
-        chosen.extend(evaluation.variants(executor.limits()));
-        let variants = ChosenVariants { device: executor.description(), chosen };
-        let train = executor.load(&training.graph, training_plan)?;
-        let evaluate = executor.load(&evaluation, evaluation_plan)?;
         Ok(Trainer {
-            executor,
-            config,
-            training,
-            train,
-            evaluate,
-            variants,
+            loaded: Some(Loaded::new(executor, blueprint)?),
+            objective,
             told: false,
-            segments,
-            batches,
-            validation,
+            batch: Batch::new(settings.batch, settings.seed),
             step: 0,
-            ids: vec![0; batch * context],
-            targets: vec![0; batch * context],
             settings,
             clock: StepClock::default(),
+            queued: VecDeque::new(),
             skipped_in_a_row: 0,
             counted: vec![],
         })
     }
 
-    /// Sets initial values, seeded.
-    pub fn initialise(&mut self) -> Result<()> {
-        for (name, dims) in self.config.parameters() {
-            let values =
-                initial_values(&self.config, &name, dims.iter().product(), self.settings.init_std, self.settings.seed);
-            self.executor.write_state(&name, &values)?;
-        }
+    /// Moves the run to a device that `open` opens, with its programs, once what the old device holds is let go of. All states
+    /// are zero.
+    pub fn reload(
+        &mut self,
+        open: impl FnOnce(&dyn Objective) -> Result<(Box<dyn Executor>, Blueprint)>,
+    ) -> Result<()> {
+        self.loaded = None;
+        let (executor, blueprint) = open(self.objective.as_ref())?;
+        self.loaded = Some(Loaded::new(executor, blueprint)?);
+        (self.clock, self.queued, self.skipped_in_a_row) = (StepClock::default(), VecDeque::new(), 0);
+        self.counted.clear();
         Ok(())
     }
 
-    /// Starts from a model's weights, with a fresh optimiser.
-    pub fn start_from(&mut self, weights: &Weights) -> Result<()> {
-        upload(self.executor.as_mut(), weights)
+    fn loaded(&self) -> &Loaded {
+        self.loaded.as_ref().expect("a run is on a device")
     }
 
-    /// Continues a checkpoint: weights, optimiser, counters and the position in the data.
-    pub fn restore(&mut self, checkpoint: &LoadedCheckpoint, state: &TrainerState) -> Result<()> {
-        self.start_from(&checkpoint.weights)?;
-        for name in self.optimizer_names() {
-            let values = checkpoint.optimizer.read(&name)?;
-            self.executor.write_state(&name, &values)?;
+    /// Sets initial values, seeded, with a fresh optimiser; then the weights of the first network, where there are some. Rows
+    /// that the tables of `weights` lack (those of added tokens) and heads keep their initial values.
+    pub fn initialise(&mut self, weights: Option<&Weights>) -> Result<()> {
+        let seed = self.settings.seed;
+        for (name, dims) in self.optimizer_states() {
+            self.executor().write_state(&name, &vec![0.0; dims.iter().product()])?;
         }
-        self.step = state.step;
-        self.batches.seek(state.batch_position);
-        Ok(())
+        for parameter in self.parameters().to_vec() {
+            self.executor().write_state(&parameter.name, &initial_values(&parameter, seed))?;
+        }
+        if let Some(weights) = weights {
+            let network = self.network().clone();
+            upload(self.executor(), &network, weights)?;
+        }
+        self.prepare()
+    }
+
+    /// Loads what is not trained.
+    pub fn prepare(&mut self) -> Result<()> {
+        let loaded = self.loaded.as_mut().expect("a run is on a device");
+        self.objective.prepare(loaded.executor.as_mut())
+    }
+
+    /// Goes on after `step` steps, whose states have been written.
+    pub fn seek(&mut self, step: u64) {
+        self.step = step;
     }
 
     /// Queues one optimiser step and returns the records of steps that have finished meanwhile.
     pub fn step(&mut self) -> Result<Vec<Record>> {
-        let rate = self.settings.schedule().learning_rate(self.step);
+        let learning_rate = self.settings.schedule().learning_rate(self.step);
         let accumulate = self.settings.accumulate as u64;
-        let mut step =
-            Step { step: self.step as u32, seed: self.settings.seed as u32, learning_rate: rate, ..Step::default() };
+        let seed = self.settings.seed as u32;
+        let mut step = Step { step: self.step as u32, seed, learning_rate, ..Step::default() };
+        let loaded = self.loaded.as_mut().expect("a run is on a device");
         self.clock.start();
+        let (mut program, mut tokens) = (loaded.training[0], 0);
         for micro in 0..accumulate {
-            self.batches.next(&mut self.ids, &mut self.targets)?;
-            self.executor.write(self.train, "ids", bytemuck::cast_slice(&self.ids))?;
-            self.executor.write(self.train, "targets", bytemuck::cast_slice(&self.targets))?;
-            step.micro_batch = (self.step * accumulate + micro) as u32;
-            self.executor.run(self.train, self.segments.0, &step)?;
+            let number = self.step * accumulate + micro;
+            self.batch.clear();
+            self.objective.fill(number, &mut self.batch)?;
+            program = loaded.training[self.batch.shape];
+            self.batch.write(loaded.executor.as_mut(), program)?;
+            step.micro_batch = number as u32;
+            loaded.executor.run(program, loaded.segments.0, &step)?;
+            tokens += self.batch.tokens;
         }
-        self.executor.run(self.train, self.segments.1, &step)?;
+        loaded.executor.run(program, loaded.segments.1, &step)?;
         self.step += 1;
-        self.executor.post(REPORT, self.step)?;
+        self.queued.push_back(tokens);
+        loaded.executor.post(REPORT, self.step)?;
         self.records(false)
     }
 
@@ -221,33 +265,36 @@ impl Trainer {
     }
 
     fn records(&mut self, wait: bool) -> Result<Vec<Record>> {
-        let arrived = self.executor.collect(wait)?;
-        let ms = self.clock.step_ms(arrived.len());
-        let memory_bytes = self.executor.allocated_bytes();
+        let loaded = self.loaded.as_mut().expect("a run is on a device");
+        let arrived = loaded.executor.collect(wait)?;
+        let step_ms = self.clock.step_ms(arrived.len());
+        let memory_bytes = loaded.executor.allocated_bytes();
         let mut records = vec![];
         for (step, words) in arrived {
             self.skipped_in_a_row = words[report::SKIPPED_IN_A_ROW].to_bits();
             let loss_scale = self.settings.is_mixed().then(|| scale_of(words[report::SCALE]));
-            let bad = self.training.culprit(words[report::BAD].to_bits());
+            let bad = loaded.graph.culprit(words[report::BAD].to_bits());
             // Only a step whose loss scale was halved is skipped and not counted.
             let halved = loss_scale.filter(|_| self.skipped_in_a_row == 0);
             let skipped = bad.map(|why| match halved {
                 Some(scale) => format!("{why}, the loss scale is now {scale}"),
                 None => why,
             });
+            let tokens = self.queued.pop_front().unwrap_or(0);
+            let scalars = loaded.graph.scalars.iter().zip(&words[report::LEN..]);
             records.push(Record {
                 step,
                 loss: words[report::LOSS],
-                val_loss: None,
                 lr: self.settings.schedule().learning_rate(step - 1),
                 grad_norm: words[report::NORM],
-                step_ms: ms,
-                tokens_per_second: self.settings.tokens_per_step() as f32 / (ms / 1e3),
+                step_ms,
+                tokens_per_second: tokens as f32 / (step_ms / 1e3),
                 memory_bytes,
-                expert_load: None,
-                variants: (!std::mem::replace(&mut self.told, true)).then(|| self.variants.chosen.clone()),
+                variants: (!std::mem::replace(&mut self.told, true)).then(|| loaded.variants.chosen.clone()),
                 loss_scale,
                 skipped,
+                scalars: scalars.map(|(name, value)| (name.to_string(), *value)).collect(),
+                ..Record::default()
             });
         }
         Ok(records)
@@ -258,25 +305,21 @@ impl Trainer {
         self.skipped_in_a_row >= MOST_SKIPPED
     }
 
-    /// Mean loss, in nats per token, over the fixed validation batches. Waits; call [`Trainer::finish`] first.
-    pub fn validate(&mut self) -> Result<f32> {
-        self.validation.seek(0);
-        let mut sum = 0.0f64;
-        for _ in 0..self.settings.eval_batches {
-            self.validation.next(&mut self.ids, &mut self.targets)?;
-            self.executor.write(self.evaluate, "ids", bytemuck::cast_slice(&self.ids))?;
-            self.executor.write(self.evaluate, "targets", bytemuck::cast_slice(&self.targets))?;
-            self.executor.run(self.evaluate, 0, &Step::default())?;
-            sum += f64::from(self.executor.read(self.evaluate, "loss")?[0]);
-        }
-        Ok((sum / self.settings.eval_batches as f64) as f32)
+    /// What the objective measures on its validation data. Waits; call [`Trainer::finish`] first.
+    pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
+        let Loaded { executor, evaluation, shapes, .. } = self.loaded.as_mut().expect("a run is on a device");
+        let executor = executor.as_mut();
+        let mut programs = EvaluationPrograms { executor, programs: evaluation, shapes, settings: &self.settings };
+        self.objective.evaluate(&mut programs)
     }
 
     /// For every layer with experts the share of choices that went to each since the last call, relative to an even one;
     /// nothing where there are none. Waits; call [`Trainer::finish`] first.
     pub fn expert_load(&mut self) -> Result<Option<Vec<Vec<f32>>>> {
-        let Some(experts) = self.config.experts() else { return Ok(None) };
-        let counts: Vec<u32> = self.executor.read_state(EXPERT_LOAD)?.into_iter().map(f32::to_bits).collect();
+        let network = self.network();
+        let Some(experts) = network.config().experts() else { return Ok(None) };
+        let state = format!("{}{EXPERT_LOAD}", network.prefix());
+        let counts: Vec<u32> = self.executor().read_state(&state)?.into_iter().map(f32::to_bits).collect();
         self.counted.resize(counts.len(), 0);
         let since = counts.iter().zip(&self.counted).map(|(now, then)| now.wrapping_sub(*then)).collect::<Vec<_>>();
         self.counted = counts;
@@ -287,50 +330,58 @@ impl Trainer {
         Ok(Some(since.chunks(experts.count).map(of_layer).collect()))
     }
 
-    /// Writes a checkpoint of the steps done. Call [`Trainer::finish`] first.
-    pub fn save(
-        &mut self,
-        folder: &RunFolder,
-        tokenizer: &[u8],
-        data: Option<&str>,
-        validation: Option<&str>,
-    ) -> Result<()> {
-        let names: Vec<(String, Vec<usize>)> = self.config.parameters();
-        let mut parameters = vec![];
-        for (name, dims) in &names {
-            parameters.push((name.clone(), dims.clone(), self.executor.read_state(name)?));
-        }
-        let mut optimizer = vec![];
-        for name in self.optimizer_names() {
-            let values = self.executor.read_state(&name)?;
-            let of =
-                names.iter().find(|(n, _)| name.strip_prefix(n.as_str()).is_some_and(|s| s.starts_with(".exp_avg")));
-            let dims = of.map_or(vec![values.len()], |(_, dims)| dims.clone());
-            optimizer.push((name, dims, values));
-        }
-        let state = TrainerState {
-            step: self.step,
-            batch_position: self.batches.position(),
-            settings: self.settings.clone(),
-            data: data.map(str::to_string),
-            validation: validation.map(str::to_string),
-            variants: self.variants.clone(),
-        };
-        folder.save(&Checkpoint {
-            step: self.step,
-            config: &self.config,
-            tokenizer,
-            parameters: &borrowed(&parameters),
-            optimizer: &borrowed(&optimizer),
-            trainer: &state,
-        })
+    /// States of the optimiser: moments of trained parameters, and the report. Gradients are zero between steps, and are not
+    /// among them.
+    pub fn optimizer_states(&self) -> Vec<(String, Vec<usize>)> {
+        let moments =
+            |p: &Parameter| [".exp_avg", ".exp_avg_sq"].map(|suffix| (format!("{}{suffix}", p.name), p.dims.clone()));
+        let graph = &self.loaded().graph;
+        let moments = graph.trained().iter().flat_map(moments);
+        moments.chain([(REPORT.to_string(), vec![report::LEN + graph.scalars.len()])]).collect()
     }
 
-    /// States of the optimiser that a checkpoint holds. Gradients are zero between steps, and are not among them.
-    fn optimizer_names(&self) -> Vec<String> {
-        let parameters = self.config.parameters();
-        let moments = parameters.iter().flat_map(|(name, _)| [format!("{name}.exp_avg"), format!("{name}.exp_avg_sq")]);
-        moments.chain([REPORT.to_string()]).collect()
+    /// Every parameter: of the networks, and of heads on them.
+    pub fn parameters(&self) -> &[Parameter] {
+        self.loaded().graph.parameters()
+    }
+
+    /// Parameters that are trained.
+    pub fn trained(&self) -> &[Parameter] {
+        self.loaded().graph.trained()
+    }
+
+    /// Names and shapes of the first network's parameters and of those of heads on it.
+    pub fn network_states(&self) -> Vec<(String, Vec<usize>)> {
+        self.parameters_beside(&self.objective.networks()[1..])
+    }
+
+    /// Names and shapes of all parameters but those of frozen networks.
+    pub fn saved_states(&self) -> Vec<(String, Vec<usize>)> {
+        let frozen: Vec<Network> = self.objective.networks().iter().filter(|n| n.is_frozen()).cloned().collect();
+        self.parameters_beside(&frozen)
+    }
+
+    fn parameters_beside(&self, networks: &[Network]) -> Vec<(String, Vec<usize>)> {
+        let is_theirs = |p: &Parameter| networks.iter().any(|n| n.parameters().iter().any(|q| q.name == p.name));
+        self.parameters().iter().filter(|p| !is_theirs(p)).map(|p| (p.name.clone(), p.dims.clone())).collect()
+    }
+
+    /// Current values of states, which are waited for.
+    pub fn read(&mut self, states: Vec<(String, Vec<usize>)>) -> Result<Vec<Owned>> {
+        let read = |(name, dims): (String, Vec<usize>)| {
+            let values = self.executor().read_state(&name)?;
+            Ok((name, dims, values))
+        };
+        states.into_iter().map(read).collect()
+    }
+
+    /// Micro-batches of an epoch, and steps that end one: the last step ends the last.
+    pub fn epoch_ended(&self) -> Option<u64> {
+        let per_epoch = self.objective.epoch(self.settings.batch).max(1);
+        let epochs = |steps: u64| steps * self.settings.accumulate as u64 / per_epoch;
+        let at_end = self.step >= self.settings.steps;
+        let done = if at_end { epochs(self.step).max(epochs(self.step - 1) + 1) } else { epochs(self.step) };
+        (self.step > 0 && done > epochs(self.step - 1)).then_some(done)
     }
 
     /// Steps done.
@@ -342,27 +393,45 @@ impl Trainer {
         &self.settings
     }
 
-    pub fn config(&self) -> &Config {
-        &self.config
+    pub fn objective(&self) -> &dyn Objective {
+        self.objective.as_ref()
+    }
+
+    /// The network that is saved and sampled.
+    pub fn network(&self) -> &Network {
+        &self.objective.networks()[0]
+    }
+
+    /// Lengths that sequences are padded to.
+    pub fn shapes(&self) -> &[ShapeKey] {
+        &self.loaded().shapes
+    }
+
+    /// What its steps run where there is a choice of kernels.
+    pub fn variants(&self) -> &ChosenVariants {
+        &self.loaded().variants
     }
 
     pub fn executor(&mut self) -> &mut dyn Executor {
-        self.executor.as_mut()
+        self.loaded.as_mut().expect("a run is on a device").executor.as_mut()
+    }
+
+    /// Ends the run on this device: its programs are freed, the store stays.
+    pub fn into_parts(self) -> (Box<dyn Executor>, Box<dyn Objective>) {
+        let Loaded { mut executor, training, evaluation, .. } = self.loaded.expect("a run is on a device");
+        training.iter().chain(&evaluation).for_each(|program| executor.unload(*program));
+        (executor, self.objective)
     }
 }
 
-fn borrowed(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<NamedTensor<'_>> {
-    tensors.iter().map(|(name, dims, values)| (name.clone(), dims.clone(), values.as_slice())).collect()
-}
-
-/// Reads `trainer.json`.
-pub fn trainer_state(checkpoint: &LoadedCheckpoint) -> Result<TrainerState> {
-    serde_json::from_value(checkpoint.trainer.clone()).map_err(|e| {
-        Error::Input(format!(
-            "trainer.json of step {} is not what wgpt writes ({e}): resume another run",
-            checkpoint.step
-        ))
-    })
+/// Fails where two networks have one prefix.
+fn check_prefixes(networks: &[Network]) -> Result<()> {
+    for (i, network) in networks.iter().enumerate() {
+        if networks[..i].iter().any(|other| other.prefix() == network.prefix()) {
+            fail!(Usage, "two networks have the prefix `{}`: give each one of its own", network.prefix());
+        }
+    }
+    Ok(())
 }
 
 /// Fails where a device cannot compute in the run's precision.

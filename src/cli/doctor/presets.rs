@@ -11,9 +11,12 @@ use wgpt::executor::Executor;
 use wgpt::gpu::ceilings::{Ceilings, allocatable_bytes};
 use wgpt::gpu::{Adapter, Gpu};
 use wgpt::graph::{Family, Limits};
-use wgpt::models::config::{Config, PRESETS};
-use wgpt::models::model::Model;
-use wgpt::train::graph::{ACCUMULATE, TrainingGraph, UPDATE};
+use wgpt::models::choices::ModelChoices;
+use wgpt::models::config::Config;
+use wgpt::models::presets::PRESETS;
+use wgpt::objectives::pretrain::Pretrain;
+use wgpt::objectives::recipe::PresetRecipe;
+use wgpt::train::graph::{ACCUMULATE, UPDATE};
 use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::trainer::{Blueprint, mib};
 
@@ -109,8 +112,10 @@ fn shares(record: &Record, ceilings: &Ceilings) -> (f64, f64) {
 
 impl Estimates {
     fn preset(&self, name: &'static str, limits: &Limits, ceilings: &Ceilings) -> Result<Estimate> {
-        let mut settings = Choices { preset: Some(name.into()), ..Choices::default() }.resolve(None)?;
-        let config = settings.config(Config::preset(name)?.vocab_size)?;
+        let recipe = PresetRecipe::of(Some(name));
+        let mut settings = Choices::default().resolve(&recipe.run, |_| 1)?;
+        let model = ModelChoices { preset: Some(name.into()), ..ModelChoices::default() };
+        let config = model.config(Config::preset(name)?.vocab_size, recipe.init_std)?;
         let tokens = settings.batch * settings.accumulate;
         let mut memory_bytes = plan_bytes(&config, &settings, limits);
         let fits = |memory: Option<u64>| memory.is_some_and(|bytes| bytes <= self.free_bytes);
@@ -120,12 +125,13 @@ impl Estimates {
             memory_bytes = plan_bytes(&config, &settings, limits);
         }
         let fits = fits(memory_bytes);
-        let tokens_per_second = fits.then(|| self.tokens_per_second(&config, &settings, ceilings));
+        let tokens_per_second =
+            fits.then(|| self.tokens_per_second(&config, &settings, limits, ceilings)).transpose()?;
         Ok(Estimate {
             preset: name,
             parameters: config.parameter_count(),
             batch: settings.batch,
-            context: settings.context,
+            context: config.context,
             memory_bytes,
             fits,
             tokens_per_second,
@@ -134,12 +140,15 @@ impl Estimates {
     }
 
     /// Every op of a step at the speed of its kind.
-    fn tokens_per_second(&self, config: &Config, settings: &Settings, ceilings: &Ceilings) -> f64 {
-        let (batch, context) = (settings.batch, settings.context);
-        let graph = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-            Model { config, training: true, mixed: false }.objective(g, batch, context)
-        })
-        .graph;
+    fn tokens_per_second(
+        &self,
+        config: &Config,
+        settings: &Settings,
+        limits: &Limits,
+        ceilings: &Ceilings,
+    ) -> Result<f64> {
+        let blueprint = Blueprint::new(&Pretrain::without_data(config.clone(), config.context), settings, limits)?;
+        let graph = &blueprint.training_graph().graph;
         let seconds = |segment: &str| {
             let nodes = graph.segments().into_iter().filter(|(name, _)| name == segment).flat_map(|(_, nodes)| nodes);
             let costs = nodes.filter_map(|node| Some(graph.op(node)?.cost(&graph.shapes(node))));
@@ -150,7 +159,8 @@ impl Estimates {
             costs.map(second).sum::<f64>()
         };
         let step = settings.accumulate as f64 * seconds(ACCUMULATE) + seconds(UPDATE);
-        settings.tokens_per_step() as f64 / (step * self.overhead)
+        let tokens = settings.batch * settings.accumulate * config.context;
+        Ok(tokens as f64 / (step * self.overhead))
     }
 
     pub fn lines(&self) -> Vec<String> {
@@ -187,5 +197,7 @@ impl Estimates {
 
 /// Bytes of a run, or nothing where the device's limits allow no plan.
 fn plan_bytes(config: &Config, settings: &Settings, limits: &Limits) -> Option<u64> {
-    Blueprint::new(config, settings, limits).ok().map(|b| b.memory_bytes())
+    Blueprint::new(&Pretrain::without_data(config.clone(), config.context), settings, limits)
+        .ok()
+        .map(|b| b.memory_bytes())
 }

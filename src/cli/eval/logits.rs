@@ -9,7 +9,7 @@ use wgpt::formats::folder::{Weights, write_tensors_to};
 use wgpt::formats::upload::upload;
 use wgpt::graph::{Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
 
 /// Writes logits (B, T, V) of the ids in a file.
 pub fn dump(global: &Global, config: &Config, weights: &Weights, path: &Path, out: &Path) -> Result<()> {
@@ -18,11 +18,12 @@ pub fn dump(global: &Global, config: &Config, weights: &Weights, path: &Path, ou
     let mut executor = global.open()?;
     let mut g = Graph::new();
     let input = g.input("ids", Shape::u32(&[batch, time]));
-    let logits = Model { config, training: false, mixed: false }.logits(&mut g, input);
+    let network = Network::new(config.clone());
+    let logits = network.inference().logits(&mut g, input);
     g.output("logits", logits);
     let plan = Plan::new(&g, executor.limits())?;
     let program = executor.load(&g, plan)?;
-    upload(executor.as_mut(), weights)?;
+    upload(executor.as_mut(), &network, weights)?;
     executor.write(program, "ids", bytemuck::cast_slice(&ids.concat()))?;
     executor.run(program, 0, &Step::default())?;
     let values = executor.read(program, "logits")?;

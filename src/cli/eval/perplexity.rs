@@ -17,7 +17,7 @@ use wgpt::formats::source::ModelSource;
 use wgpt::formats::upload::upload;
 use wgpt::graph::{Graph, Step};
 use wgpt::models::config::Config;
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
 use wgpt::ops::IGNORED;
 
 /// Text of the built-in stories that is evaluated where no data is named.
@@ -43,7 +43,8 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
         None => consecutive(executor.as_mut(), config, weights, &tokens, eval.batch)?,
         Some(stride) => {
             let bar = progress(global, stride::windows(tokens.len(), config.context, stride));
-            let mut scorer = Scorer::new(executor.as_mut(), config, weights, eval.batch);
+            let network = Network::new(config.clone());
+            let mut scorer = Scorer::new(executor.as_mut(), &network, weights, eval.batch);
             let sum = stride::strided(&mut scorer, &tokens, stride, &mut |windows| bar.inc(windows as u64))?;
             bar.finish_and_clear();
             sum
@@ -76,11 +77,12 @@ fn consecutive(
     batch: usize,
 ) -> Result<f64> {
     let mut g = Graph::new();
-    let loss = Model { config, training: false, mixed: false }.loss(&mut g, batch, config.context);
+    let network = Network::new(config.clone());
+    let loss = network.inference().loss(&mut g, batch, config.context);
     g.output("loss", loss);
     let plan = tuned_plan(executor, &g)?;
     let program = executor.load(&g, plan)?;
-    upload(executor, weights)?;
+    upload(executor, &network, weights)?;
     let mut sum = 0.0;
     let mut at = 0;
     while at + 1 < tokens.len() {

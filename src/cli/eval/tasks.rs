@@ -20,6 +20,7 @@ use wgpt::files::write_atomic;
 use wgpt::formats::folder::Weights;
 use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
+use wgpt::models::network::Network;
 
 /// Built-in examples that are evaluated where no data is named.
 const EXAMPLES: usize = 400;
@@ -44,7 +45,8 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
     let tokenizer = model.tokenizer()?;
     let mut prompter = Prompter { tokenizer: &tokenizer, context: config.context, cut: 0 };
     let mut executor = global.open()?;
-    let mut scorer = Scorer::new(executor.as_mut(), config, weights, eval.batch);
+    let network = Network::new(config.clone());
+    let mut scorer = Scorer::new(executor.as_mut(), &network, weights, eval.batch);
     let requests: usize = examples.iter().map(|example| example.choices.len().max(1)).sum();
     let bar = progress(global, requests as u64);
     let mut done = |requests: usize| bar.inc(requests as u64);

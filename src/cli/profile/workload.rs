@@ -8,9 +8,11 @@ use wgpt::formats::folder::{Weights, read_config};
 use wgpt::formats::upload::upload;
 use wgpt::generate::{MOST_ROWS, decode_graph};
 use wgpt::graph::{Graph, Plan, Shape, Step};
+use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
+use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::train::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
 use wgpt::train::settings::{Choices, Precision};
 use wgpt::train::trainer::{check_precision, mib};
@@ -87,43 +89,53 @@ impl Workload {
 
 fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Option<u64>) -> Result<Workload> {
     let init = wanted.model.as_deref().map(read_config).transpose()?;
-    let choices = Choices {
+    let model = ModelChoices {
         preset: wanted.preset.clone(),
-        batch: wanted.batch,
         context: wanted.context,
         layers: wanted.layers,
+        ..ModelChoices::default()
+    };
+    let choices = Choices {
+        batch: wanted.batch,
         classifier_rows: wanted.classifier_rows,
         accumulate: Some(1),
         precision: wanted.precision,
         ..Choices::default()
     };
-    let settings = choices.resolve(init.as_ref())?;
-    let config = match init {
+    let recipe = PresetRecipe::of(wanted.preset.as_deref().or(Some("demo")));
+    let settings = choices.resolve(&recipe.run, |_| 1)?;
+    let (config, context) = match init {
         // Positions are learned: a shorter context uses the first of them.
-        Some(config) => Config { dropout: settings.dropout(), ..config },
-        None => settings.config(Config::preset(&settings.preset)?.vocab_size)?,
+        Some(config) => {
+            let context = model.check_init(&config)?;
+            (config, context)
+        }
+        None => {
+            let name = wanted.preset.as_deref().unwrap_or("demo");
+            let config = model.config(Config::preset(name)?.vocab_size, recipe.init_std)?;
+            (config.clone(), config.context)
+        }
     };
-    let (batch, context) = (settings.batch, settings.context);
+    let config = Config { dropout: settings.dropout(), ..config };
+    let batch = settings.batch;
     check_precision(&settings, executor.limits())?;
-    let training = TrainingGraph::scaled(&config.parameters(), &settings.optimizer(), settings.grow_after(), |g| {
-        Model { config: &config, training: true, mixed: settings.is_mixed() }.chunked_objective(
-            g,
-            batch,
-            context,
-            settings.chunk_rows(),
-        )
+    let network = Network::new(config.clone());
+    let networks = std::slice::from_ref(&network);
+    let training = TrainingGraph::new(networks, settings.compute(), &settings.optimizer(), |g, models| {
+        models[0].loss(g, batch, context)
     });
     let graph = training.graph;
     let plan = tuned_plan(executor, &graph)?;
     let segments = vec![plan.segment(ACCUMULATE), plan.segment(UPDATE)];
     let program = load(executor, &graph, plan, available_bytes)?;
-    initialise(wanted, executor, &config)?;
+    initialise(wanted, executor, &network)?;
     let ids = some_ids(batch * context + 1, config.vocab_size);
     executor.write(program, "ids", bytemuck::cast_slice(&ids[1..]))?;
     executor.write(program, "targets", bytemuck::cast_slice(&ids[..batch * context]))?;
     let tokens = (batch * context) as u64;
     let mixed = if settings.is_mixed() { " in mixed precision" } else { "" };
-    let rows = settings.chunk_rows().map_or(String::new(), |rows| format!(", logits of {rows} tokens at a time"));
+    let rows =
+        settings.compute().classifier_rows.map_or(String::new(), |rows| format!(", logits of {rows} tokens at a time"));
     Ok(Workload {
         title: format!("{}, one training step{mixed}, batch {batch}, context {context}{rows}", wanted.name()),
         tokens,
@@ -148,10 +160,11 @@ fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     if !(1..=config.context).contains(&context) {
         fail!(Usage, "--context {context} is not within the model's context: give 1 to {}", config.context);
     }
-    let graph = decode_graph(&config, rows);
+    let network = Network::new(config.clone());
+    let graph = decode_graph(&network, rows);
     let plan = tuned_plan(executor, &graph)?;
     let program = load(executor, &graph, plan, available_bytes)?;
-    initialise(wanted, executor, &config)?;
+    initialise(wanted, executor, &network)?;
     // Two FLOPs per weight that is multiplied by, and the scores and sums of attention over what is cached.
     let weights = config.multiplied_count();
     let attention = 4 * config.layers * config.heads * config.head_size * context;
@@ -194,13 +207,11 @@ fn load(executor: &mut dyn Executor, graph: &Graph, plan: Plan, available_bytes:
 }
 
 /// The model's weights, or random ones.
-fn initialise(wanted: &Wanted, executor: &mut dyn Executor, config: &Config) -> Result<()> {
+fn initialise(wanted: &Wanted, executor: &mut dyn Executor, network: &Network) -> Result<()> {
     if let Some(folder) = &wanted.model {
-        return upload(executor, &Weights::open(folder, config)?);
+        return upload(executor, network, &Weights::open(folder, network.config())?);
     }
-    config.parameters().iter().try_for_each(|(name, dims)| {
-        executor.write_state(name, &initial_values(config, name, dims.iter().product(), config.initializer_range, 1))
-    })
+    network.parameters().iter().try_for_each(|p| executor.write_state(&p.name, &initial_values(p, 1)))
 }
 
 /// Ids of a whole vocabulary in no particular order.

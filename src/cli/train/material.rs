@@ -7,10 +7,10 @@ use wgpt::data::corpora::story;
 use wgpt::data::corpus::{Corpus, tokens};
 use wgpt::data::source::Source;
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::error::{Error, Result};
+use wgpt::error::Result;
 use wgpt::fail;
+use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
-use wgpt::train::checkpoint::LoadedCheckpoint;
 use wgpt::train::settings::Settings;
 
 /// Bytes of the built-in corpus: training, and held out.
@@ -24,50 +24,40 @@ pub(super) struct Material {
     pub floor: Option<f64>,
 }
 
-pub(super) fn saved_tokenizer(checkpoint: &LoadedCheckpoint) -> Result<Option<Tokenizer>> {
-    if checkpoint.tokenizer.is_empty() {
-        return Ok(None);
-    }
-    let folder =
-        tempfile::tempdir().map_err(|source| Error::Io { action: "make a temporary folder".into(), source })?;
-    let path = folder.path().join("tokenizer.json");
-    std::fs::write(&path, &checkpoint.tokenizer).map_err(Error::io("write", &path))?;
-    Tokenizer::load(&path).map(Some)
-}
-
-/// Opens the data with the tokenizer that is known, or the one that the settings name.
+/// Opens the data with the tokenizer that is known, or else the one called `tokenizer`; `seed` is that of the built-in stories.
 pub(super) fn open_material(
     data: Option<&Path>,
     val: Option<&Path>,
-    settings: &Settings,
+    seed: u64,
+    tokenizer: &str,
     known: Option<Tokenizer>,
 ) -> Result<Material> {
-    let Some(path) = data else { return open_stories(val, settings, known) };
+    let Some(path) = data else { return open_stories(val, seed, tokenizer, known) };
     let source = Source::open(path)?;
     let val = val.map(Source::open).transpose()?;
     let tokenizer = match known {
         Some(tokenizer) => Some(tokenizer),
         // Token shards have their tokenizer beside them, or none, unless one is named.
-        None if !source.is_text() && matches!(settings.tokenizer.as_str(), "char" | "bytes") => {
+        None if !source.is_text() && matches!(tokenizer, "char" | "bytes") => {
             source.tokenizer_file().as_deref().map(Tokenizer::load).transpose()?
         }
-        None => Some(Tokenizer::choose(&settings.tokenizer, &source)?),
+        None => Some(Tokenizer::choose(tokenizer, &source)?),
     };
     let corpus = Corpus::open(&source, val.as_ref(), tokenizer.as_ref(), None, &cache_folder())?;
     Ok(Material { corpus, tokenizer, floor: None })
 }
 
 /// The built-in corpus; validation from a disjoint range of seeds.
-pub(super) fn open_stories(val: Option<&Path>, settings: &Settings, known: Option<Tokenizer>) -> Result<Material> {
-    let source = Source::from_text("the built-in stories", story::training_text(settings.seed, STORY_BYTES.0));
-    let is_per_character = known.is_none() && matches!(settings.tokenizer.as_str(), "char" | "bytes");
+fn open_stories(val: Option<&Path>, seed: u64, tokenizer: &str, known: Option<Tokenizer>) -> Result<Material> {
+    let source = Source::from_text("the built-in stories", story::training_text(seed, STORY_BYTES.0));
+    let is_per_character = known.is_none() && matches!(tokenizer, "char" | "bytes");
     let tokenizer = match known {
         Some(tokenizer) => tokenizer,
-        None => Tokenizer::choose(&settings.tokenizer, &source)?,
+        None => Tokenizer::choose(tokenizer, &source)?,
     };
     let held_out = match val {
         Some(path) => Source::open(path)?,
-        None => Source::from_text("held-out stories", story::validation_text(settings.seed, STORY_BYTES.1)),
+        None => Source::from_text("held-out stories", story::validation_text(seed, STORY_BYTES.1)),
     };
     let vocabulary_size = tokenizer.vocabulary_size();
     let open = |source: &Source| tokens(source, Some(&tokenizer), vocabulary_size, &cache_folder()).map(Arc::new);
@@ -77,10 +67,17 @@ pub(super) fn open_stories(val: Option<&Path>, settings: &Settings, known: Optio
 }
 
 /// The model for the data's vocabulary; a continued model keeps its own shape and numbers.
-pub(super) fn model_config(settings: &Settings, material: &Material, init: Option<&Config>) -> Result<Config> {
+pub(super) fn model_config(
+    model: &ModelChoices,
+    init_std: f32,
+    settings: &Settings,
+    material: &Material,
+    init: Option<&Config>,
+) -> Result<Config> {
     let vocabulary_size = material.corpus.vocabulary_size;
+    let dropout = settings.dropout();
     let Some(init) = init else {
-        let mut config = settings.config(vocabulary_size)?;
+        let mut config = Config { dropout, ..model.config(vocabulary_size, init_std)? };
         config.eos_token_id = material.tokenizer.as_ref().and_then(Tokenizer::end_of_text).into_iter().collect();
         return Ok(config);
     };
@@ -91,5 +88,5 @@ pub(super) fn model_config(settings: &Settings, material: &Material, init: Optio
             "the tokenizer has {wants} tokens and the model {has}: use the tokenizer the model was trained with"
         );
     }
-    Ok(Config { dropout: settings.dropout(), ..init.clone() })
+    Ok(Config { dropout, ..init.clone() })
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Gpt;
+use super::NAME;
 use crate::files::one_line;
 use crate::models::config::*;
 use crate::models::family::{architectures, one_or_list};
@@ -17,7 +17,7 @@ const BODIES: [&str; 2] = ["OpenAIGPTModel", "OpenAIGPTDoubleHeadsModel"];
 pub(super) fn read(keys: &Keys) -> Found<Config> {
     architectures(keys, ARCHITECTURE, &BODIES)?;
     let body = body(keys, "GPT")?;
-    Ok(Config { family: &Gpt, feed_forward: FeedForward::Gelu(activation(keys)?), ..body })
+    Ok(Config { family: NAME, feed_forward: FeedForward::Gelu(activation(keys)?), ..body })
 }
 
 pub(super) fn write(config: &Config, dtype: &'static str) -> String {

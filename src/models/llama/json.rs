@@ -3,10 +3,9 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::Llama;
+use super::NAME;
 use crate::files::one_line;
 use crate::models::config::*;
-use crate::models::experts::Experts;
 use crate::models::family::{architectures, one_or_list};
 use crate::models::keys::{Found, Keys};
 use crate::ops::rope::Scaling;
@@ -95,7 +94,8 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
     let sizes = Config::new(size("vocab_size", MOST_VOCABULARY)?, context, layers, heads, width);
     let all_biased = keys.flag("attention_bias")?.unwrap_or(false);
     let config = Config {
-        family: &Llama,
+        family: NAME,
+        scaled_residual: false,
         kv_heads: keys.whole("num_key_value_heads", 1..=MOST_WIDTH)?.or(kind.kv_heads).unwrap_or(heads),
         head_size: keys.whole("head_dim", 1..=MOST_WIDTH)?.or(kind.head_size).unwrap_or(sizes.head_size),
         inner: size("intermediate_size", MOST_INNER)?,

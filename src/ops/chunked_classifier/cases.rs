@@ -13,7 +13,7 @@ const HALF: &str = "a logit near 4 may round to either of two neighbours in f16,
 pub const CASES: &[Case] = &[
     Case {
         name: "chunked_classifier 1x1, one chunk of one row",
-        op: || Arc::new(ChunkedClassifier { rows: 64, accumulate: false }),
+        op: || Arc::new(ChunkedClassifier { rows: 64, weight: 1.0, accumulate: false }),
         inputs: &[
             (&[1, 1], Draw::Uniform(3.0)),
             (&[2, 1], Draw::Uniform(3.0)),
@@ -28,7 +28,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "chunked_classifier 5x40 rows of 36, 65 tokens, the last chunk shorter, ignored targets",
-        op: || Arc::new(ChunkedClassifier { rows: 64, accumulate: false }),
+        op: || Arc::new(ChunkedClassifier { rows: 64, weight: 1.0, accumulate: false }),
         inputs: &[
             (&[5, 40, 36], Draw::Uniform(1.0)),
             (&[65, 36], Draw::Uniform(1.0)),
@@ -43,7 +43,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "chunked_classifier 129x24, 516 tokens, added into a gradient",
-        op: || Arc::new(ChunkedClassifier { rows: 1, accumulate: true }),
+        op: || Arc::new(ChunkedClassifier { rows: 1, weight: 0.5, accumulate: true }),
         inputs: &[
             (&[129, 24], Draw::Uniform(1.0)),
             (&[516, 24], Draw::Uniform(1.0)),
@@ -59,7 +59,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "chunked_classifier of f16 5x40 rows of 36, 65 tokens, added into a gradient",
-        op: || Arc::new(ChunkedClassifier { rows: 64, accumulate: true }),
+        op: || Arc::new(ChunkedClassifier { rows: 64, weight: 1.0, accumulate: true }),
         inputs: &[
             (&[5, 40, 36], Draw::Half(1.0)),
             (&[65, 36], Draw::Half(1.0)),

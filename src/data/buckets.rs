@@ -1,33 +1,12 @@
-//! Examples as batches of a few lengths: each length is a program, padding stands at the right, where no token that counts can
-//! see it, and what is padded has no target. So a batch gives what its examples give one by one.
+//! Length buckets: examples are padded to one of a few lengths, each of which is a program, and batches hold examples of one
+//! bucket.
 
-use super::task::Answer;
-use crate::data::labelled::Task;
-use crate::ops::IGNORED;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
 
 /// Lengths are multiples of this.
 const STEP: usize = 8;
-
-/// An example that is ready to be fed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Item {
-    /// Its sequences: as many for every example of a task.
-    pub ids: Vec<Vec<u32>>,
-    /// The right answer, where it is known.
-    pub answer: Option<Answer>,
-    /// How much it counts: its class's weight.
-    pub weight: f32,
-}
-
-impl Item {
-    /// Tokens of its longest sequence.
-    pub fn length(&self) -> usize {
-        self.ids.iter().map(Vec::len).max().unwrap_or(0)
-    }
-}
 
 /// The lengths to which sequences are padded, ascending.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,56 +78,4 @@ pub fn epoch(buckets: &[usize], batch: usize, seed: u64, epoch: u64) -> Vec<Grou
     let mut groups = group(buckets, &order, batch);
     groups.shuffle(&mut rng);
     groups
-}
-
-/// What a program is fed. Rows of a missing example are padding and weigh nothing.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
-    /// (examples * sequences, length).
-    pub ids: Vec<u32>,
-    /// As `ids`: the token that follows, [`IGNORED`] where none does.
-    pub targets: Vec<u32>,
-    /// Rows of the hidden states at the sequences' last tokens: all in one list, or one list for each order of a pair.
-    pub positions: Vec<Vec<u32>>,
-    /// Right answers; 0 where there is none.
-    pub classes: Vec<u32>,
-    pub grades: Vec<f32>,
-    /// 0 for what is missing or has no answer.
-    pub weights: Vec<f32>,
-}
-
-impl Batch {
-    /// A batch of `size` examples of `task`, of which those given are there, padded to `length`.
-    pub fn new(task: Task, examples: &[&Item], size: usize, length: usize) -> Self {
-        let sequences = examples.first().map_or(1, |e| e.ids.len());
-        let rows = size * sequences;
-        let mut batch = Batch {
-            ids: vec![0; rows * length],
-            targets: vec![IGNORED; rows * length],
-            positions: vec![vec![IGNORED; rows]],
-            classes: vec![0; size],
-            grades: vec![0.0; size],
-            weights: vec![0.0; size],
-        };
-        for (n, example) in examples.iter().enumerate() {
-            for (k, ids) in example.ids.iter().enumerate() {
-                let row = n * sequences + k;
-                let first = row * length;
-                batch.ids[first..first + ids.len()].copy_from_slice(ids);
-                batch.targets[first..first + ids.len() - 1].copy_from_slice(&ids[1..]);
-                batch.positions[0][row] = (first + ids.len() - 1) as u32;
-            }
-            match example.answer {
-                Some(Answer::Class(class)) => batch.classes[n] = class as u32,
-                Some(Answer::Grade(grade)) => batch.grades[n] = grade,
-                None => continue,
-            }
-            batch.weights[n] = example.weight;
-        }
-        if task == Task::Similar {
-            let all = &batch.positions[0];
-            batch.positions = (0..2).map(|order| all.iter().skip(order).step_by(2).copied().collect()).collect();
-        }
-        batch
-    }
 }

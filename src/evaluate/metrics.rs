@@ -94,6 +94,19 @@ pub enum Measure {
     Spearman,
 }
 
+impl Measure {
+    /// Its name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Measure::Accuracy => "accuracy",
+            Measure::F1 => "f1",
+            Measure::Matthews => "matthews",
+            Measure::Pearson => "pearson",
+            Measure::Spearman => "spearman",
+        }
+    }
+}
+
 /// All measures that fit a task's predictions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]

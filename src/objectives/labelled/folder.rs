@@ -9,9 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::head::Head;
-use super::sequences::Special;
-use super::task::Target;
 use crate::data::labelled::Task;
+use crate::data::labelled::sequences::Special;
+use crate::data::labelled::target::Target;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
@@ -120,7 +120,7 @@ pub fn open(source: &ModelSource) -> Result<Finetuned> {
         Some(task) => task,
         None => foreign(source, &config, score.0[0])?,
     };
-    let wanted = task.head(&config, 1).parameter().1;
+    let wanted = task.head(&config, 1).dims();
     if score.0 != wanted {
         fail!(
             Input,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::labelled::{Column, Example, Form, Task};
+use super::{Column, Example, Form, Task};
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::one_line;

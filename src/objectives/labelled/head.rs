@@ -6,11 +6,14 @@
 //! orders' states are added; of choices, each has one score, and the softmax goes over the choices. W is `score.weight`, as
 //! `transformers` calls it: (outputs, C), no bias.
 
-use super::task::Target;
+use super::batch::POSITIONS;
 use crate::data::labelled::Task;
-use crate::graph::{Graph, Shape, Tensor};
+use crate::data::labelled::target::Target;
+use crate::graph::{Dtype, Graph, Shape, Tensor};
+use crate::models::blocks::Model;
 use crate::models::config::SCORE;
 use crate::ops::add::Add;
+use crate::ops::cast::cast;
 use crate::ops::class_loss::ClassLoss;
 use crate::ops::dropout::Dropout;
 use crate::ops::gather_rows::GatherRows;
@@ -56,18 +59,19 @@ impl Head {
         self.outputs() * if let Target::Choices(choices) = self.target { choices } else { 1 }
     }
 
-    /// Name and shape of its parameter.
-    pub fn parameter(&self) -> (String, Vec<usize>) {
-        (SCORE.into(), vec![self.outputs(), self.width])
+    /// Shape of its parameter, [`SCORE`].
+    pub fn dims(&self) -> Vec<usize> {
+        vec![self.outputs(), self.width]
     }
 
-    /// Scores, `scores_per_example` in a row for each example, of hidden states `x` (examples * sequences, T, C). Reads
+    /// Scores, `scores_per_example` in a row for each example, of hidden states `x` (examples * sequences, T, C), in f32. Reads
     /// the inputs `positions.0` and, of pairs, `positions.1`.
-    pub fn scores(&self, g: &mut Graph, x: Tensor, training: bool) -> Tensor {
+    pub fn scores(&self, g: &mut Graph, model: &Model, x: Tensor) -> Tensor {
         g.scope("score");
+        let x = cast(g, x, Dtype::F32);
         let mut state = |order: usize| {
             let rows = if self.task == Task::Similar { self.batch } else { self.batch * self.sequences() };
-            let positions = g.input(&format!("positions.{order}"), Shape::u32(&[rows]));
+            let positions = g.input(POSITIONS[order], Shape::u32(&[rows]));
             g.apply(GatherRows, &[x, positions])
         };
         let mut h = state(0);
@@ -75,10 +79,10 @@ impl Head {
             let other = state(1);
             h = g.apply(Add, &[h, other]);
         }
-        if training && self.dropout > 0.0 {
+        if model.training && self.dropout > 0.0 {
             h = g.apply(Dropout { p: self.dropout, salt: SALT }, &[h]);
         }
-        let weight = g.state(SCORE, &[self.outputs(), self.width]);
+        let weight = model.task_head(g, SCORE, &self.dims());
         g.apply(Matmul { tb: true, ..Matmul::default() }, &[h, weight])
     }
 

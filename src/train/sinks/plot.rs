@@ -1,7 +1,7 @@
 //! `loss.svg`: the loss over the steps of a run.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -9,7 +9,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::error::Result;
 use crate::files::write_atomic;
-use crate::train::log::Record;
+use crate::train::record::Record;
+use crate::train::sinks::{Sink, log};
 
 /// What to draw. Values that are not finite are left out; without any points the axes are drawn alone.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +37,25 @@ const TRAIN_LIGHT: RGBColor = RGBColor(158, 190, 230);
 const TRAIN: RGBColor = RGBColor(38, 98, 178);
 const VALIDATION: RGBColor = RGBColor(214, 94, 26);
 const FLOOR: RGBColor = RGBColor(110, 118, 130);
+
+/// Draws the curve of a run's log whenever a checkpoint is saved.
+pub struct Curve {
+    pub log: PathBuf,
+    pub path: PathBuf,
+    pub title: String,
+    pub floor: Option<(f64, &'static str)>,
+}
+
+impl Sink for Curve {
+    fn record(&mut self, _record: &Record) -> Result<()> {
+        Ok(())
+    }
+
+    fn saved(&mut self) -> Result<()> {
+        let records = log::read(&self.log)?;
+        write(&self.path, &Plot { title: &self.title, records: &records, floor: self.floor })
+    }
+}
 
 /// Draws the plot and replaces `path` by it in one step.
 pub fn write(path: &Path, plot: &Plot) -> Result<()> {

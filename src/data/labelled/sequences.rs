@@ -8,7 +8,7 @@
 //! What is too long is cut: the end of a text, the longer one of two first; of a context its beginning, because what is asked
 //! follows its end. Questions and choices are never cut.
 
-use crate::data::labelled::{Example, Task};
+use super::{Example, Task};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::fail;

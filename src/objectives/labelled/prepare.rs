@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::batches::Item;
-use super::sequences::Encoder;
-use super::task::Target;
+use super::batch::Item;
 use crate::data::labelled::Example;
+use crate::data::labelled::sequences::Encoder;
+use crate::data::labelled::target::Target;
 use crate::error::{Error, Result};
 
 /// Items, and how many of them had a text cut.

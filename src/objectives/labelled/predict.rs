@@ -2,16 +2,19 @@
 
 use serde_json::{Map, Value, json};
 
-use super::batches::{Buckets, Item};
+use super::batch::Item;
 use super::folder::{Finetuned, TaskFile};
-use super::scorer::{Scorer, best, probabilities};
-use super::sequences::Encoder;
-use super::task::Target;
+use super::scorer::{best, graph, probabilities, scores};
+use crate::data::buckets::Buckets;
 use crate::data::labelled::Example;
+use crate::data::labelled::sequences::Encoder;
+use crate::data::labelled::target::Target;
 use crate::error::Result;
 use crate::executor::Executor;
+use crate::executor::programs::Programs;
 use crate::formats::upload::upload;
 use crate::models::config::SCORE;
+use crate::models::network::Network;
 
 impl Finetuned {
     pub fn encoder(&self) -> Encoder<'_> {
@@ -19,7 +22,7 @@ impl Finetuned {
         Encoder { tokenizer: &self.tokenizer, task, special, longest, pad }
     }
 
-    /// Scores of items: loads what programs their lengths ask for, at most `buckets`, and the weights.
+    /// Scores of items: loads at most `buckets` programs for their lengths, and the weights.
     pub fn scores(
         &self,
         executor: &mut dyn Executor,
@@ -29,10 +32,14 @@ impl Finetuned {
     ) -> Result<Vec<Vec<f32>>> {
         let head = self.task.head(&self.config, batch.min(items.len()).max(1));
         let buckets = Buckets::fit(items.iter().map(Item::length), buckets, self.task.longest);
-        let scorer = Scorer::load(executor, &self.config, &head, &buckets)?;
-        upload(executor, &self.weights)?;
+        let network = Network::new(self.config.clone());
+        let mut programs = Programs::default();
+        for &length in &buckets.0 {
+            programs.get(executor, length, || graph(&network, &head, length))?;
+        }
+        upload(executor, &network, &self.weights)?;
         executor.write_state(SCORE, &self.score.1)?;
-        scorer.scores(executor, items)
+        scores(executor, &mut programs, (&network, &head, &buckets), items)
     }
 
     /// A prediction as an object: `label` and `probabilities` by label; `choice`, its `text` and `probabilities`; or `grade`.

@@ -1,0 +1,282 @@
+//! What all commands that train have in common: the device, memory advice, the console, the run to its end, closing lines.
+
+use super::{Global, host_memory, interrupts};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use wgpt::data::tokenizer::Tokenizer;
+use wgpt::error::Result;
+use wgpt::executor::Executor;
+use wgpt::fail;
+use wgpt::formats::folder::Weights;
+use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
+use wgpt::train::memory::{advice, check_memory};
+use wgpt::train::objective::Objective;
+use wgpt::train::record::Record;
+use wgpt::train::run::{End, Run, RunState, restore, run_state, saved_tokenizer};
+use wgpt::train::settings::Settings;
+use wgpt::train::sinks::log::{self, Log};
+use wgpt::train::sinks::plot::Curve;
+use wgpt::train::sinks::{Sink, console};
+use wgpt::train::trainer::{ChosenVariants, Trainer};
+
+/// Options of every command that trains.
+#[derive(clap::Args)]
+pub struct RunOptions {
+    /// Continue the run in --out exactly where its last checkpoint left it
+    #[arg(long, help_heading = "Run")]
+    pub resume: bool,
+    /// Replace the run in --out
+    #[arg(long, conflicts_with = "resume", help_heading = "Run")]
+    pub overwrite: bool,
+    /// Lose the device before this step, once for each time it is given
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_name = "STEP")]
+    lose_device_at: Vec<u64>,
+}
+
+impl RunOptions {
+    pub fn mode(&self) -> Mode {
+        if self.overwrite { Mode::Overwrite } else { Mode::Fresh }
+    }
+
+    /// Steps before which the device is lost, to prove that a run survives it.
+    fn faults(&self) -> Vec<u64> {
+        #[cfg(debug_assertions)]
+        return self.lose_device_at.clone();
+        #[cfg(not(debug_assertions))]
+        vec![]
+    }
+}
+
+/// What a command has prepared of a run.
+pub struct Prepared<'a> {
+    pub global: &'a Global,
+    pub options: &'a RunOptions,
+    /// The command's name, for hints.
+    pub command: &'static str,
+    pub out: &'a Path,
+    /// Where the best model goes.
+    pub best: PathBuf,
+    pub objective: Box<dyn Objective>,
+    pub settings: Settings,
+    pub tokenizer: Option<Tokenizer>,
+    /// What the command needs to make the objective again.
+    pub arguments: serde_json::Value,
+    /// The model and the data, for people.
+    pub summary: String,
+    /// The plot's title.
+    pub title: String,
+    /// What to do with the model.
+    pub hint: String,
+}
+
+/// The last checkpoint of a run, and what it says of the run.
+pub struct Resumed {
+    pub folder: RunFolder,
+    pub checkpoint: LoadedCheckpoint,
+    pub state: RunState,
+    pub tokenizer: Option<Tokenizer>,
+}
+
+/// Opens the last checkpoint in a run's folder; `objective` says whether its objective is one of the command's.
+pub fn resumed(global: &Global, root: &Path, command: &str, is_ours: impl Fn(&str) -> bool) -> Result<Resumed> {
+    let folder = RunFolder::open(root)?;
+    let Some(checkpoint) = folder.latest()? else {
+        fail!(Input, "{} holds no checkpoint to resume: start it again with --overwrite", root.display());
+    };
+    checkpoint.warnings.iter().for_each(|warning| global.say(&format!("warning: {warning}")));
+    let state = run_state(&checkpoint)?;
+    if !is_ours(&state.objective) {
+        let objective = &state.objective;
+        fail!(Usage, "the run in {} is of {objective}, which is not what wgpt {command} trains", root.display());
+    }
+    let tokenizer = saved_tokenizer(&checkpoint)?;
+    Ok(Resumed { folder, checkpoint, state, tokenizer })
+}
+
+impl Prepared<'_> {
+    /// A new run in the folder that `folder` prepares, from initial values and `weights`, to its end.
+    pub fn start(self, folder: impl FnOnce() -> Result<RunFolder>, weights: Option<Weights>) -> Result<()> {
+        let executor = self.planned(&ChosenVariants::default())?;
+        let folder = folder()?;
+        let (run_to, trainer) = self.load(executor)?;
+        let mut trainer = trainer;
+        trainer.initialise(weights.as_ref())?;
+        drop(weights);
+        run_to.go(trainer, folder, vec![])
+    }
+
+    /// The run of a checkpoint, to its end.
+    pub fn resume(self, resumed: Resumed) -> Result<()> {
+        let Resumed { folder, checkpoint, state, .. } = resumed;
+        let executor = self.planned(&state.variants)?;
+        let (run_to, mut trainer) = self.load(executor)?;
+        restore(&mut trainer, &checkpoint)?;
+        run_to.prepared_say(&format!("resuming after step {}", state.step));
+        drop(checkpoint); // some systems refuse to replace a file that is mapped
+        run_to.go(trainer, folder, state.evaluations)
+    }
+
+    /// Opens the device, and says what the run is and takes.
+    fn planned(&self, variants: &ChosenVariants) -> Result<(Box<dyn Executor>, wgpt::train::trainer::Blueprint)> {
+        let global = self.global;
+        let mut executor = global.open()?;
+        variants.settle(executor.as_mut());
+        let (objective, settings) = (self.objective.as_ref(), &self.settings);
+        let blueprint = check_memory(objective, settings, executor.limits(), host_memory(executor.as_ref()))?;
+        let values = |parameters: &[wgpt::graph::Parameter]| parameters.iter().map(|p| p.len() as u64).sum::<u64>();
+        let graph = blueprint.training_graph();
+        let (trained, all) = (values(graph.trained()), values(graph.parameters()));
+        let frozen = if trained < all { format!("; {trained} of {all} values are trained") } else { String::new() };
+        global.say(&format!("{}{frozen}", self.summary));
+        global.say(&advice(objective, settings, executor.limits(), &blueprint));
+        global.detail(&format!("settings: {settings:?}"));
+        let blueprint = blueprint.tuned(executor.as_mut())?;
+        Ok((executor, blueprint))
+    }
+
+    /// Allocates and compiles; the rest of what was prepared, and the trainer.
+    fn load(self, planned: (Box<dyn Executor>, wgpt::train::trainer::Blueprint)) -> Result<(Closing, Trainer)> {
+        let Prepared { global, options, command, out, best, objective, settings, .. } = self;
+        let closing = Closing {
+            global: global.clone(),
+            faults: options.faults(),
+            command,
+            out: out.to_path_buf(),
+            best,
+            tokenizer: self.tokenizer,
+            arguments: self.arguments,
+            title: self.title,
+            hint: self.hint,
+        };
+        let trainer = Trainer::new(planned.0, planned.1, objective, settings)?;
+        Ok((closing, trainer))
+    }
+}
+
+/// What a run needs beside its trainer.
+struct Closing {
+    global: Global,
+    faults: Vec<u64>,
+    command: &'static str,
+    out: PathBuf,
+    best: PathBuf,
+    tokenizer: Option<Tokenizer>,
+    arguments: serde_json::Value,
+    title: String,
+    hint: String,
+}
+
+impl Closing {
+    fn prepared_say(&self, text: &str) {
+        self.global.say(text);
+    }
+
+    fn go(self, trainer: Trainer, folder: RunFolder, evaluations: Vec<wgpt::train::run::Evaluated>) -> Result<()> {
+        let Closing { global, faults, command, out, best, tokenizer, arguments, title, hint } = self;
+        let (step, steps) = (trainer.steps_done(), trainer.settings().steps);
+        let state = RunState {
+            step,
+            objective: trainer.objective().name().to_string(),
+            settings: trainer.settings().clone(),
+            command: arguments,
+            evaluations,
+            variants: trainer.variants().clone(),
+        };
+        let log = Log::resume(&folder.log_path(), step)?;
+        let floor = trainer.objective().floor();
+        let curve = Curve { log: folder.log_path(), path: folder.plot_path(), title, floor };
+        let console = Console { bar: progress_bar(&global, steps, step), global: global.clone(), steps };
+        let sinks: Vec<Box<dyn Sink>> = vec![Box::new(log), Box::new(curve), Box::new(console)];
+        let interrupted = interrupts(&global);
+        let mut run = Run { trainer, state, folder, best, tokenizer, sinks, faults };
+        let end = run.go(&interrupted, &mut || {
+            let executor = global.open()?;
+            let available = host_memory(executor.as_ref());
+            Ok((executor, available))
+        });
+        run.sinks.clear(); // the console's bar ends before anything else is said
+        report(&global, &run, end?, command, &out, floor, &hint)
+    }
+}
+
+/// The closing lines: the loss beside the floor, the best model, and where things are.
+fn report(
+    global: &Global,
+    run: &Run,
+    end: End,
+    command: &str,
+    out: &Path,
+    floor: Option<(f64, &str)>,
+    hint: &str,
+) -> Result<()> {
+    let records = log::read(&run.folder.log_path())?;
+    if end == End::Early {
+        global.say("stopped early: the validation has not become better");
+    }
+    if let Some(val) = records.iter().rev().find_map(|r| r.val_loss) {
+        match floor {
+            Some((floor, _)) => global.say(&format!(
+                "validation loss {val:.3} nats per token; the corpus's entropy is {floor:.3}, which no model can beat"
+            )),
+            None => global.say(&format!("validation loss {val:.3}")),
+        }
+    }
+    if let Some(scale) = records.last().and_then(|r| r.loss_scale) {
+        let skipped = records.iter().filter(|r| r.skipped.is_some()).count();
+        global.say(&format!("loss scale {scale} at the end; {skipped} of {} steps skipped", records.len()));
+    }
+    if let Some(best) = run.best_evaluation() {
+        let place = best.epoch.map_or(format!("step {}", best.step), |epoch| format!("epoch {epoch}"));
+        let value = best.value.unwrap_or(f64::NAN);
+        global.say(&format!("the best model, of {place} with {value:.4}, is in {}", run.best.display()));
+    }
+    if end == End::Interrupted {
+        let (done, steps) = (run.trainer.steps_done(), run.trainer.settings().steps);
+        let out = out.display();
+        global.say(&format!("stopped after step {done} of {steps}; go on with: wgpt {command} --out {out} --resume"));
+    }
+    global.say(hint);
+    Ok(())
+}
+
+/// Progress on standard error.
+struct Console {
+    global: Global,
+    bar: ProgressBar,
+    steps: u64,
+}
+
+impl Sink for Console {
+    /// Shows the record of a validation, of a skipped step, and now and then another.
+    fn record(&mut self, record: &Record) -> Result<()> {
+        let line = console::line(record, self.steps);
+        let shown = record.val_loss.is_some() || record.skipped.is_some() || record.step == 1;
+        self.bar.set_position(record.step);
+        self.bar.set_message(line.clone());
+        if shown || record.step.is_multiple_of((self.steps / 20).max(1)) {
+            self.note(&line);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, text: &str) {
+        self.bar.suspend(|| self.global.say(text));
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn progress_bar(global: &Global, steps: u64, done: u64) -> ProgressBar {
+    let visible = !global.quiet && std::io::stderr().is_terminal();
+    let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{bar:24} {eta:>4} left  {msg}");
+    ProgressBar::with_draw_target(Some(steps), target)
+        .with_position(done)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

@@ -1,0 +1,280 @@
+//! The blocks that families are made of: norms, projections, attention, residuals.
+
+use super::config::{Config, Norm, Position};
+use crate::graph::{Dtype, Graph, Initial, NetworkId, Tensor};
+use crate::ops::add::Add;
+use crate::ops::attention::Attention;
+use crate::ops::attention_cached::AttentionCached;
+use crate::ops::cache_append::CacheAppend;
+use crate::ops::cast::cast;
+use crate::ops::dropout::Dropout;
+use crate::ops::gelu::Form;
+use crate::ops::layernorm::LayerNorm;
+use crate::ops::matmul::Matmul;
+use crate::ops::rmsnorm::RmsNorm;
+use crate::ops::rope::{Rope, RopeTable};
+use std::cell::RefCell;
+
+/// The KV-cache mode of a forward pass.
+#[derive(Clone, Copy)]
+pub enum CacheMode {
+    /// No cache: sequences are whole.
+    Off,
+    /// Sequences are whole, and their keys and values fill a cache of this many rows.
+    Prefill { rows: usize },
+    /// One new position of each row is appended to a cache of this many rows, and attends to it.
+    Decode { rows: usize },
+}
+
+/// How a training graph computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Compute {
+    /// f16 activations and copies of the weights (Micikevicius et al. 2018, "Mixed Precision Training"): parameters, sums, the
+    /// residual stream and losses stay f32, and so do experts and their routers.
+    pub mixed: bool,
+    /// Blocks are computed again in the backward pass.
+    pub recompute: bool,
+    /// About as many positions have logits at a time; all of them if `None`.
+    pub classifier_rows: Option<usize>,
+}
+
+/// Builds one network's part of a graph. Dropout is on only while training.
+pub struct Model<'a> {
+    pub config: &'a Config,
+    /// Stands before the names of all its states.
+    pub prefix: &'a str,
+    pub network: NetworkId,
+    pub training: bool,
+    pub compute: Compute,
+    /// What the routers of the layers with experts have decided, in the order of the layers.
+    pub routed: RefCell<Vec<Routed>>,
+}
+
+/// What a layer's router has decided.
+#[derive(Clone, Copy)]
+pub struct Routed {
+    /// (B, T, E)
+    pub logits: Tensor,
+    /// Where each expert's group of choices begins, (E + 1) u32.
+    pub offsets: Tensor,
+}
+
+/// Whether a weight is stored as its transpose.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// (inputs, outputs)
+    InOut,
+    /// (outputs, inputs)
+    OutIn,
+}
+
+/// What a part of a block adds to the residual stream.
+pub(super) enum Branch {
+    /// x W, or x W + b, which is not made yet.
+    Projection {
+        x: Tensor,
+        weights: Weights,
+        tb: bool,
+    },
+    Made(Tensor),
+}
+
+impl From<Tensor> for Branch {
+    fn from(made: Tensor) -> Branch {
+        Branch::Made(made)
+    }
+}
+
+impl Model<'_> {
+    /// A parameter of this network.
+    #[track_caller]
+    pub fn parameter(&self, g: &mut Graph, name: &str, dims: &[usize], initial: Initial) -> Tensor {
+        g.parameter(self.network, &format!("{}{name}", self.prefix), dims, initial)
+    }
+
+    /// A matrix or a table with normal initial values.
+    #[track_caller]
+    pub fn table(&self, g: &mut Graph, name: &str, dims: &[usize]) -> Tensor {
+        self.parameter(g, name, dims, Initial::Normal { std: f64::from(self.config.initializer_range) })
+    }
+
+    /// The type of activations.
+    pub(super) fn activation(&self) -> Dtype {
+        if self.compute.mixed { Dtype::F16 } else { Dtype::F32 }
+    }
+
+    /// A product of x and a weight, both as the type of activations.
+    pub(super) fn product(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        (weight, bias): Weights,
+        added: Option<Tensor>,
+        op: Matmul,
+    ) -> Tensor {
+        let mut inputs = vec![cast(g, x, self.activation()), cast(g, weight, self.activation())];
+        let op = Matmul { bias: bias.is_some(), residual: added.is_some(), ..op };
+        inputs.extend(bias.into_iter().chain(added));
+        g.apply(op, &inputs)
+    }
+
+    /// Attention (B, T, NH * HS) of whole sequences, or of one new position to the cache; qkv (B, T, q | k | v).
+    pub(super) fn attention(&self, g: &mut Graph, qkv: Tensor, layer: usize, cache: CacheMode) -> Tensor {
+        let Config { heads, kv_heads, window, dropout, .. } = *self.config;
+        if let CacheMode::Prefill { rows } | CacheMode::Decode { rows } = cache {
+            assert!(!self.compute.mixed, "caches are f32, and so is what is generated");
+            let kept = self.cache(g, layer, rows);
+            let kept = g.apply(CacheAppend, &[qkv, kept]);
+            if let CacheMode::Decode { .. } = cache {
+                return g.apply(AttentionCached { window }, &[qkv, kept]);
+            }
+        }
+        let dropout = if self.training { dropout.attention } else { 0.0 };
+        g.apply(Attention { heads, kv_heads, window, dropout, salt: salt(layer) }, &[qkv])
+    }
+
+    pub(super) fn cache(&self, g: &mut Graph, layer: usize, rows: usize) -> Tensor {
+        let Config { context, kv_heads, head_size, .. } = *self.config;
+        let name = format!("{}cache.{rows}.h.{layer}", self.prefix);
+        g.state_of(self.network, &name, &[rows, 2, kv_heads, context, head_size])
+    }
+
+    /// The angles of rotary positions for `time` positions from `Step::position` on, the same in all layers; nothing where
+    /// positions are learned.
+    pub(super) fn angles(&self, g: &mut Graph, time: usize) -> Option<Tensor> {
+        let Position::Rope { base, scaling } = self.config.position else { return None };
+        Some(g.apply(RopeTable { time, head_size: self.config.head_size, base, scaling }, &[]))
+    }
+
+    /// Turns the heads of q and k.
+    pub(super) fn turned(&self, g: &mut Graph, qkv: Tensor, angles: Tensor) -> Tensor {
+        g.apply(Rope { heads: self.config.heads + self.config.kv_heads, inverse: false }, &[qkv, angles])
+    }
+
+    /// The norm named `name` of whole rows, for products to take.
+    pub(super) fn norm(&self, g: &mut Graph, x: Tensor, name: &str) -> Tensor {
+        self.norm_to(g, x, name, self.activation())
+    }
+
+    /// As [`Model::norm`], of a type of its own.
+    pub(super) fn norm_to(&self, g: &mut Graph, x: Tensor, name: &str, output: Dtype) -> Tensor {
+        let (c, eps) = (self.config.width, self.config.norm_epsilon);
+        let weight = self.parameter(g, &format!("{name}.weight"), &[c], Initial::Ones);
+        match self.config.norm {
+            Norm::RmsNorm => g.apply(RmsNorm { eps, groups: None, output }, &[x, weight]),
+            Norm::LayerNorm => {
+                let bias = self.parameter(g, &format!("{name}.bias"), &[c], Initial::Zeros);
+                g.apply(LayerNorm { eps, output }, &[x, weight, bias])
+            }
+        }
+    }
+
+    /// x W, or x W + b; `sizes` are its inputs and outputs.
+    pub(super) fn linear(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        name: &str,
+        sizes: (usize, usize),
+        stored: Stored,
+        bias: bool,
+    ) -> Tensor {
+        let weights = self.weights(g, name, sizes, stored, bias, 1.0);
+        let tb = stored == Stored::OutIn;
+        self.product(g, x, weights, None, Matmul { tb, output: self.activation(), ..Matmul::default() })
+    }
+
+    /// As [`Model::linear`], for what [`Model::add_residual`] adds to the residual stream, which is f32.
+    pub(super) fn projection(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        name: &str,
+        sizes: (usize, usize),
+        stored: Stored,
+        bias: bool,
+    ) -> Branch {
+        let scale = self.residual_scale();
+        Branch::Projection {
+            x,
+            weights: self.weights(g, name, sizes, stored, bias, scale),
+            tb: stored == Stored::OutIn,
+        }
+    }
+
+    /// The residual stream `x` and what attention (`part` 0) or the feed-forward part (1) of a layer adds to it, of which
+    /// elements are dropped in training. Without dropout the projection's kernel adds.
+    pub(super) fn add_residual(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        branch: impl Into<Branch>,
+        layer: usize,
+        part: u32,
+    ) -> Tensor {
+        let (p, salt) = (self.config.dropout.residual, salt(layer) + 1 + part);
+        let y = match branch.into() {
+            Branch::Made(y) => y,
+            Branch::Projection { x: y, weights, tb } if self.training && p > 0.0 => {
+                self.product(g, y, weights, None, Matmul { tb, ..Matmul::default() })
+            }
+            Branch::Projection { x: y, weights, tb } => {
+                return self.product(g, y, weights, Some(x), Matmul { tb, ..Matmul::default() });
+            }
+        };
+        let y = self.dropout(g, y, p, salt);
+        g.apply(Add, &[x, y])
+    }
+
+    /// gelu(x W + b), W (inputs, outputs).
+    pub(super) fn linear_gelu(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        name: &str,
+        sizes: (usize, usize),
+        form: Form,
+    ) -> Tensor {
+        let weights = self.weights(g, name, sizes, Stored::InOut, true, 1.0);
+        let op = Matmul { gelu: Some(form), output: self.activation(), ..Matmul::default() };
+        self.product(g, x, weights, None, op)
+    }
+
+    /// Drops elements of the embedding.
+    pub(super) fn drop_embedding(&self, g: &mut Graph, x: Tensor) -> Tensor {
+        self.dropout(g, x, self.config.dropout.embedding, 0)
+    }
+
+    fn dropout(&self, g: &mut Graph, x: Tensor, p: f32, salt: u32) -> Tensor {
+        if self.training && p > 0.0 { g.apply(Dropout { p, salt }, &[x]) } else { x }
+    }
+
+    /// What the standard deviation of projections onto the residual stream is multiplied by.
+    pub(super) fn residual_scale(&self) -> f64 {
+        if self.config.scaled_residual { 1.0 / (2.0 * self.config.layers as f64).sqrt() } else { 1.0 }
+    }
+
+    /// Weight and bias of a linear layer; `scale` multiplies the standard deviation of the weight's initial values.
+    fn weights(
+        &self,
+        g: &mut Graph,
+        name: &str,
+        sizes: (usize, usize),
+        stored: Stored,
+        bias: bool,
+        scale: f64,
+    ) -> Weights {
+        let dims = if stored == Stored::OutIn { [sizes.1, sizes.0] } else { [sizes.0, sizes.1] };
+        let normal = Initial::Normal { std: f64::from(self.config.initializer_range) * scale };
+        let weight = self.parameter(g, &format!("{name}.weight"), &dims, normal);
+        (weight, bias.then(|| self.parameter(g, &format!("{name}.bias"), &[sizes.1], Initial::Zeros)))
+    }
+}
+
+/// The parameters of a linear layer: weight and bias.
+type Weights = (Tensor, Option<Tensor>);
+
+/// The first of a layer's three streams of dropout: attention, and two residuals. Stream 0 is the embedding's.
+fn salt(layer: usize) -> u32 {
+    3 * layer as u32 + 1
+}

@@ -1,0 +1,173 @@
+//! What a user gives about a new model: flags, and the same as keys of a configuration file.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{Config, FeedForward, Norm, Position};
+use crate::error::Result;
+use crate::fail;
+use crate::ops::rope::Scaling;
+
+/// How a model of this program's own knows where a token stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PositionKind {
+    /// A learned vector per position.
+    Learned,
+    /// Rotary embedding of queries and keys, base 10,000.
+    Rope,
+}
+
+/// What stands between the layers of a feed-forward part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum FeedForwardKind {
+    Gelu,
+    /// Of two thirds of the channels, so that the parameters stay as many.
+    SwiGlu,
+}
+
+/// Every choice of a new model, each a flag and a key of the configuration file; what is left out follows from the preset.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(default, rename_all = "kebab-case")]
+#[command(next_help_heading = "Model")]
+pub struct ModelChoices {
+    /// Named model: demo, char, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt, gpt-mini, llama-mini, mixtral, smollm2-135m,
+    /// smollm2-360m, tinyllama-1.1b [default: demo]
+    #[arg(long)]
+    pub preset: Option<String>,
+    /// Transformer blocks
+    #[arg(long)]
+    pub layers: Option<usize>,
+    /// Attention heads per block
+    #[arg(long)]
+    pub heads: Option<usize>,
+    /// Heads of keys and values in a llama preset, each shared by several attention heads
+    #[arg(long)]
+    pub kv_heads: Option<usize>,
+    /// Channels of the residual stream
+    #[arg(long)]
+    pub width: Option<usize>,
+    /// Tokens per sequence
+    #[arg(long)]
+    pub context: Option<usize>,
+    /// Norm of a GPT-2 preset [default: layernorm]
+    #[arg(long, value_enum)]
+    pub norm: Option<Norm>,
+    /// Positions of a GPT-2 preset [default: learned]
+    #[arg(long, value_enum)]
+    pub position: Option<PositionKind>,
+    /// Feed-forward part of a GPT-2 preset [default: gelu]
+    #[arg(long, value_enum)]
+    pub feed_forward: Option<FeedForwardKind>,
+    /// Experts of each layer in a mixtral preset
+    #[arg(long)]
+    pub experts: Option<usize>,
+    /// Experts that a token uses
+    #[arg(long)]
+    pub experts_per_token: Option<usize>,
+    /// Coefficient of the loss that balances the experts' load
+    #[arg(long)]
+    pub router_balance: Option<f32>,
+    /// Coefficient of the loss that keeps routers' logits small
+    #[arg(long)]
+    pub router_z: Option<f32>,
+    /// Standard deviation of initial weights [default: 0.02, as GPT-2; the small presets have their own]
+    #[arg(long)]
+    pub init_std: Option<f32>,
+    /// char, bytes, or a Hugging Face tokenizer.json
+    #[arg(long)]
+    pub tokenizer: Option<String>,
+}
+
+impl ModelChoices {
+    /// The preset whose recipe applies: none for sizes without a preset.
+    pub fn recipe(&self) -> Option<&str> {
+        let sized = self.layers.is_some() || self.heads.is_some() || self.width.is_some();
+        self.preset.as_deref().or((!sized).then_some("demo"))
+    }
+
+    fn preset(&self) -> &str {
+        self.preset.as_deref().unwrap_or("demo")
+    }
+
+    /// The model for a vocabulary, with initial weights of standard deviation `std` unless one is given, and its tokens per
+    /// sequence.
+    pub fn config(&self, vocab_size: usize, std: f32) -> Result<Config> {
+        let base = Config::preset(self.preset())?;
+        let (layers, heads) = (self.layers.unwrap_or(base.layers), self.heads.unwrap_or(base.heads));
+        let (width, context) = (self.width.unwrap_or(base.width), self.context.unwrap_or(base.context));
+        let mut config = base.resized(layers, heads, width);
+        (config.vocab_size, config.context) = (vocab_size, context);
+        config.initializer_range = self.init_std.unwrap_or(std);
+        self.exchange(&mut config)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Tokens per sequence of a run that goes on with the model `init`; refuses choices that differ from it.
+    pub fn check_init(&self, init: &Config) -> Result<usize> {
+        let differs = |choice: Option<usize>, own: usize| choice.is_some_and(|choice| choice != own);
+        let context = self.context.unwrap_or(init.context);
+        let sizes = differs(self.layers, init.layers) || differs(self.heads, init.heads);
+        if sizes || differs(self.width, init.width) || !(1..=init.context).contains(&context) {
+            fail!(
+                Usage,
+                "the model given with --init has {} layers, {} heads, width {} and context {}: leave out what differs",
+                init.layers,
+                init.heads,
+                init.width,
+                init.context
+            );
+        }
+        let parts = [self.norm.is_some(), self.position.is_some(), self.feed_forward.is_some()];
+        if parts.contains(&true) || self.kv_heads.is_some() || self.changes_experts() {
+            fail!(
+                Usage,
+                "the model given with --init has its own parts: leave out --norm, --position, --feed-forward, \
+                 --kv-heads, --experts, --experts-per-token, --router-balance, --router-z"
+            );
+        }
+        Ok(context)
+    }
+
+    /// Puts in the parts that are not the preset's.
+    fn exchange(&self, config: &mut Config) -> Result<()> {
+        let parts = [self.norm.is_some(), self.position.is_some(), self.feed_forward.is_some()];
+        let preset = self.preset();
+        if !config.family().is_exchangeable() && parts.contains(&true) {
+            fail!(Usage, "--norm, --position and --feed-forward are for GPT-2 presets: {preset} has its own parts");
+        }
+        match &mut config.feed_forward {
+            FeedForward::Experts(experts) => {
+                experts.count = self.experts.unwrap_or(experts.count);
+                experts.top = self.experts_per_token.unwrap_or(experts.top);
+                experts.balance = self.router_balance.unwrap_or(experts.balance);
+                experts.z = self.router_z.unwrap_or(experts.z);
+            }
+            _ if self.changes_experts() => {
+                fail!(
+                    Usage,
+                    "--experts, --experts-per-token, --router-balance and --router-z are for mixtral: {preset} has no \
+                     experts"
+                );
+            }
+            _ => {}
+        }
+        config.kv_heads = self.kv_heads.unwrap_or(config.kv_heads);
+        config.norm = self.norm.unwrap_or(config.norm);
+        if self.position == Some(PositionKind::Rope) {
+            config.position = Position::Rope { base: 10_000.0, scaling: Scaling::None };
+        }
+        if self.feed_forward == Some(FeedForwardKind::SwiGlu) {
+            config.feed_forward = FeedForward::SwiGlu;
+            config.inner = (2 * config.inner).div_ceil(3).next_multiple_of(4);
+        }
+        Ok(())
+    }
+
+    fn changes_experts(&self) -> bool {
+        let counts = self.experts.is_some() || self.experts_per_token.is_some();
+        counts || self.router_balance.is_some() || self.router_z.is_some()
+    }
+}

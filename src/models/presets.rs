@@ -1,0 +1,43 @@
+//! Named model sizes.
+
+use super::config::Config;
+use super::{gpt, llama};
+use crate::error::Result;
+use crate::fail;
+use crate::files::one_line;
+
+/// A model size with a name.
+#[derive(Debug, Clone, Copy)]
+pub struct Preset {
+    pub name: &'static str,
+    /// Its vocabulary is a default: the tokenizer in use decides.
+    pub config: fn() -> Config,
+}
+
+/// The named sizes.
+pub const PRESETS: [Preset; 13] = [
+    Preset { name: "demo", config: || Config::new(256, 128, 4, 8, 64) },
+    Preset { name: "char", config: || Config::new(256, 256, 6, 6, 384) },
+    Preset { name: "gpt2", config: || Config::new(50257, 1024, 12, 12, 768) },
+    Preset { name: "gpt2-medium", config: || Config::new(50257, 1024, 24, 16, 1024) },
+    Preset { name: "gpt2-large", config: || Config::new(50257, 1024, 36, 20, 1280) },
+    Preset { name: "gpt2-xl", config: || Config::new(50257, 1024, 48, 25, 1600) },
+    Preset { name: "gpt", config: gpt::gpt },
+    Preset { name: "gpt-mini", config: gpt::mini },
+    Preset { name: "llama-mini", config: llama::mini },
+    Preset { name: "mixtral", config: llama::mixtral },
+    Preset { name: "smollm2-135m", config: llama::smollm2_135m },
+    Preset { name: "smollm2-360m", config: llama::smollm2_360m },
+    Preset { name: "tinyllama-1.1b", config: llama::tinyllama_1_1b },
+];
+
+impl Config {
+    /// The model of a [`Preset`]; an unknown name is a usage error that lists the known ones.
+    pub fn preset(name: &str) -> Result<Self> {
+        let Some(p) = PRESETS.iter().find(|preset| preset.name == name) else {
+            let known: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
+            fail!(Usage, "there is no preset {:?}; choose one of {}", one_line(name), known.join(", "));
+        };
+        Ok((p.config)())
+    }
+}

@@ -1,0 +1,69 @@
+//! All families, by name and by `model_type`.
+
+use std::path::Path;
+
+use super::config::Config;
+use super::family::Family;
+use super::keys::{Found, Keys, shown};
+use super::{gpt, gpt2, llama};
+use crate::error::{Error, Result};
+
+/// All families; the first is meant where a `config.json` does not say.
+const FAMILIES: [&dyn Family; 3] = [&gpt2::Gpt2, &gpt::Gpt, &llama::Llama];
+
+impl Config {
+    /// The family that builds this model.
+    pub fn family(&self) -> &'static dyn Family {
+        let found = FAMILIES.iter().find(|family| family.name() == self.family);
+        *found.unwrap_or_else(|| panic!("there is no family called {}", self.family))
+    }
+
+    /// Refuses sizes that make no model or that the kernels do not cover, as a usage error that says what to change.
+    pub fn validate(&self) -> Result<()> {
+        self.family_problem().map_or(Ok(()), |problem| Err(Error::Usage(problem)))
+    }
+
+    fn family_problem(&self) -> Option<String> {
+        self.problem().or_else(|| {
+            (self.kv_heads != self.heads && !self.family().shares_heads()).then(|| {
+                format!(
+                    "every head of {} has its own keys and values: leave out --kv-heads, which is for llama presets",
+                    self.family
+                )
+            })
+        })
+    }
+
+    /// Reads a Hugging Face `config.json`; `origin` is the file that errors name. See [`Family::read`].
+    pub fn from_json(text: &str, origin: &Path) -> Result<Self> {
+        let at = |problem: String| Error::Input(format!("{}: {problem}", origin.display()));
+        let config = parse(text).map_err(at)?;
+        config.family_problem().map_or(Ok(config), |problem| Err(at(problem)))
+    }
+
+    /// The `config.json` that `transformers` loads, for weights in f32.
+    pub fn to_json(&self) -> String {
+        self.to_json_for("float32")
+    }
+
+    /// As [`Config::to_json`], for weights of type `dtype`, as PyTorch calls it.
+    pub fn to_json_for(&self, dtype: &'static str) -> String {
+        self.family().write(self, dtype)
+    }
+}
+
+fn parse(text: &str) -> Found<Config> {
+    let keys = Keys::parse(text, "config.json")?;
+    if let Some(value) = keys.get("quantization_config") {
+        return Err(format!("quantization_config is {}, but quantised weights are not supported", shown(value)));
+    }
+    let Some(model_type) = keys.get("model_type") else { return FAMILIES[0].read(&keys) };
+    let known = |family: &&&dyn Family| family.model_types().iter().any(|name| model_type == name);
+    match FAMILIES.iter().find(known) {
+        Some(family) => family.read(&keys),
+        None => {
+            let names: Vec<_> = FAMILIES.iter().flat_map(|family| family.model_types()).copied().collect();
+            Err(format!("model_type is {}, but only {} are supported here", shown(model_type), names.join(", ")))
+        }
+    }
+}

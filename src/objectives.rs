@@ -1,0 +1,5 @@
+//! Objectives: what a run minimises, one file each.
+
+pub mod labelled;
+pub mod pretrain;
+pub mod recipe;

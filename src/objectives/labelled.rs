@@ -1,0 +1,240 @@
+//! Fine-tuning on labelled data, as "Improving Language Understanding by Generative Pre-Training" (Radford et al. 2018, sections
+//! 3.2 and 3.3) does it: L3 = L2 + lambda L1, the loss of a task's head plus lambda times the language model's.
+
+pub mod batch;
+pub mod class_weights;
+pub mod folder;
+pub mod head;
+pub mod predict;
+pub mod prepare;
+pub mod scorer;
+
+use std::path::Path;
+
+use self::batch::{Item, LabelledBatch};
+use self::folder::TaskFile;
+use self::head::Head;
+use self::scorer::{measure, scores_of};
+use crate::data::buckets::{Buckets, Group, epoch, group};
+use crate::data::labelled::target::Target;
+use crate::data::tokenizer::Tokenizer;
+use crate::error::Result;
+use crate::evaluate::metrics::Measure;
+use crate::fail;
+use crate::formats::folder::NamedTensor;
+use crate::graph::{Graph, Shape};
+use crate::models::blocks::Model;
+use crate::models::config::Config;
+use crate::models::network::Network;
+use crate::ops::add::Add;
+use crate::train::graph::Loss;
+use crate::train::objective::{Batch, Evaluation, EvaluationPrograms, Objective, ShapeKey};
+use crate::train::rates::Freeze;
+use crate::train::schedule::ScheduleKind;
+use crate::train::settings::{Cadence, Duration, Recipe, Settings, Warmup};
+
+/// The paper's recipe (Radford et al. 2018, section 4.1).
+pub const RECIPE: Recipe = Recipe {
+    batch: 32,
+    accumulate: 1,
+    duration: Duration::Epochs(3),
+    lr: 6.25e-5,
+    min_lr_divisor: f32::INFINITY,
+    warmup: Warmup::Share(0.002),
+    schedule: ScheduleKind::Linear,
+    weight_decay: 0.01,
+    beta2: 0.999,
+    dropout: 0.1,
+    every: Cadence::Epoch,
+};
+/// The paper's weight of the language model's loss.
+pub const LAMBDA: f32 = 0.5;
+/// Lengths that sequences are padded to, at most.
+pub const BUCKETS: usize = 4;
+
+/// The objective of a task with a head.
+pub struct Labelled {
+    networks: [Network; 1],
+    task: TaskFile,
+    /// Weight of the language model's loss.
+    lambda: f32,
+    /// Of the hidden state before the head.
+    dropout: f32,
+    measure: Measure,
+    buckets: Buckets,
+    /// The bucket of each training item.
+    bucket_of: Vec<usize>,
+    training: Vec<Item>,
+    validation: Vec<Item>,
+    /// The epoch whose groups these are, and the size of their batches.
+    groups: Option<(u64, usize, Vec<Group>)>,
+}
+
+/// What there is to choose of a task's training.
+pub struct Options {
+    /// Weight of the language model's loss beside the head's.
+    pub lambda: f32,
+    /// What is better; without it, accuracy, or Pearson's correlation of grades.
+    pub measure: Option<Measure>,
+    /// Lengths that sequences are padded to, at most so many.
+    pub buckets: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { lambda: LAMBDA, measure: None, buckets: BUCKETS }
+    }
+}
+
+impl Options {
+    /// Refuses what makes no run of this target, as a usage error.
+    pub fn check(&self, target: &Target) -> Result<()> {
+        if !(self.lambda.is_finite() && self.lambda >= 0.0) {
+            fail!(Usage, "--lambda {} is not a number from 0 up: give one", self.lambda);
+        }
+        if !(1..=1 << 20).contains(&self.buckets) {
+            fail!(Usage, "--buckets is {}, but must be from 1 to 1048576", self.buckets);
+        }
+        let of_grades = matches!(self.measure(target), Measure::Pearson | Measure::Spearman);
+        if of_grades != (*target == Target::Grade) {
+            fail!(
+                Usage,
+                "--metric is not one of this task's: pearson and spearman are of grades, the others of labels"
+            );
+        }
+        Ok(())
+    }
+
+    /// The measure that decides which model is the best.
+    pub fn measure(&self, target: &Target) -> Measure {
+        let usual = if *target == Target::Grade { Measure::Pearson } else { Measure::Accuracy };
+        self.measure.unwrap_or(usual)
+    }
+}
+
+impl Labelled {
+    /// A task over training and validation items; the model's vocabulary holds the added tokens already.
+    pub fn new(
+        config: Config,
+        task: TaskFile,
+        options: &Options,
+        settings: &Settings,
+        (training, validation): (Vec<Item>, Vec<Item>),
+    ) -> Labelled {
+        let lengths = training.iter().chain(&validation).map(Item::length);
+        let buckets = Buckets::fit(lengths, options.buckets, task.longest);
+        let bucket_of = training.iter().map(|item| buckets.of(item.length())).collect();
+        // Nothing that the language model's loss could change is trained where all but the head is frozen.
+        let lambda = if settings.freeze == Freeze::All { 0.0 } else { options.lambda };
+        let measure = options.measure(&task.target);
+        let config = Config { dropout: settings.dropout(), ..config };
+        let networks = [Network::new(config)];
+        let dropout = settings.dropout;
+        Labelled { networks, task, lambda, dropout, measure, buckets, bucket_of, training, validation, groups: None }
+    }
+
+    /// The head for batches of one size.
+    fn head(&self, batch: usize) -> Head {
+        Head { dropout: self.dropout, ..self.task.head(self.networks[0].config(), batch) }
+    }
+
+    /// Lengths that sequences are padded to.
+    pub fn lengths(&self) -> &[usize] {
+        &self.buckets.0
+    }
+}
+
+/// Micro-batches of one epoch over so many examples: all are full but the last.
+pub fn epoch_len(examples: usize, batch: usize) -> u64 {
+    examples.div_ceil(batch).max(1) as u64
+}
+
+impl Objective for Labelled {
+    fn name(&self) -> &str {
+        self.task.task.name()
+    }
+
+    fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
+    fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
+        let sequences = self.head(batch).sequences();
+        self.buckets.0.iter().map(|&length| ShapeKey { batch, sequences, length }).collect()
+    }
+
+    /// Reads inputs `ids`, `targets`, `positions.N`, `weights`, and `classes` or `grades`.
+    fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss {
+        let (head, model) = (self.head(shape.batch), &models[0]);
+        let dims = [shape.batch * shape.sequences, shape.length];
+        let ids = g.input("ids", Shape::u32(&dims));
+        let x = model.hidden(g, ids);
+        let scores = head.scores(g, model, x);
+        let task = head.loss(g, scores);
+        if self.lambda == 0.0 {
+            return task.into();
+        }
+        let targets = g.input("targets", Shape::u32(&dims));
+        let language_model = model.token_loss(g, x, targets, self.lambda);
+        let sum = g.apply(Add, &[task, language_model]);
+        sum.into()
+    }
+
+    fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
+        scorer::build(g, &models[0], &self.head(shape.batch), shape.length);
+    }
+
+    fn epoch(&self, batch: usize) -> u64 {
+        epoch_len(self.training.len(), batch)
+    }
+
+    fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()> {
+        let count = self.epoch(batch.size);
+        let of = number / count;
+        if self.groups.as_ref().is_none_or(|(epoch, size, _)| (*epoch, *size) != (of, batch.size)) {
+            let groups = epoch(&self.bucket_of, batch.size, batch.seed, of);
+            self.groups = Some((of, batch.size, groups));
+        }
+        let (.., groups) = self.groups.as_ref().expect("made just above");
+        let group = &groups[(number % count) as usize];
+        let length = self.buckets.0[group.bucket];
+        let members: Vec<&Item> = group.examples.iter().map(|&i| &self.training[i]).collect();
+        let made = LabelledBatch::new(self.task.task, &members, batch.size, length);
+        made.set_inputs(batch);
+        made.set_answers(batch, &self.task.target);
+        if self.lambda > 0.0 {
+            batch.set("targets", &made.targets);
+        }
+        (batch.shape, batch.tokens) = (group.bucket, made.ids.len());
+        Ok(())
+    }
+
+    fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>> {
+        let size = programs.settings.batch;
+        let buckets: Vec<usize> = self.validation.iter().map(|item| self.buckets.of(item.length())).collect();
+        let order: Vec<usize> = (0..buckets.len()).collect();
+        let (head, mut scores) = (self.head(size), vec![vec![]; buckets.len()]);
+        let mut batch = Batch::new(size, 0);
+        for group in group(&buckets, &order, size) {
+            batch.clear();
+            let members: Vec<&Item> = group.examples.iter().map(|&i| &self.validation[i]).collect();
+            LabelledBatch::new(self.task.task, &members, size, self.buckets.0[group.bucket]).set_inputs(&mut batch);
+            batch.shape = group.bucket;
+            let program = programs.run(&batch)?;
+            scores_of(programs.executor, program, &head, &group, &mut scores)?;
+        }
+        let Some((metrics, loss)) = measure(&self.task.target, &self.validation, &scores) else { return Ok(None) };
+        let value = metrics.get(self.measure);
+        let scalars = vec![(self.measure.name(), value.unwrap_or(f64::NAN))];
+        Ok(Some(Evaluation { loss, value, scalars, text: metrics.to_string() }))
+    }
+
+    fn has_head(&self) -> bool {
+        true
+    }
+
+    fn save(&self, folder: &Path, parameters: &[NamedTensor], tokenizer: Option<&Tokenizer>) -> Result<()> {
+        let tokenizer = tokenizer.expect("labelled texts have a tokenizer");
+        folder::save(folder, self.networks[0].config(), &self.task, tokenizer, parameters)
+    }
+}

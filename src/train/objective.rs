@@ -1,0 +1,155 @@
+//! What a run minimises, and on what data: an objective is one file in `objectives`, and gets every option of a run for free.
+
+use std::path::Path;
+
+use super::graph::Loss;
+use super::settings::Settings;
+use crate::data::tokenizer::Tokenizer;
+use crate::error::Result;
+use crate::executor::{Executor, Program};
+use crate::formats::folder::{NamedTensor, WeightType, write_folder};
+use crate::graph::{Graph, Step};
+use crate::models::blocks::Model;
+use crate::models::network::Network;
+
+/// A program's shape: every shape is one program, and all of them share one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShapeKey {
+    /// Sequences or examples of a micro-batch.
+    pub batch: usize,
+    /// Sequences of an example.
+    pub sequences: usize,
+    /// Tokens that sequences are padded to.
+    pub length: usize,
+}
+
+/// What a run minimises.
+pub trait Objective {
+    /// What messages call it.
+    fn name(&self) -> &str;
+
+    /// The networks in the store. The first is the one that is trained, saved and sampled; the others are trained as well unless
+    /// they are [`Network::frozen`].
+    fn networks(&self) -> &[Network];
+
+    /// The shapes of micro-batches of `batch` sequences or examples, at least one.
+    fn shapes(&self, batch: usize) -> Vec<ShapeKey>;
+
+    /// Builds the loss of a micro-batch over `models`, one for each network, in a graph that knows its seed. Routers' losses are
+    /// added by the caller.
+    fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss;
+
+    /// Builds what [`Objective::evaluate`] runs, with named outputs; models do not train.
+    fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey);
+
+    /// Micro-batches of `batch` sequences or examples in one pass over the training data.
+    fn epoch(&self, batch: usize) -> u64;
+
+    /// Fills micro-batch `number` of the run: a function of the seed and the number alone, so that a run that goes on sees what
+    /// an uninterrupted one would have.
+    fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()>;
+
+    /// Evaluates the parameters as they are on validation data; nothing where there is none.
+    fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>>;
+
+    /// Loads what is not trained, such as a reference's weights. Parameters of trained networks are set already.
+    fn prepare(&mut self, _executor: &mut dyn Executor) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether the first network has a head of its own, that is a head which `--freeze all` leaves to train.
+    fn has_head(&self) -> bool {
+        !self.networks()[0].config().tied
+    }
+
+    /// Writes the model as a folder that others load; `parameters` are those of the first network and of heads on it, by their
+    /// names without prefix.
+    fn save(&self, folder: &Path, parameters: &[NamedTensor], tokenizer: Option<&Tokenizer>) -> Result<()> {
+        write_folder(folder, self.networks()[0].config(), parameters, tokenizer, WeightType::F32)
+    }
+
+    /// A loss that no model can beat, in nats, and its name, where one is known.
+    fn floor(&self) -> Option<(f64, &'static str)> {
+        None
+    }
+}
+
+/// A micro-batch: the values of a program's inputs. It is filled again for every micro-batch, and keeps its memory.
+#[derive(Debug)]
+pub struct Batch {
+    /// Sequences or examples.
+    pub size: usize,
+    pub seed: u64,
+    /// Index in [`Objective::shapes`].
+    pub shape: usize,
+    /// Tokens that are trained on, for the log.
+    pub tokens: usize,
+    inputs: Vec<(&'static str, Vec<u32>)>,
+    /// Inputs that this micro-batch has.
+    used: usize,
+}
+
+impl Batch {
+    pub fn new(size: usize, seed: u64) -> Batch {
+        Batch { size, seed, shape: 0, tokens: 0, inputs: vec![], used: 0 }
+    }
+
+    /// Sets an input of u32, such as ids.
+    pub fn set(&mut self, name: &'static str, words: &[u32]) {
+        if self.used == self.inputs.len() {
+            self.inputs.push((name, vec![]));
+        }
+        let (slot, values) = &mut self.inputs[self.used];
+        *slot = name;
+        values.clear();
+        values.extend_from_slice(words);
+        self.used += 1;
+    }
+
+    /// Sets an input of f32.
+    pub fn set_f32(&mut self, name: &'static str, values: &[f32]) {
+        self.set(name, bytemuck::cast_slice(values));
+    }
+
+    /// Forgets the inputs, and keeps their memory.
+    pub fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// Writes the inputs to a program.
+    pub fn write(&self, executor: &mut dyn Executor, program: Program) -> Result<()> {
+        let mut inputs = self.inputs[..self.used].iter();
+        inputs.try_for_each(|(name, words)| executor.write(program, name, bytemuck::cast_slice(words)))
+    }
+}
+
+/// The evaluation program of each shape.
+pub struct EvaluationPrograms<'a> {
+    pub executor: &'a mut dyn Executor,
+    pub programs: &'a [Program],
+    pub shapes: &'a [ShapeKey],
+    pub settings: &'a Settings,
+}
+
+impl EvaluationPrograms<'_> {
+    /// Replays a batch on the program of its shape, which is not waited for.
+    pub fn run(&mut self, batch: &Batch) -> Result<Program> {
+        let program = self.programs[batch.shape];
+        batch.write(self.executor, program)?;
+        self.executor.run(program, 0, &Step::default())?;
+        Ok(program)
+    }
+}
+
+/// What was measured on validation data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean loss, in nats per token or per example.
+    pub loss: f64,
+    /// What decides which model is the best: higher is better. Nothing where it is not defined.
+    pub value: Option<f64>,
+    /// Further numbers, logged under these names.
+    pub scalars: Vec<(&'static str, f64)>,
+    /// What people read of them, where the loss alone does not say it.
+    pub text: String,
+}

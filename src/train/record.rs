@@ -1,0 +1,53 @@
+//! What one training step measured: the one record that the log, the console and the plot are made from.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// What one training step measured. JSON has no NaN: a loss that is not finite is written as null and read as NaN.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Optimizer steps done, this one included.
+    pub step: u64,
+    /// Loss of the step as the objective reports it: in pretraining the mean cross-entropy, in nats per token.
+    #[serde(deserialize_with = "nan_if_null")]
+    pub loss: f32,
+    /// The same on held-out data; absent unless measured after this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f32>,
+    /// Learning rate of the step.
+    #[serde(deserialize_with = "nan_if_null")]
+    pub lr: f32,
+    /// Norm of all gradients together, before clipping.
+    #[serde(deserialize_with = "nan_if_null")]
+    pub grad_norm: f32,
+    /// Wall time of the step in milliseconds.
+    #[serde(deserialize_with = "nan_if_null")]
+    pub step_ms: f32,
+    /// Tokens trained on per second of wall time.
+    #[serde(deserialize_with = "nan_if_null")]
+    pub tokens_per_second: f32,
+    /// Device memory in use.
+    pub memory_bytes: u64,
+    /// For every layer with experts the share of choices that went to each since the last validation, relative to an even
+    /// one; absent where there are none, and where `val_loss` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_load: Option<Vec<Vec<f32>>>,
+    /// What runs where there is a choice of kernels, by class; only in the first record since the run began or went on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variants: Option<BTreeMap<String, String>>,
+    /// Mixed precision's loss scale after the step; absent in f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f32>,
+    /// Why the update of this step was left out; absent for ordinary steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+    /// Numbers of the objective, under their names: means over the step's micro-batches, and what was measured on validation
+    /// data after it.
+    #[serde(flatten)]
+    pub scalars: BTreeMap<String, f32>,
+}
+
+fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f32, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f32::NAN))
+}

@@ -1,0 +1,349 @@
+//! A run from its first step to its last, whatever its objective: steps, records, validation, the best model, samples,
+//! checkpoints, early stopping, going on where a run was interrupted or its device was lost.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{Checkpoint, LoadedCheckpoint, RunFolder};
+use super::memory::check_memory;
+use super::objective::Evaluation;
+use super::record::Record;
+use super::settings::{Cadence, Settings};
+use super::sinks::Sink;
+use super::trainer::{ChosenVariants, Owned, Trainer};
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::executor::Executor;
+use crate::fail;
+use crate::formats::folder::NamedTensor;
+use crate::formats::generation_config::GenerationConfig;
+use crate::formats::upload::upload;
+use crate::generate::{Draw, Generator};
+
+/// Times that a lost device is opened again before a run gives up.
+const MOST_LOSSES: usize = 2;
+/// Tokens of a sample text.
+const SAMPLE_TOKENS: usize = 100;
+
+/// What goes into `trainer.json`: with the tensors, everything that is needed to go on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    pub step: u64,
+    /// The objective's name.
+    pub objective: String,
+    pub settings: Settings,
+    /// What the command needs to make the objective again: where the data is, what the task is.
+    pub command: serde_json::Value,
+    #[serde(default)]
+    pub evaluations: Vec<Evaluated>,
+    /// What ran where there was a choice of kernels, so that a resumed run has the same bits.
+    #[serde(default)]
+    pub variants: ChosenVariants,
+}
+
+/// What was measured on validation data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    pub step: u64,
+    /// Passes over the data that ended with this step, counted from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    pub loss: f64,
+    /// The measure that decides what is best; null where it is not defined.
+    pub value: Option<f64>,
+    /// Whether no earlier evaluation was as good.
+    pub best: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Done,
+    /// Some validations in a row were no better.
+    Early,
+    Interrupted,
+}
+
+/// Opens a device: the first time, and again where one is lost.
+pub type Open<'a> = dyn FnMut() -> Result<(Box<dyn Executor>, Option<u64>)> + 'a;
+
+/// A run under way.
+pub struct Run {
+    pub trainer: Trainer,
+    pub state: RunState,
+    pub folder: RunFolder,
+    /// Where the best model goes, as a folder that others load.
+    pub best: PathBuf,
+    pub tokenizer: Option<Tokenizer>,
+    pub sinks: Vec<Box<dyn Sink>>,
+    /// Steps before which the device is lost, to prove that a run survives it.
+    pub faults: Vec<u64>,
+}
+
+/// Reads `trainer.json`.
+pub fn run_state(checkpoint: &LoadedCheckpoint) -> Result<RunState> {
+    serde_json::from_value(checkpoint.trainer.clone()).map_err(|why| {
+        let (step, why) = (checkpoint.step, crate::files::one_line(&why.to_string()));
+        Error::Input(format!(
+            "trainer.json of step {step} is not what this version of wgpt writes ({why}): start a new run"
+        ))
+    })
+}
+
+/// The tokenizer of a checkpoint, where its data has one.
+pub fn saved_tokenizer(checkpoint: &LoadedCheckpoint) -> Result<Option<Tokenizer>> {
+    if checkpoint.tokenizer.is_empty() {
+        return Ok(None);
+    }
+    Tokenizer::from_json(checkpoint.tokenizer.clone()).map(Some).map_err(|why| {
+        let (step, why) = (checkpoint.step, crate::files::one_line(&why));
+        Error::Input(format!("tokenizer.json of step {step} is damaged ({why}): restore it from a copy"))
+    })
+}
+
+/// Puts a trainer where a checkpoint left it.
+pub fn restore(trainer: &mut Trainer, checkpoint: &LoadedCheckpoint) -> Result<()> {
+    let network = trainer.network().clone();
+    upload(trainer.executor(), &network, &checkpoint.weights)?;
+    for (name, _) in other_states(trainer) {
+        let values = checkpoint.optimizer.read(&name)?;
+        trainer.executor().write_state(&name, &values)?;
+    }
+    trainer.seek(checkpoint.step);
+    trainer.prepare()
+}
+
+/// What a checkpoint holds beside the first network: heads, other trained networks, the optimiser.
+fn other_states(trainer: &Trainer) -> Vec<(String, Vec<usize>)> {
+    let network = trainer.network().parameters();
+    let is_other = |name: &str| !network.iter().any(|p| p.name == name);
+    let trained = trainer.saved_states().into_iter().filter(|(name, _)| is_other(name));
+    trained.chain(trainer.optimizer_states()).collect()
+}
+
+impl Run {
+    /// Trains to the end, or until `interrupted` after the step under way, with a checkpoint either way. Where the device is
+    /// lost the run goes on from its last checkpoint on what `open` opens.
+    pub fn go(&mut self, interrupted: &AtomicBool, open: &mut Open) -> Result<End> {
+        let mut losses = 0;
+        loop {
+            let outcome = self.steps(interrupted);
+            // Records that have arrived are kept whatever ended the run.
+            self.sinks.iter_mut().try_for_each(|sink| sink.sync())?;
+            match outcome {
+                Err(Error::DeviceLost(why)) if losses < MOST_LOSSES => {
+                    losses += 1;
+                    let what = why.split(';').next().unwrap_or_default();
+                    self.note(&format!(
+                        "warning: {what}; going on from the last checkpoint, {losses} of {MOST_LOSSES} times"
+                    ));
+                    self.reopen(why, open)?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Continues on a device that is opened anew, from the last checkpoint.
+    fn reopen(&mut self, why: String, open: &mut Open) -> Result<()> {
+        let Some(checkpoint) = self.folder.latest()? else { return Err(Error::DeviceLost(why)) };
+        let state = run_state(&checkpoint)?;
+        self.trainer.reload(|objective| {
+            let (mut executor, available_bytes) = open()?;
+            state.variants.settle(executor.as_mut());
+            let blueprint = check_memory(objective, &state.settings, executor.limits(), available_bytes)?;
+            let blueprint = blueprint.tuned(executor.as_mut())?;
+            Ok((executor, blueprint))
+        })?;
+        restore(&mut self.trainer, &checkpoint)?;
+        self.note(&format!("resuming after step {}", state.step));
+        self.state = RunState { variants: self.trainer.variants().clone(), ..state };
+        let step = self.state.step;
+        self.sinks.iter_mut().try_for_each(|sink| sink.resume(step))
+    }
+
+    /// The loop: step, record, validate, sample, save.
+    fn steps(&mut self, interrupted: &AtomicBool) -> Result<End> {
+        let Settings { steps, eval_every, save_every, sample_every, .. } = self.trainer.settings().clone();
+        loop {
+            if self.trainer.steps_done() >= steps {
+                return Ok(End::Done);
+            }
+            if self.is_stale() {
+                if self.state.step != self.trainer.steps_done() {
+                    self.save()?;
+                }
+                return Ok(End::Early);
+            }
+            if interrupted.load(Ordering::SeqCst) {
+                let records = self.trainer.finish()?;
+                self.record(records)?;
+                self.save()?;
+                return Ok(End::Interrupted);
+            }
+            self.lose_device();
+            let mut records = self.trainer.step()?;
+            let (done, epoch) = (self.trainer.steps_done(), self.trainer.epoch_ended());
+            let due = |every: Cadence| match every {
+                _ if done == steps => true,
+                Cadence::Steps(every) => every > 0 && done.is_multiple_of(every),
+                Cadence::Epoch => epoch.is_some(),
+            };
+            let sampling = sample_every > 0 && due(Cadence::Steps(sample_every));
+            let (evaluating, saving) = (due(eval_every), due(save_every));
+            let mut evaluation = None;
+            if evaluating || saving || sampling {
+                records.extend(self.trainer.finish()?);
+                evaluation = if evaluating { self.trainer.evaluate()? } else { None };
+                if let (true, Some(last)) = (evaluating, records.last_mut()) {
+                    last.expert_load = self.trainer.expert_load()?;
+                    last.val_loss = evaluation.as_ref().map(|e| e.loss as f32);
+                    let scalars = evaluation.iter().flat_map(|e| &e.scalars);
+                    last.scalars.extend(scalars.map(|(name, value)| (name.to_string(), *value as f32)));
+                }
+            }
+            self.record(records)?;
+            if evaluating {
+                self.evaluated(evaluation, epoch)?;
+            }
+            if sampling {
+                self.sample()?;
+            }
+            if saving {
+                self.save()?;
+            }
+            if self.trainer.is_hopeless() {
+                return self.give_up();
+            }
+        }
+    }
+
+    /// Ends a run whose steps are skipped, with the last good weights saved.
+    fn give_up(&mut self) -> Result<End> {
+        let records = self.trainer.finish()?;
+        let why =
+            records.iter().rev().find_map(|r| r.skipped.clone()).unwrap_or_else(|| "a value is not finite".into());
+        self.record(records)?;
+        self.save()?;
+        let or = if self.trainer.settings().is_mixed() { ", or --precision f32" } else { "" };
+        fail!(
+            Training,
+            "five steps in a row were skipped because {why}: the last good weights are saved in {}; use a lower --lr{or}",
+            self.folder.path().display()
+        );
+    }
+
+    /// Hands records to the sinks.
+    fn record(&mut self, records: Vec<Record>) -> Result<()> {
+        for record in &records {
+            self.sinks.iter_mut().try_for_each(|sink| sink.record(record))?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, text: &str) {
+        self.sinks.iter_mut().for_each(|sink| sink.note(text));
+    }
+
+    /// Keeps what was measured, and the model where it is the best so far: the lowest loss, or the highest of another measure.
+    /// Without validation data the newest is the best.
+    fn evaluated(&mut self, evaluation: Option<Evaluation>, epoch: Option<u64>) -> Result<()> {
+        let Some(Evaluation { loss, value, text, .. }) = evaluation else { return self.keep() };
+        let value = value.filter(|value| value.is_finite() && loss.is_finite());
+        let before = self.state.evaluations.iter().filter_map(|e| e.value).fold(f64::NEG_INFINITY, f64::max);
+        let best = value.is_some_and(|value| value > before);
+        let step = self.trainer.steps_done();
+        if !text.is_empty() {
+            let place = epoch.map_or(format!("step {step}"), |epoch| format!("epoch {epoch}"));
+            let mark = if best { ", the best so far" } else { "" };
+            self.note(&format!("{place}: loss {loss:.4}, {text}{mark}"));
+        }
+        self.state.evaluations.push(Evaluated { step, epoch, loss, value, best });
+        if best { self.keep() } else { Ok(()) }
+    }
+
+    /// Whether so many validations in a row were no better as the run has patience for.
+    fn is_stale(&self) -> bool {
+        let waited = self.state.evaluations.iter().rev().take_while(|e| !e.best).count() as u64;
+        let patience = self.trainer.settings().patience;
+        patience > 0 && waited >= patience
+    }
+
+    /// Writes the model as it is to the folder of the best.
+    fn keep(&mut self) -> Result<()> {
+        let prefix = self.trainer.network().prefix().to_string();
+        let of_network = self.trainer.network_states();
+        let mut tensors = self.trainer.read(of_network)?;
+        tensors.iter_mut().for_each(|(name, ..)| *name = name.strip_prefix(&prefix).unwrap_or(name).to_string());
+        self.trainer.objective().save(&self.best, &borrowed(&tensors), self.tokenizer.as_ref())
+    }
+
+    /// Saves a checkpoint of the steps done, which must be finished.
+    fn save(&mut self) -> Result<()> {
+        self.sinks.iter_mut().try_for_each(|sink| sink.sync())?;
+        self.state.step = self.trainer.steps_done();
+        let network = self.trainer.network().clone();
+        let names = network.parameters().iter().map(|p| (p.name.clone(), p.dims.clone())).collect();
+        let mut parameters = self.trainer.read(names)?;
+        let prefix = network.prefix();
+        parameters.iter_mut().for_each(|(name, ..)| *name = name.strip_prefix(prefix).unwrap_or(name).to_string());
+        let others = self.trainer.read(other_states(&self.trainer))?;
+        self.folder.save(&Checkpoint {
+            step: self.state.step,
+            config: network.config(),
+            tokenizer: self.tokenizer.as_ref().map_or(&b""[..], Tokenizer::json),
+            parameters: &borrowed(&parameters),
+            optimizer: &borrowed(&others),
+            trainer: &self.state,
+        })?;
+        if let Some(tokenizer) = &self.tokenizer {
+            tokenizer.save(self.folder.path())?;
+        }
+        GenerationConfig::of(network.config()).save(self.folder.path())?;
+        self.sinks.iter_mut().try_for_each(|sink| sink.saved())
+    }
+
+    /// Draws a short text from the model as it is.
+    fn sample(&mut self) -> Result<()> {
+        let Some(tokenizer) = &self.tokenizer else { return Ok(()) };
+        let network = self.trainer.network().clone();
+        let vocabulary = tokenizer.vocabulary_size().min(network.config().vocab_size);
+        let prompt = tokenizer.encode("\n").ok().filter(|ids| !ids.is_empty()).unwrap_or_else(|| vec![0]);
+        let draw = Draw { temperature: 0.8, ..Draw::GREEDY };
+        let (seed, executor) = (self.trainer.steps_done() as u32, self.trainer.executor());
+        let mut generator = Generator::of_store(executor, &network, vocabulary, 1)?;
+        let mut ids = vec![];
+        generator.sample(executor, &prompt, SAMPLE_TOKENS, &draw, seed, &mut |_, token| {
+            ids.push(token.id);
+            Ok(true)
+        })?;
+        generator.free(executor);
+        let text = tokenizer.decode(&ids)?;
+        self.note(&format!("sample: {}", text.trim()));
+        Ok(())
+    }
+
+    fn lose_device(&mut self) {
+        let next = self.trainer.steps_done() + 1;
+        if let Some(at) = self.faults.iter().position(|step| *step == next) {
+            self.faults.remove(at);
+            self.trainer.executor().lose();
+        }
+    }
+
+    /// The best evaluation so far.
+    pub fn best_evaluation(&self) -> Option<&Evaluated> {
+        self.state.evaluations.iter().rev().find(|evaluated| evaluated.best)
+    }
+}
+
+fn borrowed(tensors: &[Owned]) -> Vec<NamedTensor<'_>> {
+    tensors.iter().map(|(name, dims, values)| (name.clone(), dims.clone(), values.as_slice())).collect()
+}
+
+/// A path so that a run can be resumed from elsewhere.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
