@@ -9,13 +9,15 @@ use wgpt::error::Result;
 use wgpt::executor::{Executor, Program};
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Graph, Plan, Shape, Step};
+use wgpt::models::blocks::{Compute, Model};
+use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
-use wgpt::models::model::Model;
-use wgpt::train::graph::{ACCUMULATE, TrainingGraph, UPDATE};
-use wgpt::train::settings::{Choices, Settings};
+use wgpt::models::network::Network;
+use wgpt::train::graph::{ACCUMULATE, Optimizer, TrainingGraph, UPDATE};
 
 const VOCABULARY: usize = 256;
+const INIT_STD: f32 = 0.1;
 /// Enough tokens that 64 experts have 64 rows each.
 const BATCH: usize = 16;
 const COUNTS: [usize; 6] = [2, 4, 8, 16, 32, 64];
@@ -35,27 +37,27 @@ fn run(counts: &[usize]) -> Result<()> {
         "{:22} {:>10} {:>10} {:>14} {:>12} {:>14}",
         "model", "values", "per token", "training us/tok", "update ms", "decode us/tok"
     );
-    let batch = Some(BATCH);
-    measure("dense", Choices { preset: Some("llama-mini".into()), batch, ..Choices::default() })?;
+    measure("dense", Config::preset("llama-mini")?)?;
     for &count in counts {
-        let choices = Choices { preset: Some("mixtral".into()), experts: Some(count), batch, ..Choices::default() };
-        measure(&format!("2 of {count} experts"), choices)?;
+        let choices = ModelChoices { preset: Some("mixtral".into()), experts: Some(count), ..ModelChoices::default() };
+        measure(&format!("2 of {count} experts"), choices.config(VOCABULARY, INIT_STD)?)?;
     }
     Ok(())
 }
 
-fn measure(name: &str, choices: Choices) -> Result<()> {
-    let settings = choices.resolve(None)?;
-    let config = settings.config(VOCABULARY)?;
+fn measure(name: &str, config: Config) -> Result<()> {
+    // Initial values such that routers choose.
+    let config = Config { initializer_range: INIT_STD, ..config };
+    let network = Network::new(config.clone());
     // One device per model: states of different shapes cannot share names.
     let mut gpu = Gpu::open("auto")?;
-    let (training, update) = training(&mut gpu, &config, &settings)?;
-    let decoding = decoding(&mut gpu, &config)?;
+    let (training, update) = training(&mut gpu, &network)?;
+    let decoding = decoding(&mut gpu, &network)?;
     println!(
         "{name:22} {:10} {:10} {:14.2} {:13.3} {:14.1}",
         config.parameter_count(),
         config.multiplied_count(),
-        training * 1e6 / (settings.batch * settings.context) as f64,
+        training * 1e6 / (BATCH * config.context) as f64,
         update * 1e3,
         decoding * 1e6
     );
@@ -63,39 +65,30 @@ fn measure(name: &str, choices: Choices) -> Result<()> {
 }
 
 /// Seconds of one micro-batch's forward and backward, and of an update.
-fn training(gpu: &mut Gpu, config: &Config, settings: &Settings) -> Result<(f64, f64)> {
-    let (batch, context) = (settings.batch, settings.context);
-    let graph = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-        Model { config, training: true, mixed: false }.objective(g, batch, context)
-    })
-    .graph;
+fn training(gpu: &mut Gpu, network: &Network) -> Result<(f64, f64)> {
+    let context = network.config().context;
+    let networks = std::slice::from_ref(network);
+    let loss = |g: &mut Graph, m: &[Model]| m[0].loss(g, BATCH, context);
+    let graph = TrainingGraph::new(networks, Compute::default(), &Optimizer::default(), loss).graph;
     let plan = Plan::new(&graph, gpu.limits())?;
     let segments = (plan.segment(ACCUMULATE), plan.segment(UPDATE));
     let program = gpu.load(&graph, plan)?;
-    initialise(gpu, config)?;
-    gpu.write(program, "ids", bytemuck::cast_slice(&ids(batch * context)))?;
-    gpu.write(program, "targets", bytemuck::cast_slice(&ids(batch * context)))?;
+    network.parameters().iter().try_for_each(|p| gpu.write_state(&p.name, &initial_values(p, 1)))?;
+    gpu.write(program, "ids", bytemuck::cast_slice(&ids(BATCH * context)))?;
+    gpu.write(program, "targets", bytemuck::cast_slice(&ids(BATCH * context)))?;
     Ok((seconds(gpu, program, segments.0)?, seconds(gpu, program, segments.1)?))
 }
 
 /// Seconds of one token of one sequence, at the end of a full cache.
-fn decoding(gpu: &mut Gpu, config: &Config) -> Result<f64> {
+fn decoding(gpu: &mut Gpu, network: &Network) -> Result<f64> {
     let mut g = Graph::new();
     let ids = g.input("ids", Shape::u32(&[1, 1]));
-    let logits = Model { config, training: false, mixed: false }.decode(&mut g, ids);
+    let logits = network.inference().decode(&mut g, ids);
     g.output("logits", logits);
     let plan = Plan::new(&g, gpu.limits())?;
     let program = gpu.load(&g, plan)?;
     gpu.write(program, "ids", bytemuck::cast_slice(&[7u32]))?;
     seconds(gpu, program, 0)
-}
-
-/// Initial values, so that routers choose.
-fn initialise(gpu: &mut Gpu, config: &Config) -> Result<()> {
-    for (name, dims) in config.parameters() {
-        gpu.write_state(&name, &initial_values(config, &name, dims.iter().product(), 0.1, 1))?;
-    }
-    Ok(())
 }
 
 /// Ids that look random.

@@ -8,24 +8,23 @@
 use clap::Parser;
 use std::path::Path;
 use std::time::Instant;
+use wgpt::data::buckets::epoch_len;
 use wgpt::data::corpora::tasks::{Split, examples};
 use wgpt::data::labelled::Task;
+use wgpt::data::labelled::sequences::{Encoder, Special};
+use wgpt::data::labelled::target::Target;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
-use wgpt::finetune::batches::Item;
-use wgpt::finetune::folder::TaskFile;
-use wgpt::finetune::head::Head;
-use wgpt::finetune::metrics::Measure;
-use wgpt::finetune::prepare::prepare;
-use wgpt::finetune::sequences::{Encoder, Special};
-use wgpt::finetune::settings::Settings;
-use wgpt::finetune::task::Target;
-use wgpt::finetune::trainer::Trainer;
 use wgpt::formats::demo;
 use wgpt::formats::folder::Weights;
 use wgpt::formats::source::ModelSource;
 use wgpt::gpu::Gpu;
-use wgpt::models::config::{Config, Dropout};
+use wgpt::models::config::Config;
+use wgpt::objectives::labelled::folder::TaskFile;
+use wgpt::objectives::labelled::prepare::prepare;
+use wgpt::objectives::labelled::{Labelled, Options, RECIPE};
+use wgpt::train::settings::{Choices, Settings};
+use wgpt::train::trainer::{Blueprint, Trainer};
 
 #[derive(Parser)]
 struct Arguments {
@@ -92,9 +91,7 @@ fn run(arguments: &Arguments) -> Result<()> {
 fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String> {
     let pretrained = source.config()?;
     let (weights, tokenizer) = (source.weights(&pretrained)?, source.tokenizer()?);
-    let p = arguments.dropout;
-    let config =
-        Config { vocab_size: pretrained.vocab_size + Special::COUNT, dropout: Dropout::of(p), ..pretrained.clone() };
+    let config = Config { vocab_size: pretrained.vocab_size + Special::COUNT, ..pretrained.clone() };
     let special = Some(Special::after(pretrained.vocab_size));
     let encoder = Encoder { tokenizer: &tokenizer, task, special, longest: config.context, pad: None };
     let sequences = match task {
@@ -116,26 +113,28 @@ fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String
         columns: Default::default(),
         pad: None,
     };
-    let head = Head { dropout: p, ..file.head(&config, (arguments.batch / sequences).max(1)) };
+    let batch = (arguments.batch / sequences).max(1);
     let mut device: Box<dyn Executor> = Box::new(Gpu::open(&arguments.device)?);
     let mut cells = vec![];
     for (name, is_pretrained, lambda) in KINDS {
         let mut accuracies = vec![];
         for seed in 0..arguments.seeds {
-            let settings = Settings {
-                epochs: arguments.epochs,
-                lr: arguments.lr,
-                batch: head.batch,
-                dropout: p,
-                buckets: 2,
-                lambda,
-                seed,
-                ..Settings::default()
+            let choices = Choices {
+                epochs: Some(arguments.epochs),
+                lr: Some(arguments.lr),
+                batch: Some(batch),
+                dropout: Some(arguments.dropout),
+                seed: Some(seed),
+                ..Choices::default()
             };
+            let settings = choices.resolve(&RECIPE, |batch| epoch_len(training.len(), batch))?;
+            let options = Options { lambda, buckets: 2, measure: None };
+            let items = (training.clone(), tests.clone());
+            let objective = Labelled::new(config.clone(), file.clone(), &options, &settings, items);
             let start = Instant::now();
             let from = is_pretrained.then_some(&weights);
             let accuracy;
-            (device, accuracy) = accuracy_of(device, &config, &head, settings, (&training, &tests), from)?;
+            (device, accuracy) = accuracy_of(device, objective, settings, from)?;
             eprintln!(
                 "{}, {name}, seed {seed}: {accuracy:.3} after {:.1} s",
                 task.name(),
@@ -152,26 +151,24 @@ fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String
 
 /// One run; the device comes back.
 fn accuracy_of(
-    device: Box<dyn Executor>,
-    config: &Config,
-    head: &Head,
+    mut device: Box<dyn Executor>,
+    objective: Labelled,
     settings: Settings,
-    (training, tests): (&[Item], &[Item]),
     weights: Option<&Weights>,
 ) -> Result<(Box<dyn Executor>, f64)> {
-    let mut trainer = Trainer::new(device, config.clone(), head.clone(), settings, (training.to_vec(), tests), None)?;
-    match weights {
-        Some(weights) => trainer.start_from(weights)?,
-        None => trainer.initialise()?,
-    }
-    let (steps, _) = trainer.steps();
+    let blueprint = Blueprint::new(&objective, &settings, device.limits())?.tuned(device.as_mut())?;
+    let steps = settings.steps;
+    let mut trainer = Trainer::new(device, blueprint, Box::new(objective), settings)?;
+    trainer.initialise(weights)?;
     for _ in 0..steps {
         trainer.step()?;
     }
     trainer.finish()?;
-    let measured = trainer.evaluate(tests)?;
-    let accuracy = measured.and_then(|(metrics, _)| metrics.get(Measure::Accuracy)).unwrap_or(f64::NAN);
-    Ok((trainer.into_executor(), accuracy))
+    let accuracy = trainer.evaluate()?.and_then(|evaluation| evaluation.value).unwrap_or(f64::NAN);
+    let (mut device, _) = trainer.into_parts();
+    // The next run is of another network, in the same store.
+    device.free_states("");
+    Ok((device, accuracy))
 }
 
 fn mean_and_spread(values: &[f64]) -> (f64, f64) {

@@ -15,6 +15,7 @@ use wgpt::gpu::Gpu;
 use wgpt::graph::{Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
+use wgpt::models::network::Network;
 use wgpt::ops::add::Add;
 
 #[derive(Parser)]
@@ -55,14 +56,16 @@ fn measure(arguments: &Arguments) -> Result<()> {
         Some(folder) => {
             let config = read_config(folder)?;
             let weights = Weights::open(folder, &config)?;
-            let generator = Generator::new(&mut gpu, &config, &weights, config.vocab_size, arguments.rows)?;
+            let generator =
+                Generator::new(&mut gpu, &Network::new(config.clone()), &weights, config.vocab_size, arguments.rows)?;
             (config, generator)
         }
         None => {
             let config = Config::preset(&arguments.preset)?;
-            let generator = Generator::of_store(&mut gpu, &config, config.vocab_size, arguments.rows)?;
-            for (name, dims) in config.parameters() {
-                gpu.write_state(&name, &initial_values(&config, &name, dims.iter().product(), 0.02, 1))?;
+            let network = Network::new(config.clone());
+            let generator = Generator::of_store(&mut gpu, &network, config.vocab_size, arguments.rows)?;
+            for parameter in network.parameters() {
+                gpu.write_state(&parameter.name, &initial_values(parameter, 1))?;
             }
             (config, generator)
         }

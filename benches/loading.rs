@@ -18,10 +18,11 @@ use wgpt::formats::upload::upload;
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Graph, Plan, Shape};
 use wgpt::models::config::Config;
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
 
 fn main() {
     let config = Config::preset("gpt2").expect("a preset");
+    let network = Network::new(config.clone());
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("model.safetensors");
     for weights in [WeightType::F32, WeightType::F16] {
@@ -52,7 +53,7 @@ fn main() {
         let mut gpu = Gpu::open("auto").expect("an adapter");
         let mut g = Graph::new();
         let ids = g.input("ids", Shape::u32(&[1, 16]));
-        let logits = Model { config: &config, training: false, mixed: false }.logits(&mut g, ids);
+        let logits = network.inference().logits(&mut g, ids);
         g.output("logits", logits);
         let plan = Plan::new(&g, gpu.limits()).expect("a plan");
         gpu.load(&g, plan).expect("memory");
@@ -60,7 +61,7 @@ fn main() {
             drop_caches();
             let before = reset_peak();
             let (seconds, peak) = timed(|| {
-                upload(&mut gpu, &loaded).expect("an upload");
+                upload(&mut gpu, &network, &loaded).expect("an upload");
                 gpu.wait().expect("a device");
             });
             report(round, seconds, size, growth(before, peak));

@@ -7,12 +7,16 @@
 use clap::Parser;
 use std::sync::Arc;
 use std::time::Instant;
+use wgpt::data::corpus::Corpus;
 use wgpt::data::tokens::Tokens;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::gpu::Gpu;
+use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
-use wgpt::train::settings::{Choices, Settings};
+use wgpt::objectives::pretrain::Pretrain;
+use wgpt::objectives::recipe::PresetRecipe;
+use wgpt::train::settings::Choices;
 use wgpt::train::trainer::{Blueprint, Trainer, mib};
 
 #[derive(Clone, Parser)]
@@ -38,6 +42,8 @@ struct Arguments {
     /// What `cargo bench` passes
     #[arg(long, hide = true)]
     bench: bool,
+    #[command(flatten)]
+    model: ModelChoices,
     #[command(flatten)]
     choices: Choices,
 }
@@ -74,7 +80,7 @@ fn main() {
 
 /// Whole steps of a preset, with its own vocabulary.
 fn of_preset(preset: &str, mut arguments: Arguments) -> Result<()> {
-    arguments.choices.preset = Some(preset.into());
+    arguments.model.preset = Some(preset.into());
     arguments.vocab = Config::preset(preset)?.vocab_size;
     measure(preset, arguments)
 }
@@ -106,16 +112,20 @@ fn serve(arguments: &Arguments) -> Result<()> {
 
 fn trainer(arguments: &Arguments) -> Result<Trainer> {
     let choices = Choices { steps: Some(1_000_000), dropout: Some(0.0), ..arguments.choices.clone() };
-    let settings: Settings = choices.resolve(None)?;
-    let config = settings.config(arguments.vocab)?;
-    let mut gpu = Box::new(Gpu::open(&arguments.device)?);
-    gpu.enable_tuning(&std::env::temp_dir().join("wgpt-bench"), false, Box::new(|_| ()));
-    let blueprint = Blueprint::new(&config, &settings, gpu.limits())?.tuned(gpu.as_mut())?;
+    let recipe = PresetRecipe::of(arguments.model.recipe());
+    let settings = choices.resolve(&recipe.run, |_| 1)?;
+    let config = arguments.model.config(arguments.vocab, recipe.init_std)?;
     // A fixed permutation of ids, repeated: no data to load, and nothing to learn by heart in a few steps.
     let ids = (0..1 << 16).map(|i: u64| (i.wrapping_mul(2_654_435_761) >> 7) as u32 % arguments.vocab as u32).collect();
     let tokens = Arc::new(Tokens::from_ids(ids));
-    let mut trainer = Trainer::new(gpu, blueprint, config, settings, (tokens.clone(), tokens))?;
-    trainer.initialise()?;
+    let corpus =
+        Corpus { training: tokens.clone(), validation: tokens, vocabulary_size: arguments.vocab, notes: vec![] };
+    let objective = Box::new(Pretrain::new(config.clone(), config.context, corpus, None));
+    let mut gpu = Box::new(Gpu::open(&arguments.device)?);
+    gpu.enable_tuning(&std::env::temp_dir().join("wgpt-bench"), false, Box::new(|_| ()));
+    let blueprint = Blueprint::new(objective.as_ref(), &settings, gpu.limits())?.tuned(gpu.as_mut())?;
+    let mut trainer = Trainer::new(gpu, blueprint, objective, settings)?;
+    trainer.initialise(None)?;
     Ok(trainer)
 }
 
@@ -126,5 +136,7 @@ fn block(trainer: &mut Trainer, steps: u64) -> Result<f64> {
         trainer.step()?;
     }
     trainer.finish()?;
-    Ok((steps * trainer.settings().tokens_per_step()) as f64 / start.elapsed().as_secs_f64())
+    let shape = trainer.shapes()[0];
+    let tokens = shape.batch * shape.length * trainer.settings().accumulate;
+    Ok((steps * tokens as u64) as f64 / start.elapsed().as_secs_f64())
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use wgpt::data::corpora::story;
 use wgpt::data::corpora::tasks::{Split, examples};
-use wgpt::data::corpus::tokens;
+use wgpt::data::corpus::{Corpus, tokens};
 use wgpt::data::labelled::{Example, Task};
 use wgpt::data::source::Source;
 use wgpt::data::tokenizer::Tokenizer;
@@ -27,8 +27,12 @@ use wgpt::evaluate::scorer::Scorer;
 use wgpt::fail;
 use wgpt::files::write_bytes;
 use wgpt::gpu::Gpu;
+use wgpt::models::choices::ModelChoices;
+use wgpt::models::config::Config;
+use wgpt::objectives::pretrain::Pretrain;
+use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::train::schedule::ScheduleKind;
-use wgpt::train::settings::{Choices, Settings};
+use wgpt::train::settings::Choices;
 use wgpt::train::trainer::{Blueprint, Trainer};
 
 #[derive(Parser)]
@@ -104,7 +108,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             }
         }
         trainer.finish()?;
-        let loss = trainer.validate()?; // nats per token
+        let loss = trainer.evaluate()?.map_or(f64::NAN, |evaluation| evaluation.loss); // nats per token
         let accuracy = accuracy(&mut trainer, &tokenizer, &asked, arguments.batch)?;
         let error = accuracy.error.map_or("".into(), |error| format!("{error:.3}"));
         println!("| {step} | {loss:.3} | {:.3} | {error} |", accuracy.mean);
@@ -118,32 +122,37 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 /// A model with its initial values, to be trained as `wgpt train` does but for the schedule.
 fn trainer(arguments: &Arguments, last: u64) -> Result<(Trainer, Tokenizer)> {
-    let choices = Choices { preset: Some(arguments.preset.clone()), seed: Some(arguments.seed), ..Choices::default() };
+    let recipe = PresetRecipe::of(Some(&arguments.preset));
+    let choices = Choices { seed: Some(arguments.seed), ..Choices::default() };
     // Without a number of steps, which may shorten the warmup.
-    let warmup = choices.clone().resolve(None)?.warmup;
+    let warmup = choices.clone().resolve(&recipe.run, |_| 1)?.warmup;
     let schedule = Some(arguments.schedule);
-    let settings: Settings =
-        Choices { steps: Some(last.max(1)), warmup: Some(warmup), schedule, ..choices }.resolve(None)?;
+    let choices = Choices { steps: Some(last.max(1)), warmup: Some(warmup), schedule, ..choices };
+    let settings = choices.resolve(&recipe.run, |_| 1)?;
     let stories = Source::from_text("the built-in stories", story::training_text(settings.seed, STORY_BYTES.0));
     let held_out = Source::from_text("held-out stories", story::validation_text(settings.seed, STORY_BYTES.1));
-    let tokenizer = Tokenizer::choose(&settings.tokenizer, &stories)?;
+    let tokenizer = Tokenizer::choose(recipe.tokenizer, &stories)?;
     let vocabulary = tokenizer.vocabulary_size();
     // Text in memory is not cached.
     let open = |source| tokens(source, Some(&tokenizer), vocabulary, &std::env::temp_dir()).map(Arc::new);
-    let data = (open(&stories)?, open(&held_out)?);
-    let config = settings.config(vocabulary)?;
+    let (training, validation) = (open(&stories)?, open(&held_out)?);
+    let corpus = Corpus { training, validation, vocabulary_size: vocabulary, notes: vec![] };
+    let model = ModelChoices { preset: Some(arguments.preset.clone()), ..ModelChoices::default() };
+    let config = Config { dropout: settings.dropout(), ..model.config(vocabulary, recipe.init_std)? };
+    let context = config.context;
+    let objective = Box::new(Pretrain::new(config, context, corpus, None));
     let gpu = Box::new(Gpu::open(&arguments.device)?);
-    let blueprint = Blueprint::new(&config, &settings, &gpu.adapter().limits)?;
-    let mut trainer = Trainer::new(gpu, blueprint, config, settings, data)?;
-    trainer.initialise()?;
+    let blueprint = Blueprint::new(objective.as_ref(), &settings, &gpu.adapter().limits)?;
+    let mut trainer = Trainer::new(gpu, blueprint, objective, settings)?;
+    trainer.initialise(None)?;
     Ok((trainer, tokenizer))
 }
 
 /// Share of questions whose right choice has the highest summed log-likelihood, of the parameters as they are.
 fn accuracy(trainer: &mut Trainer, tokenizer: &Tokenizer, asked: &[Example], batch: usize) -> Result<Accuracy> {
-    let config = trainer.config().clone();
-    let mut prompter = Prompter { tokenizer, context: config.context, cut: 0 };
-    let mut scorer = Scorer::of_store(trainer.executor(), &config, batch);
+    let network = trainer.network().clone();
+    let mut prompter = Prompter { tokenizer, context: network.config().context, cut: 0 };
+    let mut scorer = Scorer::of_store(trainer.executor(), &network, batch);
     let chosen = choose(&mut scorer, &mut prompter, (asked, "the built-in examples"), &Shots::NONE, &mut |_| ())?;
     Ok(Accuracies::of(&chosen).summed)
 }

@@ -9,6 +9,7 @@ mod finetune;
 mod hub;
 mod predict;
 mod profile;
+mod reward;
 mod run;
 mod sample;
 mod tokenizer;
@@ -64,6 +65,8 @@ enum Command {
     Train(Box<train::Train>),
     /// Fine-tune a model with a head on labelled data
     Finetune(Box<finetune::Finetune>),
+    /// Train a reward model on preferences
+    Reward(Box<reward::RewardModel>),
     /// Labels and probabilities of data, by a fine-tuned model
     Predict(predict::Predict),
     /// Generate text
@@ -90,6 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Train(train) => train.run(global),
         Command::Finetune(finetune) => finetune.run(global),
+        Command::Reward(reward) => reward.run(global),
         Command::Predict(predict) => predict.run(global),
         Command::Sample(sample) => sample.run(global),
         Command::Eval(eval) => eval.run(global),

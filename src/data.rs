@@ -10,6 +10,7 @@ mod guard;
 pub mod labelled;
 mod parquet;
 pub mod pieces;
+pub mod preferences;
 pub mod prepare;
 mod shard_writer;
 pub mod shards;

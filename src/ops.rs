@@ -38,6 +38,7 @@ pub mod rope;
 pub mod router;
 pub mod router_losses;
 pub mod scalars;
+pub mod scale;
 pub mod squared_error;
 pub mod swiglu;
 pub mod token_scores;
@@ -90,6 +91,7 @@ pub fn cases() -> Vec<&'static Case> {
         router::CASES,
         router_losses::CASES,
         scalars::CASES,
+        scale::CASES,
         squared_error::CASES,
         swiglu::CASES,
         token_scores::CASES,

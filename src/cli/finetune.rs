@@ -3,10 +3,11 @@
 pub mod options;
 
 use super::Global;
-use super::run::{Prepared, RunOptions, resumed};
+use super::run::{Prepared, RunOptions, TRAINING, create_folder, resumed};
 use options::{Columns, TaskOptions};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use wgpt::data::buckets::epoch_len;
 use wgpt::data::labelled::sequences::{Encoder, Special};
 use wgpt::data::labelled::target::{Target, form};
 use wgpt::data::labelled::{self, Form, Task};
@@ -14,19 +15,14 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::evaluate::metrics::Measure;
 use wgpt::fail;
-use wgpt::formats::folder::CONFIG_FILE;
 use wgpt::models::config::Config;
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::class_weights::ClassWeights;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::prepare::prepare;
-use wgpt::objectives::labelled::{Labelled, Options, RECIPE, epoch_len};
-use wgpt::train::checkpoint::RunFolder;
+use wgpt::objectives::labelled::{Labelled, Options, RECIPE};
 use wgpt::train::run::absolute;
 use wgpt::train::settings::{Choices, Settings};
-
-/// Where a run's checkpoints and log are, below its model.
-const TRAINING: &str = "training";
 
 #[derive(clap::Args)]
 pub struct Finetune {
@@ -109,17 +105,7 @@ impl Finetune {
         };
         let prepared = self.prepared(global, config, settings, tokenizer, arguments)?;
         let weights = (!self.task_options.from_scratch).then_some(weights);
-        prepared.start(|| self.create_folder(), weights)
-    }
-
-    /// Refuses a folder with a model that no run made, and one with a run in it unless it is to be replaced.
-    fn create_folder(&self) -> Result<RunFolder> {
-        let training = self.out.join(TRAINING);
-        if self.out.join(CONFIG_FILE).exists() && !training.exists() {
-            let out = self.out.display();
-            fail!(Usage, "{out} holds a model that was not fine-tuned there; choose another folder for --out");
-        }
-        RunFolder::create(&training, self.options.mode())
+        prepared.start(|| create_folder(&self.out, &self.options), weights)
     }
 
     fn resume(&self, global: &Global) -> Result<()> {

@@ -8,7 +8,7 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::fail;
-use wgpt::formats::folder::Weights;
+use wgpt::formats::folder::{CONFIG_FILE, Weights};
 use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
 use wgpt::train::memory::{advice, check_memory};
 use wgpt::train::objective::Objective;
@@ -47,6 +47,19 @@ impl RunOptions {
         #[cfg(not(debug_assertions))]
         vec![]
     }
+}
+
+/// Where a run's checkpoints and log are, below the model that it makes of another.
+pub const TRAINING: &str = "training";
+
+/// Prepares the folder of a run that makes a model of another, below `out`: refuses one with a model that no run made, and one
+/// with a run in it unless it is to be replaced.
+pub fn create_folder(out: &Path, options: &RunOptions) -> Result<RunFolder> {
+    let training = out.join(TRAINING);
+    if out.join(CONFIG_FILE).exists() && !training.exists() {
+        fail!(Usage, "{} holds a model that was not fine-tuned there; choose another folder for --out", out.display());
+    }
+    RunFolder::create(&training, options.mode())
 }
 
 /// What a command has prepared of a run.

@@ -79,3 +79,40 @@ pub fn epoch(buckets: &[usize], batch: usize, seed: u64, epoch: u64) -> Vec<Grou
     groups.shuffle(&mut rng);
     groups
 }
+
+/// Micro-batches of one epoch over so many examples: all are full but the last.
+pub fn epoch_len(examples: usize, batch: usize) -> u64 {
+    examples.div_ceil(batch).max(1) as u64
+}
+
+/// The groups of a run, epoch by epoch.
+#[derive(Debug)]
+pub struct Epochs {
+    /// The bucket of each example.
+    bucket_of: Vec<usize>,
+    /// The epoch whose groups these are, and the size of a batch.
+    made: Option<(u64, usize, Vec<Group>)>,
+}
+
+impl Epochs {
+    pub fn new(bucket_of: Vec<usize>) -> Epochs {
+        Epochs { bucket_of, made: None }
+    }
+
+    /// Micro-batches of one epoch.
+    pub fn len(&self, batch: usize) -> u64 {
+        epoch_len(self.bucket_of.len(), batch)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bucket_of.is_empty()
+    }
+
+    /// Group `number` of a run: a function of the seed and the number alone.
+    pub fn group(&mut self, number: u64, batch: usize, seed: u64) -> Group {
+        let (of, nth) = (number / self.len(batch), (number % self.len(batch)) as usize);
+        let made = self.made.take().filter(|(epoch, size, _)| (*epoch, *size) == (of, batch));
+        let made = made.unwrap_or_else(|| (of, batch, epoch(&self.bucket_of, batch, seed, of)));
+        self.made.insert(made).2[nth].clone()
+    }
+}

@@ -15,7 +15,7 @@ use self::batch::{Item, LabelledBatch};
 use self::folder::TaskFile;
 use self::head::Head;
 use self::scorer::{measure, scores_of};
-use crate::data::buckets::{Buckets, Group, epoch, group};
+use crate::data::buckets::{Buckets, Epochs, group};
 use crate::data::labelled::target::Target;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
@@ -62,12 +62,9 @@ pub struct Labelled {
     dropout: f32,
     measure: Measure,
     buckets: Buckets,
-    /// The bucket of each training item.
-    bucket_of: Vec<usize>,
+    epochs: Epochs,
     training: Vec<Item>,
     validation: Vec<Item>,
-    /// The epoch whose groups these are, and the size of their batches.
-    groups: Option<(u64, usize, Vec<Group>)>,
 }
 
 /// What there is to choose of a task's training.
@@ -123,14 +120,14 @@ impl Labelled {
     ) -> Labelled {
         let lengths = training.iter().chain(&validation).map(Item::length);
         let buckets = Buckets::fit(lengths, options.buckets, task.longest);
-        let bucket_of = training.iter().map(|item| buckets.of(item.length())).collect();
+        let epochs = Epochs::new(training.iter().map(|item| buckets.of(item.length())).collect());
         // Nothing that the language model's loss could change is trained where all but the head is frozen.
         let lambda = if settings.freeze == Freeze::All { 0.0 } else { options.lambda };
         let measure = options.measure(&task.target);
         let config = Config { dropout: settings.dropout(), ..config };
         let networks = [Network::new(config)];
         let dropout = settings.dropout;
-        Labelled { networks, task, lambda, dropout, measure, buckets, bucket_of, training, validation, groups: None }
+        Labelled { networks, task, lambda, dropout, measure, buckets, epochs, training, validation }
     }
 
     /// The head for batches of one size.
@@ -144,9 +141,20 @@ impl Labelled {
     }
 }
 
-/// Micro-batches of one epoch over so many examples: all are full but the last.
-pub fn epoch_len(examples: usize, batch: usize) -> u64 {
-    examples.div_ceil(batch).max(1) as u64
+/// L3 = L2 + lambda L1 of a batch of sequences of one length; L2 is logged as `task_loss`.
+pub fn loss(g: &mut Graph, model: &Model, head: &Head, lambda: f32, length: usize) -> Loss {
+    let dims = [head.batch * head.sequences(), length];
+    let ids = g.input("ids", Shape::u32(&dims));
+    let x = model.hidden(g, ids);
+    let scores = head.scores(g, model, x);
+    let task = head.loss(g, scores);
+    if lambda == 0.0 {
+        return task.into();
+    }
+    let targets = g.input("targets", Shape::u32(&dims));
+    let language_model = model.token_loss(g, x, targets, lambda);
+    let sum = g.apply(Add, &[task, language_model]);
+    Loss { minimised: sum, reported: sum, scalars: vec![("task_loss", task)] }
 }
 
 impl Objective for Labelled {
@@ -165,19 +173,7 @@ impl Objective for Labelled {
 
     /// Reads inputs `ids`, `targets`, `positions.N`, `weights`, and `classes` or `grades`.
     fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss {
-        let (head, model) = (self.head(shape.batch), &models[0]);
-        let dims = [shape.batch * shape.sequences, shape.length];
-        let ids = g.input("ids", Shape::u32(&dims));
-        let x = model.hidden(g, ids);
-        let scores = head.scores(g, model, x);
-        let task = head.loss(g, scores);
-        if self.lambda == 0.0 {
-            return task.into();
-        }
-        let targets = g.input("targets", Shape::u32(&dims));
-        let language_model = model.token_loss(g, x, targets, self.lambda);
-        let sum = g.apply(Add, &[task, language_model]);
-        sum.into()
+        loss(g, &models[0], &self.head(shape.batch), self.lambda, shape.length)
     }
 
     fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
@@ -185,18 +181,11 @@ impl Objective for Labelled {
     }
 
     fn epoch(&self, batch: usize) -> u64 {
-        epoch_len(self.training.len(), batch)
+        self.epochs.len(batch)
     }
 
     fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()> {
-        let count = self.epoch(batch.size);
-        let of = number / count;
-        if self.groups.as_ref().is_none_or(|(epoch, size, _)| (*epoch, *size) != (of, batch.size)) {
-            let groups = epoch(&self.bucket_of, batch.size, batch.seed, of);
-            self.groups = Some((of, batch.size, groups));
-        }
-        let (.., groups) = self.groups.as_ref().expect("made just above");
-        let group = &groups[(number % count) as usize];
+        let group = self.epochs.group(number, batch.size, batch.seed);
         let length = self.buckets.0[group.bucket];
         let members: Vec<&Item> = group.examples.iter().map(|&i| &self.training[i]).collect();
         let made = LabelledBatch::new(self.task.task, &members, batch.size, length);

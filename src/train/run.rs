@@ -17,6 +17,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::fail;
+use crate::files::write_bytes;
 use crate::formats::folder::NamedTensor;
 use crate::formats::generation_config::GenerationConfig;
 use crate::formats::upload::upload;
@@ -24,6 +25,8 @@ use crate::generate::{Draw, Generator};
 
 /// Times that a lost device is opened again before a run gives up.
 const MOST_LOSSES: usize = 2;
+/// What was measured by each validation, beside the best model.
+pub const METRICS_FILE: &str = "metrics.json";
 /// Tokens of a sample text.
 const SAMPLE_TOKENS: usize = 100;
 
@@ -281,7 +284,7 @@ impl Run {
     }
 
     /// Saves a checkpoint of the steps done, which must be finished.
-    fn save(&mut self) -> Result<()> {
+    pub fn save(&mut self) -> Result<()> {
         self.sinks.iter_mut().try_for_each(|sink| sink.sync())?;
         self.state.step = self.trainer.steps_done();
         let network = self.trainer.network().clone();
@@ -302,6 +305,10 @@ impl Run {
             tokenizer.save(self.folder.path())?;
         }
         GenerationConfig::of(network.config()).save(self.folder.path())?;
+        if self.best.is_dir() {
+            let evaluations = serde_json::to_string_pretty(&self.state.evaluations).expect("numbers serialise") + "\n";
+            write_bytes(&self.best.join(METRICS_FILE), evaluations.as_bytes())?;
+        }
         self.sinks.iter_mut().try_for_each(|sink| sink.saved())
     }
 

@@ -24,6 +24,7 @@ use wgpt::formats::folder::{NamedTensor, Weights, write_tensors_to};
 use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
+use wgpt::models::network::Network;
 
 #[global_allocator]
 static ALLOCATOR: counting::Counting = counting::Counting;
@@ -70,12 +71,10 @@ fn config() -> Config {
 
 /// A valid `model.safetensors` of [`config`].
 fn model() -> Vec<u8> {
-    let config = config();
-    let values = |(name, dims): (String, Vec<usize>)| {
-        let values = initial_values(&config, &name, dims.iter().product(), 0.1, 1);
-        (name, dims, values)
-    };
-    let tensors: Vec<_> = config.parameters().into_iter().map(values).collect();
+    let network = Network::new(Config { initializer_range: 0.1, ..config() });
+    let config = network.config();
+    let tensors: Vec<_> =
+        network.parameters().iter().map(|p| (p.name.clone(), p.dims.clone(), initial_values(p, 1))).collect();
     let tensors: Vec<NamedTensor> = tensors.iter().map(|(n, d, v)| (n.clone(), d.clone(), v.as_slice())).collect();
     let mut bytes = vec![];
     write_tensors_to(&mut bytes, &config.stored(&tensors), &[]).unwrap();

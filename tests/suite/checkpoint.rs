@@ -14,12 +14,16 @@ use tempfile::tempdir;
 use wgpt::error::Error;
 use wgpt::files;
 use wgpt::formats::folder::{self, NamedTensor, TensorFile, WeightType, Weights};
-use wgpt::models::config::{Config, Dropout, FeedForward, PRESETS};
+use wgpt::models::config::{Config, Dropout, FeedForward};
+use wgpt::models::presets::PRESETS;
 use wgpt::ops::gelu::Form;
 use wgpt::train::checkpoint::{Checkpoint, LoadedCheckpoint, Mode, RunFolder};
-use wgpt::train::log::{self, Log, Record};
-use wgpt::train::plot::{self, Plot};
+use wgpt::train::record::Record;
 use wgpt::train::schedule::{Schedule, ScheduleKind};
+use wgpt::train::sinks::Sink;
+use wgpt::train::sinks::console::line as console_line;
+use wgpt::train::sinks::log::{self, Log};
+use wgpt::train::sinks::plot::{self, Plot};
 
 // --- config.json ----------------------------------------------------------------------------------------------------
 
@@ -717,7 +721,7 @@ fn overwriting_removes_what_a_run_makes_and_nothing_else() {
     let root = folder.path();
     let run = RunFolder::create(root, Mode::Fresh).unwrap();
     save(&run, 10).unwrap();
-    Log::create(&run.log_path()).unwrap().append(&record(1, 2.0)).unwrap();
+    Log::resume(&run.log_path(), 0).unwrap().record(&record(1, 2.0)).unwrap();
     plot::write(&run.plot_path(), &Plot { title: "t", records: &[], floor: None }).unwrap();
     fs::write(root.join("notes.txt"), b"mine").unwrap();
     fs::create_dir_all(root.join("checkpoints/best")).unwrap();
@@ -764,9 +768,9 @@ fn editing_a_config_at_the_top_does_not_reach_the_checkpoint() {
 fn log_lines_have_the_documented_keys() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("log.jsonl");
-    let mut log = Log::create(&path).unwrap();
-    log.append(&Record { val_loss: Some(1.802), ..record(1, 1.734) }).unwrap();
-    log.append(&Record { skipped: Some("gradient is not finite".into()), ..record(2, f32::NAN) }).unwrap();
+    let mut log = Log::resume(&path, 0).unwrap();
+    log.record(&Record { val_loss: Some(1.802), ..record(1, 1.734) }).unwrap();
+    log.record(&Record { skipped: Some("gradient is not finite".into()), ..record(2, f32::NAN) }).unwrap();
     log.sync().unwrap();
     let text = fs::read_to_string(&path).unwrap();
     assert_eq!(
@@ -790,11 +794,11 @@ fn a_resumed_log_is_the_log_of_a_run_that_never_stopped() {
     let folder = tempdir().unwrap();
     let [straight, resumed] = ["straight.jsonl", "resumed.jsonl"].map(|name| folder.path().join(name));
     let write = |log: &mut Log, steps: std::ops::RangeInclusive<u64>| {
-        steps.for_each(|step| log.append(&record(step, 5.0 / step as f32)).unwrap());
+        steps.for_each(|step| log.record(&record(step, 5.0 / step as f32)).unwrap());
     };
-    write(&mut Log::create(&straight).unwrap(), 1..=30);
+    write(&mut Log::resume(&straight, 0).unwrap(), 1..=30);
     for torn in [&b""[..], b"{\"step\":2", b"\0\0\0\0", b"\xff\n", b"{\"step\":17}\n"] {
-        write(&mut Log::create(&resumed).unwrap(), 1..=17);
+        write(&mut Log::resume(&resumed, 0).unwrap(), 1..=17);
         fs::OpenOptions::new().append(true).open(&resumed).unwrap().write_all(torn).unwrap();
         assert_eq!(log::read(&resumed).unwrap().len(), 17);
         write(&mut Log::resume(&resumed, 10).unwrap(), 11..=30);
@@ -807,7 +811,7 @@ fn a_resumed_log_is_the_log_of_a_run_that_never_stopped() {
 
 #[test]
 fn console_lines_are_dense() {
-    let line = |record: &Record| log::console_line(record, 400);
+    let line = |record: &Record| console_line(record, 400);
     let plain = record(120, 1.734);
     assert_eq!(line(&plain), "step 120/400  loss 1.734  norm 0.91  lr 5.8e-4  212 ms  2415 tok/s  41 MiB");
     assert_eq!(
@@ -1027,16 +1031,12 @@ fn record(step: u64, loss: f32) -> Record {
     Record {
         step,
         loss,
-        val_loss: None,
         lr: 5.8e-4,
         grad_norm: 0.91,
         step_ms: 212.0,
         tokens_per_second: 2415.0,
         memory_bytes: 41 << 20,
-        expert_load: None,
-        variants: None,
-        loss_scale: None,
-        skipped: None,
+        ..Record::default()
     }
 }
 

@@ -8,17 +8,20 @@ use wgpt::graph::gradient::gradient;
 use wgpt::graph::memory::Class;
 use wgpt::graph::plan::Kernel;
 use wgpt::graph::{Family, Graph, Limits, Plan, Shape, Step, Tensor};
+use wgpt::models::blocks::Compute;
 use wgpt::models::config::{Config, Dropout};
 use wgpt::models::initial::initial_values;
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
+use wgpt::objectives::pretrain::Pretrain;
+use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::ops::add::Add;
 use wgpt::ops::add::add_in_place;
 use wgpt::ops::classifier::Classifier;
 use wgpt::ops::cross_entropy::CrossEntropy;
 use wgpt::ops::fill::Fill;
 use wgpt::reference::Cpu;
-use wgpt::train::graph::TrainingGraph;
-use wgpt::train::memory::{check_memory, chunked};
+use wgpt::train::graph::{Optimizer, TrainingGraph};
+use wgpt::train::memory::check_memory;
 use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::trainer::Blueprint;
 
@@ -100,17 +103,16 @@ fn gradients(
     rows: Option<usize>,
     recompute: bool,
 ) -> Vec<(String, Vec<f32>)> {
-    let settings = Choices { accumulate: Some(2), ..Choices::default() }.resolve(None).unwrap();
-    let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-        if recompute {
-            g.recompute_regions();
-        }
-        let objective = Model { config, training: true, mixed: false }.chunked_objective(g, BATCH, TIME, rows);
-        g.output("loss", objective.minimised);
-        objective
+    let network = Network::new(Config { initializer_range: 0.1, ..config.clone() });
+    let optimizer = Optimizer { accumulate: 2, ..Optimizer::default() };
+    let compute = Compute { recompute, classifier_rows: rows, ..Compute::default() };
+    let training = TrainingGraph::new(std::slice::from_ref(&network), compute, &optimizer, |g, m| {
+        let loss = m[0].loss(g, BATCH, TIME);
+        g.output("loss", loss);
+        loss
     });
     let mut evaluation = Graph::new();
-    let loss = Model { config, training: false, mixed: false }.chunked_loss(&mut evaluation, BATCH, TIME, rows);
+    let loss = network.evaluation(compute).loss(&mut evaluation, BATCH, TIME);
     evaluation.output("loss", loss);
     let programs = [&training.graph, &evaluation].map(|graph| {
         let plan = Plan::new(graph, device.limits()).unwrap();
@@ -120,9 +122,9 @@ fn gradients(
         device.poison(program).unwrap();
         program
     });
-    for (name, dims) in config.parameters() {
-        let values = initial_values(config, &name, dims.iter().product(), 0.1, 5);
-        device.write_state(&name, &values).unwrap();
+    for parameter in network.parameters() {
+        let (name, values) = (&parameter.name, initial_values(parameter, 5));
+        device.write_state(name, &values).unwrap();
         device.write_state(&format!("{name}.grad"), &vec![0.0; values.len()]).unwrap();
     }
     device.write_state("step.loss_sum", &[0.0]).unwrap();
@@ -201,7 +203,8 @@ fn products_of_chunks_run_as_chosen() {
     let mut g = Graph::new();
     let seed = g.apply(Fill { value: 1.0 }, &[]);
     g.set_seed(seed);
-    let loss = Model { config: &config, training: true, mixed: false }.chunked_loss(&mut g, BATCH, TIME, Some(64));
+    let compute = Compute { classifier_rows: Some(64), ..Compute::default() };
+    let loss = Network::new(config).training(compute).loss(&mut g, BATCH, TIME);
     g.output("loss", loss);
     let mut limits = Limits::portable(Family::Gpu);
     let guessed = Plan::new(&g, &limits).unwrap();
@@ -221,21 +224,20 @@ fn products_of_chunks_run_as_chosen() {
     }
 }
 
-/// Settings of GPT-2's vocabulary and context on one narrow block.
-fn wide_vocabulary(choices: Choices) -> Settings {
-    let small = Choices { preset: Some("gpt2".into()), layers: Some(1), heads: Some(2), width: Some(32), ..choices };
-    small.resolve(None).unwrap()
+/// Settings, and the objective of GPT-2's vocabulary and context on one narrow block.
+fn wide_vocabulary(choices: Choices) -> (Settings, Pretrain) {
+    let settings = choices.resolve(&PresetRecipe::of(Some("gpt2")).run, |_| 1).unwrap();
+    let config = Config::preset("gpt2").unwrap().resized(1, 2, 32);
+    (settings, Pretrain::without_data(config, 1024))
 }
 
 #[test]
 fn logits_of_a_whole_batch_never_exist() {
     let limits = Limits { buffer_bytes: 1 << 40, ..Limits::portable(Family::Gpu) };
-    let settings = wide_vocabulary(Choices { batch: Some(4), ..Choices::default() });
-    let fewer = chunked(&settings).unwrap();
-    assert_eq!((fewer.classifier_rows, chunked(&fewer)), (512, None));
-    let config = settings.config(50257).unwrap();
+    let (settings, objective) = wide_vocabulary(Choices { batch: Some(4), ..Choices::default() });
+    let fewer = Settings { classifier_rows: 512, ..settings.clone() };
     let logits = (4 * 1024 * 50257 * 4) as u64;
-    let plan = |settings: &Settings| Blueprint::new(&config, settings, &limits).unwrap();
+    let plan = |settings: &Settings| Blueprint::new(&objective, settings, &limits).unwrap();
     let largest = |plan: &Plan| {
         let own = plan.buffers.iter().filter(|b| b.class == Class::Temporary);
         own.map(|b| b.size_bytes).max().unwrap()
@@ -253,11 +255,10 @@ fn logits_of_a_whole_batch_never_exist() {
 #[test]
 fn a_run_that_does_not_fit_is_told_of_fewer_rows() {
     let limits = Limits { buffer_bytes: 1 << 40, ..Limits::portable(Family::Gpu) };
-    let settings = wide_vocabulary(Choices { batch: Some(4), accumulate: Some(2), ..Choices::default() });
-    let config = settings.config(50257).unwrap();
-    let needed = Blueprint::new(&config, &settings, &limits).unwrap().memory_bytes();
-    let why = check_memory(&config, &settings, &limits, Some(needed / 2)).err().unwrap().to_string();
+    let (settings, objective) = wide_vocabulary(Choices { batch: Some(4), accumulate: Some(2), ..Choices::default() });
+    let needed = Blueprint::new(&objective, &settings, &limits).unwrap().memory_bytes();
+    let why = check_memory(&objective, &settings, &limits, Some(needed / 2)).err().unwrap().to_string();
     let fits = ["--batch 1 --accumulate 8 needs", ", --batch 4 --accumulate 2 --classifier-rows 512 needs"];
     assert!(fits.iter().all(|part| why.contains(part)) && !why.contains("--recompute"), "{why}");
-    assert!(check_memory(&config, &settings, &limits, Some(needed)).is_ok());
+    assert!(check_memory(&objective, &settings, &limits, Some(needed)).is_ok());
 }

@@ -10,6 +10,7 @@ use wgpt::executor::Executor;
 use wgpt::formats::demo;
 use wgpt::gpu::Gpu;
 use wgpt::models::config::Config;
+use wgpt::models::network::Network;
 use wgpt::reference::Cpu;
 
 fn fixture(name: &str) -> PathBuf {
@@ -126,6 +127,7 @@ fn strided_perplexity_agrees_with_transformers() {
 fn scores_do_not_depend_on_what_is_beside_or_behind() {
     let model = demo::model();
     let config = model.config().unwrap();
+    let network = Network::new(config.clone());
     let weights = model.weights(&config).unwrap();
     let ids = model.tokenizer().unwrap().encode("There he met a hungry fox. So he gave it his bread.").unwrap();
     let requests: Vec<Request> = [(51, 50), (51, 3), (20, 7), (2, 1), (33, 1)]
@@ -133,18 +135,18 @@ fn scores_do_not_depend_on_what_is_beside_or_behind() {
         .into();
     let mut cpu = Cpu::default();
     let mut told = 0;
-    let together = Scorer::new(&mut cpu, &config, &weights, 4).score(&requests, &mut |more| told += more).unwrap();
+    let together = Scorer::new(&mut cpu, &network, &weights, 4).score(&requests, &mut |more| told += more).unwrap();
     assert_eq!(told, requests.len());
     for (request, together) in requests.iter().zip(&together) {
         let alone =
-            Scorer::new(&mut cpu, &config, &weights, 1).score(std::slice::from_ref(request), &mut |_| ()).unwrap()[0];
+            Scorer::new(&mut cpu, &network, &weights, 1).score(std::slice::from_ref(request), &mut |_| ()).unwrap()[0];
         assert!((alone.log_probability - together.log_probability).abs() < 1e-5, "{alone:?} {together:?}");
         assert_eq!(alone.greedy, together.greedy);
     }
     // The sum of all is the sum of its parts.
     let split: f64 = [Request { ids: ids[..48].to_vec(), scored: 47 }, Request { ids, scored: 3 }]
         .map(|request| {
-            Scorer::new(&mut cpu, &config, &weights, 1).score(&[request], &mut |_| ()).unwrap()[0].log_probability
+            Scorer::new(&mut cpu, &network, &weights, 1).score(&[request], &mut |_| ()).unwrap()[0].log_probability
         })
         .iter()
         .sum();
@@ -155,26 +157,26 @@ fn scores_do_not_depend_on_what_is_beside_or_behind() {
 fn a_scorer_sees_the_store_and_leaves_nothing_behind() {
     let model = demo::model();
     let config = model.config().unwrap();
+    let network = Network::new(config.clone());
     let ids = model.tokenizer().unwrap().encode("There he met a hungry fox.").unwrap();
     let requests = [Request { ids, scored: 9 }];
     let mut gpu = Gpu::open("auto").unwrap();
     let weights = model.weights(&config).unwrap();
-    let own = Scorer::new(&mut gpu, &config, &weights, 2).score(&requests, &mut |_| ()).unwrap();
+    let own = Scorer::new(&mut gpu, &network, &weights, 2).score(&requests, &mut |_| ()).unwrap();
     let bytes = gpu.allocated_bytes();
-    let stored = Scorer::of_store(&mut gpu, &config, 2).score(&requests, &mut |_| ()).unwrap();
+    let stored = Scorer::of_store(&mut gpu, &network, 2).score(&requests, &mut |_| ()).unwrap();
     assert_eq!(stored, own);
     assert_eq!(gpu.allocated_bytes(), bytes);
     // What training changes, the next scorer sees.
     let bias = vec![1.0; config.width];
     gpu.write_state("ln_f.bias", &bias).unwrap();
-    let changed = Scorer::of_store(&mut gpu, &config, 2).score(&requests, &mut |_| ()).unwrap();
+    let changed = Scorer::of_store(&mut gpu, &network, 2).score(&requests, &mut |_| ()).unwrap();
     assert!((changed[0].log_probability - own[0].log_probability).abs() > 0.1, "{changed:?} {own:?}");
 }
 
 #[test]
 fn only_scored_positions_reach_the_vocabulary() {
-    let config = Config::new(5000, 64, 2, 2, 16);
-    let g = graph(&config, (8, 64), 24);
+    let g = graph(&Network::new(Config::new(5000, 64, 2, 2, 16)), (8, 64), 24);
     let logits: Vec<usize> = (0..g.nodes().len())
         .filter(|node| g.op(*node).is_some() && g.nodes()[*node].outputs[0].columns() == 5000)
         .map(|node| g.nodes()[node].outputs[0].rows())

@@ -1,12 +1,13 @@
 //! Fine-tuning: sequences and batches of labelled examples.
 
 use proptest::prelude::*;
+use wgpt::data::buckets::{Buckets, epoch, group};
+use wgpt::data::labelled::sequences::{Encoder, Sequences, Special};
+use wgpt::data::labelled::target::Answer;
 use wgpt::data::labelled::{Example, Task};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Error;
-use wgpt::finetune::batches::{Batch, Buckets, Item, epoch, group};
-use wgpt::finetune::sequences::{Encoder, Sequences, Special};
-use wgpt::finetune::task::Answer;
+use wgpt::objectives::labelled::batch::{Item, LabelledBatch};
 use wgpt::ops::IGNORED;
 
 const S: u32 = 256;
@@ -101,7 +102,7 @@ fn item(lengths: &[usize], answer: Option<Answer>) -> Item {
 #[test]
 fn a_batch_pads_at_the_right_and_points_at_last_tokens() {
     let examples = [item(&[3], Some(Answer::Class(1))), item(&[1], None)];
-    let batch = Batch::new(Task::Classify, &examples.iter().collect::<Vec<_>>(), 3, 4);
+    let batch = LabelledBatch::new(Task::Classify, &examples.iter().collect::<Vec<_>>(), 3, 4);
     assert_eq!(batch.ids, [1, 2, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     let none = IGNORED;
     assert_eq!(batch.targets, [2, 3, none, none, none, none, none, none, none, none, none, none]);
@@ -109,11 +110,11 @@ fn a_batch_pads_at_the_right_and_points_at_last_tokens() {
     assert_eq!((&batch.classes[..], &batch.weights[..]), (&[1, 0, 0][..], &[2.0, 0.0, 0.0][..]));
     // Two orders of two examples: one list for each order.
     let pairs = [item(&[3, 3], Some(Answer::Grade(0.5))), item(&[4, 4], Some(Answer::Grade(1.5)))];
-    let batch = Batch::new(Task::Similar, &pairs.iter().collect::<Vec<_>>(), 2, 4);
+    let batch = LabelledBatch::new(Task::Similar, &pairs.iter().collect::<Vec<_>>(), 2, 4);
     assert_eq!(batch.positions, [vec![2, 11], vec![6, 15]]);
     assert_eq!(batch.grades, [0.5, 1.5]);
     let choices = [item(&[3, 2, 4], Some(Answer::Class(2)))];
-    let batch = Batch::new(Task::Choose, &choices.iter().collect::<Vec<_>>(), 1, 4);
+    let batch = LabelledBatch::new(Task::Choose, &choices.iter().collect::<Vec<_>>(), 1, 4);
     assert_eq!((batch.positions, batch.classes), (vec![vec![2, 5, 11]], vec![2]));
 }
 

@@ -7,25 +7,28 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::tempdir;
 use wgpt::checks::check_close;
+use wgpt::data::buckets::Buckets;
+use wgpt::data::labelled::target::{Answer, Target};
 use wgpt::data::labelled::{Example, Task};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::executor::Executor;
-use wgpt::finetune::batches::{Batch, Buckets, Item};
-use wgpt::finetune::folder::open;
-use wgpt::finetune::head::Head;
-use wgpt::finetune::prepare::prepare;
-use wgpt::finetune::scorer::Scorer;
-use wgpt::finetune::settings::{Freeze, Settings};
-use wgpt::finetune::task::{Answer, Target};
-use wgpt::finetune::trainer::{loss, trained, training_graph};
+use wgpt::executor::programs::Programs;
 use wgpt::formats::source::ModelSource;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Family, Limits, Plan, Step};
+use wgpt::graph::{Family, Graph, Limits, Plan, Step};
+use wgpt::models::blocks::{Compute, Model};
 use wgpt::models::config::{Config, SCORE};
 use wgpt::models::initial::initial_values;
+use wgpt::models::network::Network;
+use wgpt::objectives::labelled::batch::{Item, LabelledBatch};
+use wgpt::objectives::labelled::folder::open;
+use wgpt::objectives::labelled::head::Head;
+use wgpt::objectives::labelled::prepare::prepare;
+use wgpt::objectives::labelled::{loss, scorer};
 use wgpt::ops::IGNORED;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{ACCUMULATE, Optimizer, TrainingGraph};
+use wgpt::train::rates::{Freeze, Rates};
 
 fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
@@ -59,7 +62,7 @@ fn losses_of_heads_and_their_gradients_are_those_of_pytorch() {
         ("similar", Task::Similar, Target::Grade, 3),
         ("choose", Task::Choose, Target::Choices(4), 2),
     ];
-    let optimizer = Optimizer { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_norm: 0.0, accumulate: 1 };
+    let optimizer = Optimizer { max_norm: 0.0, ..Optimizer::default() };
     for (name, task, target, batch) in tasks {
         let head = Head { task, target, width: 16, batch, dropout: 0.0 };
         let of = |what: &str| format!("{name}.{what}");
@@ -69,8 +72,11 @@ fn losses_of_heads_and_their_gradients_are_those_of_pytorch() {
         let last: Vec<u32> = ends.iter().zip(0..).map(|(end, row)| 8 * row + end).collect();
         for (label, mut device) in devices() {
             for (lambda, key) in [(0.0, "task_loss"), (0.5, "loss")] {
-                let parameters = trained(&config, &head, Freeze::Layers(0));
-                let t = TrainingGraph::new(&parameters, &optimizer, |g| loss(g, &config, &head, lambda, 8));
+                let network = Network::new(config.clone());
+                let networks = std::slice::from_ref(&network);
+                let loss = |g: &mut Graph, m: &[Model]| loss(g, &m[0], &head, lambda, 8);
+                let t = TrainingGraph::new(networks, Compute::default(), &optimizer, loss);
+                let parameters = t.trained().to_vec();
                 let plan = Plan::new(&t.graph, device.limits()).unwrap();
                 let program = device.load(&t.graph, plan).unwrap();
                 for (parameter, _) in config.parameters() {
@@ -78,8 +84,8 @@ fn losses_of_heads_and_their_gradients_are_those_of_pytorch() {
                 }
                 device.write_state(SCORE, &dump.get::<f32>(&of("score"))).unwrap();
                 device.write_state("step.loss_sum", &[0.0]).unwrap();
-                for (parameter, dims) in &parameters {
-                    device.write_state(&format!("{parameter}.grad"), &vec![0.0; dims.iter().product()]).unwrap();
+                for parameter in &parameters {
+                    device.write_state(&format!("{}.grad", parameter.name), &vec![0.0; parameter.len()]).unwrap();
                 }
                 let mut write = |input: &str, words: &[u32]| {
                     device.write(program, input, bytemuck::cast_slice(words)).unwrap();
@@ -105,7 +111,7 @@ fn losses_of_heads_and_their_gradients_are_those_of_pytorch() {
                 if lambda == 0.0 {
                     continue; // the fixture has the gradients of L3
                 }
-                for (parameter, _) in &parameters {
+                for parameter in parameters.iter().map(|p| &p.name) {
                     let got = device.read_state(&format!("{parameter}.grad")).unwrap();
                     let want: Vec<f32> = dump.get(&of(&format!("grad.{parameter}")));
                     let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -168,10 +174,24 @@ fn items(lengths: &[usize]) -> Vec<Item> {
     lengths.iter().map(item).collect()
 }
 
-/// Every parameter, with seeded values that are far from zero.
-fn write_parameters(device: &mut dyn Executor) {
-    for (name, dims) in config().parameters().into_iter().chain([head(1).parameter()]) {
-        device.write_state(&name, &initial_values(&config(), &name, dims.iter().product(), 0.3, 4)).unwrap();
+/// The model of these tests; its parameters start far from zero.
+fn network() -> Network {
+    Network::new(Config { initializer_range: 0.3, ..config() })
+}
+
+/// The training graph of the head and the language model.
+fn training_graph(network: &Network, head: &Head, freeze: Freeze, length: usize) -> TrainingGraph {
+    let optimizer = Optimizer { rates: Rates { freeze, ..Rates::default() }, ..Optimizer::default() };
+    let lambda = if freeze == Freeze::All { 0.0 } else { 0.5 };
+    let networks = std::slice::from_ref(network);
+    TrainingGraph::new(networks, Compute::default(), &optimizer, |g, m| loss(g, &m[0], head, lambda, length))
+}
+
+/// Every parameter, with seeded values.
+fn write_parameters(device: &mut dyn Executor, network: &Network) {
+    let t = training_graph(network, &head(1), Freeze::Layers(0), 8);
+    for parameter in t.parameters() {
+        device.write_state(&parameter.name, &initial_values(parameter, 4)).unwrap();
     }
 }
 
@@ -179,10 +199,14 @@ fn write_parameters(device: &mut dyn Executor) {
 fn padding_changes_no_score() {
     let items = items(&[3, 9, 17, 30, 1, 12]);
     for (label, mut device) in devices() {
+        let network = network();
         let mut score = |buckets: &[usize], batch: usize, items: &[Item]| {
-            let scorer = Scorer::load(device.as_mut(), &config(), &head(batch), &Buckets(buckets.to_vec())).unwrap();
-            write_parameters(device.as_mut());
-            scorer.scores(device.as_mut(), items).unwrap()
+            let (head, buckets, mut programs) = (head(batch), Buckets(buckets.to_vec()), Programs::default());
+            for &length in &buckets.0 {
+                programs.get(device.as_mut(), length, || scorer::graph(&network, &head, length)).unwrap();
+            }
+            write_parameters(device.as_mut(), &network);
+            scorer::scores(device.as_mut(), &mut programs, (&network, &head, &buckets), items).unwrap()
         };
         let (all, bucketed) = (score(&[32], 6, &items), score(&[8, 16, 32], 4, &items));
         for (i, item) in items.iter().enumerate() {
@@ -199,25 +223,26 @@ fn padding_changes_no_score() {
 fn padding_changes_no_loss_and_no_gradient() {
     let items = items(&[5, 12, 9]);
     let members: Vec<&Item> = items.iter().collect();
-    let settings = Settings { lambda: 0.5, dropout: 0.0, ..Settings::default() };
+    let network = network();
     for (label, mut device) in devices() {
         // Three examples in a batch of three of length 12, and in one of five of length 32.
         let mut results = vec![];
         for (batch, length) in [(3, 12), (5, 32)] {
-            let t = training_graph(&config(), &head(batch), &settings, length);
+            let t = training_graph(&network, &head(batch), Freeze::Layers(0), length);
             let plan = Plan::new(&t.graph, device.limits()).unwrap();
             let program = device.load(&t.graph, plan).unwrap();
-            write_parameters(device.as_mut());
-            let fed = Batch::new(Task::Classify, &members, batch, length);
+            write_parameters(device.as_mut(), &network);
+            let fed = LabelledBatch::new(Task::Classify, &members, batch, length);
             device.write(program, "ids", bytemuck::cast_slice(&fed.ids)).unwrap();
             device.write(program, "targets", bytemuck::cast_slice(&fed.targets)).unwrap();
             device.write(program, "positions.0", bytemuck::cast_slice(&fed.positions[0])).unwrap();
             device.write(program, "classes", bytemuck::cast_slice(&fed.classes)).unwrap();
             device.write(program, "weights", bytemuck::cast_slice(&fed.weights)).unwrap();
             let mut all = vec![];
-            for (name, dims) in trained(&config(), &head(batch), Freeze::Layers(0)) {
-                device.write_state(&format!("{name}.grad"), &vec![0.0; dims.iter().product()]).unwrap();
-                all.push(format!("{name}.grad"));
+            for parameter in t.trained() {
+                let name = format!("{}.grad", parameter.name);
+                device.write_state(&name, &vec![0.0; parameter.len()]).unwrap();
+                all.push(name);
             }
             device.write_state("step.loss_sum", &[0.0]).unwrap();
             all.push("step.loss_sum".into());
@@ -237,8 +262,7 @@ fn padding_changes_no_loss_and_no_gradient() {
 
 /// Kernels of the accumulate segment: (those of the model's parts below the head, going backwards, by place; all).
 fn backward(freeze: Freeze, place: &str) -> (usize, usize) {
-    let settings = Settings { freeze, ..Settings::default() };
-    let t = training_graph(&config(), &head(2), &settings, 8);
+    let t = training_graph(&network(), &head(2), freeze, 8);
     let plan = Plan::new(&t.graph, &Limits::portable(Family::Gpu)).unwrap();
     let segment = &plan.segments[plan.segment(ACCUMULATE)];
     let kernels: Vec<_> = plan.kernels().take(segment.commands.len()).map(|k| k.label.clone()).collect();
@@ -262,11 +286,14 @@ fn nothing_of_a_frozen_part_runs_backwards() {
     assert_eq!(backward(Freeze::All, "score: matmul").0, 1, "the gradient of the head's weight and nothing else");
     // Forward alone: what an evaluation runs, the loss, and three kernels of its gradient.
     let (_, all) = backward(Freeze::All, "");
-    let evaluation = wgpt::finetune::scorer::graph(&config(), &head(2), 8);
+    let evaluation = scorer::graph(&network(), &head(2), 8);
     let forward = Plan::new(&evaluation, &Limits::portable(Family::Gpu)).unwrap().kernels().count();
     let backward_only = ["fill", "class_loss_backward", "matmul", "add_in_place"].len();
     assert!(all <= forward + 2 + backward_only, "{all} kernels, {forward} of them forward");
-    let names = |freeze| trained(&config(), &head(1), freeze).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let names = |freeze| -> Vec<String> {
+        let t = training_graph(&network(), &head(1), freeze, 8);
+        t.trained().iter().map(|p| p.name.clone()).collect()
+    };
     assert_eq!(names(Freeze::All), [SCORE]);
     assert!(names(Freeze::Layers(1)).iter().all(|name| !name.starts_with("h.0.") && !name.starts_with('w')));
     assert_eq!(names(Freeze::Layers(0)).len(), config().parameters().len() + 1);

@@ -1,35 +1,50 @@
 //! Whole fine-tuning runs: they learn, resume with the same bits, stop early, keep the best, and refuse what is wrong.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::training::no_device;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
+use wgpt::data::buckets::epoch_len;
 use wgpt::data::labelled::Task;
+use wgpt::data::labelled::sequences::Special;
+use wgpt::data::labelled::target::{Answer, Target};
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::finetune::batches::Item;
-use wgpt::finetune::folder::TaskFile;
-use wgpt::finetune::head::Head;
-use wgpt::finetune::run::{End, Event, Run, RunState, create_folder, open_folder, restore};
-use wgpt::finetune::sequences::Special;
-use wgpt::finetune::settings::Settings;
-use wgpt::finetune::task::{Answer, Target};
-use wgpt::finetune::trainer::Trainer;
+use wgpt::error::Result;
+use wgpt::executor::Executor;
 use wgpt::formats::folder::{NamedTensor, WeightType, write_folder};
 use wgpt::gpu::Gpu;
-use wgpt::models::config::{Config, Dropout};
+use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
+use wgpt::models::network::Network;
+use wgpt::objectives::labelled::batch::Item;
+use wgpt::objectives::labelled::folder::TaskFile;
+use wgpt::objectives::labelled::{Labelled, Options, RECIPE};
+use wgpt::train::checkpoint::{Mode, RunFolder};
+use wgpt::train::record::Record;
+use wgpt::train::run::{End, Run, RunState, restore, run_state};
+use wgpt::train::settings::{Choices, Settings};
+use wgpt::train::sinks::Sink;
+use wgpt::train::trainer::{Blueprint, Trainer};
 
 // --- the library ----------------------------------------------------------------------------------------------------
 
 fn config() -> Config {
-    let dropout = Dropout::of(0.1);
-    Config { dropout, ..Config::new(259, 16, 1, 2, 16) }
+    Config::new(259, 16, 1, 2, 16)
 }
 
-fn settings() -> Settings {
-    Settings { epochs: 3, lr: 1e-2, batch: 3, accumulate: 2, buckets: 2, ..Settings::default() }
+fn choices() -> Choices {
+    let epochs = Some(3);
+    Choices { epochs, lr: Some(1e-2), batch: Some(3), accumulate: Some(2), ..Choices::default() }
+}
+
+fn settings(choices: Choices) -> Settings {
+    choices.resolve(&RECIPE, |batch| epoch_len(20, batch)).unwrap()
 }
 
 fn task() -> TaskFile {
@@ -53,70 +68,103 @@ fn items(count: usize) -> Vec<Item> {
 }
 
 fn trainer(settings: &Settings) -> Trainer {
-    let head = Head { dropout: 0.1, ..task().head(&config(), settings.batch) };
-    let device = Box::new(Gpu::open("auto").unwrap());
-    Trainer::new(device, config(), head, settings.clone(), (items(20), &items(7)), None).unwrap()
+    let options = Options { buckets: 2, ..Options::default() };
+    let objective = Labelled::new(config(), task(), &options, settings, (items(20), items(7)));
+    let device = Gpu::open("auto").unwrap();
+    let blueprint = Blueprint::new(&objective, settings, device.limits()).unwrap();
+    Trainer::new(Box::new(device), blueprint, Box::new(objective), settings.clone()).unwrap()
 }
 
-fn state(settings: &Settings) -> RunState {
-    let (settings, variants) = (settings.clone(), Default::default());
-    RunState { step: 0, settings, task: task(), data: "d".into(), validation: None, epochs: vec![], variants }
+/// Keeps losses, and interrupts a run once so many records have come.
+struct Watch {
+    losses: Rc<RefCell<Vec<f32>>>,
+    stop: Arc<AtomicBool>,
+    after: usize,
 }
 
-fn start(out: &Path, settings: &Settings) -> Run {
+impl Sink for Watch {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        self.losses.borrow_mut().push(record.loss);
+        self.stop.fetch_or(self.losses.borrow().len() == self.after, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// A run with its folder, what it has seen, and what stops it.
+struct Watched {
+    run: Run,
+    losses: Rc<RefCell<Vec<f32>>>,
+    stop: Arc<AtomicBool>,
+}
+
+fn watched(out: &Path, folder: RunFolder, trainer: Trainer, state: RunState, after: usize) -> Watched {
+    let (losses, stop) = (Rc::default(), Arc::new(AtomicBool::new(false)));
+    let watch = Watch { losses: Rc::clone(&losses), stop: stop.clone(), after };
+    let (tokenizer, best) = (Some(Tokenizer::bytes().unwrap()), out.to_path_buf());
+    let run = Run { trainer, state, folder, best, tokenizer, sinks: vec![Box::new(watch)], faults: vec![] };
+    Watched { run, losses, stop }
+}
+
+/// A new run that is interrupted once so many records have come.
+fn start(out: &Path, settings: &Settings, after: usize) -> Watched {
     let mut trainer = trainer(settings);
-    trainer.initialise().unwrap();
-    let folder = create_folder(out, false).unwrap();
-    Run::new(out, folder, trainer, items(7), Tokenizer::bytes().unwrap(), state(settings)).unwrap()
+    trainer.initialise(None).unwrap();
+    let folder = RunFolder::create(&out.join("training"), Mode::Fresh).unwrap();
+    let state = RunState {
+        step: 0,
+        objective: "classify".into(),
+        settings: settings.clone(),
+        command: Value::Null,
+        evaluations: vec![],
+        variants: trainer.variants().clone(),
+    };
+    watched(out, folder, trainer, state, after)
+}
+
+fn go(watched: &mut Watched) -> End {
+    watched.run.go(&watched.stop, &mut no_device).unwrap()
 }
 
 /// Bits of everything that a checkpoint holds.
 fn bits(run: &mut Run) -> Vec<(String, Vec<u32>)> {
-    let names = run.trainer.states();
+    let names = run.trainer.saved_states().into_iter().chain(run.trainer.optimizer_states());
     let read = |(name, _): (String, Vec<usize>)| {
         let values = run.trainer.executor().read_state(&name).unwrap();
         (name, values.into_iter().map(f32::to_bits).collect())
     };
-    names.into_iter().map(read).collect()
+    names.collect::<Vec<_>>().into_iter().map(read).collect()
 }
 
-#[test]
-fn an_interrupted_run_goes_on_with_the_same_bits() {
+/// A run that is interrupted twice ends with the bits, losses and files of one that is not.
+fn resumes_bit_for_bit(choices: Choices) {
     let (whole, parts) = (tempdir().unwrap(), tempdir().unwrap());
-    let (never, settings) = (AtomicBool::new(false), settings());
-    let mut straight = start(whole.path(), &settings);
-    let mut losses = vec![];
-    let end = straight.go(&never, &mut |event| {
-        if let Event::Step(record) = event {
-            losses.push(record.loss);
-        }
-    });
-    assert_eq!(end.unwrap(), End::Done);
+    let settings = settings(choices);
+    let mut straight = start(whole.path(), &settings, usize::MAX);
+    assert_eq!(go(&mut straight), End::Done);
+    let losses = straight.losses.borrow().clone();
     assert_eq!(losses.len(), 11, "20 examples in 7 micro-batches, three times, two to a step");
     assert!(losses[10] < losses[0] - 0.5, "it learns: {losses:?}");
-    let mut run = start(parts.path(), &settings);
+    let mut watched = start(parts.path(), &settings, 1);
     for expected in [End::Interrupted, End::Interrupted, End::Done] {
-        let (stop, mut seen) = (AtomicBool::new(false), 0);
-        let end = run.go(&stop, &mut |event| {
-            seen += usize::from(matches!(event, Event::Step(_)));
-            // Reports come a few steps late, so that it stops in the middle of epochs.
-            stop.store(expected == End::Interrupted && seen >= 1, Ordering::SeqCst);
-        });
-        assert_eq!(end.unwrap(), expected);
+        assert_eq!(go(&mut watched), expected);
         if expected == End::Interrupted {
-            drop(run);
-            let (folder, checkpoint, state, tokenizer) = open_folder(parts.path()).unwrap();
+            drop(watched);
+            let folder = RunFolder::open(&parts.path().join("training")).unwrap();
+            let checkpoint = folder.latest().unwrap().unwrap();
+            let state = run_state(&checkpoint).unwrap();
             assert!(state.step > 0 && state.step < 11);
             let mut trainer = trainer(&settings);
             restore(&mut trainer, &checkpoint).unwrap();
-            run = Run::new(parts.path(), folder, trainer, items(7), tokenizer, state).unwrap();
+            // Reports come a few steps late, so that it stops in the middle of epochs.
+            let after = if state.step < 5 { 1 } else { usize::MAX };
+            watched = self::watched(parts.path(), folder, trainer, state, after);
         }
     }
-    for ((name, a), (other, b)) in bits(&mut straight).iter().zip(&bits(&mut run)) {
+    for ((name, a), (other, b)) in bits(&mut straight.run).iter().zip(&bits(&mut watched.run)) {
         assert_eq!(name, other);
         assert!(a == b, "{name} differs");
     }
-    assert_eq!(straight.state, run.state);
+    assert_eq!(straight.run.state, watched.run.state);
     for file in ["model.safetensors", "metrics.json", "task.json", "config.json"] {
         let read = |folder: &TempDir| std::fs::read(folder.path().join(file)).unwrap();
         assert!(read(&whole) == read(&parts), "{file} is the same");
@@ -124,13 +172,18 @@ fn an_interrupted_run_goes_on_with_the_same_bits() {
 }
 
 #[test]
+fn an_interrupted_run_resumes_bit_for_bit() {
+    resumes_bit_for_bit(choices());
+}
+
+#[test]
 fn a_run_that_is_no_better_stops_early_and_keeps_its_best() {
     let out = tempdir().unwrap();
     // A rate of 0 changes nothing: the first epoch is the best.
-    let settings = Settings { lr: 0.0, epochs: 9, patience: 2, ..settings() };
-    let mut run = start(out.path(), &settings);
-    assert_eq!(run.go(&AtomicBool::new(false), &mut |_| {}).unwrap(), End::Early);
-    let best: Vec<bool> = run.state.epochs.iter().map(|epoch| epoch.best).collect();
+    let settings = settings(Choices { lr: Some(0.0), epochs: Some(9), patience: Some(2), ..choices() });
+    let mut watched = start(out.path(), &settings, usize::MAX);
+    assert_eq!(go(&mut watched), End::Early);
+    let best: Vec<bool> = watched.run.state.evaluations.iter().map(|epoch| epoch.best).collect();
     assert_eq!(best, [true, false, false]);
     let text = std::fs::read_to_string(out.path().join("metrics.json")).unwrap();
     let metrics: Vec<Value> = serde_json::from_str(&text).unwrap();
@@ -145,15 +198,10 @@ impl Place {
     /// A folder with a random model of bytes in `model/`.
     fn new() -> Place {
         let place = Place(tempdir().unwrap());
-        let config = Config::new(256, 40, 1, 2, 16);
-        let values: Vec<(String, Vec<usize>, Vec<f32>)> = config
-            .parameters()
-            .into_iter()
-            .map(|(name, dims)| {
-                let values = initial_values(&config, &name, dims.iter().product(), 0.1, 1);
-                (name, dims, values)
-            })
-            .collect();
+        let config = Config { initializer_range: 0.1, ..Config::new(256, 40, 1, 2, 16) };
+        let network = Network::new(config.clone());
+        let values: Vec<(String, Vec<usize>, Vec<f32>)> =
+            network.parameters().iter().map(|p| (p.name.clone(), p.dims.clone(), initial_values(p, 1))).collect();
         let tensors: Vec<NamedTensor> = values.iter().map(|(n, d, v)| (n.clone(), d.clone(), v.as_slice())).collect();
         let tokenizer = Tokenizer::bytes().unwrap();
         write_folder(&place.path("model"), &config, &tensors, Some(&tokenizer), WeightType::F32).unwrap();

@@ -1,6 +1,7 @@
 //! Generation: cached against uncached logits, sliding, rows, what is drawn against exact probabilities, beams.
 
 use std::path::Path;
+use std::sync::OnceLock;
 use wgpt::checks::check_close;
 use wgpt::executor::{Executor, Program};
 use wgpt::formats::folder::{Weights, read_config};
@@ -10,7 +11,7 @@ use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
 use wgpt::ops::next_token::{NextToken, seen_words};
 use wgpt::reference::Cpu;
 
@@ -30,13 +31,17 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     ]
 }
 
+/// The model of all tests on one device.
+fn network() -> &'static Network {
+    static NETWORK: OnceLock<Network> = OnceLock::new();
+    NETWORK.get_or_init(|| Network::new(Config { initializer_range: 0.3, ..config() }))
+}
+
 /// A generator of a random model.
 fn generator(device: &mut dyn Executor, rows: usize) -> Generator {
-    let config = config();
-    let generator = Generator::of_store(device, &config, VOCABULARY, rows).unwrap();
-    for (name, dims) in config.parameters() {
-        let values = initial_values(&config, &name, dims.iter().product(), 0.3, 5);
-        device.write_state(&name, &values).unwrap();
+    let generator = Generator::of_store(device, network(), VOCABULARY, rows).unwrap();
+    for parameter in network().parameters() {
+        device.write_state(&parameter.name, &initial_values(parameter, 5)).unwrap();
     }
     generator
 }
@@ -46,10 +51,9 @@ struct Uncached(Program);
 
 impl Uncached {
     fn new(device: &mut dyn Executor) -> Uncached {
-        let config = config();
         let mut g = Graph::new();
         let input = g.input("ids", Shape::u32(&[1, CONTEXT]));
-        let logits = Model { config: &config, training: false, mixed: false }.logits(&mut g, input);
+        let logits = network().inference().logits(&mut g, input);
         g.output("logits", logits);
         let plan = Plan::new(&g, device.limits()).unwrap();
         Uncached(device.load(&g, plan).unwrap())
@@ -337,14 +341,15 @@ fn greedy_text_and_beams_are_those_of_transformers() {
         let sequences: Vec<&[u32]> = ids.chunks(ids.len() / 2).collect();
         for (label, mut device) in devices() {
             let device = device.as_mut();
-            let mut one = Generator::new(device, &config, &weights, config.vocab_size, 1).unwrap();
+            let network = Network::new(config.clone());
+            let mut one = Generator::new(device, &network, &weights, config.vocab_size, 1).unwrap();
             let greedy = dump::<u32>(&folder, "greedy");
             for (sequence, want) in sequences.iter().zip(greedy.chunks(greedy.len() / 2)) {
                 let text = sample(device, &mut one, 1, &sequence[..prompt_tokens], want.len(), &Draw::GREEDY, 0);
                 let got: Vec<u32> = text[0].iter().map(|token| token.id).collect();
                 assert_eq!(got, want, "{name}, {label}");
             }
-            let mut four = Generator::new(device, &config, &weights, config.vocab_size, 4).unwrap();
+            let mut four = Generator::new(device, &network, &weights, config.vocab_size, 4).unwrap();
             for (n, search) in case["beams"].as_array().unwrap().iter().enumerate() {
                 let stop_tokens: Vec<u32> = search["eos_token_id"].as_u64().map(|id| id as u32).into_iter().collect();
                 let tokens = search["max_new_tokens"].as_u64().unwrap() as usize;

@@ -13,14 +13,16 @@ use wgpt::formats::upload::upload;
 use wgpt::generate::{Draw, Generator};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
+use wgpt::models::blocks::Compute;
 use wgpt::models::config::Config;
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
 use wgpt::ops::IGNORED;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{Optimizer, TrainingGraph};
 
-const OPTIMIZER: Optimizer =
-    Optimizer { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, max_norm: 0.0, accumulate: 1 };
+fn optimizer() -> Optimizer {
+    Optimizer { beta2: 0.95, max_norm: 0.0, ..Optimizer::default() }
+}
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gpt_random")
@@ -29,7 +31,7 @@ fn folder() -> PathBuf {
 /// The model without dropout, which its config.json asks for.
 fn model() -> (Config, Weights) {
     let mut config = read_config(&folder()).unwrap();
-    assert_eq!((config.family.name(), config.dropout.residual), ("GPT", 0.1));
+    assert_eq!((config.family, config.dropout.residual), ("GPT", 0.1));
     let weights = Weights::open(&folder(), &config).unwrap();
     config.dropout = Default::default();
     (config, weights)
@@ -53,6 +55,7 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
 #[test]
 fn logits_loss_and_gradients_are_those_of_transformers() {
     let (config, weights) = model();
+    let network = Network::new(config.clone());
     let ids: Vec<u32> = dump("ids");
     let targets: Vec<i32> = dump("targets");
     let targets: Vec<u32> = targets.into_iter().map(|id| if id < 0 { IGNORED } else { id as u32 }).collect();
@@ -60,15 +63,15 @@ fn logits_loss_and_gradients_are_those_of_transformers() {
     for (label, mut device) in devices() {
         let mut g = Graph::new();
         let input = g.input("ids", Shape::u32(&[3, 16]));
-        let logits = Model { config: &config, training: false, mixed: false }.logits(&mut g, input);
+        let logits = network.inference().logits(&mut g, input);
         g.output("logits", logits);
-        let loss = |g: &mut Graph| Model { config: &config, training: true, mixed: false }.loss(g, 3, 16);
-        let t = TrainingGraph::new(&config.parameters(), &OPTIMIZER, loss);
+        let networks = std::slice::from_ref(&network);
+        let t = TrainingGraph::new(networks, Compute::default(), &optimizer(), |g, m| m[0].loss(g, 3, 16));
         let plan = Plan::new(&t.graph, device.limits()).unwrap();
         let train = device.load(&t.graph, plan).unwrap();
         let plan = Plan::new(&g, device.limits()).unwrap();
         let evaluate = device.load(&g, plan).unwrap();
-        upload(device.as_mut(), &weights).unwrap();
+        upload(device.as_mut(), &network, &weights).unwrap();
         for program in [evaluate, train] {
             device.write(program, "ids", bytemuck::cast_slice(&ids)).unwrap();
         }
@@ -135,9 +138,10 @@ fn the_preset_is_the_published_model() {
 #[test]
 fn text_from_the_cache_is_that_of_whole_passes() {
     let (config, weights) = model();
+    let network = Network::new(config.clone());
     let prompt = [3u32, 17, 44, 8];
     for (label, mut device) in devices() {
-        let mut generator = Generator::new(device.as_mut(), &config, &weights, config.vocab_size, 1).unwrap();
+        let mut generator = Generator::new(device.as_mut(), &network, &weights, config.vocab_size, 1).unwrap();
         let mut drawn = vec![];
         let mut take = |_: usize, token: wgpt::generate::Token| {
             drawn.push(token.id);
@@ -148,12 +152,12 @@ fn text_from_the_cache_is_that_of_whole_passes() {
         for _ in 0..8 {
             let mut g = Graph::new();
             let input = g.input("ids", Shape::u32(&[1, text.len()]));
-            let logits = Model { config: &config, training: false, mixed: false }.logits(&mut g, input);
+            let logits = network.inference().logits(&mut g, input);
             g.output("logits", logits);
             let mut cpu = Cpu::default();
             let plan = Plan::new(&g, cpu.limits()).unwrap();
             let program = cpu.load(&g, plan).unwrap();
-            upload(&mut cpu, &weights).unwrap();
+            upload(&mut cpu, &network, &weights).unwrap();
             cpu.write(program, "ids", bytemuck::cast_slice(&text)).unwrap();
             cpu.run(program, 0, &Step::default()).unwrap();
             let all = cpu.read(program, "logits").unwrap();

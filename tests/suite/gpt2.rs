@@ -6,8 +6,9 @@ use wgpt::checks::check_close;
 use wgpt::executor::{Executor, Program};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
+use wgpt::models::blocks::Compute;
 use wgpt::models::config::Config;
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
 use wgpt::ops::IGNORED;
 use wgpt::ops::global_norm::report;
 use wgpt::reference::Cpu;
@@ -61,11 +62,10 @@ fn load_parameters(device: &mut dyn Executor, fixture: &Fixture) {
 
 /// A training program without decay surprises: clip 0.5 and decay 0.1, as the fixture.
 fn training(device: &mut dyn Executor) -> Program {
-    let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_norm: 0.5, accumulate: 1 };
-    let config = config();
-    let t = TrainingGraph::new(&config.parameters(), &optimizer, |g| {
-        Model { config: &config, training: true, mixed: false }.loss(g, BATCH, TIME)
-    });
+    let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, weight_decay: 0.1, max_norm: 0.5, ..Optimizer::default() };
+    let network = Network::new(config());
+    let networks = std::slice::from_ref(&network);
+    let t = TrainingGraph::new(networks, Compute::default(), &optimizer, |g, m| m[0].loss(g, BATCH, TIME));
     let plan = Plan::new(&t.graph, device.limits()).unwrap();
     device.load(&t.graph, plan).unwrap()
 }
@@ -79,8 +79,8 @@ fn write_batch(device: &mut dyn Executor, program: Program, ids: &[u32], targets
 fn logits_and_loss_agree_with_pytorch() {
     let fixture = Fixture::open();
     for (label, mut device) in devices() {
-        let config = config();
-        let model = Model { config: &config, training: false, mixed: false };
+        let network = Network::new(config());
+        let model = network.inference();
         let mut g = Graph::new();
         let loss = model.loss(&mut g, BATCH, TIME);
         g.output("loss", loss);

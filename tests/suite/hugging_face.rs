@@ -16,8 +16,9 @@ use wgpt::formats::source::ModelSource;
 use wgpt::formats::upload::upload;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
+use wgpt::models::blocks::Compute;
 use wgpt::models::config::{Config, FeedForward};
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
 use wgpt::ops::gelu::Form;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{Optimizer, TrainingGraph};
@@ -57,11 +58,12 @@ pub fn logits(
 ) -> Vec<f32> {
     let mut g = Graph::new();
     let input = g.input("ids", Shape::u32(&shape));
-    let logits = Model { config, training: false, mixed: false }.logits(&mut g, input);
+    let network = Network::new(config.clone());
+    let logits = network.inference().logits(&mut g, input);
     g.output("logits", logits);
     let plan = Plan::new(&g, device.limits()).unwrap();
     let program = device.load(&g, plan).unwrap();
-    upload(device, weights).unwrap();
+    upload(device, &network, weights).unwrap();
     device.write(program, "ids", bytemuck::cast_slice(ids)).unwrap();
     device.run(program, 0, &Step::default()).unwrap();
     device.read(program, "logits").unwrap()
@@ -106,15 +108,16 @@ fn logits_of_every_folder_are_those_of_pytorch() {
 fn a_tied_tables_gradient_is_the_sum_of_what_an_untied_models_two_get() {
     let (untied, weights) = open(&case("inner_50_gelu"));
     let (tied, untied) = (untied.clone(), Config { tied: false, ..untied });
-    let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_norm: 0.0, accumulate: 1 };
+    let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, weight_decay: 0.1, max_norm: 0.0, ..Optimizer::default() };
     let ids: Vec<u32> = (0..24).map(|i| i * 37 % 257).collect();
     let gradients = |config: &Config, names: &[&str]| -> Vec<Vec<f32>> {
         let mut device = Gpu::open("auto").unwrap();
-        let loss = |g: &mut Graph| Model { config, training: true, mixed: false }.loss(g, 2, 12);
-        let t = TrainingGraph::new(&config.parameters(), &optimizer, loss);
+        let network = Network::new(config.clone());
+        let networks = std::slice::from_ref(&network);
+        let t = TrainingGraph::new(networks, Compute::default(), &optimizer, |g, m| m[0].loss(g, 2, 12));
         let plan = Plan::new(&t.graph, device.limits()).unwrap();
         let program = device.load(&t.graph, plan).unwrap();
-        upload(&mut device, &weights).unwrap();
+        upload(&mut device, &network, &weights).unwrap();
         if !config.tied {
             device.write_state("lm_head.weight", &weights.read("wte.weight").unwrap()).unwrap();
         }

@@ -15,15 +15,17 @@ use wgpt::generate::{Draw, Generator};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
 use wgpt::graph::{Family, Graph, Plan, Step};
-use wgpt::models::config::{Config, FeedForward, Norm, Position};
-use wgpt::models::experts::Experts;
-use wgpt::models::model::Model;
+use wgpt::models::config::{Config, Experts, FeedForward, Norm, Position};
+
+use wgpt::models::blocks::Compute;
+use wgpt::models::choices::{FeedForwardKind, ModelChoices, PositionKind};
+use wgpt::models::initial::initial_values;
+use wgpt::models::network::Network;
 use wgpt::ops::add::add_in_place;
 use wgpt::ops::fill::Fill;
 use wgpt::ops::rope::Scaling;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{Optimizer, TrainingGraph};
-use wgpt::train::settings::{Choices, FeedForwardKind, PositionKind};
 
 const CASES: [&str; 11] = [
     "llama",
@@ -80,22 +82,22 @@ fn logits_of_every_folder_are_those_of_pytorch() {
 
 #[test]
 fn loss_and_gradients_are_those_of_pytorch() {
-    let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_norm: 0.0, accumulate: 1 };
+    let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, weight_decay: 0.1, max_norm: 0.0, ..Optimizer::default() };
     for name in ["llama", "mixtral", "qwen3"] {
         let (config, weights) = open(&case(name));
         let (ids, shape) = dump::<u32>(&case(name), "ids");
         let (targets, _) = dump::<u32>(&case(name), "targets");
         for (label, mut device) in devices() {
-            let loss = |g: &mut Graph| {
-                let objective =
-                    Model { config: &config, training: true, mixed: false }.objective(g, shape[0], shape[1]);
-                g.output("loss", objective.reported);
-                objective
-            };
-            let training = TrainingGraph::new(&config.parameters(), &optimizer, loss);
+            let network = Network::new(config.clone());
+            let networks = std::slice::from_ref(&network);
+            let training = TrainingGraph::new(networks, Compute::default(), &optimizer, |g, m| {
+                let loss = m[0].loss(g, shape[0], shape[1]);
+                g.output("loss", loss);
+                loss
+            });
             let plan = Plan::new(&training.graph, device.limits()).unwrap();
             let program = device.load(&training.graph, plan).unwrap();
-            upload(device.as_mut(), &weights).unwrap();
+            upload(device.as_mut(), &network, &weights).unwrap();
             device.write(program, "ids", bytemuck::cast_slice(&ids)).unwrap();
             device.write(program, "targets", bytemuck::cast_slice(&targets)).unwrap();
             device.run(program, 0, &Step::default()).unwrap();
@@ -126,7 +128,8 @@ fn greedy_text_through_the_cache_is_that_of_transformers() {
         let (want, wanted) = dump::<u32>(&case(name), "greedy");
         for family in [Family::Software, Family::Gpu] {
             let mut device = Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap();
-            let mut generator = Generator::new(&mut device, &config, &weights, config.vocab_size, 1).unwrap();
+            let network = Network::new(config.clone());
+            let mut generator = Generator::new(&mut device, &network, &weights, config.vocab_size, 1).unwrap();
             for (row, want) in want.chunks(wanted[1]).enumerate() {
                 let prompt = &ids[row * shape[1]..][..8];
                 let mut got = vec![];
@@ -259,7 +262,8 @@ fn presets_have_the_published_sizes() {
 
 #[test]
 fn each_part_of_gpt2_can_be_exchanged_and_is_saved_and_read() {
-    let choices = |norm, position, feed_forward| Choices { norm, position, feed_forward, ..Choices::default() };
+    let choices =
+        |norm, position, feed_forward| ModelChoices { norm, position, feed_forward, ..ModelChoices::default() };
     let swiglu = Some(FeedForwardKind::SwiGlu);
     let all = [
         choices(Some(Norm::RmsNorm), None, None),
@@ -269,7 +273,7 @@ fn each_part_of_gpt2_can_be_exchanged_and_is_saved_and_read() {
     ];
     let plain = Config::preset("demo").unwrap();
     for choices in all {
-        let mut config = choices.clone().resolve(None).unwrap().config(plain.vocab_size).unwrap();
+        let mut config = choices.config(plain.vocab_size, 0.02).unwrap();
         assert!(config.norm == Norm::RmsNorm || config.position != Position::Learned || config.inner == 172);
         let read = Config::from_json(&config.to_json(), Path::new("config.json")).unwrap();
         if config.feed_forward == FeedForward::SwiGlu {
@@ -279,18 +283,18 @@ fn each_part_of_gpt2_can_be_exchanged_and_is_saved_and_read() {
         }
         assert_eq!(read, config);
         // What is trained is what is generated: the cache gives the logits of the whole forward pass.
-        (config.layers, config.vocab_size) = (1, 11);
+        (config.layers, config.vocab_size, config.initializer_range) = (1, 11, 0.3);
+        let network = Network::new(config.clone());
         let ids: Vec<u32> = (0..9).map(|i| i * 7 % 11).collect();
         let mut device = Gpu::open("auto").unwrap();
-        let mut generator = Generator::of_store(&mut device, &config, 11, 1).unwrap();
-        for (name, dims) in config.parameters() {
-            let values = wgpt::models::initial::initial_values(&config, &name, dims.iter().product(), 0.3, 5);
-            device.write_state(&name, &values).unwrap();
+        let mut generator = Generator::of_store(&mut device, &network, 11, 1).unwrap();
+        for parameter in network.parameters() {
+            device.write_state(&parameter.name, &initial_values(parameter, 5)).unwrap();
         }
         let cached = generator.logits(&mut device, &ids).unwrap();
         let mut g = Graph::new();
         let input = g.input("ids", wgpt::graph::Shape::u32(&[1, ids.len()]));
-        let logits = Model { config: &config, training: false, mixed: false }.logits(&mut g, input);
+        let logits = network.inference().logits(&mut g, input);
         g.output("logits", logits);
         let plan = Plan::new(&g, device.limits()).unwrap();
         let program = device.load(&g, plan).unwrap();
@@ -301,29 +305,28 @@ fn each_part_of_gpt2_can_be_exchanged_and_is_saved_and_read() {
         // The same sums in another order, of numbers up to 3.
         assert!(error <= 1e-5, "{choices:?}: {error}");
     }
-    let refused = |choices: Choices, named: &str| {
-        let message = choices.resolve(None).unwrap().config(256).unwrap_err().to_string();
+    let refused = |choices: ModelChoices, named: &str| {
+        let message = choices.config(256, 0.02).unwrap_err().to_string();
         assert!(message.contains(named), "{message}");
     };
     for preset in ["demo", "gpt-mini"] {
         let preset = Some(preset.into());
-        refused(Choices { preset: preset.clone(), kv_heads: Some(2), ..Choices::default() }, "--kv-heads");
+        refused(ModelChoices { preset: preset.clone(), kv_heads: Some(2), ..ModelChoices::default() }, "--kv-heads");
         // More heads than the preset's all have keys and values of their own.
-        let more =
-            Choices { preset, heads: Some(16), ..Choices::default() }.resolve(None).unwrap().config(256).unwrap();
+        let more = ModelChoices { preset, heads: Some(16), ..ModelChoices::default() }.config(256, 0.02).unwrap();
         assert_eq!((more.heads, more.kv_heads, more.head_size), (16, 16, 4));
     }
-    let shared = Choices { preset: Some("llama-mini".into()), heads: Some(16), ..Choices::default() };
-    assert_eq!(shared.resolve(None).unwrap().config(256).unwrap().kv_heads, 4);
-    let llama = Choices { preset: Some("llama-mini".into()), ..Choices::default() };
-    refused(Choices { norm: Some(Norm::LayerNorm), ..llama.clone() }, "--norm");
-    refused(Choices { kv_heads: Some(3), ..llama.clone() }, "num_key_value_heads");
-    refused(Choices { experts: Some(4), ..llama }, "--experts");
-    let mixtral = Choices { preset: Some("mixtral".into()), ..Choices::default() };
-    refused(Choices { experts_per_token: Some(9), ..mixtral.clone() }, "experts-per-token");
-    refused(Choices { router_z: Some(f32::NAN), ..mixtral.clone() }, "router-z");
-    let config = Choices { experts: Some(4), experts_per_token: Some(1), router_balance: Some(0.5), ..mixtral };
-    let config = config.resolve(None).unwrap().config(256).unwrap();
+    let shared = ModelChoices { preset: Some("llama-mini".into()), heads: Some(16), ..ModelChoices::default() };
+    assert_eq!(shared.config(256, 0.02).unwrap().kv_heads, 4);
+    let llama = ModelChoices { preset: Some("llama-mini".into()), ..ModelChoices::default() };
+    refused(ModelChoices { norm: Some(Norm::LayerNorm), ..llama.clone() }, "--norm");
+    refused(ModelChoices { kv_heads: Some(3), ..llama.clone() }, "num_key_value_heads");
+    refused(ModelChoices { experts: Some(4), ..llama }, "--experts");
+    let mixtral = ModelChoices { preset: Some("mixtral".into()), ..ModelChoices::default() };
+    refused(ModelChoices { experts_per_token: Some(9), ..mixtral.clone() }, "experts-per-token");
+    refused(ModelChoices { router_z: Some(f32::NAN), ..mixtral.clone() }, "router-z");
+    let config = ModelChoices { experts: Some(4), experts_per_token: Some(1), router_balance: Some(0.5), ..mixtral };
+    let config = config.config(256, 0.02).unwrap();
     assert_eq!(config.experts(), Some(Experts { count: 4, top: 1, balance: 0.5, z: 0.001 }));
     assert_eq!(Config::from_json(&config.to_json(), Path::new("config.json")).unwrap(), config);
 }
@@ -345,7 +348,7 @@ fn a_llama_trains_resumes_samples_and_is_exported_like_any_model() {
     good("train --out run --resume --device cpu");
     assert_eq!(weights("run"), whole, "resuming changes no bit");
     let config = wgpt::formats::folder::read_config(&place.path("run")).unwrap();
-    assert_eq!((config.family.name(), config.kv_heads, config.inner), ("LLaMA", 1, 44));
+    assert_eq!((config.family, config.kv_heads, config.inner), ("LLaMA", 1, 44));
 
     // Past the context, where the last half is read again.
     let text = good("sample --model run --prompt a --tokens 20 --device cpu --context 12");
@@ -375,21 +378,21 @@ fn a_llama_trains_resumes_samples_and_is_exported_like_any_model() {
 fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
     // A table of 500 x 96 and weights of 520 x 96 beyond 160 KiB, 480 rows of logits and of activations as well.
     let llama = Config::preset("llama-mini").unwrap().resized(1, 4, 96);
-    let config = Config { vocab_size: 500, context: 16, kv_heads: 2, ..llama };
+    let config = Config { vocab_size: 500, context: 16, kv_heads: 2, initializer_range: 0.1, ..llama };
+    let network = Network::new(config.clone());
     let batch = 30;
     let ids: Vec<u32> = (0..batch as u32 * 16 + 1).map(|i| i * i * 7 % 500).collect();
     let gradients = |device: &mut dyn Executor| -> Vec<(String, Vec<f32>)> {
         let mut g = Graph::new();
-        let loss = Model { config: &config, training: true, mixed: false }.loss(&mut g, batch, 16);
+        let loss = network.training(Compute::default()).loss(&mut g, batch, 16);
         let wanted = config.parameters().into_iter();
         let wanted: Vec<_> = wanted.map(|(n, d)| (g.state(&n, &d), g.state(&format!("{n}.grad"), &d))).collect();
         let seed = g.apply(Fill { value: 1.0 }, &[]);
         gradient(&mut g, loss, seed, &wanted, &add_in_place());
         let plan = Plan::new(&g, device.limits()).unwrap();
         let program = device.load(&g, plan).unwrap();
-        for (name, dims) in config.parameters() {
-            let values = wgpt::models::initial::initial_values(&config, &name, dims.iter().product(), 0.1, 5);
-            device.write_state(&name, &values).unwrap();
+        for parameter in network.parameters() {
+            device.write_state(&parameter.name, &initial_values(parameter, 5)).unwrap();
         }
         device.write(program, "ids", bytemuck::cast_slice(&ids[..batch * 16])).unwrap();
         device.write(program, "targets", bytemuck::cast_slice(&ids[1..])).unwrap();

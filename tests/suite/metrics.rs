@@ -1,7 +1,7 @@
 //! Metrics against scikit-learn's and SciPy's values. tests/fixtures/metrics.py makes them.
 
 use serde_json::Value;
-use wgpt::finetune::metrics::{Confusion, Measure, Metrics, pearson, spearman};
+use wgpt::evaluate::metrics::{Confusion, Measure, Metrics, pearson, spearman};
 
 fn fixture(kind: &str) -> Vec<Value> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/metrics.json");

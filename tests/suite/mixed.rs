@@ -1,65 +1,63 @@
 //! Mixed precision: gradients beside those of f32, the loss scale on the device, memory, and who is refused.
 
 use crate::plan::{FAMILIES, roomy};
-use crate::training::{assert_same, bits, blank, choices, config, corpus, everything, gpu, losses, parameters};
-use crate::training::{repeats_and_resumes, settings, steps, trainer};
+use crate::training::{Choices, Interrupt, Setup, assert_same, bits, choices, everything, gpu, losses, parameters};
+use crate::training::{repeats_and_resumes, run_setup, setup, start, steps, validate};
 use std::collections::BTreeMap;
 use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::graph::memory::Class;
 use wgpt::graph::{Dtype, Family, Graph, Limits, Plan, Step};
+use wgpt::models::blocks::Compute;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
+use wgpt::objectives::pretrain::Pretrain;
+use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::ops::global_norm::report;
 use wgpt::ops::loss_scale::{INITIAL, LEAST};
 use wgpt::reference::Cpu;
-use wgpt::train::checkpoint::{Mode, RunFolder};
-use wgpt::train::graph::{REPORT, TrainingGraph};
-use wgpt::train::settings::{Choices, Precision, Settings};
-use wgpt::train::trainer::{Blueprint, trainer_state};
+use wgpt::train::checkpoint::RunFolder;
+use wgpt::train::graph::{Optimizer, REPORT, TrainingGraph};
+use wgpt::train::run::{Run, restore, run_state};
+use wgpt::train::settings::{self as run, Precision};
+use wgpt::train::trainer::Blueprint;
 
 const BATCH: usize = 3;
 const TIME: usize = 24;
 
-fn mixed(choices: Choices) -> Settings {
-    settings(Choices { precision: Some(Precision::Mixed), ..choices })
+fn mixed(run: run::Choices) -> Setup {
+    run_setup(run::Choices { precision: Some(Precision::Mixed), ..run })
 }
 
-/// A small model with the parts of a preset.
-fn small(preset: &str) -> Config {
-    let choices = Choices {
-        preset: Some(preset.into()),
-        layers: Some(2),
-        width: Some(64),
-        context: Some(TIME),
-        ..Choices::default()
-    };
-    settings(choices).config(101).unwrap()
+/// A small model with the parts of a preset, whose initial values are larger than where training begins, so that attention and
+/// the feed-forward parts matter.
+fn small(preset: &str) -> Network {
+    let whole = Config::preset(preset).unwrap();
+    let sized = whole.clone().resized(2, whole.heads, 64);
+    Network::new(Config { vocab_size: 101, context: TIME, initializer_range: 0.1, ..sized })
 }
 
 /// A training step's graph of a small model; the seed is 1 in f32, and the loss scale in mixed precision.
-fn training(config: &Config, mixed: bool, rows: Option<usize>) -> Graph {
-    let optimizer = settings(choices()).optimizer();
-    let model = Model { config, training: true, mixed };
-    let objective = |g: &mut Graph| model.chunked_objective(g, BATCH, TIME, rows);
-    TrainingGraph::scaled(&config.parameters(), &optimizer, mixed.then_some(2000), objective).graph
+fn training(network: &Network, mixed: bool, classifier_rows: Option<usize>) -> Graph {
+    let compute = Compute { mixed, classifier_rows, ..Compute::default() };
+    let networks = std::slice::from_ref(network);
+    TrainingGraph::new(networks, compute, &Optimizer::default(), |g, m| m[0].loss(g, BATCH, TIME)).graph
 }
 
 /// The loss, and the gradient of each parameter, after one micro-batch.
-fn gradients(device: &mut dyn Executor, config: &Config, graph: &Graph) -> (f32, BTreeMap<String, Vec<f32>>) {
+fn gradients(device: &mut dyn Executor, network: &Network, graph: &Graph) -> (f32, BTreeMap<String, Vec<f32>>) {
     let plan = Plan::new(graph, device.limits()).unwrap();
     let program = device.load(graph, plan).unwrap();
-    for (name, dims) in config.parameters() {
-        // Larger than where training begins, so that attention and the feed-forward parts matter.
-        device.write_state(&name, &initial_values(config, &name, dims.iter().product(), 0.1, 3)).unwrap();
+    for parameter in network.parameters() {
+        device.write_state(&parameter.name, &initial_values(parameter, 3)).unwrap();
     }
     let words = |salt: u32| (0..(BATCH * TIME) as u32).map(|i| (i * 37 + salt * 11) % 101).collect::<Vec<u32>>();
     device.write(program, "ids", bytemuck::cast_slice(&words(1))).unwrap();
     device.write(program, "targets", bytemuck::cast_slice(&words(2))).unwrap();
     device.run(program, 0, &Step { seed: 5, ..Step::default() }).unwrap();
     let read = |(name, _): (String, Vec<usize>)| (name.clone(), device.read_state(&format!("{name}.grad")).unwrap());
-    let gradients = config.parameters().into_iter().map(read).collect();
+    let gradients = network.config().parameters().into_iter().map(read).collect();
     (device.read_state("step.loss_sum").unwrap()[0], gradients)
 }
 
@@ -123,15 +121,17 @@ fn gradients_of_weights_are_added_by_the_products_that_make_them() {
 
 #[test]
 fn a_mixed_run_repeats_and_resumes_bit_for_bit() {
-    repeats_and_resumes(Choices { precision: Some(Precision::Mixed), ..choices() });
+    let run = run::Choices { precision: Some(Precision::Mixed), ..Default::default() };
+    repeats_and_resumes(Choices { run, ..choices() });
 }
 
 #[test]
 fn blocks_that_are_computed_again_change_no_bit() {
-    let kept = mixed(Choices { dropout: Some(0.1), ..choices() });
-    let again = Settings { recompute: true, ..kept.clone() };
+    let kept = mixed(run::Choices { dropout: Some(0.1), ..Default::default() });
+    let mut again = kept.clone();
+    again.settings.recompute = true;
     for family in FAMILIES {
-        let [mut kept, mut again] = [&kept, &again].map(|settings| trainer(gpu(family), settings));
+        let [mut kept, mut again] = [&kept, &again].map(|setup| setup.trainer(gpu(family)));
         assert_eq!(losses(&steps(&mut again, 5)), losses(&steps(&mut kept, 5)), "{family:?}");
         assert_same(&everything(&mut again), &everything(&mut kept));
     }
@@ -139,18 +139,18 @@ fn blocks_that_are_computed_again_change_no_bit() {
 
 #[test]
 fn a_mixed_run_learns_like_one_in_f32() {
-    let (plain, mixed) = (settings(choices()), mixed(choices()));
+    let (plain, mixed) = (setup(choices()), mixed(run::Choices::default()));
     let end = |run: &[f32]| run.iter().rev().take(10).sum::<f32>() / 10.0;
-    let curve = losses(&steps(&mut trainer(gpu(Family::Software), &plain), 60));
+    let curve = losses(&steps(&mut plain.trainer(gpu(Family::Software)), 60));
     for family in FAMILIES {
-        let mut run = trainer(gpu(family), &mixed);
+        let mut run = mixed.trainer(gpu(family));
         let records = steps(&mut run, 60);
         assert!(records.iter().all(|r| r.loss_scale == Some(INITIAL) && r.skipped.is_none()), "{family:?}");
         let (got, want) = (end(&losses(&records)), end(&curve));
         assert!(want < curve[0] - 0.5, "the loss falls from {} to {want}", curve[0]);
         assert!((got / want - 1.0).abs() < 0.01, "{family:?}: {got} in mixed precision, {want} in f32");
         // Validation is of the same precision, on the same weights.
-        let val = run.validate().unwrap();
+        let val = validate(&mut run) as f32;
         assert!((val - got).abs() < 0.3, "{family:?}: validation loss {val}, training loss {got}");
     }
 }
@@ -159,14 +159,14 @@ fn a_mixed_run_learns_like_one_in_f32() {
 /// also from a checkpoint in between, with the same bits.
 #[test]
 fn a_loss_scale_that_overflows_backs_off_on_the_device() {
-    let settings = mixed(Choices { accumulate: Some(2), ..choices() });
+    let setup = mixed(run::Choices { accumulate: Some(2), ..Default::default() });
     let absurd = |executor: &mut dyn Executor| {
         let mut words = executor.read_state(REPORT).unwrap();
         words[report::SCALE] = 2f32.powi(40);
         executor.write_state(REPORT, &words).unwrap();
     };
     for family in FAMILIES {
-        let mut run = trainer(gpu(family), &settings);
+        let mut run = setup.trainer(gpu(family));
         absurd(run.executor());
         let before = parameters(&mut run);
         let first = steps(&mut run, 8);
@@ -180,8 +180,9 @@ fn a_loss_scale_that_overflows_backs_off_on_the_device() {
         assert_same(&parameters(&mut run), &before);
 
         let folder = tempfile::tempdir().unwrap();
-        let saved = RunFolder::create(folder.path(), Mode::Fresh).unwrap();
-        run.save(&saved, corpus().tokenizer.json(), None, None).unwrap();
+        let mut saved = start(&setup, folder.path(), run, &Interrupt::after(usize::MAX));
+        saved.save().unwrap();
+        let Run { trainer: mut run, folder: saved, .. } = saved;
         drop(saved);
         let rest = steps(&mut run, 32);
         let applied = rest.iter().filter(|r| r.skipped.is_none()).count();
@@ -194,10 +195,10 @@ fn a_loss_scale_that_overflows_backs_off_on_the_device() {
         assert_eq!((words[report::UPDATES], words[report::SKIPPED_IN_A_ROW]), (applied as u32, 0), "{family:?}");
 
         let checkpoint = RunFolder::open(folder.path()).unwrap().latest().unwrap().unwrap();
-        let state = trainer_state(&checkpoint).unwrap();
+        let state = run_state(&checkpoint).unwrap();
         assert_eq!(state.settings.precision, Precision::Mixed, "a checkpoint says what it was trained in");
-        let mut resumed = blank(gpu(family), &state.settings);
-        resumed.restore(&checkpoint, &state).unwrap();
+        let mut resumed = setup.blank(gpu(family));
+        restore(&mut resumed, &checkpoint).unwrap();
         assert_eq!(losses(&steps(&mut resumed, 32)), losses(&rest), "{family:?}");
         assert_same(&everything(&mut resumed), &everything(&mut run));
     }
@@ -207,7 +208,7 @@ fn a_loss_scale_that_overflows_backs_off_on_the_device() {
 /// has nothing to do with the scale.
 #[test]
 fn what_a_smaller_scale_cannot_help_is_counted() {
-    let mut run = trainer(gpu(Family::Software), &mixed(choices()));
+    let mut run = mixed(run::Choices::default()).trainer(gpu(Family::Software));
     let mut words = run.executor().read_state(REPORT).unwrap();
     words[report::SCALE] = LEAST;
     run.executor().write_state(REPORT, &words).unwrap();
@@ -219,7 +220,7 @@ fn what_a_smaller_scale_cannot_help_is_counted() {
         assert_eq!(record.skipped.as_deref(), Some("the gradient of wpe.weight is not finite"));
         assert_eq!((record.loss_scale, run.is_hopeless()), (Some(LEAST), step == 5));
     }
-    let mut run = trainer(gpu(Family::Software), &mixed(choices()));
+    let mut run = mixed(run::Choices::default()).trainer(gpu(Family::Software));
     let mut weight = run.executor().read_state("h.0.mlp.c_fc.weight").unwrap();
     weight[3] = 1e6; // beyond f16
     run.executor().write_state("h.0.mlp.c_fc.weight", &weight).unwrap();
@@ -230,7 +231,7 @@ fn what_a_smaller_scale_cannot_help_is_counted() {
 
 #[test]
 fn a_loss_scale_doubles_after_steps_that_were_fine() {
-    let mut run = trainer(gpu(Family::Gpu), &mixed(choices()));
+    let mut run = mixed(run::Choices::default()).trainer(gpu(Family::Gpu));
     for (scale, steady, want) in [(1024.0, 1999, (2048.0, 0)), (1024.0, 7, (1024.0, 8))] {
         let mut words = run.executor().read_state(REPORT).unwrap();
         (words[report::SCALE], words[report::STEADY]) = (scale, f32::from_bits(steady));
@@ -244,18 +245,15 @@ fn a_loss_scale_doubles_after_steps_that_were_fine() {
 #[test]
 fn activations_take_half_the_memory() {
     let limits = Limits { f16: true, ..roomy(Family::Gpu) };
-    let temporary = |choices: Choices| {
-        let settings = settings(choices);
-        let vocabulary = Config::preset(&settings.preset).unwrap().vocab_size;
-        let blueprint = Blueprint::new(&settings.config(vocabulary).unwrap(), &settings, &limits).unwrap();
+    let temporary = |preset: &str, precision: Option<Precision>| {
+        let choices = run::Choices { batch: Some(8), precision, ..Default::default() };
+        let settings = choices.resolve(&PresetRecipe::of(Some(preset)).run, |_| 1).unwrap();
+        let config = Config { context: 1024, ..Config::preset(preset).unwrap() };
+        let blueprint = Blueprint::new(&Pretrain::without_data(config, 1024), &settings, &limits).unwrap();
         blueprint.training_plan().size_bytes(|class| *class == Class::Temporary)
     };
     for preset in ["gpt2", "smollm2-135m"] {
-        let of = |precision| {
-            let context = Some(1024);
-            temporary(Choices { preset: Some(preset.into()), batch: Some(8), context, precision, ..Choices::default() })
-        };
-        let (plain, mixed) = (of(None), of(Some(Precision::Mixed)));
+        let (plain, mixed) = (temporary(preset, None), temporary(preset, Some(Precision::Mixed)));
         let share = mixed as f64 / plain as f64;
         // The residual stream and the statistics stay f32, and there are the copies of the weights.
         assert!((0.5..0.65).contains(&share), "{preset}: {mixed} of {plain} bytes, {share:.2}");
@@ -264,12 +262,11 @@ fn activations_take_half_the_memory() {
 
 #[test]
 fn a_device_without_half_precision_is_refused_with_a_reason() {
-    let settings = mixed(choices());
+    let setup = mixed(run::Choices::default());
     let limits = Limits::portable(Family::Gpu);
-    let why =
-        Blueprint::new(&config(&settings), &settings, &limits).err().expect("no f16, no mixed precision").to_string();
+    let why = setup.blueprint(&limits).err().expect("no f16, no mixed precision").to_string();
     assert!(why.contains("--precision mixed") && why.contains("f16") && why.contains("--precision f32"), "{why}");
-    assert!(Blueprint::new(&config(&settings), &settings, &Limits { f16: true, ..limits }).is_ok());
+    assert!(setup.blueprint(&Limits { f16: true, ..limits }).is_ok());
 }
 
 /// Tensors of graphs in f32 are f32: the switch is off unless it is on.

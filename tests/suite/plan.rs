@@ -8,8 +8,11 @@ use wgpt::graph::gradient::gradient;
 use wgpt::graph::memory::{Class, Life, Storage, pack, peak};
 use wgpt::graph::plan::Command;
 use wgpt::graph::{Constant, Family, Graph, Limits, Plan, Shape, Step, Tensor};
+use wgpt::models::blocks::Compute;
 use wgpt::models::config::Config;
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
+use wgpt::objectives::pretrain::Pretrain;
+use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::ops::Case;
 use wgpt::ops::IGNORED;
 use wgpt::ops::add::add_in_place;
@@ -40,22 +43,21 @@ pub fn case_graph(case: &Case) -> Graph {
     case.graph().0
 }
 
-/// The settings of a preset with dropout or without.
-pub fn settings(preset: &str, dropout: f32) -> Settings {
-    let choices = Choices { preset: Some(preset.into()), dropout: Some(dropout), ..Choices::default() };
-    choices.resolve(None).unwrap()
+/// The settings of a preset, and its model with dropout or without.
+pub fn settings(preset: &str, dropout: f32) -> (Settings, Config) {
+    let choices = Choices { dropout: Some(dropout), ..Choices::default() };
+    let settings = choices.resolve(&PresetRecipe::of(Some(preset)).run, |_| 1).unwrap();
+    let config = Config { dropout: settings.dropout(), ..Config::preset(preset).unwrap() };
+    (settings, config)
 }
 
 /// Training, evaluation and generation of a preset.
 pub fn preset_graphs(preset: &str, dropout: f32) -> [Graph; 3] {
-    let settings = settings(preset, dropout);
-    let vocabulary = Config::preset(preset).unwrap().vocab_size;
-    let config = settings.config(vocabulary).unwrap();
-    let (batch, context) = (settings.batch, settings.context);
-    let training = TrainingGraph::new(&config.parameters(), &settings.optimizer(), |g| {
-        Model { config: &config, training: true, mixed: false }.objective(g, batch, context)
-    });
-    let model = Model { config: &config, training: false, mixed: false };
+    let (settings, config) = settings(preset, dropout);
+    let (batch, context) = (settings.batch, config.context);
+    let network = Network::new(config);
+    let training = training(&settings, &network, settings.compute());
+    let model = network.inference();
     let mut evaluation = Graph::new();
     let loss = model.loss(&mut evaluation, batch, context);
     evaluation.output("loss", loss);
@@ -63,19 +65,22 @@ pub fn preset_graphs(preset: &str, dropout: f32) -> [Graph; 3] {
     let ids = generation.state_u32("ids", &[2, 1]);
     let logits = model.decode(&mut generation, ids);
     generation.output("logits", logits);
-    [training.graph, evaluation, generation]
+    [training, evaluation, generation]
 }
 
 /// Training of a preset in mixed precision, with logits all at once and in chunks.
 pub fn mixed_graphs(preset: &str, dropout: f32) -> [Graph; 2] {
-    let settings = settings(preset, dropout);
-    let config = settings.config(Config::preset(preset).unwrap().vocab_size).unwrap();
-    let (batch, context) = (settings.batch, settings.context);
-    [None, Some(256)].map(|rows| {
-        let model = Model { config: &config, training: true, mixed: true };
-        let objective = |g: &mut Graph| model.chunked_objective(g, batch, context, rows);
-        TrainingGraph::scaled(&config.parameters(), &settings.optimizer(), Some(2000), objective).graph
+    let (settings, config) = settings(preset, dropout);
+    let network = Network::new(config);
+    [None, Some(256)].map(|classifier_rows| {
+        training(&settings, &network, Compute { mixed: true, classifier_rows, ..Compute::default() })
     })
+}
+
+fn training(settings: &Settings, network: &Network, compute: Compute) -> Graph {
+    let (batch, context) = (settings.batch, network.config().context);
+    let networks = std::slice::from_ref(network);
+    TrainingGraph::new(networks, compute, &settings.optimizer(), |g, m| m[0].loss(g, batch, context)).graph
 }
 
 /// What a device with `limits` would refuse about a plan, or what would race.
@@ -266,8 +271,9 @@ fn a_plan_prints_the_same_every_time() {
     for part in ["buffer 0 ", "segment accumulate", "segment update", "wte.weight.exp_avg_sq", "adamw", "step"] {
         assert!(text.contains(part), "`{part}` is not in the printed plan");
     }
-    let settings = settings("char", 0.2);
-    let blueprint = Blueprint::new(&settings.config(256).unwrap(), &settings, &roomy(Family::Software)).unwrap();
+    let (settings, config) = settings("char", 0.2);
+    let objective = Pretrain::without_data(config, 256);
+    let blueprint = Blueprint::new(&objective, &settings, &roomy(Family::Software)).unwrap();
     assert_eq!(text, blueprint.training_plan().to_string(), "a run plans the same graph");
 }
 

@@ -10,23 +10,23 @@ use wgpt::executor::{COPY, Executor};
 use wgpt::gpu::ceilings::Ceilings;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Limits, Op, Plan, Shape, Shapes, Step};
-use wgpt::models::model::Model;
+use wgpt::models::blocks::{Compute, Model};
+use wgpt::models::config::Config;
+use wgpt::models::network::Network;
 use wgpt::ops::add::{Add, AddInPlace};
 use wgpt::ops::ceiling::Fma;
 use wgpt::shaders::specialise;
-use wgpt::train::graph::TrainingGraph;
-use wgpt::train::settings::Choices;
+use wgpt::train::graph::{Optimizer, TrainingGraph};
 
 /// A model that takes milliseconds.
 const SMALL: &str = "profile --preset demo --batch 1 --context 16 --repeat 2";
 
 /// The graph of its training step.
 fn small() -> Graph {
-    let choices = Choices { batch: Some(1), context: Some(16), accumulate: Some(1), ..Choices::default() };
-    let settings = choices.resolve(None).unwrap();
-    let config = settings.config(256).unwrap();
-    let loss = |g: &mut Graph| Model { config: &config, training: true, mixed: false }.loss(g, 1, 16);
-    TrainingGraph::new(&config.parameters(), &settings.optimizer(), loss).graph
+    let network = Network::new(Config { context: 16, ..Config::preset("demo").unwrap() });
+    let networks = std::slice::from_ref(&network);
+    let loss = |g: &mut Graph, m: &[Model]| m[0].loss(g, 1, 16);
+    TrainingGraph::new(networks, Compute::default(), &Optimizer::default(), loss).graph
 }
 
 fn wgpt(folder: &Path, arguments: &str) -> Output {
@@ -374,7 +374,7 @@ fn doctor_prints_one_object_for_bug_reports() {
     let share = number(&estimates["flops_share"]);
     assert!(share > 0.0 && share < 2.0, "{estimates}");
     let presets = estimates["presets"].as_array().unwrap();
-    assert_eq!(presets.len(), wgpt::models::config::PRESETS.len());
+    assert_eq!(presets.len(), wgpt::models::presets::PRESETS.len());
     let mut slower = f64::INFINITY;
     for preset in presets.iter().filter(|p| p["fits"] == true) {
         let (speed, hours) = (number(&preset["tokens_per_second"]), number(&preset["hours_for_1b_tokens"]));

@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
+use wgpt::models::network::Network;
 
 /// Characters of the model; no line break, so that a line is a text.
 const ALPHABET: &str = "The cat sat on mats. é€";
@@ -31,15 +32,11 @@ struct Record {
 fn place() -> (Place, Tokenizer) {
     let place = Place::new();
     let tokenizer = Tokenizer::chars(ALPHABET).unwrap();
-    let config = Config::new(tokenizer.vocabulary_size(), CONTEXT, 1, 2, 16);
-    let values: Vec<(String, Vec<usize>, Vec<f32>)> = config
-        .parameters()
-        .into_iter()
-        .map(|(name, dims)| {
-            let values = initial_values(&config, &name, dims.iter().product(), 0.5, 11);
-            (name, dims, values)
-        })
-        .collect();
+    let sized = Config::new(tokenizer.vocabulary_size(), CONTEXT, 1, 2, 16);
+    let network = Network::new(Config { initializer_range: 0.5, ..sized });
+    let config = network.config();
+    let values: Vec<(String, Vec<usize>, Vec<f32>)> =
+        network.parameters().iter().map(|p| (p.name.clone(), p.dims.clone(), initial_values(p, 11))).collect();
     place.write("model/config.json", config.to_json());
     tokenizer.save(&place.path("model")).unwrap();
     let views = values.iter().map(|(name, dims, values)| {

@@ -1,8 +1,11 @@
 //! Whole runs of a tiny model: the same numbers on every executor, the same bits every time, and what goes wrong.
 
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use wgpt::checks::check_close;
 use wgpt::data::corpora::story;
+use wgpt::data::corpus::Corpus;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::data::tokens::Tokens;
 use wgpt::error::{Error, Result};
@@ -11,19 +14,25 @@ use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
 use wgpt::graph::memory::Class;
 use wgpt::graph::{Family, Graph, Limits, Plan, Step};
+use wgpt::models::blocks::Compute;
+use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
-use wgpt::models::model::Model;
+use wgpt::models::network::Network;
+use wgpt::objectives::pretrain::Pretrain;
+use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::ops::add::add_in_place;
 use wgpt::ops::fill::Fill;
 use wgpt::ops::global_norm::report;
 use wgpt::reference::Cpu;
 use wgpt::train::checkpoint::{Mode, RunFolder};
 use wgpt::train::graph::{Optimizer, REPORT, TrainingGraph};
-use wgpt::train::log::Record;
+use wgpt::train::record::Record;
+use wgpt::train::run::{End, Run, RunState, restore, run_state};
 use wgpt::train::schedule::ScheduleKind;
-use wgpt::train::settings::{Choices, Settings};
-use wgpt::train::trainer::{Blueprint, Trainer, trainer_state};
+use wgpt::train::settings::{self as run, Cadence, Settings, merged};
+use wgpt::train::sinks::Sink;
+use wgpt::train::trainer::{Blueprint, Trainer};
 
 pub struct Story {
     pub tokenizer: Tokenizer,
@@ -46,13 +55,34 @@ pub fn gpu(family: Family) -> Gpu {
     Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap()
 }
 
-/// Settings of the tiny model: a constant learning rate of 1e-2, no dropout.
+/// Choices of the tiny model and of its run.
+#[derive(Clone, Default)]
+pub struct Choices {
+    pub preset: Option<String>,
+    pub layers: Option<usize>,
+    pub heads: Option<usize>,
+    pub width: Option<usize>,
+    pub context: Option<usize>,
+    pub experts: Option<usize>,
+    pub init_std: Option<f32>,
+    pub run: run::Choices,
+}
+
+/// The tiny model: a constant learning rate of 1e-2, no dropout.
 pub fn choices() -> Choices {
     Choices {
         layers: Some(2),
         heads: Some(2),
         width: Some(32),
         context: Some(16),
+        init_std: Some(0.02),
+        ..Choices::default()
+    }
+}
+
+/// How the tiny model is trained.
+pub fn run_choices() -> run::Choices {
+    run::Choices {
         batch: Some(4),
         accumulate: Some(1),
         steps: Some(100),
@@ -60,31 +90,62 @@ pub fn choices() -> Choices {
         warmup: Some(0),
         schedule: Some(ScheduleKind::Constant),
         eval_batches: Some(2),
-        init_std: Some(0.02),
-        ..Choices::default()
+        ..run::Choices::default()
     }
 }
 
-pub fn settings(choices: Choices) -> Settings {
-    choices.resolve(None).unwrap()
+/// A model and how it is trained.
+#[derive(Clone)]
+pub struct Setup {
+    pub config: Config,
+    pub settings: Settings,
 }
 
-pub fn config(settings: &Settings) -> Config {
-    settings.config(corpus().tokenizer.vocabulary_size()).unwrap()
+pub fn setup(choices: Choices) -> Setup {
+    let Choices { preset, layers, heads, width, context, experts, init_std, run } = choices;
+    let tokenizer = None;
+    let kept =
+        ModelChoices { preset, layers, heads, width, context, experts, init_std, tokenizer, ..Default::default() };
+    let settings = merged(&run, &run_choices()).resolve(&PresetRecipe::of(Some("demo")).run, |_| 1).unwrap();
+    let config = kept.config(corpus().tokenizer.vocabulary_size(), 0.02).unwrap();
+    Setup { config: Config { dropout: settings.dropout(), ..config }, settings }
 }
 
-/// A trainer whose parameters are not set yet.
-pub fn blank(executor: impl Executor + 'static, settings: &Settings) -> Trainer {
-    let config = config(settings);
-    let blueprint = Blueprint::new(&config, settings, executor.limits()).unwrap();
-    let data = (corpus().training.clone(), corpus().validation.clone());
-    Trainer::new(Box::new(executor), blueprint, config, settings.clone(), data).unwrap()
+/// The tiny model with other choices of its run.
+pub fn run_setup(run: run::Choices) -> Setup {
+    setup(Choices { run, ..choices() })
 }
 
-pub fn trainer(executor: impl Executor + 'static, settings: &Settings) -> Trainer {
-    let mut trainer = blank(executor, settings);
-    trainer.initialise().unwrap();
-    trainer
+impl Setup {
+    /// The objective of pretraining on the stories.
+    pub fn objective(&self) -> Pretrain {
+        let (training, validation) = (corpus().training.clone(), corpus().validation.clone());
+        let vocabulary_size = corpus().tokenizer.vocabulary_size();
+        let corpus = Corpus { training, validation, vocabulary_size, notes: vec![] };
+        Pretrain::new(self.config.clone(), self.config.context, corpus, None)
+    }
+
+    pub fn blueprint(&self, limits: &Limits) -> Result<Blueprint> {
+        Blueprint::new(&Pretrain::without_data(self.config.clone(), self.config.context), &self.settings, limits)
+    }
+
+    /// A trainer whose parameters are not set yet.
+    pub fn blank(&self, executor: impl Executor + 'static) -> Trainer {
+        let objective = Box::new(self.objective());
+        let blueprint = Blueprint::new(objective.as_ref(), &self.settings, executor.limits()).unwrap();
+        Trainer::new(Box::new(executor), blueprint, objective, self.settings.clone()).unwrap()
+    }
+
+    pub fn trainer(&self, executor: impl Executor + 'static) -> Trainer {
+        let mut trainer = self.blank(executor);
+        trainer.initialise(None).unwrap();
+        trainer
+    }
+}
+
+/// The loss on validation data.
+pub fn validate(trainer: &mut Trainer) -> f64 {
+    trainer.evaluate().unwrap().unwrap().loss
 }
 
 /// Takes `count` steps and returns their records.
@@ -104,7 +165,7 @@ pub fn losses(records: &[Record]) -> Vec<f32> {
 
 /// Bits of all parameters by name.
 pub fn parameters(trainer: &mut Trainer) -> Vec<(String, Vec<u32>)> {
-    let names: Vec<String> = trainer.config().parameters().into_iter().map(|(name, _)| name).collect();
+    let names: Vec<String> = trainer.parameters().iter().map(|p| p.name.clone()).collect();
     names.into_iter().map(|name| (bits(trainer, &name), name)).map(|(bits, name)| (name, bits)).collect()
 }
 
@@ -137,12 +198,12 @@ pub fn assert_same(a: &[(String, Vec<u32>)], b: &[(String, Vec<u32>)]) {
 #[test]
 fn every_executor_has_the_same_loss_curve() {
     // Dropout's masks are the same everywhere, too.
-    let settings = settings(Choices { dropout: Some(0.1), accumulate: Some(2), ..choices() });
-    let reference = steps(&mut trainer(Cpu::default(), &settings), 10);
+    let setup = run_setup(run::Choices { dropout: Some(0.1), accumulate: Some(2), ..Default::default() });
+    let reference = steps(&mut setup.trainer(Cpu::default()), 10);
     let curve = losses(&reference);
     assert!(curve[0] > curve[9] + 0.3, "the curve falls, so that updates matter: {curve:?}");
     for family in [Family::Gpu, Family::Software] {
-        let records = steps(&mut trainer(gpu(family), &settings), 10);
+        let records = steps(&mut setup.trainer(gpu(family)), 10);
         // Losses near 3 round by 2e-7; AdamW turns the rounding of small gradients into steps of up to the learning rate,
         // but only where the loss hardly depends on them.
         check_close(&format!("{family:?}: losses"), &losses(&records), &curve, 0.0, 2e-5).unwrap();
@@ -163,66 +224,122 @@ fn a_run_with_experts_repeats_and_resumes_bit_for_bit() {
 
 #[test]
 fn a_run_with_few_rows_of_logits_at_a_time_repeats_and_resumes_bit_for_bit() {
-    repeats_and_resumes(Choices { batch: Some(12), classifier_rows: Some(64), ..choices() });
+    repeats_and_resumes(Choices {
+        run: run::Choices { batch: Some(12), classifier_rows: Some(64), ..Default::default() },
+        ..choices()
+    });
 }
 
 /// The second run is interrupted by a save, the third goes on from that: all end with the same bits.
 pub fn repeats_and_resumes(choices: Choices) {
-    let settings = settings(Choices {
-        dropout: Some(0.1),
-        accumulate: Some(2),
-        warmup: Some(3),
-        schedule: Some(ScheduleKind::Cosine),
-        steps: Some(12),
+    let setup = setup(Choices {
+        run: run::Choices {
+            dropout: Some(0.1),
+            accumulate: Some(2),
+            warmup: Some(3),
+            schedule: Some(ScheduleKind::Cosine),
+            steps: Some(10),
+            save_every: Some(Cadence::Steps(0)),
+            eval_every: Some(Cadence::Steps(0)),
+            ..choices.run
+        },
         ..choices
     });
     for family in [Family::Gpu, Family::Software] {
-        let mut whole = trainer(gpu(family), &settings);
+        let mut whole = setup.trainer(gpu(family));
         let whole_losses = losses(&steps(&mut whole, 10));
         let want = everything(&mut whole);
 
         let folder = tempfile::tempdir().unwrap();
-        let run = RunFolder::create(folder.path(), Mode::Fresh).unwrap();
-        let mut saving = trainer(gpu(family), &settings);
-        let first = losses(&steps(&mut saving, 5));
-        saving.save(&run, corpus().tokenizer.json(), Some("stories"), None).unwrap();
-        let second = losses(&steps(&mut saving, 5));
-        assert_eq!([first, second.clone()].concat(), whole_losses, "{family:?}");
-        assert_same(&everything(&mut saving), &want);
+        let stopped = Interrupt::after(3);
+        let mut run = start(&setup, folder.path(), setup.trainer(gpu(family)), &stopped);
+        assert_eq!(run.go(&stopped.flag, &mut no_device).unwrap(), End::Interrupted, "{family:?}");
+        let done = run.trainer.steps_done();
+        assert!((3..10).contains(&done), "{done}");
         drop(run);
 
-        let run = RunFolder::open(folder.path()).unwrap();
-        let checkpoint = run.latest().unwrap().unwrap();
-        let state = trainer_state(&checkpoint).unwrap();
-        assert_eq!((state.step, state.batch_position, &state.settings), (5, 10, &settings));
-        assert_eq!(state.data.as_deref(), Some("stories"));
-        let mut resumed = blank(gpu(family), &state.settings);
-        resumed.restore(&checkpoint, &state).unwrap();
-        assert_eq!(losses(&steps(&mut resumed, 5)), second, "{family:?}");
-        assert_eq!(resumed.steps_done(), 10);
+        let folder = RunFolder::open(folder.path()).unwrap();
+        let checkpoint = folder.latest().unwrap().unwrap();
+        let state = run_state(&checkpoint).unwrap();
+        assert_eq!((state.step, &state.settings, state.objective.as_str()), (done, &setup.settings, "pretraining"));
+        let mut resumed = setup.blank(gpu(family));
+        restore(&mut resumed, &checkpoint).unwrap();
+        let rest = losses(&steps(&mut resumed, 10 - done as usize));
+        assert_eq!(rest, whole_losses[done as usize..], "{family:?}");
         assert_same(&everything(&mut resumed), &want);
     }
     // Another seed is another run.
-    let mut other = trainer(Cpu::default(), &Settings { seed: 7, ..settings.clone() });
-    let mut same = trainer(Cpu::default(), &settings);
+    let mut other = setup.clone();
+    other.settings.seed = 7;
+    let (mut other, mut same) = (other.trainer(Cpu::default()), setup.trainer(Cpu::default()));
     assert_ne!(parameters(&mut other), parameters(&mut same));
+}
+
+/// Interrupts a run once so many records have come.
+pub struct Interrupt {
+    pub flag: Arc<AtomicBool>,
+    after: usize,
+}
+
+impl Interrupt {
+    pub fn after(after: usize) -> Interrupt {
+        Interrupt { flag: Arc::default(), after }
+    }
+}
+
+/// Counts the records down.
+struct Countdown(Arc<AtomicBool>, usize);
+
+impl Sink for Countdown {
+    fn record(&mut self, _record: &Record) -> Result<()> {
+        self.1 = self.1.saturating_sub(1);
+        self.0.fetch_or(self.1 == 0, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// A run of a trainer in a new folder.
+pub fn start(setup: &Setup, folder: &Path, trainer: Trainer, interrupt: &Interrupt) -> Run {
+    let state = RunState {
+        step: 0,
+        objective: trainer.objective().name().into(),
+        settings: setup.settings.clone(),
+        command: serde_json::Value::Null,
+        evaluations: vec![],
+        variants: trainer.variants().clone(),
+    };
+    Run {
+        trainer,
+        state,
+        folder: RunFolder::create(folder, Mode::Fresh).unwrap(),
+        best: folder.join("best"),
+        tokenizer: Some(Tokenizer::bytes().unwrap()),
+        sinks: vec![Box::new(Countdown(interrupt.flag.clone(), interrupt.after))],
+        faults: vec![],
+    }
+}
+
+/// For runs whose device is not lost.
+pub fn no_device() -> Result<(Box<dyn Executor>, Option<u64>)> {
+    panic!("no device is lost")
 }
 
 #[test]
 fn the_load_of_experts_is_counted_between_two_looks_at_it() {
-    let choices = Choices { preset: Some("mixtral".into()), accumulate: Some(2), ..choices() };
-    let settings = settings(choices);
-    let mut trainer = trainer(gpu(Family::Software), &settings);
+    let run = run::Choices { accumulate: Some(2), ..Default::default() };
+    let setup = setup(Choices { preset: Some("mixtral".into()), run, ..choices() });
+    let (settings, config) = (&setup.settings, &setup.config);
+    let mut trainer = setup.trainer(gpu(Family::Software));
     for _ in 0..2 {
         let records = steps(&mut trainer, 3);
         assert!(records.iter().all(|r| r.expert_load.is_none()), "only at validations");
         let load = trainer.expert_load().unwrap().unwrap();
-        assert_eq!(load.len(), settings.layers);
+        assert_eq!(load.len(), config.layers);
         for layer in load {
             assert_eq!(layer.len(), 8);
             let choices: f32 = layer.iter().sum();
             assert!((choices - 8.0).abs() < 1e-5, "shares of all choices, even is 1 each: {layer:?}");
-            let even = (2 * settings.batch * settings.context * settings.accumulate * 3) as f32 / 8.0;
+            let even = (2 * settings.batch * config.context * settings.accumulate * 3) as f32 / 8.0;
             for share in &layer {
                 let counted = share * even;
                 assert!((counted - counted.round()).abs() < 1e-2 && *share <= 4.0, "whole choices: {layer:?}");
@@ -231,7 +348,7 @@ fn the_load_of_experts_is_counted_between_two_looks_at_it() {
         }
     }
     // A model without experts has none.
-    let mut plain = self::trainer(gpu(Family::Software), &self::settings(self::choices()));
+    let mut plain = self::setup(choices()).trainer(gpu(Family::Software));
     steps(&mut plain, 1);
     assert!(plain.expert_load().unwrap().is_none());
 }
@@ -248,33 +365,33 @@ fn letter_entropy() -> f32 {
 
 #[test]
 fn training_learns_and_allocates_nothing_after_the_first_step() {
-    let settings = settings(Choices { batch: Some(8), lr: Some(5e-3), ..choices() });
+    let setup = run_setup(run::Choices { batch: Some(8), lr: Some(5e-3), ..Default::default() });
     let gpu = Gpu::open("auto").unwrap();
-    let memory_bytes = Blueprint::new(&config(&settings), &settings, gpu.limits()).unwrap().memory_bytes();
-    let mut trainer = trainer(gpu, &settings);
+    let memory_bytes = setup.blueprint(gpu.limits()).unwrap().memory_bytes();
+    let mut trainer = setup.trainer(gpu);
     assert_eq!(trainer.executor().allocated_bytes(), memory_bytes, "what the plans say is what is allocated");
-    let before = trainer.validate().unwrap();
-    let uniform = (config(&settings).vocab_size as f32).ln();
+    let before = validate(&mut trainer);
+    let uniform = (setup.config.vocab_size as f64).ln();
     assert!((before - uniform).abs() < 0.1, "an untrained model knows nothing: {before} for ln V = {uniform}");
     let first = steps(&mut trainer, 1);
     let created = trainer.executor().created();
     assert!(created.0 > 40 && created.1 > 20, "{created:?}");
     let records = steps(&mut trainer, 20);
     assert_eq!(trainer.executor().created(), created, "buffers and pipelines made while training");
-    assert_eq!(trainer.validate().unwrap(), trainer.validate().unwrap());
+    assert_eq!(validate(&mut trainer), validate(&mut trainer));
     let more = steps(&mut trainer, 39);
     assert_eq!(trainer.executor().created(), created);
     assert_eq!(trainer.executor().allocated_bytes(), memory_bytes);
     let numbers: Vec<u64> = first.iter().chain(&records).chain(&more).map(|r| r.step).collect();
     assert_eq!(numbers, (1..=60).collect::<Vec<u64>>());
     assert!(more.iter().all(|r| r.memory_bytes == memory_bytes && r.skipped.is_none() && r.lr == 5e-3));
-    let after = trainer.validate().unwrap();
-    let letters = letter_entropy();
+    let after = validate(&mut trainer);
+    let letters = f64::from(letter_entropy());
     assert!(
         after < letters - 0.2,
         "60 steps bring {before} to {after}; the frequency of letters alone gives {letters}"
     );
-    let last = more.iter().rev().take(5).map(|r| r.loss).sum::<f32>() / 5.0;
+    let last = f64::from(more.iter().rev().take(5).map(|r| r.loss).sum::<f32>()) / 5.0;
     assert!((last - after).abs() < 0.3, "the training loss is {last}, held out {after}");
 }
 
@@ -286,11 +403,10 @@ struct Manual {
 }
 
 impl Manual {
-    fn new(device: &mut dyn Executor, config: &Config, batch: usize, optimizer: &Optimizer) -> Manual {
-        let context = config.context;
-        let t = TrainingGraph::new(&config.parameters(), optimizer, |g| {
-            Model { config, training: true, mixed: false }.loss(g, batch, context)
-        });
+    fn new(device: &mut dyn Executor, network: &Network, batch: usize, optimizer: &Optimizer) -> Manual {
+        let context = network.config().context;
+        let networks = std::slice::from_ref(network);
+        let t = TrainingGraph::new(networks, Compute::default(), optimizer, |g, m| m[0].loss(g, batch, context));
         let plan = Plan::new(&t.graph, device.limits()).unwrap();
         let program = device.load(&t.graph, plan).unwrap();
         Manual { program, batch, context }
@@ -305,23 +421,24 @@ impl Manual {
     }
 }
 
-fn write_initial(device: &mut dyn Executor, config: &Config) {
-    for (name, dims) in config.parameters() {
-        device.write_state(&name, &initial_values(config, &name, dims.iter().product(), 0.02, 3)).unwrap();
+fn write_initial(device: &mut dyn Executor, network: &Network) {
+    for parameter in network.parameters() {
+        device.write_state(&parameter.name, &initial_values(parameter, 3)).unwrap();
     }
 }
 
 #[test]
 fn two_micro_batches_are_one_batch_of_twice_the_size() {
-    let config = config(&settings(choices()));
-    let optimizer = |accumulate| Optimizer { accumulate, ..settings(choices()).optimizer() };
+    let setup = setup(choices());
+    let (config, network) = (&setup.config, Network::new(setup.config.clone()));
+    let optimizer = |accumulate| Optimizer { accumulate, ..setup.settings.optimizer() };
     let devices: Vec<Box<dyn Executor>> =
         vec![Box::new(Cpu::default()), Box::new(gpu(Family::Gpu)), Box::new(gpu(Family::Software))];
     for mut device in devices {
         let device = device.as_mut();
         let (halves, whole) =
-            (Manual::new(device, &config, 3, &optimizer(2)), Manual::new(device, &config, 6, &optimizer(1)));
-        write_initial(device, &config);
+            (Manual::new(device, &network, 3, &optimizer(2)), Manual::new(device, &network, 6, &optimizer(1)));
+        write_initial(device, &network);
         let gradients = |device: &mut dyn Executor| {
             let read = |(name, _): &(String, _)| device.read_state(&format!("{name}.grad")).unwrap();
             config.parameters().iter().map(read).collect::<Vec<_>>()
@@ -354,9 +471,9 @@ fn two_micro_batches_are_one_batch_of_twice_the_size() {
 #[test]
 fn a_step_that_is_not_finite_is_skipped_and_named() {
     const POISONED: &str = "h.1.mlp.c_fc.weight";
-    let settings = settings(choices());
+    let setup = setup(choices());
     for family in [Family::Gpu, Family::Software] {
-        let mut trainer = trainer(gpu(family), &settings);
+        let mut trainer = setup.trainer(gpu(family));
         assert!(steps(&mut trainer, 2).iter().all(|r| r.skipped.is_none()));
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let fine = trainer.executor().read_state(POISONED).unwrap();
@@ -393,11 +510,11 @@ fn a_step_that_is_not_finite_is_skipped_and_named() {
 
 #[test]
 fn the_tensor_whose_gradient_is_not_finite_is_named() {
-    let settings = settings(choices());
+    let setup = setup(choices());
     let devices: Vec<(&str, Trainer)> = vec![
-        ("reference", trainer(Cpu::default(), &settings)),
-        ("kernels for GPUs", trainer(gpu(Family::Gpu), &settings)),
-        ("kernels for software adapters", trainer(gpu(Family::Software), &settings)),
+        ("reference", setup.trainer(Cpu::default())),
+        ("kernels for GPUs", setup.trainer(gpu(Family::Gpu))),
+        ("kernels for software adapters", setup.trainer(gpu(Family::Software))),
     ];
     for (label, mut trainer) in devices {
         steps(&mut trainer, 1);
@@ -436,7 +553,7 @@ fn the_tensor_whose_gradient_is_not_finite_is_named() {
 
 #[test]
 fn five_bad_steps_in_a_row_are_hopeless_and_four_are_not() {
-    let mut trainer = trainer(Gpu::open("auto").unwrap(), &settings(choices()));
+    let mut trainer = setup(choices()).trainer(Gpu::open("auto").unwrap());
     let fine = trainer.executor().read_state("ln_f.weight").unwrap();
     let bad = vec![f32::NAN; fine.len()];
     steps(&mut trainer, 1);
@@ -455,10 +572,11 @@ fn five_bad_steps_in_a_row_are_hopeless_and_four_are_not() {
 
 #[test]
 fn a_lost_device_is_an_error_from_every_call() {
-    let config = config(&settings(choices()));
+    let setup = setup(choices());
+    let network = Network::new(setup.config.clone());
     let mut gpu = Gpu::open("auto").unwrap();
-    let manual = Manual::new(&mut gpu, &config, 2, &settings(choices()).optimizer());
-    write_initial(&mut gpu, &config);
+    let manual = Manual::new(&mut gpu, &network, 2, &setup.settings.optimizer());
+    write_initial(&mut gpu, &network);
     manual.windows(&mut gpu, 0).unwrap();
     gpu.run(manual.program, 0, &Step::default()).unwrap();
     gpu.run(manual.program, 1, &Step::default()).unwrap();
@@ -498,7 +616,7 @@ fn a_lost_device_is_an_error_from_every_call() {
 #[test]
 fn a_norm_below_the_limit_is_left_alone_to_the_bit() {
     let run = |family, clip| {
-        let mut trainer = trainer(gpu(family), &settings(Choices { clip: Some(clip), ..choices() }));
+        let mut trainer = run_setup(run::Choices { clip: Some(clip), ..Default::default() }).trainer(gpu(family));
         let norm = steps(&mut trainer, 3)[2].grad_norm;
         let factor = f32::from_bits(bits(&mut trainer, REPORT)[report::CLIP]);
         (factor, norm, parameters(&mut trainer))
@@ -517,11 +635,12 @@ fn a_norm_below_the_limit_is_left_alone_to_the_bit() {
 #[test]
 fn dropout_is_for_training_only() {
     let run = |dropout| {
-        let mut trainer = trainer(gpu(Family::Software), &settings(Choices { dropout: Some(dropout), ..choices() }));
-        let before = (trainer.validate().unwrap(), trainer.validate().unwrap());
+        let mut trainer =
+            run_setup(run::Choices { dropout: Some(dropout), ..Default::default() }).trainer(gpu(Family::Software));
+        let before = (validate(&mut trainer), validate(&mut trainer));
         assert_eq!(before.0.to_bits(), before.1.to_bits(), "evaluation is the same every time");
         let loss = steps(&mut trainer, 1)[0].loss;
-        let after = (trainer.validate().unwrap(), trainer.validate().unwrap());
+        let after = (validate(&mut trainer), validate(&mut trainer));
         assert_eq!(after.0.to_bits(), after.1.to_bits());
         assert_ne!(before.0, after.0, "a step changes the model");
         (before.0, loss)
@@ -560,17 +679,18 @@ fn count(plan: &Plan, op: &str) -> usize {
 #[test]
 fn activations_beyond_one_binding_train_alike() {
     // 640 rows: not even those of 32 columns fit 64 KiB.
-    let settings = settings(Choices { layers: Some(1), batch: Some(40), dropout: Some(0.1), ..choices() });
-    let whole = losses(&steps(&mut trainer(Gpu::open("auto").unwrap(), &settings), 3));
+    let run = run::Choices { batch: Some(40), dropout: Some(0.1), ..Default::default() };
+    let setup = setup(Choices { layers: Some(1), run, ..choices() });
+    let whole = losses(&steps(&mut setup.trainer(Gpu::open("auto").unwrap()), 3));
     let mut small = Gpu::open("auto").unwrap();
-    let plan = |limits: &Limits| Blueprint::new(&config(&settings), &settings, limits).unwrap().training_plan().clone();
+    let plan = |limits: &Limits| setup.blueprint(limits).unwrap().training_plan().clone();
     let before = plan(small.limits());
     small_bindings(small.limits_mut(), 64 << 10);
     let after = plan(small.limits());
     for op in ACTIVATION_OPS {
         assert!(count(&after, op) > count(&before, op), "{op} works in one piece");
     }
-    let pieces = losses(&steps(&mut trainer(small, &settings), 3));
+    let pieces = losses(&steps(&mut setup.trainer(small), 3));
     // Only sums over rows are taken in another order.
     check_close("losses", &pieces, &whole, 0.0, 1e-5).unwrap();
 }
@@ -585,7 +705,8 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
     let mut g = Graph::new();
     let seed = g.apply(Fill { value: 1.0 }, &[]);
     g.set_seed(seed);
-    let loss = Model { config: &config, training: true, mixed: false }.loss(&mut g, batch, 16);
+    let network = Network::new(config.clone());
+    let loss = network.training(Compute::default()).loss(&mut g, batch, 16);
     g.output("loss", loss);
     let mut wanted = vec![];
     for (name, dims) in config.parameters() {
@@ -598,7 +719,7 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
     tokens.iter_mut().enumerate().for_each(|(i, id)| *id = (*id * 7 + i as u32 % 2 * 150) % 300);
     let run = |device: &mut dyn Executor, plan: Plan| {
         let program = device.load(&g, plan).unwrap();
-        write_initial(device, &config);
+        write_initial(device, &network);
         device.poison(program).unwrap();
         device.write(program, "ids", bytemuck::cast_slice(&tokens[..batch * 16])).unwrap();
         device.write(program, "targets", bytemuck::cast_slice(&tokens[1..])).unwrap();
@@ -635,20 +756,20 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
 #[test]
 fn what_is_computed_again_changes_no_bit_and_needs_less_memory() {
     for preset in ["demo", "llama-mini", "mixtral"] {
-        let settings = |recompute| {
-            let kept = Choices { layers: Some(4), batch: Some(16), dropout: Some(0.1), ..choices() };
-            settings(Choices { preset: Some(preset.into()), recompute: Some(recompute), accumulate: Some(2), ..kept })
+        let setup = |recompute| {
+            let run = run::Choices { batch: Some(16), dropout: Some(0.1), accumulate: Some(2), ..Default::default() };
+            let run = run::Choices { recompute: Some(recompute), ..run };
+            setup(Choices { preset: Some(preset.into()), layers: Some(4), run, ..choices() })
         };
         for family in [Family::Gpu, Family::Software] {
-            let (mut kept, mut again) = (trainer(gpu(family), &settings(false)), trainer(gpu(family), &settings(true)));
+            let (mut kept, mut again) = (setup(false).trainer(gpu(family)), setup(true).trainer(gpu(family)));
             let records = steps(&mut kept, 3);
             assert_eq!(losses(&records), losses(&steps(&mut again, 3)), "{preset}");
             assert_same(&everything(&mut kept), &everything(&mut again));
         }
         let limits = Limits::portable(Family::Gpu);
         let temporary = |recompute| {
-            let settings = settings(recompute);
-            let blueprint = Blueprint::new(&config(&settings), &settings, &limits).unwrap();
+            let blueprint = setup(recompute).blueprint(&limits).unwrap();
             let plan = blueprint.training_plan();
             let again = plan.kernels().filter(|k| k.label.starts_with("again: ")).count();
             assert_eq!(again > 0, recompute);

@@ -88,17 +88,22 @@ fn config_json(config: &Config, task: &TaskFile) -> Result<String> {
     let text = config.to_json();
     let mut object: Value = serde_json::from_str(&text).expect("our own JSON");
     let classifier = object["architectures"][0].as_str().and_then(classifier);
-    let (Some(classifier), Task::Classify | Task::Entail, Target::Labels(labels), Some(special)) =
-        (classifier, task.task, &task.target, task.special)
-    else {
-        return Ok(text);
-    };
+    let (Some(classifier), Task::Classify | Task::Entail) = (classifier, task.task) else { return Ok(text) };
+    match (&task.target, task.special) {
+        (Target::Labels(labels), Some(special)) => {
+            object["id2label"] = labels.iter().enumerate().map(|(id, label)| (id.to_string(), json!(label))).collect();
+            object["label2id"] = labels.iter().enumerate().map(|(id, label)| (label.clone(), json!(id))).collect();
+            object["problem_type"] = "single_label_classification".into();
+            // The head looks at the last token that is not padding: any but the one that comes last will do.
+            object["pad_token_id"] = special.start.into();
+        }
+        (Target::Grade, None) => {
+            (object["id2label"], object["label2id"]) = (json!({"0": "LABEL_0"}), json!({"LABEL_0": 0}));
+            object["problem_type"] = "regression".into();
+        }
+        _ => return Ok(text),
+    }
     object["architectures"] = json!([classifier]);
-    object["id2label"] = labels.iter().enumerate().map(|(id, label)| (id.to_string(), json!(label))).collect();
-    object["label2id"] = labels.iter().enumerate().map(|(id, label)| (label.clone(), json!(id))).collect();
-    object["problem_type"] = "single_label_classification".into();
-    // The head looks at the last token that is not padding: any but the one that comes last will do.
-    object["pad_token_id"] = special.start.into();
     Ok(serde_json::to_string_pretty(&object).expect("our own JSON") + "\n")
 }
 
