@@ -16,7 +16,7 @@ pub use plan::{Command, Plan, Segment};
 pub use shape::{Dtype, Shape};
 pub use variants::{Choices, Variants};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -65,6 +65,8 @@ pub struct Graph {
     /// Nodes of named leaves.
     leaves: HashMap<String, usize>,
     parameters: Vec<Parameter>,
+    /// Nodes of parameters.
+    declared: HashSet<usize>,
     outputs: Vec<(String, Tensor)>,
     segments: Vec<(String, usize)>,
     scope: String,
@@ -102,9 +104,8 @@ impl Graph {
     /// Declares a parameter that is described already.
     #[track_caller]
     pub fn declare(&mut self, network: NetworkId, parameter: &Parameter) -> Tensor {
-        let is_new = !self.leaves.contains_key(&parameter.name);
         let tensor = self.state_of(network, &parameter.name, &parameter.dims);
-        if is_new {
+        if self.declared.insert(tensor.node) {
             self.parameters.push(parameter.clone());
         }
         tensor

@@ -103,7 +103,8 @@ impl Finetune {
             buckets,
             class_weights,
         };
-        let prepared = self.prepared(global, config, settings, tokenizer, arguments)?;
+        let places = (data, self.val.as_deref());
+        let prepared = self.prepared(global, config, settings, tokenizer, arguments, places)?;
         let weights = (!self.task_options.from_scratch).then_some(weights);
         prepared.start(|| create_folder(&self.out, &self.options), weights)
     }
@@ -126,7 +127,9 @@ impl Finetune {
         let mut settings = resumed.state.settings.clone();
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
         let config = resumed.checkpoint.config.clone();
-        self.prepared(global, config, settings, tokenizer, arguments)?.resume(resumed)
+        let places = (arguments.data.clone(), arguments.validation.clone());
+        let places = (places.0.as_path(), places.1.as_deref());
+        self.prepared(global, config, settings, tokenizer, arguments, places)?.resume(resumed)
     }
 
     /// Tokens of a sequence, at most.
@@ -146,14 +149,15 @@ impl Finetune {
         settings: Settings,
         tokenizer: Tokenizer,
         arguments: Arguments,
+        (data, validation): (&Path, Option<&Path>),
     ) -> Result<Prepared<'a>> {
         let TaskFile { task, special, longest, .. } = arguments.task;
         let form = form(task, &arguments.task.columns)?;
         let encoder = Encoder { tokenizer: &tokenizer, task, special, longest, pad: None };
         let read = |path: &Path| items(global, &encoder, &form, &arguments.task.target, path);
-        let mut training = read(&arguments.data)?;
+        let mut training = read(data)?;
         arguments.class_weights.apply(&arguments.task.target, &mut training)?;
-        let validation = arguments.validation.as_deref().map_or(Ok(vec![]), read)?;
+        let validation = validation.map_or(Ok(vec![]), read)?;
         let (name, counts) = (task.name(), (training.len(), validation.len()));
         let family = config.family;
         let Arguments { lambda, measure, buckets, .. } = arguments;

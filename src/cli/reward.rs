@@ -69,7 +69,7 @@ impl RewardModel {
         }
         let validation = self.val.as_deref().map(absolute);
         let arguments = Arguments { data: absolute(data), validation, longest, centre };
-        let (training, held_out) = pairs(global, &arguments, &tokenizer)?;
+        let (training, held_out) = pairs(global, (data, self.val.as_deref()), longest, &tokenizer)?;
         let settings = self.choices.clone().resolve(&RECIPE, |batch| training.len().div_ceil(batch) as u64)?;
         settings.check_freeze(&config, true)?;
         let prepared = self.prepared(global, config, settings, tokenizer, arguments, (training, held_out));
@@ -89,7 +89,8 @@ impl RewardModel {
         let tokenizer = resumed.tokenizer.take().ok_or_else(damaged)?;
         let mut settings = resumed.state.settings.clone();
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
-        let pairs = pairs(global, &arguments, &tokenizer)?;
+        let places = (arguments.data.as_path(), arguments.validation.as_deref());
+        let pairs = pairs(global, places, arguments.longest, &tokenizer)?;
         let config = resumed.checkpoint.config.clone();
         self.prepared(global, config, settings, tokenizer, arguments, pairs).resume(resumed)
     }
@@ -124,8 +125,12 @@ impl RewardModel {
 }
 
 /// Training and validation pairs, saying how many were dropped.
-fn pairs(global: &Global, arguments: &Arguments, tokenizer: &Tokenizer) -> Result<(Pairs, Pairs)> {
-    let longest = arguments.longest;
+fn pairs(
+    global: &Global,
+    (data, validation): (&Path, Option<&Path>),
+    longest: usize,
+    tokenizer: &Tokenizer,
+) -> Result<(Pairs, Pairs)> {
     let read = |path: &Path| {
         let pairs = Pairs::encode(&preferences::read(path)?, tokenizer, longest)?;
         let (kept, dropped, path) = (pairs.len(), pairs.dropped, path.display());
@@ -140,5 +145,5 @@ fn pairs(global: &Global, arguments: &Arguments, tokenizer: &Tokenizer) -> Resul
         }
         Ok(pairs)
     };
-    Ok((read(&arguments.data)?, arguments.validation.as_deref().map_or(Ok(Pairs::default()), read)?))
+    Ok((read(data)?, validation.map_or(Ok(Pairs::default()), read)?))
 }

@@ -160,13 +160,13 @@ impl Choices {
         let accumulate = self.accumulate.unwrap_or(recipe.accumulate);
         for (name, value) in [("batch", batch), ("accumulate", accumulate)] {
             if !(1..=MOST).contains(&(value as u64)) {
-                fail!(Usage, "--{name} is {value}, but must be from 1 to {MOST}");
+                fail!(Usage, "--{name} {value} is not possible: give 1 to {MOST}");
             }
         }
         let duration = match (self.steps, self.epochs) {
             (Some(0), _) => fail!(Usage, "--steps 0 does nothing: give 1 or more"),
             (_, Some(epochs)) if !(1..=MOST).contains(&epochs) => {
-                fail!(Usage, "--epochs is {epochs}, but must be from 1 to {MOST}")
+                fail!(Usage, "--epochs {epochs} is not possible: give 1 to {MOST}")
             }
             (Some(steps), _) => Duration::Steps(steps),
             (None, Some(epochs)) => Duration::Epochs(epochs),

@@ -147,6 +147,8 @@ fn gradients(
         let values = device.read_state(&name).unwrap();
         found.push((name, values));
     }
+    // The next network has the same names.
+    device.free_states("");
     found
 }
 

@@ -70,8 +70,8 @@ fn losses_of_heads_and_their_gradients_are_those_of_pytorch() {
         let targets: Vec<u32> = targets.into_iter().map(|id| if id < 0 { IGNORED } else { id as u32 }).collect();
         let ends: Vec<u32> = dump.get(&of("ends"));
         let last: Vec<u32> = ends.iter().zip(0..).map(|(end, row)| 8 * row + end).collect();
-        for (label, mut device) in devices() {
-            for (lambda, key) in [(0.0, "task_loss"), (0.5, "loss")] {
+        for (lambda, key) in [(0.0, "task_loss"), (0.5, "loss")] {
+            for (label, mut device) in devices() {
                 let network = Network::new(config.clone());
                 let networks = std::slice::from_ref(&network);
                 let loss = |g: &mut Graph, m: &[Model]| loss(g, &m[0], &head, lambda, 8);

@@ -1,0 +1,386 @@
+//! Every option of a run with every objective: precision, recomputing, rows of logits, a lost device, freezing, learning rates by
+//! layer, early stopping, resuming.
+
+use crate::training::{Choices as Tiny, assert_same, choices, no_device, setup};
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tempfile::tempdir;
+use wgpt::data::buckets::epoch_len;
+use wgpt::data::labelled::Task;
+use wgpt::data::labelled::sequences::Special;
+use wgpt::data::labelled::target::{Answer, Target};
+use wgpt::data::preferences::Preference;
+use wgpt::data::tokenizer::Tokenizer;
+use wgpt::error::Result;
+use wgpt::executor::Executor;
+use wgpt::gpu::Gpu;
+use wgpt::graph::Depth;
+use wgpt::models::config::{Config, FeedForward};
+use wgpt::models::presets::PRESETS;
+use wgpt::objectives::labelled::batch::Item;
+use wgpt::objectives::labelled::folder::TaskFile;
+use wgpt::objectives::labelled::{self, Labelled, Options};
+use wgpt::objectives::reward::{self, Pairs, Reward};
+use wgpt::reference::Cpu;
+use wgpt::train::checkpoint::{Mode, RunFolder};
+use wgpt::train::objective::Objective;
+use wgpt::train::rates::Freeze;
+use wgpt::train::record::Record;
+use wgpt::train::run::{End, Run, RunState, restore, run_state};
+use wgpt::train::schedule::ScheduleKind;
+use wgpt::train::settings::{Cadence, Choices, Precision, Settings};
+use wgpt::train::sinks::Sink;
+use wgpt::train::trainer::{Blueprint, Trainer};
+
+/// An objective with its settings.
+type Made = (Box<dyn Objective>, Settings);
+/// Makes an objective for choices of its run.
+type Kind = (&'static str, fn(Choices) -> Made);
+
+/// Every objective, and experts under two of them.
+const KINDS: [Kind; 7] = [
+    ("pretraining", |choices| pretraining("demo", choices)),
+    ("pretraining with experts", |choices| pretraining("mixtral", choices)),
+    ("classify", |choices| task(Task::Classify, config("demo"), choices)),
+    ("classify with experts", |choices| task(Task::Classify, config("mixtral"), choices)),
+    ("similar", |choices| task(Task::Similar, config("demo"), choices)),
+    ("choose", |choices| task(Task::Choose, config("llama-mini"), choices)),
+    ("reward", reward),
+];
+
+/// Small, quick, and without what is measured on the way.
+fn base() -> Choices {
+    Choices {
+        batch: Some(2),
+        accumulate: Some(2),
+        steps: Some(4),
+        lr: Some(1e-2),
+        warmup: Some(0),
+        schedule: Some(ScheduleKind::Constant),
+        weight_decay: Some(0.0),
+        dropout: Some(0.0),
+        eval_every: Some(Cadence::Steps(0)),
+        eval_batches: Some(1),
+        save_every: Some(Cadence::Steps(0)),
+        ..Choices::default()
+    }
+}
+
+fn config(preset: &str) -> Config {
+    let preset = PRESETS.iter().find(|known| known.name == preset).unwrap();
+    Config { vocab_size: 259, context: 24, initializer_range: 0.1, ..(preset.config)().resized(2, 2, 16) }
+}
+
+fn pretraining(preset: &str, run: Choices) -> Made {
+    let tiny = setup(Tiny { preset: Some(preset.into()), width: Some(16), run: run.clone(), ..choices() });
+    (Box::new(tiny.objective()), tiny.settings)
+}
+
+/// Texts of two lengths, and answers that follow from their letters.
+fn items(task: Task, count: usize) -> Vec<Item> {
+    let sequences = match task {
+        Task::Classify | Task::Entail => 1,
+        Task::Similar => 2,
+        Task::Choose => 3,
+    };
+    let ids = |i: usize, k: usize| -> Vec<u32> {
+        let letters = (0..3 + 9 * (i % 2)).map(|n| 97 + ((i + k + n) % 5) as u32);
+        std::iter::once(256).chain(letters).chain([258]).collect()
+    };
+    let item = |i: usize| Item {
+        ids: (0..sequences).map(|k| ids(i, k)).collect(),
+        answer: Some(Answer::Class(i % sequences.max(2))),
+        weight: 1.0,
+    };
+    (0..count).map(item).collect()
+}
+
+fn task(task: Task, config: Config, choices: Choices) -> Made {
+    let settings = choices.resolve(&labelled::RECIPE, |batch| epoch_len(7, batch)).unwrap();
+    let target = match task {
+        Task::Choose => Target::Choices(3),
+        _ => Target::Labels(["a", "b"].map(String::from).to_vec()),
+    };
+    let special = Some(Special::after(256));
+    let file = TaskFile { task, target, special, longest: 24, columns: Default::default(), pad: None };
+    let options = Options { buckets: 2, ..Options::default() };
+    let objective = Labelled::new(config, file, &options, &settings, (items(task, 7), items(task, 3)));
+    (Box::new(objective), settings)
+}
+
+fn reward(choices: Choices) -> Made {
+    let settings = choices.resolve(&reward::RECIPE, |batch| epoch_len(5, batch)).unwrap();
+    let pair = |i: usize| Preference {
+        line: i,
+        prompt: "ab".into(),
+        chosen: "c".repeat(1 + 9 * (i % 2)),
+        rejected: "dd".into(),
+        margin: (i % 3) as f32 / 2.0,
+    };
+    let pairs: Vec<Preference> = (0..5).map(pair).collect();
+    let pairs = Pairs::encode(&pairs, &Tokenizer::bytes().unwrap(), 24).unwrap();
+    let objective = Reward::new(config("demo"), 0.01, &settings, (pairs.clone(), pairs));
+    (Box::new(objective), settings)
+}
+
+fn trainer(device: impl Executor + 'static, (objective, settings): Made) -> Trainer {
+    let blueprint = Blueprint::new(objective.as_ref(), &settings, device.limits()).unwrap();
+    let mut trainer = Trainer::new(Box::new(device), blueprint, objective, settings).unwrap();
+    trainer.initialise(None).unwrap();
+    trainer
+}
+
+/// Takes all steps of a run.
+fn trained(mut trainer: Trainer) -> (Trainer, Vec<Record>) {
+    let mut records = vec![];
+    while trainer.steps_done() < trainer.settings().steps {
+        records.extend(trainer.step().unwrap());
+    }
+    records.extend(trainer.finish().unwrap());
+    (trainer, records)
+}
+
+/// Bits of all that a checkpoint holds.
+fn bits(trainer: &mut Trainer) -> Vec<(String, Vec<u32>)> {
+    let names = trainer.saved_states().into_iter().chain(trainer.optimizer_states()).collect::<Vec<_>>();
+    let read = |(name, _): (String, Vec<usize>)| {
+        let values = trainer.executor().read_state(&name).unwrap();
+        (name, values.into_iter().map(f32::to_bits).collect())
+    };
+    names.into_iter().map(read).collect()
+}
+
+/// Bits after a run with these choices, and its losses.
+fn outcome(make: fn(Choices) -> Made, choices: Choices) -> (Vec<(String, Vec<u32>)>, Vec<f32>) {
+    let (mut trainer, records) = trained(trainer(Cpu::default(), make(choices)));
+    (bits(&mut trainer), records.iter().map(|r| r.loss).collect())
+}
+
+fn close(what: &str, got: &[f32], want: &[f32], relative: f32) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (got, want) in got.iter().zip(want) {
+        assert!((got - want).abs() <= relative * want.abs(), "{what}: {got} where {want} is right");
+    }
+}
+
+#[test]
+fn blocks_that_are_recomputed_and_rows_of_logits_change_no_objective() {
+    for (name, make) in KINDS {
+        let (plain, losses) = outcome(make, base());
+        assert!(losses[3] < losses[0], "{name} learns: {losses:?}");
+        let (again, _) = outcome(make, Choices { recompute: Some(true), ..base() });
+        assert_same(&again, &plain);
+        // A chunk is 64 rows: the sums over rows are taken in another order, where there are more.
+        let (_, rows) = outcome(make, Choices { classifier_rows: Some(32), batch: Some(6), ..base() });
+        let (_, whole) = outcome(make, Choices { batch: Some(6), ..base() });
+        close(name, &rows, &whole, 1e-4);
+    }
+}
+
+#[test]
+fn every_objective_trains_in_mixed_precision() {
+    for (name, make) in KINDS {
+        let (_, plain) = outcome(make, base());
+        let mixed = Choices { precision: Some(Precision::Mixed), ..base() };
+        // The kernels of one; what differs between the others is their graphs.
+        let (_, records) = match name {
+            "classify" => trained(trainer(Gpu::open("auto").unwrap(), make(mixed))),
+            _ => trained(trainer(Cpu::default(), make(mixed))),
+        };
+        assert!(records.iter().all(|r| r.loss_scale.is_some() && r.skipped.is_none()), "{name}: {records:?}");
+        // f16 keeps eleven bits of each activation.
+        close(name, &records.iter().map(|r| r.loss).collect::<Vec<_>>(), &plain, 2e-2);
+    }
+}
+
+#[test]
+fn frozen_parts_of_every_objective_stay_and_have_no_gradients() {
+    for (name, make) in KINDS {
+        let freeze = Some(Freeze::Layers(1));
+        let mut before = trainer(Cpu::default(), make(Choices { freeze, ..base() }));
+        let initial = bits(&mut before);
+        let (mut after, _) = trained(before);
+        let trained: Vec<String> = after.trained().iter().map(|p| p.name.clone()).collect();
+        for (parameter, was) in initial.iter().take(after.saved_states().len()) {
+            let is = after.executor().read_state(parameter).unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            let depth = after.parameters().iter().find(|p| p.name == *parameter).unwrap().depth;
+            let frozen = matches!(depth, Depth::Embedding | Depth::Block(0));
+            assert_eq!(trained.contains(parameter), !frozen, "{name}: {parameter}");
+            // Idle experts and keys' biases may stay as they are, too; matrices of the dense parts may not.
+            if frozen {
+                assert!(is == *was, "{name}: {parameter} is frozen and changes");
+            } else if parameter.ends_with("o_proj.weight") || parameter.ends_with("c_attn.weight") {
+                assert!(is != *was, "{name}: {parameter} is trained and stays");
+            }
+        }
+        assert!(
+            after.optimizer_states().iter().all(|(state, _)| !state.starts_with("h.0.") && !state.contains("s.0."))
+        );
+    }
+    // All but the head.
+    let (objective, settings) = task(Task::Classify, config("demo"), Choices { freeze: Some(Freeze::All), ..base() });
+    let only_head = trainer(Cpu::default(), (objective, settings));
+    assert_eq!(only_head.trained().iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["score.weight"]);
+}
+
+/// AdamW's first step moves every value by its learning rate, whatever the gradient.
+#[test]
+fn learning_rates_fall_from_layer_to_layer_and_heads_have_their_own() {
+    let choices = Choices { layer_decay: Some(0.5), head_lr: Some(3e-2), steps: Some(1), clip: Some(0.0), ..base() };
+    let mut trainer = trainer(Cpu::default(), task(Task::Classify, config("demo"), choices));
+    let parameters = trainer.parameters().to_vec();
+    let read = |trainer: &mut Trainer| -> Vec<Vec<f32>> {
+        parameters.iter().map(|p| trainer.executor().read_state(&p.name).unwrap()).collect()
+    };
+    let before = read(&mut trainer);
+    let (mut trainer, _) = trained(trainer);
+    for ((parameter, before), after) in parameters.iter().zip(before).zip(read(&mut trainer)) {
+        let largest = before.iter().zip(after).map(|(b, a)| (a - b).abs()).fold(0.0f32, f32::max);
+        let rate = match parameter.depth {
+            Depth::Embedding => 1e-2 * 0.125,
+            Depth::Block(0) => 1e-2 * 0.25,
+            Depth::Block(_) => 1e-2 * 0.5,
+            Depth::Top => 1e-2,
+            Depth::Head => 3e-2,
+        };
+        // Gradients near 1e-8, AdamW's epsilon, move less; values near 1 round.
+        assert!((largest / rate - 1.0).abs() < 1e-2, "{}: {largest}, not {rate}", parameter.name);
+    }
+}
+
+/// Keeps what comes, and interrupts a run once so many records have.
+struct Watch {
+    losses: Rc<RefCell<Vec<f32>>>,
+    stop: Arc<AtomicBool>,
+    after: usize,
+}
+
+impl Sink for Watch {
+    fn record(&mut self, record: &Record) -> Result<()> {
+        let mut losses = self.losses.borrow_mut();
+        losses.truncate(record.step as usize - 1);
+        losses.push(record.loss);
+        self.stop.fetch_or(losses.len() == self.after, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// A run in a folder, what it has seen, and what stops it.
+fn run(folder: RunFolder, trainer: Trainer, state: Option<RunState>, after: usize) -> (Run, Arc<AtomicBool>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let watch = Watch { losses: Rc::default(), stop: stop.clone(), after };
+    let state = state.unwrap_or_else(|| RunState {
+        step: 0,
+        objective: trainer.objective().name().into(),
+        settings: trainer.settings().clone(),
+        command: serde_json::Value::Null,
+        evaluations: vec![],
+        variants: trainer.variants().clone(),
+    });
+    let best = folder.path().join("best");
+    let tokenizer = Some(Tokenizer::bytes().unwrap());
+    (Run { trainer, state, folder, best, tokenizer, sinks: vec![Box::new(watch)], faults: vec![] }, stop)
+}
+
+fn new_folder(path: &Path) -> RunFolder {
+    RunFolder::create(path, Mode::Fresh).unwrap()
+}
+
+#[test]
+fn every_objective_resumes_bit_for_bit() {
+    for (name, make) in KINDS {
+        let choices = || Choices { dropout: Some(0.1), steps: Some(6), ..base() };
+        let (want, _) = outcome(make, choices());
+        let folder = tempdir().unwrap();
+        let (mut first, stop) = run(new_folder(folder.path()), trainer(Cpu::default(), make(choices())), None, 3);
+        assert_eq!(first.go(&stop, &mut no_device).unwrap(), End::Interrupted, "{name}");
+        drop(first);
+        let opened = RunFolder::open(folder.path()).unwrap();
+        let checkpoint = opened.latest().unwrap().unwrap();
+        let state = run_state(&checkpoint).unwrap();
+        assert_eq!(state.step, 3, "{name}");
+        let mut resumed = trainer(Cpu::default(), make(choices()));
+        restore(&mut resumed, &checkpoint).unwrap();
+        let (mut second, stop) = run(opened, resumed, Some(state), usize::MAX);
+        assert_eq!(second.go(&stop, &mut no_device).unwrap(), End::Done, "{name}");
+        assert_same(&bits(&mut second.trainer), &want);
+        assert!(folder.path().join("best/model.safetensors").exists(), "{name}: the best model is kept");
+    }
+}
+
+#[test]
+fn every_objective_survives_a_lost_device() {
+    // The three objectives, once each: a new device compiles all its kernels.
+    for (name, make) in KINDS.into_iter().filter(|(name, _)| ["pretraining", "classify", "reward"].contains(name)) {
+        let choices = || Choices { save_every: Some(Cadence::Steps(2)), ..base() };
+        let device = || Gpu::open("auto").unwrap();
+        let (mut straight, _) = trained(trainer(device(), make(choices())));
+        let want = bits(&mut straight);
+        drop(straight);
+        let folder = tempdir().unwrap();
+        let (mut lost, stop) = run(new_folder(folder.path()), trainer(device(), make(choices())), None, usize::MAX);
+        lost.faults = vec![4];
+        let mut opened = 0;
+        let end = lost.go(&stop, &mut || {
+            opened += 1;
+            Ok((Box::new(device()), None))
+        });
+        assert_eq!((end.unwrap(), opened), (End::Done, 1), "{name}");
+        assert_same(&bits(&mut lost.trainer), &want);
+    }
+}
+
+#[test]
+fn every_objective_stops_early_and_keeps_its_best() {
+    for (name, make) in KINDS {
+        // A learning rate of 0 changes nothing: the first evaluation is the best.
+        let every = Some(Cadence::Steps(1));
+        let choices = Choices { lr: Some(0.0), steps: Some(9), patience: Some(2), eval_every: every, ..base() };
+        let folder = tempdir().unwrap();
+        let (mut run, stop) = run(new_folder(folder.path()), trainer(Cpu::default(), make(choices)), None, usize::MAX);
+        assert_eq!(run.go(&stop, &mut no_device).unwrap(), End::Early, "{name}");
+        let best: Vec<bool> = run.state.evaluations.iter().map(|e| e.best).collect();
+        assert_eq!(best, [true, false, false], "{name}");
+        assert!(folder.path().join("checkpoints/step-000003").is_dir(), "{name}: the last state is kept as well");
+    }
+}
+
+/// Routers are kept in order wherever a model with experts is trained.
+#[test]
+fn router_losses_count_in_every_objective() {
+    for objective in ["pretraining", "classify"] {
+        let gate = |balance: f32| {
+            let mut config = config("mixtral");
+            let FeedForward::Experts(experts) = &mut config.feed_forward else { panic!("mixtral has experts") };
+            experts.balance = balance;
+            let choices = Choices { steps: Some(1), clip: Some(0.0), ..base() };
+            let made = match objective {
+                "classify" => task(Task::Classify, config, choices),
+                _ => {
+                    let tiny = setup(Tiny { run: choices, ..self::choices() });
+                    let mut with_experts = tiny.clone();
+                    with_experts.config = Config { vocab_size: tiny.config.vocab_size, context: 16, ..config };
+                    (Box::new(with_experts.objective()) as Box<dyn Objective>, tiny.settings)
+                }
+            };
+            let (mut trainer, _) = trained(trainer(Cpu::default(), made));
+            trainer.executor().read_state("layers.0.block_sparse_moe.gate.weight.exp_avg").unwrap()
+        };
+        assert_ne!(gate(0.0), gate(0.5), "{objective}: the balance of experts has no gradient");
+    }
+}
+
+#[test]
+fn a_rewards_margins_and_accuracies_are_reported_by_grade() {
+    let (objective, settings) = reward(Choices { steps: Some(30), ..base() });
+    let (mut trained, records) = trained(trainer(Cpu::default(), (objective, settings)));
+    assert!(records.iter().all(|r| r.scalars.contains_key("pairwise_loss")), "{records:?}");
+    let evaluation = trained.evaluate().unwrap().unwrap();
+    assert_eq!(evaluation.value, Some(1.0), "five pairs are learned by heart");
+    for grade in ["with margin 0", "with margin 0.5", "with margin 1"] {
+        assert!(evaluation.text.contains(grade), "{}", evaluation.text);
+    }
+}
