@@ -242,8 +242,7 @@ fn report(
     }
     if let Some(best) = run.best_evaluation() {
         let place = best.epoch.map_or(format!("step {}", best.step), |epoch| format!("epoch {epoch}"));
-        let value = best.value.unwrap_or(f64::NAN);
-        global.say(&format!("the best model, of {place} with {value:.4}, is in {}", run.best.display()));
+        global.say(&format!("the best model, of {place} with loss {:.4}, is in {}", best.loss, run.best.display()));
     }
     if end == End::Interrupted {
         let (done, steps) = (run.trainer.steps_done(), run.trainer.settings().steps);

@@ -196,6 +196,8 @@ impl Run {
             };
             let sampling = sample_every > 0 && due(Cadence::Steps(sample_every));
             let (evaluating, saving) = (due(eval_every), due(save_every));
+            // Validations that do not go by passes over the data are named by their step.
+            let epoch = epoch.filter(|_| eval_every == Cadence::Epoch);
             let mut evaluation = None;
             if evaluating || saving || sampling {
                 records.extend(self.trainer.finish()?);

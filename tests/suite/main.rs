@@ -28,6 +28,7 @@ mod llama_blocks;
 mod metrics;
 mod mixed;
 mod moe_block;
+mod networks;
 mod objectives;
 mod ops;
 mod plan;
