@@ -37,21 +37,27 @@ struct Arguments {
     /// Only these tasks
     #[arg(long, value_delimiter = ',')]
     tasks: Vec<String>,
-    /// Training sequences: an example of a pair has two, one of choices as many as there are
-    #[arg(long, default_value_t = 400)]
-    examples: usize,
-    /// Test sequences
+    /// Test sequences: an example of a pair has two, one of choices as many as there are
     #[arg(long, default_value_t = 240)]
     tests: usize,
-    #[arg(long, default_value_t = 2)]
-    epochs: u64,
+    /// Examples that accuracies are of: settings are chosen on validation, and reported on test
+    #[arg(long, default_value = "test")]
+    split: String,
+    /// Training sequences, in place of each task's own number
+    #[arg(long)]
+    examples: Option<usize>,
+    #[arg(long)]
+    epochs: Option<u64>,
+    #[arg(long)]
+    lr: Option<f32>,
     /// Sequences of a batch
     #[arg(long, default_value_t = 16)]
     batch: usize,
-    #[arg(long, default_value_t = 1e-3)]
-    lr: f32,
     #[arg(long, default_value_t = 0.0)]
     dropout: f32,
+    /// Also without the language model's loss
+    #[arg(long)]
+    without_lambda: bool,
     #[arg(long, default_value_t = 3)]
     seeds: u64,
     /// What `cargo bench` passes
@@ -60,8 +66,17 @@ struct Arguments {
 }
 
 /// Where a run starts, and the weight of the language model's loss.
-const KINDS: [(&str, bool, f32); 3] =
-    [("pre-trained", true, 0.5), ("pre-trained, lambda 0", true, 0.0), ("random weights", false, 0.5)];
+type Kind = (&'static str, bool, f32);
+const KINDS: [Kind; 3] =
+    [("pre-trained", true, 0.5), ("random weights", false, 0.5), ("pre-trained, lambda 0", true, 0.0)];
+
+/// Training sequences, epochs and learning rate of a task, chosen on validation examples.
+fn budget(task: Task) -> (usize, u64, f32) {
+    match task {
+        Task::Classify | Task::Choose => (400, 2, 1e-3),
+        Task::Entail | Task::Similar => (2000, 3, 1e-3),
+    }
+}
 
 fn main() {
     if let Err(error) = run(&Arguments::parse()) {
@@ -79,12 +94,16 @@ fn run(arguments: &Arguments) -> Result<()> {
     for task in tasks {
         rows.push(row(arguments, &source, task)?);
     }
-    let kinds = KINDS.map(|(name, ..)| name).join(" | ");
-    println!("| task | chance | {kinds} | gain |");
-    println!("|---|---|{}---|", "---|".repeat(KINDS.len()));
+    let kinds = kinds(arguments).iter().map(|(name, ..)| *name).collect::<Vec<_>>();
+    println!("| task | sequences x epochs | chance | {} | gain |", kinds.join(" | "));
+    println!("|---|---|---|{}---|", "---|".repeat(kinds.len()));
     rows.iter().for_each(|row| println!("{row}"));
     eprintln!("{:.0} s in all", start.elapsed().as_secs_f32());
     Ok(())
+}
+
+fn kinds(arguments: &Arguments) -> &'static [Kind] {
+    if arguments.without_lambda { &KINDS } else { &KINDS[..2] }
 }
 
 /// A task's line of the table: mean and spread (standard deviation) of the accuracies.
@@ -99,11 +118,15 @@ fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String
         Task::Similar => 2,
         Task::Choose => 4,
     };
-    let training = examples(task, Split::Train, 1, arguments.examples / sequences);
+    let (sequences_in_all, epochs, lr) = budget(task);
+    let (sequences_in_all, epochs) =
+        (arguments.examples.unwrap_or(sequences_in_all), arguments.epochs.unwrap_or(epochs));
+    let (lr, split) = (arguments.lr.unwrap_or(lr), Split::named(&arguments.split)?);
+    let training = examples(task, Split::Train, 1, sequences_in_all / sequences);
     let target = Target::of(task, false, &training, Path::new("the examples"))?;
     let items =
         |examples| Ok::<_, wgpt::error::Error>(prepare(&encoder, &target, examples, Path::new("the examples"))?.items);
-    let (training, tests) = (items(&training)?, items(&examples(task, Split::Test, 1, arguments.tests / sequences))?);
+    let (training, tests) = (items(&training)?, items(&examples(task, split, 1, arguments.tests / sequences))?);
     let chance = 1.0 / target.classes().unwrap_or(1) as f64;
     let file = TaskFile {
         task,
@@ -116,12 +139,12 @@ fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String
     let batch = (arguments.batch / sequences).max(1);
     let mut device: Box<dyn Executor> = Box::new(Gpu::open(&arguments.device)?);
     let mut cells = vec![];
-    for (name, is_pretrained, lambda) in KINDS {
+    for &(name, is_pretrained, lambda) in kinds(arguments) {
         let mut accuracies = vec![];
         for seed in 0..arguments.seeds {
             let choices = Choices {
-                epochs: Some(arguments.epochs),
-                lr: Some(arguments.lr),
+                epochs: Some(epochs),
+                lr: Some(lr),
                 batch: Some(batch),
                 dropout: Some(arguments.dropout),
                 seed: Some(seed),
@@ -145,8 +168,9 @@ fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String
         cells.push(mean_and_spread(&accuracies));
     }
     let shown: Vec<String> = cells.iter().map(|(mean, spread)| format!("{mean:.3} ± {spread:.3}")).collect();
-    let gain = cells[0].0 - cells[2].0;
-    Ok(format!("| {} | {chance:.2} | {} | {gain:+.3} |", task.name(), shown.join(" | ")))
+    let gain = cells[0].0 - cells[1].0;
+    let (name, cells) = (task.name(), shown.join(" | "));
+    Ok(format!("| {name} | {sequences_in_all} x {epochs} | {chance:.2} | {cells} | {gain:+.3} |"))
 }
 
 /// One run; the device comes back.

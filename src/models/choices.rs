@@ -27,6 +27,16 @@ pub enum FeedForwardKind {
     SwiGlu,
 }
 
+/// How projections onto the residual stream start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ResidualInit {
+    /// Divided by sqrt(2 layers).
+    Scaled,
+    /// As any other matrix.
+    Plain,
+}
+
 /// Every choice of a new model, each a flag and a key of the configuration file; what is left out follows from the preset.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, rename_all = "kebab-case")]
@@ -75,6 +85,10 @@ pub struct ModelChoices {
     /// Standard deviation of initial weights [default: 0.02, as GPT-2; the small presets have their own]
     #[arg(long)]
     pub init_std: Option<f32>,
+    /// Initial weights of projections onto the residual stream: scaled divides their standard deviation by sqrt(2 layers), as
+    /// GPT-2 does [default: scaled for GPT and GPT-2, plain for LLaMA]
+    #[arg(long, value_enum)]
+    pub residual_init: Option<ResidualInit>,
     /// char, bytes, or a Hugging Face tokenizer.json
     #[arg(long)]
     pub tokenizer: Option<String>,
@@ -100,6 +114,8 @@ impl ModelChoices {
         let mut config = base.resized(layers, heads, width);
         (config.vocab_size, config.context) = (vocab_size, context);
         config.initializer_range = self.init_std.unwrap_or(std);
+        let scaled = self.residual_init.map(|init| init == ResidualInit::Scaled);
+        config.scaled_residual = scaled.unwrap_or(config.scaled_residual);
         self.exchange(&mut config)?;
         config.validate()?;
         Ok(config)

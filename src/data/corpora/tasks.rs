@@ -5,7 +5,7 @@
 //! - `entail`: does the hypothesis follow on the premise? `yes`, or `no` where the help does not fit the trouble, the
 //!   use not the gift, or "he" not a girl.
 //! - `similar`: `same` where two texts tell the same in other words, `different` where they tell of another child,
-//!   place, animal, need or thing.
+//!   animal, need and thing.
 //! - `choose`: which of four passages goes on with the story?
 //!
 //! A text has two halves, and its label says whether they belong together. Examples are made in sets, in which
