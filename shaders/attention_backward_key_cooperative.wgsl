@@ -1,31 +1,18 @@
 // attention_backward_key_cooperative: dk and dv, with the probabilities made again, on cooperative matrices: f16 products
 // summed in f32. For GPUs that have them.
 //
-//   p = exp(q k^T / sqrt(HS) - lse);  dv = (keep * p)^T dy;  ds = p (keep * (dy v^T) - delta);  dk = ds^T q / sqrt(HS)
-//   qkv, dqkv (B, T, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS;  dy (B, T, C);  lse, delta (B, NH, T)
+//   p = exp(SCALE q k^T + bias - lse);  dv = (keep * p)^T dy;  ds = p (keep * (dy v^T) - delta);  dk = SCALE ds^T q
+//   q (B, TQ, C);  k, v (B, TK, KVC): with q or with each other side by side;  dy (B, TQ, C);  lse, delta (B, NH, TQ)
+//   dkv as k and v; where q, k and v are side by side, their parts of them all
 //
 // A workgroup owns OWNED keys of one head: their k and v are staged once, blocks of PASSING queries pass, from the first that
 // sees a key to the last, one head of queries after the other: q, then dy, then q again in the same slice, each fetched into
 // registers while the one before it is in use. p and then ds are f16. Writes the k and v parts of dqkv.
 // Dao 2023 (FlashAttention-2), algorithm 2, without its atomics. Reference: src/ops/attention_backward.rs
-// use: random step window cooperative_heads
+// use: attention cooperative_heads
 enable f16;
 enable wgpu_cooperative_matrix;
 
-const ENTRIES: u32 = 1u;
-// Batch entries before those of this dispatch.
-const B_FIRST: u32 = 0u;
-const T: u32 = 64u;
-const NH: u32 = 1u;
-// Heads of keys and values, each for NH / KVH heads of queries.
-const KVH: u32 = 1u;
-const HS: u32 = 64u;
-const WINDOW: u32 = T;
-const DROPOUT: bool = false;
-// Of dropout: p * 2^32, and 1 / (1 - p).
-const THRESHOLD: u32 = 0u;
-const KEEP_SCALE: f32 = 1.0;
-const SALT: u32 = 0u;
 // Keys of a workgroup, and queries that pass at a time.
 const OWNED: u32 = 64u;
 const PASSING: u32 = 32u;
@@ -38,25 +25,12 @@ const LANES: u32 = 32u;
 // k, and v.
 const OWNED_PARTS: u32 = 2u;
 const V: u32 = OWNED * PITCH;
-const BLOCKS: u32 = (T + OWNED - 1u) / OWNED;
-// Lengths in vec4: a head, a row of dy, the keys of a row, a row of qkv.
-const HV: u32 = HS / 4u;
-const CV: u32 = NH * HV;
-const KV: u32 = KVH * HV;
-const ROW: u32 = CV + 2u * KV;
-const SCALE: f32 = 1.0 / sqrt(f32(HS));
-// WGSL knows no infinity: low enough that exp is 0.
-const MASKED: f32 = -1e30;
-const_assert NH % KVH == 0u;
+const BLOCKS: u32 = (TK + OWNED - 1u) / OWNED;
 
-// Element type of q, k, v, y and their gradients.
-alias X_TYPE = f16;
-
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
 @group(0) @binding(1) var<storage, read> lse: array<f32>;
 @group(0) @binding(2) var<storage, read> dy: array<vec4<X_TYPE>>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<X_TYPE>>;
+@group(0) @binding(4) var<storage, read_write> dkv_rows: array<vec4<X_TYPE>>;
 @group(0) @binding(5) var<uniform> step: Step;
 
 fn load_owned(at: u32, j0: u32, thread: u32) {
@@ -64,9 +38,9 @@ fn load_owned(at: u32, j0: u32, thread: u32) {
         let j = j0 + e / HV;
         var k = vec4<f16>();
         var v = vec4<f16>();
-        if j < T {
-            k = vec4<f16>(qkv[at + j * ROW + e % HV]);
-            v = vec4<f16>(qkv[at + j * ROW + KV + e % HV]);
+        if j < TK {
+            k = vec4<f16>(kv_quad(at + j * KV_ROW + e % HV));
+            v = vec4<f16>(kv_quad(at + j * KV_ROW + KV + e % HV));
         }
         put_owned(e / HV * PITCH + e % HV * 4u, k);
         put_owned(V + e / HV * PITCH + e % HV * 4u, v);
@@ -78,7 +52,7 @@ fn fetch_q(at: u32, i0: u32, thread: u32) {
     for (var n = 0u; n < NEXT; n++) {
         let e = thread + n * THREADS;
         let i = i0 + e / HV;
-        next[n] = select(vec4<f16>(), vec4<f16>(qkv[at + min(i, T - 1u) * ROW + e % HV]), i < T);
+        next[n] = select(vec4<f16>(), vec4<f16>(q_quad(at + min(i, TQ - 1u) * Q_ROW + e % HV)), i < TQ);
     }
 }
 
@@ -86,16 +60,8 @@ fn fetch_dy(at: u32, i0: u32, thread: u32) {
     for (var n = 0u; n < NEXT; n++) {
         let e = thread + n * THREADS;
         let i = i0 + e / HV;
-        next[n] = select(vec4<f16>(), vec4<f16>(dy[at + min(i, T - 1u) * CV + e % HV]), i < T);
+        next[n] = select(vec4<f16>(), vec4<f16>(dy[at + min(i, TQ - 1u) * CV + e % HV]), i < TQ);
     }
-}
-
-fn keep(row: vec4<u32>, j: u32) -> vec4<f32> {
-    var kept: vec4<f32>;
-    for (var n = 0u; n < 4u; n++) {
-        kept[n] = keep_factor(row[n] * T + j, step.micro_batch, step.seed, SALT, THRESHOLD, KEEP_SCALE);
-    }
-    return kept;
 }
 
 // A matrix of dk or dv, through workgroup memory. Called by all of a workgroup.
@@ -107,8 +73,8 @@ fn finish(matrix: SUM_MATRIX, row: u32, column: u32, at: u32, scale: f32, lane: 
     for (var e = lane.index; lane.stores && e < TILE * TILE / 4u; e += lane.count) {
         let quad = sum_quad(first + e / (TILE / 4u) * M_PITCH + e % (TILE / 4u) * 4u);
         let j = row + e / (TILE / 4u);
-        if j < T {
-            dqkv[at + j * ROW + column / 4u + e % (TILE / 4u)] = vec4<X_TYPE>(quad * scale);
+        if j < TK {
+            dkv_rows[at + j * KV_ROW + column / 4u + e % (TILE / 4u)] = vec4<X_TYPE>(quad * scale);
         }
     }
 }
@@ -132,12 +98,14 @@ fn main(
     let j0 = tile % BLOCKS * OWNED;
     let batch = kv_head / KVH;
     let first_head = kv_head % KVH * (NH / KVH);
-    let kv_at = batch * T * ROW + CV + kv_head % KVH * HV;
-    let at = batch * T * ROW + first_head * HV;
-    let dy_at = batch * T * CV + first_head * HV;
-    let rows = ((B_FIRST + batch) * NH + first_head) * T;
+    let kv_at = batch * TK * KV_ROW + K_COLUMN + kv_head % KVH * HV;
+    let at = batch * TQ * Q_ROW + first_head * HV;
+    let dy_at = batch * TQ * CV + first_head * HV;
+    let entry = B_FIRST + batch;
+    let rows = (entry * NH + first_head) * TQ;
     // Blocks of queries of a head, and of all heads that share these keys.
-    let blocks = (queries_end(j0 + OWNED - 1u) - j0 + PASSING - 1u) / PASSING;
+    let begin = first_query(entry, j0);
+    let blocks = (max(queries_end(entry, j0, j0 + OWNED - 1u), begin) - begin + PASSING - 1u) / PASSING;
     let all = NH / KVH * blocks;
     let across = thread % ACROSS;
     let down = thread / ACROSS;
@@ -154,10 +122,10 @@ fn main(
         var dk10 = SUM_MATRIX(); var dk11 = SUM_MATRIX(); var dk12 = SUM_MATRIX(); var dk13 = SUM_MATRIX();
         var dv00 = SUM_MATRIX(); var dv01 = SUM_MATRIX(); var dv02 = SUM_MATRIX(); var dv03 = SUM_MATRIX();
         var dv10 = SUM_MATRIX(); var dv11 = SUM_MATRIX(); var dv12 = SUM_MATRIX(); var dv13 = SUM_MATRIX();
-        fetch_q(at, j0, thread);
+        fetch_q(at, begin, thread);
         for (var block = 0u; block < all; block++) {
             let n_head = block / blocks;
-            let i0 = j0 + block % blocks * PASSING;
+            let i0 = begin + block % blocks * PASSING;
             stage(thread);
             workgroupBarrier();
             fetch_dy(dy_at + n_head * HV, i0, thread);
@@ -171,14 +139,16 @@ fn main(
                 for (var n = 0u; n < QUADS && j < OWNED; n++) {
                     let x = quad_column(across, n);
                     let i = i0 + x + vec4<u32>(0u, 1u, 2u, 3u);
-                    let row_of = rows + n_head * T + min(i, vec4<u32>(T - 1u));
+                    let row_of = rows + n_head * TQ + min(i, vec4<u32>(TQ - 1u));
                     let row_lse = vec4<f32>(lse[row_of.x], lse[row_of.y], lse[row_of.z], lse[row_of.w]);
-                    let seen = sees(i, vec4<u32>(j0 + j)) & (i < vec4<u32>(T));
-                    let s = sum_quad(j * S_PITCH + x) * SCALE - row_lse;
-                    p[r * QUADS + n] = exp(select(vec4<f32>(MASKED), s, seen));
+                    let word = mask_words(entry, i);
+                    let seen = sees(word, i, vec4<u32>(j0 + j)) & (i < vec4<u32>(TQ));
+                    let sum = sum_quad(j * S_PITCH + x) * SCALE;
+                    let score = biased(sum, first_head + n_head, i, vec4<u32>(j0 + j));
+                    p[r * QUADS + n] = exp(select(vec4<f32>(MASKED), score - row_lse, seen));
                     var weight = p[r * QUADS + n];
                     if DROPOUT {
-                        weight *= keep(row_of, j0 + j);
+                        weight *= keep(row_of * TK + j0 + j, KEEP_SCALE);
                     }
                     put_weights(j * W_PITCH + x, vec4<f16>(weight));
                 }
@@ -210,18 +180,18 @@ fn main(
             workgroupBarrier();
             stage(thread);
             if block + 1u < all {
-                fetch_q(at + (block + 1u) / blocks * HV, j0 + (block + 1u) % blocks * PASSING, thread);
+                fetch_q(at + (block + 1u) / blocks * HV, begin + (block + 1u) % blocks * PASSING, thread);
             }
             for (var r = 0u; r < ROWS; r++) {
                 let j = down + DOWN * r;
                 for (var n = 0u; n < QUADS && j < OWNED; n++) {
                     let x = quad_column(across, n);
                     let i = i0 + x + vec4<u32>(0u, 1u, 2u, 3u);
-                    let row_of = rows + n_head * T + min(i, vec4<u32>(T - 1u));
+                    let row_of = rows + n_head * TQ + min(i, vec4<u32>(TQ - 1u));
                     let row_delta = vec4<f32>(delta[row_of.x], delta[row_of.y], delta[row_of.z], delta[row_of.w]);
                     var dp = sum_quad(j * S_PITCH + x);
                     if DROPOUT {
-                        dp *= keep(row_of, j0 + j);
+                        dp *= keep(row_of * TK + j0 + j, KEEP_SCALE);
                     }
                     put_weights(j * W_PITCH + x, vec4<f16>(p[r * QUADS + n] * (dp - row_delta)));
                 }

@@ -1,27 +1,14 @@
 // attention_backward_key_tiled: dk and dv, with the probabilities made again. For GPUs.
 //
-//   p = exp(q k^T / sqrt(HS) - lse);  dv = (keep * p)^T dy;  ds = p (keep * (dy v^T) - delta);  dk = ds^T q / sqrt(HS)
-//   qkv, dqkv (B, T, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS;  dy (B, T, C);  lse, delta (B, NH, T)
+//   p = exp(SCALE q k^T + bias - lse);  dv = (keep * p)^T dy;  ds = p (keep * (dy v^T) - delta);  dk = SCALE ds^T q
+//   q (B, TQ, C);  k, v (B, TK, KVC): with q or with each other side by side;  dy (B, TQ, C);  lse, delta (B, NH, TQ)
+//   dkv as k and v; where q, k and v are side by side, their parts of them all
 //
 // A workgroup owns BK keys of one head: their k and v are staged once, blocks of BQ queries pass, from the first that sees a
 // key to the last, one head of queries after the other: q, then dy, then q again in the same tile, and p and then ds in
 // another. Threads are laid out as in attention_tiled, with keys for rows. Writes the k and v parts of dqkv.
 // Dao 2023 (FlashAttention-2), algorithm 2, without its atomics. Reference: src/ops/attention_backward.rs
-// use: index random step window
-const ENTRIES: u32 = 1u;
-// Batch entries before those of this dispatch.
-const B_FIRST: u32 = 0u;
-const T: u32 = 64u;
-const NH: u32 = 1u;
-// Heads of keys and values, each for NH / KVH heads of queries.
-const KVH: u32 = 1u;
-const HS: u32 = 64u;
-const WINDOW: u32 = T;
-const DROPOUT: bool = false;
-// Of dropout: p * 2^32, and 1 / (1 - p).
-const THRESHOLD: u32 = 0u;
-const KEEP_SCALE: f32 = 1.0;
-const SALT: u32 = 0u;
+// use: index attention
 const TX: u32 = 8u;
 const TY: u32 = 8u;
 const ROWS: u32 = 1u;
@@ -29,29 +16,16 @@ const ROWS: u32 = 1u;
 const THREADS: u32 = TX * TY;
 const BK: u32 = TY * ROWS;
 const BQ: u32 = TX * 4u;
-const BLOCKS: u32 = (T + BK - 1u) / BK;
-// Lengths in vec4: a head, a row of dy, the keys of a row, a row of qkv.
-const HV: u32 = HS / 4u;
-const CV: u32 = NH * HV;
-const KV: u32 = KVH * HV;
-const ROW: u32 = CV + 2u * KV;
+const BLOCKS: u32 = (TK + BK - 1u) / BK;
 const COLUMNS: u32 = (HV + TX - 1u) / TX;
 // Odd, so that rows start in different banks.
 const PITCH: u32 = HV | 1u;
 const P_PITCH: u32 = TX | 1u;
-const SCALE: f32 = 1.0 / sqrt(f32(HS));
-// WGSL knows no infinity: low enough that exp is 0.
-const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u && NH % KVH == 0u;
 
-// Element type of q, k, v, y and their gradients.
-alias X_TYPE = f32;
-
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
 @group(0) @binding(1) var<storage, read> lse: array<f32>;
 @group(0) @binding(2) var<storage, read> dy: array<vec4<X_TYPE>>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<X_TYPE>>;
+@group(0) @binding(4) var<storage, read_write> dkv_rows: array<vec4<X_TYPE>>;
 @group(0) @binding(5) var<uniform> step: Step;
 
 var<workgroup> held: array<vec4<f32>, 2u * BK * PITCH>; // (2, BK, HV): k, scaled; v
@@ -67,9 +41,9 @@ fn load_held(at: u32, j0: u32, thread: u32) {
         let j = j0 + e / HV;
         var k = vec4<f32>(0.0);
         var v = vec4<f32>(0.0);
-        if j < T {
-            k = vec4<f32>(qkv[at + j * ROW + e % HV]) * SCALE;
-            v = vec4<f32>(qkv[at + j * ROW + KV + e % HV]);
+        if j < TK {
+            k = vec4<f32>(kv_quad(at + j * KV_ROW + e % HV)) * SCALE;
+            v = vec4<f32>(kv_quad(at + j * KV_ROW + KV + e % HV));
         }
         held[K + e / HV * PITCH + e % HV] = k;
         held[V + e / HV * PITCH + e % HV] = v;
@@ -80,8 +54,8 @@ fn load_q(at: u32, i0: u32, thread: u32) {
     for (var e = thread; e < BQ * HV; e += THREADS) {
         let i = i0 + e / HV;
         var value = vec4<f32>(0.0);
-        if i < T {
-            value = vec4<f32>(qkv[at + i * ROW + e % HV]);
+        if i < TQ {
+            value = vec4<f32>(q_quad(at + i * Q_ROW + e % HV));
         }
         tile[e / HV * PITCH + e % HV] = value;
     }
@@ -91,7 +65,7 @@ fn load_dy(at: u32, i0: u32, thread: u32) {
     for (var e = thread; e < BQ * HV; e += THREADS) {
         let i = i0 + e / HV;
         var value = vec4<f32>(0.0);
-        if i < T {
+        if i < TQ {
             value = vec4<f32>(dy[at + i * CV + e % HV]);
         }
         tile[e / HV * PITCH + e % HV] = value;
@@ -134,14 +108,6 @@ fn accumulate(sums: ptr<function, Sums>, tx: u32, ty: u32) {
     }
 }
 
-fn keep(row: vec4<u32>, j: u32) -> vec4<f32> {
-    var kept: vec4<f32>;
-    for (var n = 0u; n < 4u; n++) {
-        kept[n] = keep_factor(row[n] * T + j, step.micro_batch, step.seed, SALT, THRESHOLD, KEEP_SCALE);
-    }
-    return kept;
-}
-
 @compute @workgroup_size(THREADS)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
@@ -155,21 +121,25 @@ fn main(
     let kv_head = block / BLOCKS;
     let j0 = block % BLOCKS * BK;
     let batch = kv_head / KVH;
-    let kv_at = batch * T * ROW + CV + kv_head % KVH * HV;
+    let kv_at = batch * TK * KV_ROW + K_COLUMN + kv_head % KVH * HV;
     let tx = thread % TX;
     let ty = thread / TX;
     var dk: Sums;
     var dv: Sums;
     load_held(kv_at, j0, thread);
+    let entry = B_FIRST + batch;
+    let begin = first_query(entry, j0);
+    let end = queries_end(entry, j0, j0 + BK - 1u);
     // The heads of queries that share these keys, one after the other.
     for (var n = 0u; n < NH / KVH; n++) {
         let head = kv_head % KVH * (NH / KVH) + n;
-        let at = batch * T * ROW + head * HV;
-        let dy_at = batch * T * CV + head * HV;
-        let rows = ((B_FIRST + batch) * NH + head) * T;
-        for (var i0 = j0; i0 < queries_end(j0 + BK - 1u); i0 += BQ) {
+        let at = batch * TQ * Q_ROW + head * HV;
+        let dy_at = batch * TQ * CV + head * HV;
+        let rows = (entry * NH + head) * TQ;
+        for (var i0 = begin; i0 < end; i0 += BQ) {
             let i = i0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX);
-            let row = rows + min(i, vec4<u32>(T - 1u));
+            let row = rows + min(i, vec4<u32>(TQ - 1u));
+            let word = mask_words(entry, i);
             let row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
             let row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
             workgroupBarrier();
@@ -179,11 +149,12 @@ fn main(
             var kept: array<vec4<f32>, ROWS>;
             for (var r = 0u; r < ROWS; r++) {
                 let j = j0 + ty + TY * r;
-                let seen = sees(i, vec4<u32>(j)) & (i < vec4<u32>(T));
-                p[r] = exp(select(vec4<f32>(MASKED), p[r] - row_lse, seen));
+                let seen = sees(word, i, vec4<u32>(j)) & (i < vec4<u32>(TQ));
+                let score = biased(p[r], head, i, vec4<u32>(j));
+                p[r] = exp(select(vec4<f32>(MASKED), score - row_lse, seen));
                 kept[r] = vec4<f32>(1.0);
                 if DROPOUT {
-                    kept[r] = keep(row, j);
+                    kept[r] = keep(row * TK + j, KEEP_SCALE);
                 }
                 p_tile[(ty + TY * r) * P_PITCH + tx] = kept[r] * p[r];
             }
@@ -204,10 +175,10 @@ fn main(
     for (var r = 0u; r < ROWS; r++) {
         for (var c = 0u; c < COLUMNS; c++) {
             let j = j0 + ty + TY * r;
-            if j < T && tx + TX * c < HV {
-                let to = kv_at + j * ROW + tx + TX * c;
-                dqkv[to] = vec4<X_TYPE>(dk[r][c] * SCALE);
-                dqkv[to + KV] = vec4<X_TYPE>(dv[r][c]);
+            if j < TK && tx + TX * c < HV {
+                let to = kv_at + j * KV_ROW + tx + TX * c;
+                dkv_rows[to] = vec4<X_TYPE>(dk[r][c] * SCALE);
+                dkv_rows[to + KV] = vec4<X_TYPE>(dv[r][c]);
             }
         }
     }

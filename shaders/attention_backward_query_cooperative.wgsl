@@ -1,31 +1,18 @@
 // attention_backward_query_cooperative: dq, and delta = rowsum(dy * y), with the probabilities made again, on cooperative
 // matrices: f16 products summed in f32. For GPUs that have them.
 //
-//   p = exp(q k^T / sqrt(HS) - lse);  dp = keep * (dy v^T);  ds = p (dp - delta);  dq = ds k / sqrt(HS)
-//   qkv, dqkv (B, T, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS;  y, dy (B, T, C);  lse, delta (B, NH, T)
+//   p = exp(SCALE q k^T + bias - lse);  dp = keep * (dy v^T);  ds = p (dp - delta);  dq = SCALE ds k
+//   q (B, TQ, C);  k, v (B, TK, KVC): with q or with each other side by side;  y, dy (B, TQ, C);  lse, delta (B, NH, TQ)
+//   dq as q; where q, k and v are side by side, the q part of them all
 //
 // A workgroup owns OWNED queries of one head: their q and dy are staged once, blocks of PASSING keys pass, v and then k in the
 // same slice, each fetched into registers while the one before it is in use. ds is f16. Writes the q part of dqkv; the other two
 // come from attention_backward_key.
 // Dao 2023 (FlashAttention-2), algorithm 2, without its atomics. Reference: src/ops/attention_backward.rs
-// use: random step window cooperative_heads
+// use: attention cooperative_heads
 enable f16;
 enable wgpu_cooperative_matrix;
 
-const ENTRIES: u32 = 1u;
-// Batch entries before those of this dispatch.
-const B_FIRST: u32 = 0u;
-const T: u32 = 64u;
-const NH: u32 = 1u;
-// Heads of keys and values, each for NH / KVH heads of queries.
-const KVH: u32 = 1u;
-const HS: u32 = 64u;
-const WINDOW: u32 = T;
-const DROPOUT: bool = false;
-// Of dropout: p * 2^32, and 1 / (1 - p).
-const THRESHOLD: u32 = 0u;
-const KEEP_SCALE: f32 = 1.0;
-const SALT: u32 = 0u;
 // Queries of a workgroup, and keys that pass at a time.
 const OWNED: u32 = 64u;
 const PASSING: u32 = 32u;
@@ -38,25 +25,12 @@ const LANES: u32 = 32u;
 // q, and dy.
 const OWNED_PARTS: u32 = 2u;
 const DY: u32 = OWNED * PITCH;
-const BLOCKS: u32 = (T + OWNED - 1u) / OWNED;
-// Lengths in vec4: a head, a row of y, the keys of a row, a row of qkv.
-const HV: u32 = HS / 4u;
-const CV: u32 = NH * HV;
-const KV: u32 = KVH * HV;
-const ROW: u32 = CV + 2u * KV;
-const SCALE: f32 = 1.0 / sqrt(f32(HS));
-// WGSL knows no infinity: low enough that exp is 0.
-const MASKED: f32 = -1e30;
-const_assert NH % KVH == 0u;
+const BLOCKS: u32 = (TQ + OWNED - 1u) / OWNED;
 
-// Element type of q, k, v, y and their gradients.
-alias X_TYPE = f16;
-
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
 @group(0) @binding(1) var<storage, read> y: array<vec4<X_TYPE>>;
 @group(0) @binding(2) var<storage, read> lse: array<f32>;
 @group(0) @binding(3) var<storage, read> dy: array<vec4<X_TYPE>>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<X_TYPE>>;
+@group(0) @binding(4) var<storage, read_write> dq_rows: array<vec4<X_TYPE>>;
 @group(0) @binding(5) var<storage, read_write> delta: array<f32>;
 @group(0) @binding(6) var<uniform> step: Step;
 
@@ -67,8 +41,8 @@ fn load_owned(at: u32, y_at: u32, i0: u32, thread: u32) {
         let i = i0 + e / HV;
         var q = vec4<f16>();
         var d = vec4<f16>();
-        if i < T {
-            q = vec4<f16>(qkv[at + i * ROW + e % HV]);
+        if i < TQ {
+            q = vec4<f16>(q_quad(at + i * Q_ROW + e % HV));
             d = vec4<f16>(dy[y_at + i * CV + e % HV]);
         }
         put_owned(e / HV * PITCH + e % HV * 4u, q);
@@ -79,7 +53,7 @@ fn load_owned(at: u32, y_at: u32, i0: u32, thread: u32) {
 // This thread's share of rowsum(dy * y).
 fn delta_share(y_at: u32, i0: u32, across: u32, row: u32) -> f32 {
     var sum = 0.0;
-    if row < OWNED && i0 + row < T {
+    if row < OWNED && i0 + row < TQ {
         for (var x = across; x < HV; x += ACROSS) {
             let i = y_at + (i0 + row) * CV + x;
             sum += dot(vec4<f32>(dy[i]), vec4<f32>(y[i]));
@@ -93,16 +67,8 @@ fn fetch(at: u32, j0: u32, thread: u32) {
     for (var n = 0u; n < NEXT; n++) {
         let e = thread + n * THREADS;
         let j = j0 + e / HV;
-        next[n] = select(vec4<f16>(), vec4<f16>(qkv[at + min(j, T - 1u) * ROW + e % HV]), j < T);
+        next[n] = select(vec4<f16>(), vec4<f16>(kv_quad(at + min(j, TK - 1u) * KV_ROW + e % HV)), j < TK);
     }
-}
-
-fn keep(row: u32, j: u32) -> vec4<f32> {
-    var kept: vec4<f32>;
-    for (var n = 0u; n < 4u; n++) {
-        kept[n] = keep_factor(row * T + j + n, step.micro_batch, step.seed, SALT, THRESHOLD, KEEP_SCALE);
-    }
-    return kept;
 }
 
 // A matrix of dq, through workgroup memory. Called by all of a workgroup.
@@ -114,8 +80,8 @@ fn finish(matrix: SUM_MATRIX, row: u32, column: u32, at: u32, i0: u32, lane: Lan
     for (var e = lane.index; lane.stores && e < TILE * TILE / 4u; e += lane.count) {
         let quad = sum_quad(first + e / (TILE / 4u) * M_PITCH + e % (TILE / 4u) * 4u);
         let i = i0 + row + e / (TILE / 4u);
-        if i < T {
-            dqkv[at + i * ROW + column / 4u + e % (TILE / 4u)] = vec4<X_TYPE>(quad * SCALE);
+        if i < TQ {
+            dq_rows[at + i * Q_ROW + column / 4u + e % (TILE / 4u)] = vec4<X_TYPE>(quad * SCALE);
         }
     }
 }
@@ -138,11 +104,12 @@ fn main(
     let head = tile / BLOCKS;
     // The last queries see the most keys: they start first.
     let i0 = (BLOCKS - 1u - tile % BLOCKS) * OWNED;
-    let at = head / NH * T * ROW + head % NH * HV;
-    let kv_at = head / NH * T * ROW + CV + head % NH / (NH / KVH) * HV;
-    let y_at = head / NH * T * CV + head % NH * HV;
-    let rows = (B_FIRST * NH + head) * T;
-    let end = min(i0 + OWNED, T);
+    let at = head / NH * TQ * Q_ROW + head % NH * HV;
+    let kv_at = head / NH * TK * KV_ROW + K_COLUMN + head % NH / (NH / KVH) * HV;
+    let y_at = head / NH * TQ * CV + head % NH * HV;
+    let entry = B_FIRST + head / NH;
+    let rows = (B_FIRST * NH + head) * TQ;
+    let end = keys_end(entry, i0 + OWNED);
     let across = thread % ACROSS;
     let down = thread / ACROSS;
     load_owned(at, y_at, i0, thread);
@@ -160,8 +127,8 @@ fn main(
         for (var x = 0u; x < ACROSS && i < OWNED; x++) {
             row_delta[r] += shares[i * ACROSS + x];
         }
-        row_lse[r] = lse[rows + min(i0 + i, T - 1u)];
-        if across == 0u && i < OWNED && i0 + i < T {
+        row_lse[r] = lse[rows + min(i0 + i, TQ - 1u)];
+        if across == 0u && i < OWNED && i0 + i < TQ {
             delta[rows + i0 + i] = row_delta[r];
         }
     }
@@ -175,7 +142,7 @@ fn main(
         // Each has a name: where they were elements of an array, some compilers would keep them in memory.
         var o00 = SUM_MATRIX(); var o01 = SUM_MATRIX(); var o02 = SUM_MATRIX(); var o03 = SUM_MATRIX();
         var o10 = SUM_MATRIX(); var o11 = SUM_MATRIX(); var o12 = SUM_MATRIX(); var o13 = SUM_MATRIX();
-        let first_block = first_key(i0) / PASSING * PASSING;
+        let first_block = first_key(entry, i0) / PASSING * PASSING;
         fetch(kv_at + KV, first_block, thread);
         for (var j0 = first_block; j0 < end; j0 += PASSING) {
             stage(thread);
@@ -199,14 +166,16 @@ fn main(
             workgroupBarrier();
             for (var r = 0u; r < ROWS; r++) {
                 let i = down + DOWN * r;
+                let word = vec4<u32>(mask_word(entry, i0 + i));
                 for (var n = 0u; n < QUADS && i < OWNED; n++) {
                     let x = quad_column(across, n);
-                    let seen = sees(vec4<u32>(i0 + i), j0 + x + vec4<u32>(0u, 1u, 2u, 3u)) & vec4<bool>(i0 + i < T);
-                    let s = sum_quad(i * S_PITCH + x) * SCALE - row_lse[r];
-                    let p = exp(select(vec4<f32>(MASKED), s, seen));
+                    let j = j0 + x + vec4<u32>(0u, 1u, 2u, 3u);
+                    let seen = sees(word, vec4<u32>(i0 + i), j) & vec4<bool>(i0 + i < TQ);
+                    let score = biased(sum_quad(i * S_PITCH + x) * SCALE, head % NH, vec4<u32>(i0 + i), j);
+                    let p = exp(select(vec4<f32>(MASKED), score - row_lse[r], seen));
                     var kept = vec4<f32>(1.0);
                     if DROPOUT {
-                        kept = keep(rows + i0 + i, j0 + x);
+                        kept = keep((rows + i0 + i) * TK + j, KEEP_SCALE);
                     }
                     put_weights(i * W_PITCH + x, vec4<f16>(p * (kept * dp[r * QUADS + n] - row_delta[r])));
                 }

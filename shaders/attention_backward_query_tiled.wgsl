@@ -1,26 +1,13 @@
 // attention_backward_query_tiled: dq, and delta = rowsum(dy * y), with the probabilities made again. For GPUs.
 //
-//   p = exp(q k^T / sqrt(HS) - lse);  dp = keep * (dy v^T);  ds = p (dp - delta);  dq = ds k / sqrt(HS)
-//   qkv, dqkv (B, T, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS;  y, dy (B, T, C);  lse, delta (B, NH, T)
+//   p = exp(SCALE q k^T + bias - lse);  dp = keep * (dy v^T);  ds = p (dp - delta);  dq = SCALE ds k
+//   q (B, TQ, C);  k, v (B, TK, KVC): with q or with each other side by side;  y, dy (B, TQ, C);  lse, delta (B, NH, TQ)
+//   dq as q; where q, k and v are side by side, the q part of them all
 //
 // A workgroup owns BQ queries of one head: their q and dy are staged once, blocks of BK keys pass, v and then k in the same
 // tile. Threads are laid out as in attention_tiled. Writes the q part of dqkv; the other two come from attention_backward_key.
 // Dao 2023 (FlashAttention-2), algorithm 2, without its atomics. Reference: src/ops/attention_backward.rs
-// use: index random step window
-const ENTRIES: u32 = 1u;
-// Batch entries before those of this dispatch.
-const B_FIRST: u32 = 0u;
-const T: u32 = 64u;
-const NH: u32 = 1u;
-// Heads of keys and values, each for NH / KVH heads of queries.
-const KVH: u32 = 1u;
-const HS: u32 = 64u;
-const WINDOW: u32 = T;
-const DROPOUT: bool = false;
-// Of dropout: p * 2^32, and 1 / (1 - p).
-const THRESHOLD: u32 = 0u;
-const KEEP_SCALE: f32 = 1.0;
-const SALT: u32 = 0u;
+// use: index attention
 const TX: u32 = 8u;
 const TY: u32 = 8u;
 const ROWS: u32 = 1u;
@@ -28,29 +15,16 @@ const ROWS: u32 = 1u;
 const THREADS: u32 = TX * TY;
 const BQ: u32 = TY * ROWS;
 const BK: u32 = TX * 4u;
-const BLOCKS: u32 = (T + BQ - 1u) / BQ;
-// Lengths in vec4: a head, a row of y, the keys of a row, a row of qkv.
-const HV: u32 = HS / 4u;
-const CV: u32 = NH * HV;
-const KV: u32 = KVH * HV;
-const ROW: u32 = CV + 2u * KV;
+const BLOCKS: u32 = (TQ + BQ - 1u) / BQ;
 const COLUMNS: u32 = (HV + TX - 1u) / TX;
 // Odd, so that rows start in different banks.
 const PITCH: u32 = HV | 1u;
 const P_PITCH: u32 = TX | 1u;
-const SCALE: f32 = 1.0 / sqrt(f32(HS));
-// WGSL knows no infinity: low enough that exp is 0.
-const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u && NH % KVH == 0u;
 
-// Element type of q, k, v, y and their gradients.
-alias X_TYPE = f32;
-
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
 @group(0) @binding(1) var<storage, read> y: array<vec4<X_TYPE>>;
 @group(0) @binding(2) var<storage, read> lse: array<f32>;
 @group(0) @binding(3) var<storage, read> dy: array<vec4<X_TYPE>>;
-@group(0) @binding(4) var<storage, read_write> dqkv: array<vec4<X_TYPE>>;
+@group(0) @binding(4) var<storage, read_write> dq_rows: array<vec4<X_TYPE>>;
 @group(0) @binding(5) var<storage, read_write> delta: array<f32>;
 @group(0) @binding(6) var<uniform> step: Step;
 
@@ -67,8 +41,8 @@ fn load_held(at: u32, y_at: u32, i0: u32, thread: u32) {
         let x = e % HV;
         var q = vec4<f32>(0.0);
         var d = vec4<f32>(0.0);
-        if i < T {
-            q = vec4<f32>(qkv[at + i * ROW + x]) * SCALE;
+        if i < TQ {
+            q = vec4<f32>(q_quad(at + i * Q_ROW + x)) * SCALE;
             d = vec4<f32>(dy[y_at + i * CV + x]);
         }
         held[Q + e / HV * PITCH + x] = q;
@@ -80,8 +54,8 @@ fn load_kv(at: u32, j0: u32, thread: u32) {
     for (var e = thread; e < BK * HV; e += THREADS) {
         let j = j0 + e / HV;
         var value = vec4<f32>(0.0);
-        if j < T {
-            value = vec4<f32>(qkv[at + j * ROW + e % HV]);
+        if j < TK {
+            value = vec4<f32>(kv_quad(at + j * KV_ROW + e % HV));
         }
         kv_tile[e / HV * PITCH + e % HV] = value;
     }
@@ -90,7 +64,7 @@ fn load_kv(at: u32, j0: u32, thread: u32) {
 // This thread's share of rowsum(dy * y): the columns at distance TX.
 fn delta_share(y_at: u32, i0: u32, tx: u32, row: u32) -> f32 {
     var sum = 0.0;
-    if i0 + row < T {
+    if i0 + row < TQ {
         for (var x = tx; x < HV; x += TX) {
             sum += dot(held[DY + row * PITCH + x], vec4<f32>(y[y_at + (i0 + row) * CV + x]));
         }
@@ -120,14 +94,6 @@ fn products(part: u32, tx: u32, ty: u32) -> array<vec4<f32>, ROWS> {
     return s;
 }
 
-fn keep(row: u32, j: u32) -> vec4<f32> {
-    var kept: vec4<f32>;
-    for (var n = 0u; n < 4u; n++) {
-        kept[n] = keep_factor(row * T + j + n * TX, step.micro_batch, step.seed, SALT, THRESHOLD, KEEP_SCALE);
-    }
-    return kept;
-}
-
 @compute @workgroup_size(THREADS)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
@@ -141,10 +107,11 @@ fn main(
     let head = tile / BLOCKS;
     // The last queries see the most keys: they start first.
     let i0 = (BLOCKS - 1u - tile % BLOCKS) * BQ;
-    let at = head / NH * T * ROW + head % NH * HV;
-    let kv_at = head / NH * T * ROW + CV + head % NH / (NH / KVH) * HV;
-    let y_at = head / NH * T * CV + head % NH * HV;
-    let rows = (B_FIRST * NH + head) * T;
+    let at = head / NH * TQ * Q_ROW + head % NH * HV;
+    let kv_at = head / NH * TK * KV_ROW + K_COLUMN + head % NH / (NH / KVH) * HV;
+    let y_at = head / NH * TQ * CV + head % NH * HV;
+    let entry = B_FIRST + head / NH;
+    let rows = (B_FIRST * NH + head) * TQ;
     let tx = thread % TX;
     let ty = thread / TX;
     load_held(at, y_at, i0, thread);
@@ -160,13 +127,14 @@ fn main(
             row_delta[r] += ds_tile[(ty + TY * r) * P_PITCH + x].x;
         }
         let i = i0 + ty + TY * r;
-        row_lse[r] = lse[rows + min(i, T - 1u)];
-        if i < T && tx == 0u {
+        row_lse[r] = lse[rows + min(i, TQ - 1u)];
+        if i < TQ && tx == 0u {
             delta[rows + i] = row_delta[r];
         }
     }
     var dq: array<array<vec4<f32>, COLUMNS>, ROWS>;
-    for (var j0 = first_key(i0) / BK * BK; j0 < min(i0 + BQ, T); j0 += BK) {
+    let end = keys_end(entry, i0 + BQ);
+    for (var j0 = first_key(entry, i0) / BK * BK; j0 < end; j0 += BK) {
         workgroupBarrier();
         load_kv(kv_at + KV, j0, thread);
         workgroupBarrier();
@@ -180,10 +148,11 @@ fn main(
             let i = i0 + ty + TY * r;
             var kept = vec4<f32>(1.0);
             if DROPOUT {
-                kept = keep(rows + i, j0 + tx);
+                kept = keep((rows + i) * TK + j, KEEP_SCALE);
             }
-            let seen = sees(vec4<u32>(i), j) & vec4<bool>(i < T);
-            let p = exp(select(vec4<f32>(MASKED), s[r] - row_lse[r], seen));
+            let seen = sees(vec4<u32>(mask_word(entry, i)), vec4<u32>(i), j) & vec4<bool>(i < TQ);
+            let score = biased(s[r], head % NH, vec4<u32>(i), j);
+            let p = exp(select(vec4<f32>(MASKED), score - row_lse[r], seen));
             ds_tile[(ty + TY * r) * P_PITCH + tx] = p * (kept * dp[r] - row_delta[r]);
         }
         workgroupBarrier();
@@ -200,8 +169,8 @@ fn main(
     }
     for (var r = 0u; r < ROWS; r++) {
         for (var c = 0u; c < COLUMNS; c++) {
-            if i0 + ty + TY * r < T && tx + TX * c < HV {
-                dqkv[at + (i0 + ty + TY * r) * ROW + tx + TX * c] = vec4<X_TYPE>(dq[r][c] * SCALE);
+            if i0 + ty + TY * r < TQ && tx + TX * c < HV {
+                dq_rows[at + (i0 + ty + TY * r) * Q_ROW + tx + TX * c] = vec4<X_TYPE>(dq[r][c] * SCALE);
             }
         }
     }

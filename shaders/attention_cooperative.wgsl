@@ -1,32 +1,18 @@
-// attention_cooperative: y = softmax(q k^T / sqrt(HS), causal) v per head, fused, with an online softmax, on cooperative matrices:
+// attention_cooperative: y = softmax(mask(SCALE q k^T + bias)) v per head, fused, with an online softmax, on cooperative matrices:
 // f16 products summed in f32. For GPUs that have them.
 //
-//   qkv (B, T, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS, head h at h * HS in each;  y (B, T, C)
-//   lse (B, NH, T): log-sum-exp, for backward
+//   q (B, TQ, C);  k, v (B, TK, KVC): with q or with each other side by side;  y (B, TQ, C)
+//   lse (B, NH, TQ): log-sum-exp, for backward, MASKED for a query that sees no key, whose y is 0
 //
 // A workgroup owns OWNED queries of one head; blocks of PASSING keys pass, k and then v in the same slice, each fetched into
 // registers while the one before it is in use. Weights are f16. They are relative to a maximum that moves only where it falls
 // behind by SLACK: seldom, so that the output stays in its matrices, whose rows no thread can reach; to be rescaled they go
 // through workgroup memory. Blocks that no query sees are never visited.
 // Dao et al. 2022, algorithm 1. Reference: src/ops/attention.rs
-// use: random step window cooperative_heads
+// use: attention cooperative_heads
 enable f16;
 enable wgpu_cooperative_matrix;
 
-const ENTRIES: u32 = 1u;
-// Batch entries before those of this dispatch.
-const B_FIRST: u32 = 0u;
-const T: u32 = 64u;
-const NH: u32 = 1u;
-// Heads of keys and values, each for NH / KVH heads of queries.
-const KVH: u32 = 1u;
-const HS: u32 = 64u;
-const WINDOW: u32 = T;
-const DROPOUT: bool = false;
-// Of dropout: p * 2^32, and 1 / (1 - p).
-const THRESHOLD: u32 = 0u;
-const KEEP_SCALE: f32 = 1.0;
-const SALT: u32 = 0u;
 // Queries of a workgroup, and keys that pass at a time.
 const OWNED: u32 = 64u;
 const PASSING: u32 = 32u;
@@ -37,23 +23,10 @@ const TN: u32 = 2u;
 const LANES: u32 = 32u;
 
 const OWNED_PARTS: u32 = 1u;
-const BLOCKS: u32 = (T + OWNED - 1u) / OWNED;
-// Lengths in vec4: a head, a row of y, the keys of a row, a row of qkv.
-const HV: u32 = HS / 4u;
-const CV: u32 = NH * HV;
-const KV: u32 = KVH * HV;
-const ROW: u32 = CV + 2u * KV;
-const SCALE: f32 = 1.0 / sqrt(f32(HS));
-// WGSL knows no infinity: low enough that exp is 0.
-const MASKED: f32 = -1e30;
+const BLOCKS: u32 = (TQ + OWNED - 1u) / OWNED;
 // A weight is at most e^SLACK, 3000, which f16 holds as precisely as any.
 const SLACK: f32 = 8.0;
-const_assert NH % KVH == 0u;
 
-// Element type of q, k, v and y.
-alias X_TYPE = f16;
-
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<X_TYPE>>;
 @group(0) @binding(2) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(3) var<uniform> step: Step;
@@ -66,8 +39,8 @@ fn load_q(at: u32, i0: u32, thread: u32) {
     for (var e = thread; e < OWNED * HV; e += THREADS) {
         let i = i0 + e / HV;
         var value = vec4<f16>();
-        if i < T {
-            value = vec4<f16>(qkv[at + i * ROW + e % HV]);
+        if i < TQ {
+            value = vec4<f16>(q_quad(at + i * Q_ROW + e % HV));
         }
         put_owned(e / HV * PITCH + e % HV * 4u, value);
     }
@@ -78,16 +51,8 @@ fn fetch(at: u32, j0: u32, thread: u32) {
     for (var n = 0u; n < NEXT; n++) {
         let e = thread + n * THREADS;
         let j = j0 + e / HV;
-        next[n] = select(vec4<f16>(), vec4<f16>(qkv[at + min(j, T - 1u) * ROW + e % HV]), j < T);
+        next[n] = select(vec4<f16>(), vec4<f16>(kv_quad(at + min(j, TK - 1u) * KV_ROW + e % HV)), j < TK);
     }
-}
-
-fn keep(row: u32, j: u32) -> vec4<f32> {
-    var kept: vec4<f32>;
-    for (var n = 0u; n < 4u; n++) {
-        kept[n] = keep_factor(row * T + j + n, step.micro_batch, step.seed, SALT, THRESHOLD, 1.0);
-    }
-    return kept;
 }
 
 // A matrix of the output, its rows from `row` on multiplied by their factors. Called by all of a workgroup.
@@ -113,7 +78,7 @@ fn finish(matrix: SUM_MATRIX, row: u32, column: u32, to: u32, i0: u32, lane: Lan
     for (var e = lane.index; lane.stores && e < TILE * TILE / 4u; e += lane.count) {
         let at = first + e / (TILE / 4u) * M_PITCH + e % (TILE / 4u) * 4u;
         let i = row + e / (TILE / 4u);
-        if i0 + i < T {
+        if i0 + i < TQ {
             y[to + i * CV + column / 4u + e % (TILE / 4u)] = vec4<X_TYPE>(sum_quad(at) * factors[i]);
         }
     }
@@ -137,11 +102,12 @@ fn main(
     let head = tile / BLOCKS;
     // The last queries see the most keys: they start first.
     let i0 = (BLOCKS - 1u - tile % BLOCKS) * OWNED;
-    let at = head / NH * T * ROW + head % NH * HV;
-    let kv_at = head / NH * T * ROW + CV + head % NH / (NH / KVH) * HV;
-    let y_at = (head / NH * T + i0) * CV + head % NH * HV;
-    let first_row = (B_FIRST * NH + head) * T + i0;
-    let end = min(i0 + OWNED, T);
+    let at = head / NH * TQ * Q_ROW + head % NH * HV;
+    let kv_at = head / NH * TK * KV_ROW + K_COLUMN + head % NH / (NH / KVH) * HV;
+    let y_at = (head / NH * TQ + i0) * CV + head % NH * HV;
+    let entry = B_FIRST + head / NH;
+    let first_row = (B_FIRST * NH + head) * TQ + i0;
+    let end = keys_end(entry, i0 + OWNED);
     let across = thread % ACROSS;
     let down = thread / ACROSS;
     load_q(at, i0, thread);
@@ -161,7 +127,7 @@ fn main(
             m[r] = MASKED;
             l[r] = 0.0;
         }
-        let first_block = first_key(i0) / PASSING * PASSING;
+        let first_block = first_key(entry, i0) / PASSING * PASSING;
         fetch(kv_at, first_block, thread);
         for (var j0 = first_block; j0 < end; j0 += PASSING) {
             stage(thread);
@@ -177,11 +143,14 @@ fn main(
             var s: array<vec4<f32>, ROWS * QUADS>;
             for (var r = 0u; r < ROWS; r++) {
                 let i = down + DOWN * r;
+                let word = vec4<u32>(mask_word(entry, i0 + i));
                 var highest = MASKED;
                 for (var n = 0u; n < QUADS && i < OWNED; n++) {
                     let x = quad_column(across, n);
-                    let seen = sees(vec4<u32>(i0 + i), j0 + x + vec4<u32>(0u, 1u, 2u, 3u));
-                    let quad = select(vec4<f32>(MASKED), sum_quad(i * S_PITCH + x) * SCALE, seen);
+                    let j = j0 + x + vec4<u32>(0u, 1u, 2u, 3u);
+                    let seen = sees(word, vec4<u32>(i0 + i), j);
+                    let score = biased(sum_quad(i * S_PITCH + x) * SCALE, head % NH, vec4<u32>(i0 + i), j);
+                    let quad = select(vec4<f32>(MASKED), score, seen);
                     s[r * QUADS + n] = quad;
                     highest = max(highest, max(max(quad.x, quad.y), max(quad.z, quad.w)));
                 }
@@ -218,7 +187,7 @@ fn main(
                     l[r] += p.x + p.y + p.z + p.w;
                     let x = quad_column(across, n);
                     if DROPOUT {
-                        p *= keep(first_row + i, j0 + x);
+                        p *= keep((first_row + i) * TK + j0 + x + vec4<u32>(0u, 1u, 2u, 3u), 1.0);
                     }
                     put_weights(i * W_PITCH + x, vec4<f16>(p));
                 }
@@ -268,13 +237,13 @@ fn main(
         workgroupBarrier();
         for (var r = 0u; r < ROWS; r++) {
             let i = down + DOWN * r;
-            if across == 0u && i < OWNED && i0 + i < T {
+            if across == 0u && i < OWNED && i0 + i < TQ {
                 var sum = 0.0;
                 for (var x = 0u; x < ACROSS; x++) {
                     sum += shares[i * ACROSS + x];
                 }
-                factors[i] = KEEP_SCALE / sum;
-                lse[first_row + i] = m[r] + log(sum);
+                factors[i] = select(0.0, KEEP_SCALE / sum, sum > 0.0);
+                lse[first_row + i] = select(MASKED, m[r] + log(sum), sum > 0.0);
             }
         }
         finish(o00, row, column, y_at, i0, lane);

@@ -1,27 +1,13 @@
-// attention_tiled: y = softmax(q k^T / sqrt(HS), causal) v per head, fused, with an online softmax. For GPUs.
+// attention_tiled: y = softmax(mask(SCALE q k^T + bias)) v per head, fused, with an online softmax. For GPUs.
 //
-//   qkv (B, T, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS, head h at h * HS in each;  y (B, T, C)
-//   lse (B, NH, T): log-sum-exp, for backward
+//   q (B, TQ, C);  k, v (B, TK, KVC): with q or with each other side by side;  y (B, TQ, C)
+//   lse (B, NH, TQ): log-sum-exp, for backward, MASKED for a query that sees no key, whose y is 0
 //
 // A workgroup owns BQ queries of one head: their q is staged once, blocks of BK keys pass, k and then v in the same tile. A thread
 // owns ROWS queries at distance TY, and with each block four keys at distance TX, then COLUMNS vec4 of the output, also at
 // distance TX: neighbours read neighbouring banks. Blocks that no query sees are never visited.
 // Dao et al. 2022, algorithm 1. Reference: src/ops/attention.rs
-// use: index random step window
-const ENTRIES: u32 = 1u;
-// Batch entries before those of this dispatch.
-const B_FIRST: u32 = 0u;
-const T: u32 = 64u;
-const NH: u32 = 1u;
-// Heads of keys and values, each for NH / KVH heads of queries.
-const KVH: u32 = 1u;
-const HS: u32 = 64u;
-const WINDOW: u32 = T;
-const DROPOUT: bool = false;
-// Of dropout: p * 2^32, and 1 / (1 - p).
-const THRESHOLD: u32 = 0u;
-const KEEP_SCALE: f32 = 1.0;
-const SALT: u32 = 0u;
+// use: index attention
 const TX: u32 = 8u;
 const TY: u32 = 8u;
 const ROWS: u32 = 2u;
@@ -29,25 +15,12 @@ const ROWS: u32 = 2u;
 const THREADS: u32 = TX * TY;
 const BQ: u32 = TY * ROWS;
 const BK: u32 = TX * 4u;
-const BLOCKS: u32 = (T + BQ - 1u) / BQ;
-// Lengths in vec4: a head, a row of y, the keys of a row, a row of qkv.
-const HV: u32 = HS / 4u;
-const CV: u32 = NH * HV;
-const KV: u32 = KVH * HV;
-const ROW: u32 = CV + 2u * KV;
+const BLOCKS: u32 = (TQ + BQ - 1u) / BQ;
 const COLUMNS: u32 = (HV + TX - 1u) / TX;
 // Odd, so that rows start in different banks.
 const PITCH: u32 = HV | 1u;
 const P_PITCH: u32 = TX | 1u;
-const SCALE: f32 = 1.0 / sqrt(f32(HS));
-// WGSL knows no infinity: low enough that exp is 0.
-const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u && NH % KVH == 0u;
 
-// Element type of q, k, v, y and their gradients.
-alias X_TYPE = f32;
-
-@group(0) @binding(0) var<storage, read> qkv: array<vec4<X_TYPE>>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<X_TYPE>>;
 @group(0) @binding(2) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(3) var<uniform> step: Step;
@@ -61,8 +34,8 @@ fn load_q(at: u32, i0: u32, thread: u32) {
     for (var e = thread; e < BQ * HV; e += THREADS) {
         let i = i0 + e / HV;
         var value = vec4<f32>(0.0);
-        if i < T {
-            value = vec4<f32>(qkv[at + i * ROW + e % HV]) * SCALE;
+        if i < TQ {
+            value = vec4<f32>(q_quad(at + i * Q_ROW + e % HV)) * SCALE;
         }
         q_tile[e / HV * PITCH + e % HV] = value;
     }
@@ -72,8 +45,8 @@ fn load_kv(at: u32, j0: u32, thread: u32) {
     for (var e = thread; e < BK * HV; e += THREADS) {
         let j = j0 + e / HV;
         var value = vec4<f32>(0.0);
-        if j < T {
-            value = vec4<f32>(qkv[at + j * ROW + e % HV]);
+        if j < TK {
+            value = vec4<f32>(kv_quad(at + j * KV_ROW + e % HV));
         }
         kv_tile[e / HV * PITCH + e % HV] = value;
     }
@@ -89,8 +62,8 @@ fn four(row: u32, x: u32) -> mat4x4<f32> {
     );
 }
 
-// The thread's scaled scores, those of keys that a query does not see masked.
-fn scores(i0: u32, j0: u32, tx: u32, ty: u32) -> array<vec4<f32>, ROWS> {
+// The thread's scores, those of keys that a query does not see masked.
+fn scores(entry: u32, head: u32, i0: u32, j0: u32, tx: u32, ty: u32) -> array<vec4<f32>, ROWS> {
     var s: array<vec4<f32>, ROWS>;
     for (var x = 0u; x < HV; x++) {
         let k = four(tx, x);
@@ -100,17 +73,11 @@ fn scores(i0: u32, j0: u32, tx: u32, ty: u32) -> array<vec4<f32>, ROWS> {
     }
     let j = j0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX);
     for (var r = 0u; r < ROWS; r++) {
-        s[r] = select(vec4<f32>(MASKED), s[r], sees(vec4<u32>(i0 + ty + TY * r), j));
+        let i = i0 + ty + TY * r;
+        let seen = sees(vec4<u32>(mask_word(entry, i)), vec4<u32>(i), j);
+        s[r] = select(vec4<f32>(MASKED), biased(s[r], head, vec4<u32>(i), j), seen);
     }
     return s;
-}
-
-fn keep(row: u32, j: u32) -> vec4<f32> {
-    var kept: vec4<f32>;
-    for (var n = 0u; n < 4u; n++) {
-        kept[n] = keep_factor(row * T + j + n * TX, step.micro_batch, step.seed, SALT, THRESHOLD, KEEP_SCALE);
-    }
-    return kept;
 }
 
 @compute @workgroup_size(THREADS)
@@ -126,9 +93,10 @@ fn main(
     let head = tile / BLOCKS;
     // The last queries see the most keys: they start first.
     let i0 = (BLOCKS - 1u - tile % BLOCKS) * BQ;
-    let at = head / NH * T * ROW + head % NH * HV;
-    let kv_at = head / NH * T * ROW + CV + head % NH / (NH / KVH) * HV;
-    let first_row = (B_FIRST * NH + head) * T + i0;
+    let at = head / NH * TQ * Q_ROW + head % NH * HV;
+    let kv_at = head / NH * TK * KV_ROW + K_COLUMN + head % NH / (NH / KVH) * HV;
+    let entry = B_FIRST + head / NH;
+    let first_row = (B_FIRST * NH + head) * TQ + i0;
     let tx = thread % TX;
     let ty = thread / TX;
     var o: array<array<vec4<f32>, COLUMNS>, ROWS>;
@@ -138,11 +106,12 @@ fn main(
         m[r] = MASKED;
     }
     load_q(at, i0, thread);
-    for (var j0 = first_key(i0) / BK * BK; j0 < min(i0 + BQ, T); j0 += BK) {
+    let end = keys_end(entry, i0 + BQ);
+    for (var j0 = first_key(entry, i0) / BK * BK; j0 < end; j0 += BK) {
         workgroupBarrier();
         load_kv(kv_at, j0, thread);
         workgroupBarrier();
-        var p = scores(i0, j0, tx, ty);
+        var p = scores(entry, head % NH, i0, j0, tx, ty);
         for (var r = 0u; r < ROWS; r++) {
             shares[(ty + TY * r) * TX + tx] = max(max(p[r].x, p[r].y), max(p[r].z, p[r].w));
         }
@@ -160,7 +129,7 @@ fn main(
                 o[r][c] *= rescale;
             }
             if DROPOUT {
-                p[r] *= keep(first_row + ty + TY * r, j0 + tx);
+                p[r] *= keep((first_row + ty + TY * r) * TK + j0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX), KEEP_SCALE);
             }
             p_tile[(ty + TY * r) * P_PITCH + tx] = p[r];
         }
@@ -182,18 +151,20 @@ fn main(
     workgroupBarrier();
     for (var r = 0u; r < ROWS; r++) {
         let i = i0 + ty + TY * r;
-        if i < T {
+        if i < TQ {
+            let has_keys = m[r] > MASKED;
             var sum = 0.0;
             for (var x = 0u; x < TX; x++) {
                 sum += shares[(ty + TY * r) * TX + x];
             }
             for (var c = 0u; c < COLUMNS; c++) {
                 if tx + TX * c < HV {
-                    y[(head / NH * T + i) * CV + head % NH * HV + tx + TX * c] = vec4<X_TYPE>(o[r][c] / sum);
+                    let value = select(vec4<f32>(0.0), o[r][c] / sum, has_keys);
+                    y[(head / NH * TQ + i) * CV + head % NH * HV + tx + TX * c] = vec4<X_TYPE>(value);
                 }
             }
             if tx == 0u {
-                lse[first_row + ty + TY * r] = m[r] + log(sum);
+                lse[first_row + ty + TY * r] = select(MASKED, m[r] + log(sum), has_keys);
             }
         }
     }

@@ -33,6 +33,7 @@ pub mod layernorm;
 pub mod loss_scale;
 pub mod matmul;
 pub mod next_token;
+pub mod relative_bias;
 pub mod rmsnorm;
 pub mod rope;
 pub mod router;
@@ -61,6 +62,7 @@ pub fn cases() -> Vec<&'static Case> {
         adamw::CASES,
         add::CASES,
         attention::CASES,
+        attention::MASK_CASES,
         attention_cached::CASES,
         best_tokens::CASES,
         cache_append::CASES,
@@ -86,6 +88,7 @@ pub fn cases() -> Vec<&'static Case> {
         loss_scale::CASES,
         matmul::CASES,
         next_token::CASES,
+        relative_bias::CASES,
         rmsnorm::CASES,
         rope::CASES,
         router::CASES,

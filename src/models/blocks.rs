@@ -3,7 +3,7 @@
 use super::config::{Config, Norm, Position};
 use crate::graph::{Dtype, Graph, Initial, NetworkId, Tensor};
 use crate::ops::add::Add;
-use crate::ops::attention::Attention;
+use crate::ops::attention::{Attention, Mask};
 use crate::ops::attention_cached::AttentionCached;
 use crate::ops::cache_append::CacheAppend;
 use crate::ops::cast::cast;
@@ -130,7 +130,8 @@ impl Model<'_> {
             }
         }
         let dropout = if self.training { dropout.attention } else { 0.0 };
-        g.apply(Attention { heads, kv_heads, window, dropout, salt: salt(layer) }, &[qkv])
+        let mask = Mask::Causal { window };
+        g.apply(Attention { heads, kv_heads, mask, dropout, salt: salt(layer), ..Attention::default() }, &[qkv])
     }
 
     pub(super) fn cache(&self, g: &mut Graph, layer: usize, rows: usize) -> Tensor {

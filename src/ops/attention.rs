@@ -1,112 +1,145 @@
-//! attention: causal multi-head self-attention, y = dropout(softmax(q k^T / sqrt(HS))) v for each head, in one kernel.
+//! attention: multi-head attention, y = dropout(softmax(mask(scale q k^T + bias))) v for each head, in one kernel.
 //!
-//!   qkv (B, T, C + 2 KVC): q | k | v along the last dimension, C = NH * HS, KVC = KVH * HS, head h at columns h * HS of each
-//!   y (B, T, C);  lse (B, NH, T), f32: log-sum-exp of a query's scaled scores, slot 1, kept for backward
+//!   q (B, TQ, C), C = NH * HS;  k and v (B, TK, KVC), KVC = KVH * HS;  head h at columns h * HS of each
+//!   packed: one tensor (B, T, q | k | v), TQ = TK = T;  apart: two, q and (B, TK, k | v)
+//!   words of the mask, u32, where it has some (see [`Mask`]);  bias (NH, TQ + TK - 1), f32, where there is one
+//!   y (B, TQ, C);  lse (B, NH, TQ), f32: log-sum-exp of a query's scores, slot 1, kept for backward
 //!
 //! NH / KVH heads of queries that follow one another share a head of keys and values (Ainslie et al. 2023), which nobody
-//! repeats in memory. With a window of W, a query sees its own key and the W - 1 before it (Beltagy, Peters and Cohan 2020).
+//! repeats in memory. A query that sees no key has y = 0 and no gradients; its lse is -1e30.
 //!
-//! Keys pass in blocks under an online softmax, so that no T x T tensor exists: FlashAttention, Dao, Fu, Ermon, Rudra and Ré
+//! A bias is added to the scaled scores by head and distance: element j - i + TQ - 1 of a head's row for query i and key j. Its
+//! gradient is a sum in a fixed order. `relative_bias` makes one from T5's buckets.
+//!
+//! Keys pass in blocks under an online softmax, so that no TQ x TK tensor exists: FlashAttention, Dao, Fu, Ermon, Rudra and Ré
 //! 2022, algorithm 1. A block of keys that no query of the workgroup sees is not visited.
-//! Cost: 2 B NH HS T (T + 1) FLOPs, the causal half of two products, less with a window; qkv is read, y and lse written.
+//! Cost: 4 HS FLOPs for each head and pair of a query and a key that it sees; q, k and v are read, y and lse written.
 //!
-//! Where qkv is larger than a binding, ranges of whole batch entries are worked on: one entry, T * (C + 2 KVC) elements, must
-//! fit.
+//! Where a tensor is larger than a binding, ranges of whole batch entries are worked on: one entry must fit.
 
 mod cases;
+mod mask;
+mod mask_cases;
+mod size;
 mod tiling;
 
 pub use cases::CASES;
+pub use mask::Mask;
+pub use mask_cases::MASK_CASES;
 
 use super::attention_backward::AttentionBackward;
 use super::cross_entropy::log_sum_exp;
 use super::dropout::{keep_factor, threshold};
+use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor, Variants};
 use crate::shader;
 use rayon::prelude::*;
+pub(super) use size::{Size, dot};
 use std::ops::Range;
+use std::sync::Arc;
 pub(super) use tiling::Kernel;
 use tiling::Tiling;
 
-/// y = attention(qkv). `salt` tells the dropout of one layer from another's.
-#[derive(Clone, Debug)]
+/// y = attention(q, k, v). `salt` tells the dropout of one layer from another's.
+#[derive(Clone, Debug, Default)]
 pub struct Attention {
     pub heads: usize,
     /// Heads of keys and values: a divisor of `heads`.
     pub kv_heads: usize,
-    /// How many keys a query sees at most, its own included; all before it if `None`.
-    pub window: Option<usize>,
+    /// Whether q is a tensor of its own, and k and v are another: for keys that come from elsewhere.
+    pub apart: bool,
+    pub mask: Mask,
+    /// Whether a bias by head and distance is added to the scores.
+    pub bias: bool,
+    /// What scores are multiplied by: 1 / sqrt(HS) if `None`.
+    pub scale: Option<f32>,
     /// Probability with which an attention weight is dropped.
     pub dropout: f32,
     pub salt: u32,
 }
 
-/// Sizes of the tensors.
+/// Which input is what; q, or q, k and v, are the first.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Size {
-    pub b: usize,
-    pub t: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-    /// Columns of a head.
-    pub hs: usize,
-    /// Keys that a query sees at most: `t` without a window.
-    pub window: usize,
-    /// Type of what is not a statistic of rows.
-    pub dtype: Dtype,
+pub(super) struct Places {
+    pub kv: Option<usize>,
+    pub words: Option<usize>,
+    pub bias: Option<usize>,
+    /// How many there are.
+    pub count: usize,
 }
 
+/// The log-sum-exp of a query that sees no key: `MASKED` of the shaders.
+const NOTHING: f64 = -1e30;
+
 impl Attention {
-    /// Panics unless `qkv` is (B, T, (heads + 2 * kv_heads) * HS) with a head size that the kernels take.
-    pub(super) fn size(&self, qkv: &Shape) -> Size {
-        let Attention { heads, kv_heads, .. } = *self;
-        let all = heads + 2 * kv_heads;
+    pub(super) fn places(&self) -> Places {
+        let mut count = 1;
+        let mut place = |there: bool| {
+            count += usize::from(there);
+            there.then(|| count - 1)
+        };
+        let kv = place(self.apart);
+        let words = place(self.mask.words(0, 0).is_some());
+        let bias = place(self.bias);
+        Places { kv, words, bias, count }
+    }
+
+    /// Panics unless the inputs belong together and have a head size that the kernels take.
+    pub(super) fn size(&self, inputs: &[&Shape]) -> Size {
+        let Attention { heads, kv_heads, apart, mask, scale, .. } = *self;
+        let places = self.places();
+        assert!(inputs.len() >= places.count, "attention takes {} tensors, not {inputs:?}", places.count);
         assert!(
             kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads),
             "{kv_heads} heads of keys cannot serve {heads}"
         );
-        let fits = qkv.dims.len() == 3 && qkv.dims[2].is_multiple_of(all);
+        let q = inputs[0];
+        let all = if apart { heads } else { heads + 2 * kv_heads };
+        let fits = q.dims.len() == 3 && q.dims[2].is_multiple_of(all);
         assert!(
             fits,
-            "attention takes q, k and v of {heads}, {kv_heads} and {kv_heads} heads side by side, not {qkv:?}"
+            "attention takes q, k and v of {heads}, {kv_heads} and {kv_heads} heads side by side or q apart, not {inputs:?}"
         );
-        let hs = qkv.dims[2] / all;
-        assert!(self.window != Some(0), "a window of attention holds at least the query's own key");
+        let (b, t, hs) = (q.dims[0], q.dims[1], q.dims[2] / all);
+        let keys = places.kv.map_or(t, |kv| inputs[kv].dims.get(1).copied().unwrap_or(0));
         assert!(
             hs.is_multiple_of(4) && (4..=128).contains(&hs),
             "attention takes heads of 4, 8, .. 128 columns, not {hs}"
         );
+        assert!(mask.window() != Some(0), "a window of attention holds at least the query's own key");
         assert!((0.0..1.0).contains(&self.dropout), "attention cannot drop with probability {}", self.dropout);
-        assert!(u32::try_from(qkv.len()).is_ok(), "attention indexes with 32 bits: {qkv:?} is too large");
-        let (b, t) = (qkv.dims[0], qkv.dims[1]);
-        let window = self.window.map_or(t, |window| window.min(t));
-        Size { b, t, heads, kv_heads, hs, window, dtype: qkv.dtype }
+        let window = mask.window().map_or(keys, |window| window.min(keys));
+        let size = Size { b, t, keys, heads, kv_heads, hs, mask, window, apart, scale, dtype: q.dtype };
+        let operands = size.operands();
+        let fits = keys > 0 && operands.iter().zip(inputs).all(|(wanted, given)| wanted == *given);
+        assert!(fits, "attention takes keys and values that belong to its queries, not {inputs:?}");
+        let small = operands.iter().all(|s| u32::try_from(s.len()).is_ok());
+        assert!(small, "attention indexes with 32 bits: {inputs:?} are too large");
+        if let Some((at, dims)) = places.words.zip(mask.words(b, t)) {
+            let fits = *inputs[at] == Shape { dims: dims.clone(), dtype: Dtype::U32 };
+            assert!(fits, "the words of {mask:?} are {dims:?} of u32, not {:?}", inputs[at]);
+        }
+        if let Some(at) = places.bias {
+            assert!(*inputs[at] == size.bias(), "a bias of attention is {:?}, not {:?}", size.bias(), inputs[at]);
+        }
+        // With q, k, v, y, lse, dy, dq and delta these would be nine buffers of the kernel for dq; every device has eight.
+        let many = apart && self.bias && places.words.is_some();
+        assert!(!many, "attention with a bias takes {mask:?} only where q, k and v are packed");
+        size
     }
 
-    /// What the kernels of both directions have in common, for blocks of `heads` heads of the batch entries `entries`.
+    /// What the kernels of both directions have in common, for blocks of `rows` rows of each of `heads` heads of the batch
+    /// entries `entries`.
     pub(super) fn kernel(
         &self,
         size: Size,
         tiling: &Tiling,
-        heads: usize,
+        (heads, rows): (usize, usize),
         entries: &Range<usize>,
         limits: &Limits,
     ) -> Dispatch {
-        let blocks = entries.len() * heads * size.t.div_ceil(tiling.block);
-        let mut d = Dispatch::new(tiling.shader)
-            .constant("ENTRIES", entries.len())
-            .constant("B_FIRST", entries.start)
-            .constant("T", size.t)
-            .constant("NH", size.heads)
-            .constant("KVH", size.kv_heads)
-            .constant("HS", size.hs)
-            .constant("WINDOW", size.window)
-            .constant("DROPOUT", self.dropout > 0.0)
-            .constant("THRESHOLD", threshold(self.dropout))
-            .constant("KEEP_SCALE", 1.0 / (1.0 - self.dropout))
-            .constant("SALT", self.salt)
-            .element("X_TYPE", size.dtype)
-            .groups(limits.fold(blocks));
+        let blocks = entries.len() * heads * rows.div_ceil(tiling.block);
+        let mut d = self.constants(tiling.shader, size, entries).groups(limits.fold(blocks));
         for (name, value) in &tiling.constants {
             d = d.constant(name, *value);
         }
@@ -115,87 +148,59 @@ impl Attention {
         }
         d
     }
-}
 
-impl Size {
-    /// What a choice of tiling depends on.
-    pub fn class(&self, name: &str) -> String {
-        let heads = (self.b * self.heads).next_power_of_two();
-        let window =
-            if self.window < self.t { format!(" window {}", self.window.next_power_of_two()) } else { "".into() };
-        format!("{name} {heads}x{}x{}{window}{}", self.t.next_power_of_two(), self.hs, self.dtype.suffix())
-    }
-
-    pub fn qkv(&self, dtype: Dtype) -> Shape {
-        Shape { dims: vec![self.b, self.t, self.row()], dtype }
-    }
-
-    /// Shape of lse and delta.
-    pub fn statistics(&self) -> Shape {
-        Shape::f32(&[self.b, self.heads, self.t])
-    }
-
-    /// Pairs of a query and a key that it sees, over all heads.
-    pub fn pairs(&self) -> u64 {
-        let (t, window) = (self.t as u64, self.window as u64);
-        (self.b * self.heads) as u64 * (window * (window + 1) / 2 + (t - window) * window)
-    }
-
-    /// Columns of y.
-    pub fn c(&self) -> usize {
-        self.heads * self.hs
-    }
-
-    /// Columns of qkv.
-    pub fn row(&self) -> usize {
-        (self.heads + 2 * self.kv_heads) * self.hs
-    }
-
-    /// The keys that query `i` sees.
-    pub fn seen(&self, i: usize) -> std::ops::RangeInclusive<usize> {
-        (i + 1).saturating_sub(self.window)..=i
-    }
-
-    /// Bytes of one batch entry of a tensor with `columns` columns per position, a multiple of 4 of them.
-    fn entry_bytes(&self, columns: usize) -> u64 {
-        (self.t * columns) as u64 * self.dtype.size_bytes()
-    }
-
-    /// Bytes of `entries` in a tensor with `columns` columns per position.
-    pub fn bytes(&self, entries: &Range<usize>, columns: usize) -> Range<u64> {
-        let entry = self.entry_bytes(columns);
-        entries.start as u64 * entry..entries.end as u64 * entry
-    }
-
-    /// Ranges of batch entries whose qkv fits one binding and whose qkv and y start aligned.
-    pub fn chunks(&self, limits: &Limits) -> Vec<Range<usize>> {
-        let (entry, y_entry) = (self.entry_bytes(self.row()), self.entry_bytes(self.c()));
-        let fit = (limits.binding_bytes / entry) as usize;
-        if fit >= self.b {
-            return std::iter::once(0..self.b).collect();
+    /// A dispatch of one of the shaders that use `shared/attention`.
+    pub(super) fn constants(&self, shader: crate::graph::Shader, size: Size, entries: &Range<usize>) -> Dispatch {
+        let mut d = Dispatch::new(shader)
+            .constant("ENTRIES", entries.len())
+            .constant("B_FIRST", entries.start)
+            .constant("TQ", size.t)
+            .constant("TK", size.keys)
+            .constant("NH", size.heads)
+            .constant("KVH", size.kv_heads)
+            .constant("HS", size.hs)
+            .constant("WINDOW", size.window)
+            .constant("DROPOUT", self.dropout > 0.0)
+            .constant("THRESHOLD", threshold(self.dropout))
+            .constant("KEEP_SCALE", 1.0 / (1.0 - self.dropout))
+            .constant("SALT", self.salt)
+            .element("X_TYPE", size.dtype);
+        if let Some(scale) = self.scale {
+            d = d.constant("SCALE", scale);
         }
-        // An alignment is a power of two.
-        let step = (limits.alignment_bytes >> entry.trailing_zeros().min(y_entry.trailing_zeros())).max(1) as usize;
-        let count = fit / step * step;
-        let (mib, limit) = ((step as u64 * entry) >> 20, limits.binding_bytes >> 20);
-        assert!(
-            count > 0,
-            "attention binds at least {mib} MiB of q, k and v at {self:?}; this device allows {limit} MiB"
-        );
-        (0..self.b).step_by(count).map(|start| start..self.b.min(start + count)).collect()
+        d
     }
 
-    /// The element of qkv at which position `t` of a head of queries, counted over the batch, starts: its q, or the k or v
-    /// that it shares.
-    pub fn at(&self, head: usize, t: usize, part: usize) -> usize {
-        let shared = head % self.heads / (self.heads / self.kv_heads);
-        let column = [head % self.heads, self.heads + shared, self.heads + self.kv_heads + shared][part];
-        (head / self.heads * self.t + t) * self.row() + column * self.hs
+    /// Adds the bindings that only some plans have, after all others.
+    pub(super) fn bind_rest(&self, mut d: Dispatch, size: Size, entries: &Range<usize>) -> Dispatch {
+        let places = self.places();
+        let add = |d: Dispatch, number: &'static str, named: &'static str, taken: &'static str| {
+            let next = d.bindings.len();
+            d.constant(number, next).swap(named, taken)
+        };
+        if let Some(kv) = places.kv {
+            d = add(d, "KV_BINDING", "attention_packed", "attention_apart").read_range(kv, size.kv_bytes(entries));
+        }
+        let file = self.mask.file();
+        if let Some(words) = places.words {
+            d = add(d, "WORDS_BINDING", "mask_causal", file).read(words);
+        } else if file != "mask_causal" {
+            d = d.swap("mask_causal", file);
+        }
+        if let Some(bias) = places.bias {
+            d = add(d, "BIAS_BINDING", "bias_none", "bias_distance").read(bias);
+        }
+        d
     }
 
-    /// The element of y at which a head's position `t` starts.
-    pub fn y_at(&self, head: usize, t: usize) -> usize {
-        (head / self.heads * self.t + t) * self.c() + head % self.heads * self.hs
+    /// The op without the words of its mask, where it has some: kernels are measured with numbers only.
+    pub(super) fn without_words(&self) -> Option<Attention> {
+        self.places().words.map(|_| Attention { mask: self.mask.without_words(), ..self.clone() })
+    }
+
+    /// Shapes of q, k, v and a bias for a size.
+    pub(super) fn numbers(&self, size: Size) -> Vec<Shape> {
+        size.operands().into_iter().chain(self.bias.then(|| size.bias())).collect()
     }
 }
 
@@ -215,9 +220,10 @@ pub(super) fn variants(
     while flops(&trial) > limits.trial_flops() && trial.b > 1 {
         trial.b /= 2;
     }
-    while flops(&trial) > limits.trial_flops() && trial.t > 128 {
+    while flops(&trial) > limits.trial_flops() && trial.t.min(trial.keys) > 128 {
         trial.t /= 2;
-        trial.window = trial.window.min(trial.t);
+        trial.keys /= 2;
+        trial.window = trial.window.min(trial.keys);
     }
     Variants { class: size.class(name), names, inputs: inputs(trial) }
 }
@@ -228,6 +234,7 @@ const FORWARD: Kernel = Kernel {
     registers: shader!("attention_registers"),
     most: 2,
     cooperative: shader!("attention_cooperative"),
+    over_keys: false,
 };
 
 impl Op for Attention {
@@ -236,47 +243,75 @@ impl Op for Attention {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        assert!(inputs.len() == 1, "attention takes one tensor, not {inputs:?}");
-        let size = self.size(inputs[0]);
-        vec![inputs[0].with_columns(size.c()), size.statistics()]
+        assert!(inputs.len() == self.places().count, "attention takes {:?}, not {inputs:?}", self.places());
+        let size = self.size(inputs);
+        vec![size.result(), size.statistics()]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let size = self.size(shapes.inputs[0]);
+        let size = self.size(&shapes.inputs);
         let tiling = FORWARD.tiling(&size.class(self.name()), size, limits);
         let piece = |entries: Range<usize>| {
-            self.kernel(size, &tiling, size.heads, &entries, limits)
+            let d = self
+                .kernel(size, &tiling, (size.heads, size.t), &entries, limits)
                 .read_range(0, size.bytes(&entries, size.row()))
                 .write_range(0, size.bytes(&entries, size.c()))
                 .write(1)
-                .step()
+                .step();
+            self.bind_rest(d, size, &entries)
         };
         size.chunks(limits).into_iter().map(piece).collect()
     }
 
     fn variants(&self, shapes: &Shapes, limits: &Limits) -> Option<Variants> {
-        let size = self.size(shapes.inputs[0]);
-        Some(variants(self.name(), &[FORWARD], size, limits, |trial| vec![trial.qkv(shapes.inputs[0].dtype)]))
+        if self.places().words.is_some() {
+            return None;
+        }
+        let size = self.size(&shapes.inputs);
+        Some(variants(self.name(), &[FORWARD], size, limits, |trial| self.numbers(trial)))
     }
 
-    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        let qkv = g.nodes()[node].inputs[0];
-        let backward = AttentionBackward { forward: self.clone() };
-        vec![Some(g.apply(backward, &[qkv, Tensor { node, slot: 0 }, Tensor { node, slot: 1 }, dy]))]
+    fn parts(&self, shapes: &Shapes) -> Vec<(Arc<dyn Op>, Vec<Shape>)> {
+        let part = |op: Attention| (Arc::new(op) as Arc<dyn Op>, self.numbers(self.size(&shapes.inputs)));
+        self.without_words().map(part).into_iter().collect()
+    }
+
+    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
+        let places = self.places();
+        let mut inputs = g.nodes()[node].inputs.clone();
+        let mut gradients = vec![None; inputs.len()];
+        inputs.extend([Tensor { node, slot: 0 }, Tensor { node, slot: 1 }, dy]);
+        let bias_gradient = places.bias.is_some_and(|at| needed[at]);
+        let backward = AttentionBackward { forward: self.clone(), bias_gradient };
+        let slots = backward.slots();
+        let d = g.apply(backward, &inputs);
+        let mut hand = |input: Option<usize>, slot: usize| {
+            if let Some(input) = input {
+                gradients[input] = Some(Tensor { slot, ..d });
+            }
+        };
+        hand(Some(0), 0);
+        hand(places.kv, 1);
+        hand(places.bias.filter(|_| bias_gradient), slots.bias);
+        gradients
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
-        let size = self.size(shapes.inputs[0]);
-        let part = |head, t, part| &inputs[0][size.at(head, t, part)..][..size.hs];
+        let size = self.size(&shapes.inputs);
+        let words = self.places().words.map_or(&[][..], |at| as_ids(inputs[at]));
         let one_head = |head: usize| {
             let mut y = vec![0.0f64; size.t * size.hs];
-            let mut lse = vec![0.0f64; size.t];
+            let mut lse = vec![NOTHING; size.t];
             for (i, y) in y.chunks_mut(size.hs).enumerate() {
-                let scores: Vec<f64> = size.seen(i).map(|j| size.score(part(head, i, 0), part(head, j, 1))).collect();
+                let seen = size.seen_by(head / size.heads, i, words);
+                let scores: Vec<f64> = seen.clone().map(|j| self.score(size, head, i, j, inputs)).collect();
+                if seen.is_empty() {
+                    continue;
+                }
                 lse[i] = log_sum_exp(scores.iter().copied());
-                for (j, score) in size.seen(i).zip(&scores) {
+                for (j, score) in seen.zip(&scores) {
                     let p = (score - lse[i]).exp() * self.keep(size, head, i, j, step);
-                    y.iter_mut().zip(part(head, j, 2)).for_each(|(y, v)| *y += p * f64::from(*v));
+                    y.iter_mut().zip(part(size, inputs, head, j, 2)).for_each(|(y, v)| *y += p * f64::from(*v));
                 }
             }
             (y, lse)
@@ -292,45 +327,31 @@ impl Op for Attention {
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
-        let size = self.size(shapes.inputs[0]);
+        let size = self.size(&shapes.inputs);
         Cost { flops: 2 * 2 * size.pairs() * size.hs as u64, size_bytes: shapes.size_bytes() }
     }
 }
 
+/// The q, k or v of a position, for a head of queries counted over the batch.
+pub(super) fn part<'a>(size: Size, inputs: &[&'a [f32]], head: usize, t: usize, part: usize) -> &'a [f32] {
+    let (operand, at) = size.at(head, t, part);
+    &inputs[operand][at..][..size.hs]
+}
+
 /// Twins of what the shaders compute, for both references.
 impl Attention {
-    /// Dropout's factor for query i and key j of a head, counted over the batch.
+    /// The score of query i and key j of a head, counted over the batch.
+    pub(super) fn score(&self, size: Size, head: usize, i: usize, j: usize, inputs: &[&[f32]]) -> f64 {
+        let bias = self.places().bias.map_or(0.0, |at| f64::from(inputs[at][size.bias_at(head, i, j)]));
+        size.score(part(size, inputs, head, i, 0), part(size, inputs, head, j, 1)) + bias
+    }
+
+    /// Dropout's factor for them.
     pub(super) fn keep(&self, size: Size, head: usize, i: usize, j: usize, step: &Step) -> f64 {
         if self.dropout == 0.0 {
             return 1.0;
         }
-        let element = ((head * size.t + i) as u32).wrapping_mul(size.t as u32).wrapping_add(j as u32);
+        let element = ((head * size.t + i) as u32).wrapping_mul(size.keys as u32).wrapping_add(j as u32);
         f64::from(keep_factor(element, step, self.salt, self.dropout))
-    }
-}
-
-impl Size {
-    pub fn score(&self, q: &[f32], k: &[f32]) -> f64 {
-        dot(q, k) / (self.hs as f64).sqrt()
-    }
-}
-
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::graph::Family;
-
-    #[test]
-    fn chunks_are_aligned_whole_entries_that_cover_the_batch() {
-        let limits = |binding_bytes| Limits { binding_bytes, ..Limits::portable(Family::Gpu) };
-        // One entry of y is 5 * 32 * 4 = 640 bytes: every second one starts at a multiple of 256.
-        let size = Size { b: 7, t: 5, heads: 2, kv_heads: 2, hs: 16, window: 5, dtype: Dtype::F32 };
-        assert_eq!(size.chunks(&limits(7 * 1920)).len(), 1);
-        assert_eq!(size.chunks(&limits(5 * 1920)), [0..4, 4..7]);
-        assert!(size.chunks(&limits(4000)).iter().all(|c| size.bytes(c, 32).start.is_multiple_of(256)));
     }
 }

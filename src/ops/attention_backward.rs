@@ -1,77 +1,150 @@
 //! attention_backward: the gradient of attention, with the probabilities made again from lse. Per head and query i:
 //!
-//!   delta = rowsum(dy * y);  p = exp(q k^T / sqrt(HS) - lse);  dp = keep * (dy v^T);  ds = p (dp - delta)
-//!   dq = ds k / sqrt(HS);  dk = ds^T q / sqrt(HS);  dv = (keep * p)^T dy
+//!   delta = rowsum(dy * y);  p = exp(scale q k^T + bias - lse);  dp = keep * (dy v^T);  ds = p (dp - delta)
+//!   dq = scale ds k;  dk = scale ds^T q;  dv = (keep * p)^T dy;  dbias = ds summed over pairs of one distance
 //!
-//!   qkv, dqkv (B, T, C + 2 KVC);  y, dy (B, T, C);  lse, delta (B, NH, T); delta is scratch, slot 1
+//!   q, k, v, words of the mask and bias as in attention, with gradients of the same shapes: packed one, apart two, then dbias
+//!   y, dy (B, TQ, C);  lse, delta (B, NH, TQ);  delta is scratch, and so are sums of dbias (B * spans, NH, TQ + TK - 1)
 //!
 //! Two kernels instead of float atomics, so that a run is repeatable: one over blocks of queries (dq, delta), one over blocks
 //! of keys (dk, dv), which goes through the heads of queries that share a head of keys in order. Dao 2023,
-//! "FlashAttention-2", algorithm 2.
-//! Cost: 5 B NH HS T (T + 1) FLOPs, the causal half of five products; the two that the second kernel makes again are not
-//! counted. qkv, y, lse and dy are read, dqkv is written.
+//! "FlashAttention-2", algorithm 2. A third goes along the diagonals where a bias has a gradient.
+//! Cost: 10 HS FLOPs for each head and pair of a query and a key that it sees; what a later kernel makes again is not counted.
+//! q, k, v, y, lse and dy are read, their gradients are written.
 
-use super::attention::{Attention, Kernel, Size, dot, variants};
+use super::attention::{Attention, Kernel, Size, dot, part, variants};
+use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor, Variants};
 use crate::shader;
 use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::Arc;
 
-/// dqkv from qkv, y, lse and dy.
+/// Gradients of q, k, v and perhaps a bias from all inputs of attention, y, lse and dy.
 #[derive(Clone, Debug)]
 pub struct AttentionBackward {
     pub forward: Attention,
+    /// Whether the bias has a gradient.
+    pub bias_gradient: bool,
 }
 
+/// Which output is what; dq, or that of q, k and v, is the first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slots {
+    /// dk and dv.
+    kv: usize,
+    pub bias: usize,
+    delta: usize,
+    sums: usize,
+}
+
+/// Queries whose part of a bias's gradient one thread sums: short enough for lavapipe, which ends long loops.
+const SPAN: usize = 256;
+
 impl AttentionBackward {
+    pub(super) fn slots(&self) -> Slots {
+        let kv = usize::from(self.forward.apart);
+        let bias = kv + usize::from(self.bias_gradient);
+        Slots { kv, bias, delta: bias + 1, sums: bias + 2 }
+    }
+
+    /// Inputs y, lse and dy.
+    fn saved(&self) -> [usize; 3] {
+        let first = self.forward.places().count;
+        [first, first + 1, first + 2]
+    }
+
     /// dq and delta.
     fn over_queries(&self, size: Size, entries: &Range<usize>, limits: &Limits) -> Dispatch {
         let tiling = OVER_QUERIES.tiling(&size.class(self.name()), size, limits);
-        self.forward
-            .kernel(size, &tiling, size.heads, entries, limits)
+        let [y, lse, dy] = self.saved();
+        let d = self
+            .forward
+            .kernel(size, &tiling, (size.heads, size.t), entries, limits)
             .read_range(0, size.bytes(entries, size.row()))
-            .read_range(1, size.bytes(entries, size.c()))
-            .read(2)
-            .read_range(3, size.bytes(entries, size.c()))
+            .read_range(y, size.bytes(entries, size.c()))
+            .read(lse)
+            .read_range(dy, size.bytes(entries, size.c()))
             .write_range(0, size.bytes(entries, size.row()))
-            .write(1)
-            .step()
+            .write(self.slots().delta)
+            .step();
+        self.forward.bind_rest(d, size, entries)
     }
 
     /// dk and dv, once delta is there.
     fn over_keys(&self, size: Size, entries: &Range<usize>, limits: &Limits) -> Dispatch {
         let tiling = OVER_KEYS.tiling(&size.class(self.name()), size, limits);
-        self.forward
-            .kernel(size, &tiling, size.kv_heads, entries, limits)
+        let [_, lse, dy] = self.saved();
+        let d = self
+            .forward
+            .kernel(size, &tiling, (size.kv_heads, size.keys), entries, limits)
             .read_range(0, size.bytes(entries, size.row()))
-            .read(2)
-            .read_range(3, size.bytes(entries, size.c()))
-            .read_back(1)
-            .write_range(0, size.bytes(entries, size.row()))
-            .step()
+            .read(lse)
+            .read_range(dy, size.bytes(entries, size.c()))
+            .read_back(self.slots().delta)
+            .write_range(self.slots().kv, size.kv_bytes(entries))
+            .step();
+        self.forward.bind_rest(d, size, entries)
     }
 
-    /// dq of one head of queries and what it adds to dk and dv, each (T, HS).
-    fn one_head(&self, size: Size, head: usize, inputs: &[&[f32]], step: &Step) -> [Vec<f64>; 3] {
-        let Size { t, hs, .. } = size;
-        let part = |t, part| &inputs[0][size.at(head, t, part)..][..hs];
-        let row = |x: usize, t| &inputs[x][size.y_at(head, t)..][..hs];
+    /// Sums for dbias, once delta is there.
+    fn over_distances(&self, size: Size, entries: &Range<usize>, limits: &Limits) -> Dispatch {
+        let [_, lse, dy] = self.saved();
+        let threads = limits.row_threads() as usize;
+        let blocks = entries.len() * size.t.div_ceil(SPAN) * size.heads * size.distances().div_ceil(threads);
+        let d = self
+            .forward
+            .constants(shader!("attention_backward_bias"), size, entries)
+            .constant("THREADS", threads)
+            .constant("SPAN", SPAN)
+            .groups(limits.fold(blocks))
+            .read_range(0, size.bytes(entries, size.row()))
+            .read(lse)
+            .read_range(dy, size.bytes(entries, size.c()))
+            .read_back(self.slots().delta)
+            .write(self.slots().sums)
+            .step();
+        self.forward.bind_rest(d, size, entries)
+    }
+
+    /// dbias from its sums.
+    fn add_sums(&self, size: Size, limits: &Limits) -> Dispatch {
+        let columns = size.heads * size.distances();
+        Dispatch::new(shader!("column_sum_final"))
+            .constant("STRIPS", size.b * size.t.div_ceil(SPAN))
+            .constant("C", columns)
+            .constant("ACCUMULATE", false)
+            .read_back(self.slots().sums)
+            .write(self.slots().bias)
+            .groups(limits.fold(columns.div_ceil(64)))
+    }
+
+    /// dq of one head of queries and what it adds to dk, dv and dbias: (TQ, HS), twice (TK, HS), (TQ + TK - 1).
+    fn one_head(&self, size: Size, head: usize, inputs: &[&[f32]], step: &Step) -> [Vec<f64>; 4] {
+        let Size { t, keys, hs, .. } = size;
+        let [y, lse, dy] = self.saved().map(|at| inputs[at]);
+        let words = self.forward.places().words.map_or(&[][..], |at| as_ids(inputs[at]));
+        let row = |x: &'_ [f32], i| x[size.y_at(head, i)..][..hs].to_vec();
         let add = |to: &mut [f64], factor: f64, from: &[f32]| {
             to.iter_mut().zip(from).for_each(|(to, from)| *to += factor * f64::from(*from));
         };
-        let [mut dq, mut dk, mut dv] = [0; 3].map(|_| vec![0.0f64; t * hs]);
+        let mut dq = vec![0.0f64; t * hs];
+        let [mut dk, mut dv] = [0; 2].map(|_| vec![0.0f64; keys * hs]);
+        let mut dbias = vec![0.0f64; size.distances()];
         for i in 0..t {
-            let delta = dot(row(3, i), row(1, i));
-            for j in size.seen(i) {
-                let p = (size.score(part(i, 0), part(j, 1)) - f64::from(inputs[2][head * t + i])).exp();
+            let dy = row(dy, i);
+            let delta = dot(&dy, &row(y, i));
+            for j in size.seen_by(head / size.heads, i, words) {
+                let p = (self.forward.score(size, head, i, j, inputs) - f64::from(lse[head * t + i])).exp();
                 let keep = self.forward.keep(size, head, i, j, step);
-                let ds = p * (keep * dot(row(3, i), part(j, 2)) - delta) / (hs as f64).sqrt();
-                add(&mut dq[i * hs..][..hs], ds, part(j, 1));
-                add(&mut dk[j * hs..][..hs], ds, part(i, 0));
-                add(&mut dv[j * hs..][..hs], keep * p, row(3, i));
+                let ds = p * (keep * dot(&dy, part(size, inputs, head, j, 2)) - delta);
+                add(&mut dq[i * hs..][..hs], ds * size.scale(), part(size, inputs, head, j, 1));
+                add(&mut dk[j * hs..][..hs], ds * size.scale(), part(size, inputs, head, i, 0));
+                add(&mut dv[j * hs..][..hs], keep * p, &dy);
+                dbias[j + t - 1 - i] += ds;
             }
         }
-        [dq, dk, dv]
+        [dq, dk, dv, dbias]
     }
 }
 
@@ -81,6 +154,7 @@ const OVER_QUERIES: Kernel = Kernel {
     registers: shader!("attention_backward_query_registers"),
     most: 1,
     cooperative: shader!("attention_backward_query_cooperative"),
+    over_keys: false,
 };
 
 const OVER_KEYS: Kernel = Kernel {
@@ -89,6 +163,7 @@ const OVER_KEYS: Kernel = Kernel {
     registers: shader!("attention_backward_key_registers"),
     most: 1,
     cooperative: shader!("attention_backward_key_cooperative"),
+    over_keys: true,
 };
 
 impl Op for AttentionBackward {
@@ -97,30 +172,54 @@ impl Op for AttentionBackward {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        assert!(inputs.len() == 4, "attention_backward takes qkv, y, lse and dy, not {inputs:?}");
-        let size = self.forward.size(inputs[0]);
-        let y = inputs[0].with_columns(size.c());
-        let fits = *inputs[1] == y && *inputs[2] == size.statistics() && *inputs[3] == y;
-        assert!(fits, "attention_backward takes qkv, y, lse and dy that belong together, not {inputs:?}");
-        vec![inputs[0].clone(), size.statistics()]
+        let [y, lse, dy] = self.saved();
+        assert!(inputs.len() == dy + 1, "attention_backward takes attention's inputs, y, lse and dy, not {inputs:?}");
+        let size = self.forward.size(inputs);
+        let fits = *inputs[y] == size.result() && *inputs[lse] == size.statistics() && *inputs[dy] == size.result();
+        assert!(fits, "attention_backward takes inputs, y, lse and dy that belong together, not {inputs:?}");
+        let mut outputs = size.operands();
+        if self.bias_gradient {
+            outputs.push(size.bias());
+        }
+        outputs.push(size.statistics());
+        if self.bias_gradient {
+            outputs.push(Shape::f32(&[size.b * size.t.div_ceil(SPAN), size.heads, size.distances()]));
+        }
+        outputs
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let size = self.forward.size(shapes.inputs[0]);
+        let size = self.forward.size(&shapes.inputs);
         let chunks = size.chunks(limits);
         let queries = chunks.iter().map(|entries| self.over_queries(size, entries, limits));
         let keys = chunks.iter().map(|entries| self.over_keys(size, entries, limits));
-        queries.chain(keys).collect()
+        let mut all: Vec<Dispatch> = queries.chain(keys).collect();
+        if self.bias_gradient {
+            all.extend(chunks.iter().map(|entries| self.over_distances(size, entries, limits)));
+            all.push(self.add_sums(size, limits));
+        }
+        all
     }
 
     fn variants(&self, shapes: &Shapes, limits: &Limits) -> Option<Variants> {
-        let size = self.forward.size(shapes.inputs[0]);
+        if self.forward.places().words.is_some() {
+            return None;
+        }
+        let size = self.forward.size(&shapes.inputs);
         let inputs = |trial: Size| {
-            let qkv = trial.qkv(shapes.inputs[0].dtype);
-            let y = |i: usize| Shape { dtype: shapes.inputs[i].dtype, ..qkv.with_columns(trial.c()) };
-            vec![qkv.clone(), y(1), trial.statistics(), y(3)]
+            let mut inputs = self.forward.numbers(trial);
+            inputs.extend([trial.result(), trial.statistics(), trial.result()]);
+            inputs
         };
         Some(variants(self.name(), &[OVER_QUERIES, OVER_KEYS], size, limits, inputs))
+    }
+
+    fn parts(&self, shapes: &Shapes) -> Vec<(Arc<dyn Op>, Vec<Shape>)> {
+        let Some(forward) = self.forward.without_words() else { return vec![] };
+        let size = self.forward.size(&shapes.inputs);
+        let mut inputs = forward.numbers(size);
+        inputs.extend([size.result(), size.statistics(), size.result()]);
+        vec![(Arc::new(AttentionBackward { forward, ..self.clone() }), inputs)]
     }
 
     fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
@@ -128,27 +227,37 @@ impl Op for AttentionBackward {
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
-        let size = self.forward.size(shapes.inputs[0]);
-        let Size { t, heads, hs, .. } = size;
+        let size = self.forward.size(&shapes.inputs);
+        let Size { t, keys, heads, hs, .. } = size;
         let one = |head| self.one_head(size, head, inputs, step);
         let all: Vec<_> = (0..size.b * heads).into_par_iter().map(one).collect();
-        let mut sums = vec![0.0f64; outputs[0].len()];
+        let slots = self.slots();
+        let mut sums: Vec<Vec<f64>> = outputs.iter().map(|to| vec![0.0; to.len()]).collect();
         for (head, parts) in all.iter().enumerate() {
-            for (part, i) in (0..3).flat_map(|part| (0..t).map(move |i| (part, i))) {
-                let row = &mut sums[size.at(head, i, part)..][..hs];
-                row.iter_mut().zip(&parts[part][i * hs..]).for_each(|(to, d)| *to += *d);
+            for (part, rows) in [(0, t), (1, keys), (2, keys)] {
+                for i in 0..rows {
+                    let (operand, at) = size.at(head, i, part);
+                    let row = &mut sums[operand][at..][..hs];
+                    row.iter_mut().zip(&parts[part][i * hs..]).for_each(|(to, d)| *to += *d);
+                }
+            }
+            if self.bias_gradient {
+                let row = &mut sums[slots.bias][head % heads * size.distances()..][..size.distances()];
+                row.iter_mut().zip(&parts[3]).for_each(|(to, d)| *to += *d);
             }
         }
-        outputs[0].iter_mut().zip(sums).for_each(|(to, sum)| *to = sum as f32);
-        outputs[1].fill(0.0); // scratch
+        // Scratch is left at zero.
+        for (to, sums) in outputs.iter_mut().zip(sums) {
+            to.iter_mut().zip(sums).for_each(|(to, sum)| *to = sum as f32);
+        }
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
-        let size = self.forward.size(shapes.inputs[0]);
+        let size = self.forward.size(&shapes.inputs);
         Cost { flops: 5 * 2 * size.pairs() * size.hs as u64, size_bytes: shapes.size_bytes() }
     }
 
     fn scratch(&self) -> usize {
-        1
+        1 + usize::from(self.bias_gradient)
     }
 }

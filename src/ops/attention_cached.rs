@@ -8,7 +8,7 @@
 //! Massa and Sizov 2023). Splits after the position, or before a window, end at once.
 //! Cost: the filled cache is read once; T positions at most.
 
-use super::attention::{Attention, Size};
+use super::attention::{Attention, Mask, Size};
 use super::case::{Case, Draw};
 use super::elementwise::{bytes, elementwise};
 use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
@@ -33,8 +33,9 @@ impl AttentionCached {
         let heads = (qkv.columns() / hs.max(1)).saturating_sub(2 * kv_heads);
         let fits = qkv.dims == [batch, 1, (heads + 2 * kv_heads) * hs];
         assert!(fits, "attention_cached does not fit {inputs:?}");
-        let attention = Attention { heads, kv_heads, window: self.window, dropout: 0.0, salt: 0 };
-        Size { t: time, window: self.window.unwrap_or(time).min(time), ..attention.size(qkv) }
+        let mask = Mask::Causal { window: self.window };
+        let attention = Attention { heads, kv_heads, mask, ..Attention::default() };
+        Size { t: time, keys: time, window: self.window.unwrap_or(time).min(time), ..attention.size(&[qkv]) }
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use wgpt::graph::plan::Kernel;
 use wgpt::graph::{Choices, Dtype, Family, Graph, Limits, Plan, Shape, Tensor};
-use wgpt::ops::attention::Attention;
+use wgpt::ops::attention::{Attention, Mask};
 use wgpt::ops::attention_backward::AttentionBackward;
 use wgpt::shaders::specialise;
 
@@ -23,15 +23,52 @@ fn variants() -> Vec<Variant> {
 
 /// Attention and its gradient.
 fn graph((heads, kv_heads, hs, window, dropout): Variant, dtype: Dtype) -> Graph {
+    let forward =
+        Attention { heads, kv_heads, mask: Mask::Causal { window }, dropout, salt: 11, ..Attention::default() };
+    masked_graph(forward, hs, dtype)
+}
+
+/// The same of any kind: 70 queries, and 70 keys or, where they are apart, 50.
+fn masked_graph(forward: Attention, hs: usize, dtype: Dtype) -> Graph {
+    let Attention { heads, kv_heads, apart, mask, bias, .. } = forward;
     let mut g = Graph::new();
-    let qkv = g.input("qkv", Shape::f32(&[2, 70, (heads + 2 * kv_heads) * hs]).with_dtype(dtype));
-    let forward = Attention { heads, kv_heads, window, dropout, salt: 11 };
-    let y = g.apply(forward.clone(), &[qkv]);
+    let mut inputs = vec![];
+    let mut add = |g: &mut Graph, name: &str, dims: &[usize], dtype: Dtype| {
+        inputs.push(g.input(name, Shape::f32(dims).with_dtype(dtype)));
+    };
+    let keys = if apart { 50 } else { 70 };
+    if apart {
+        add(&mut g, "q", &[2, 70, heads * hs], dtype);
+        add(&mut g, "kv", &[2, keys, 2 * kv_heads * hs], dtype);
+    } else {
+        add(&mut g, "qkv", &[2, 70, (heads + 2 * kv_heads) * hs], dtype);
+    }
+    match mask {
+        Mask::Causal { .. } | Mask::Full => {}
+        Mask::Lengths => add(&mut g, "lengths", &[2], Dtype::U32),
+        Mask::Documents { .. } => add(&mut g, "documents", &[2, 70], Dtype::U32),
+    }
+    if bias {
+        add(&mut g, "bias", &[heads, 70 + keys - 1], Dtype::F32);
+    }
+    let y = g.apply(forward.clone(), &inputs);
     let dy = g.input("dy", Shape::f32(&[2, 70, heads * hs]).with_dtype(dtype));
-    let dqkv = g.apply(AttentionBackward { forward }, &[qkv, y, Tensor { slot: 1, ..y }, dy]);
+    inputs.extend([y, Tensor { slot: 1, ..y }, dy]);
+    let d = g.apply(AttentionBackward { forward, bias_gradient: bias }, &inputs);
     g.output("y", y);
-    g.output("dqkv", dqkv);
+    g.output("d", d);
     g
+}
+
+/// Every mask, packed and apart, with a bias where no kernel needs more than eight buffers for it.
+fn masked() -> Vec<Attention> {
+    let masks = [Mask::default(), Mask::Full, Mask::Lengths, Mask::Documents { window: Some(9) }];
+    let kinds = masks.into_iter().flat_map(|mask| [(mask, false), (mask, true)]);
+    let all = kinds.map(|(mask, apart)| {
+        let has_words = matches!(mask, Mask::Lengths | Mask::Documents { .. });
+        Attention { heads: 4, kv_heads: 2, apart, mask, bias: !(apart && has_words), salt: 11, ..Attention::default() }
+    });
+    all.collect()
 }
 
 fn limits(side: usize, subgroup: usize, workgroup_bytes: u64) -> Limits {
@@ -42,17 +79,19 @@ fn limits(side: usize, subgroup: usize, workgroup_bytes: u64) -> Limits {
 /// All kernels on cooperative matrices that plans may have, each with the name of its variant.
 fn kernels(g: &Graph, limits: &Limits) -> Vec<(String, Kernel)> {
     let mut all = vec![];
-    for node in (0..g.nodes().len()).filter(|node| g.op(*node).is_some()) {
-        let Some(variants) = g.op(node).unwrap().variants(&g.shapes(node), limits) else { continue };
+    let mut names: Vec<String> = vec![];
+    for (_, _, variants) in g.choosable(limits) {
         assert!(!variants.names[0].contains("cooperative"), "a device has to show first that they are right");
-        for name in variants.names.iter().filter(|name| name.contains("cooperative")) {
-            let choices = Arc::new(Choices::new(Default::default(), vec![name.clone()]));
-            let plan = Plan::new(g, &Limits { choices, ..limits.clone() }).unwrap();
-            let found: Vec<Kernel> =
-                plan.kernels().filter(|k| k.shader.stem.contains("cooperative")).cloned().collect();
-            assert!(!found.is_empty(), "{name} runs no such kernel");
-            all.extend(found.into_iter().map(|k| (name.clone(), k)));
-        }
+        let new = |name: &String| name.contains("cooperative") && !names.contains(name);
+        let new: Vec<String> = variants.names.into_iter().filter(new).collect();
+        names.extend(new);
+    }
+    for name in names {
+        let choices = Arc::new(Choices::new(Default::default(), vec![name.clone()]));
+        let plan = Plan::new(g, &Limits { choices, ..limits.clone() }).unwrap();
+        let found: Vec<Kernel> = plan.kernels().filter(|k| k.shader.stem.contains("cooperative")).cloned().collect();
+        assert!(!found.is_empty(), "{name} runs no such kernel");
+        all.extend(found.into_iter().map(|k| (name.clone(), k)));
     }
     all
 }
@@ -102,6 +141,22 @@ fn attention_of_f16_may_run_on_such_matrices_and_is_valid_there() {
             few.into_iter().chain(failed).map(|why| format!("{variant:?} on {side}, {subgroup}: {why}")).collect()
         };
         let failures: Vec<String> = variants().par_iter().flat_map(one).collect();
+        assert!(failures.is_empty(), "{} fail:\n{}", failures.len(), failures.join("\n"));
+    }
+}
+
+#[test]
+fn every_mask_is_valid_on_such_matrices_packed_and_apart_with_a_bias() {
+    for (side, bytes) in [(16, 48 << 10), (8, 32 << 10)] {
+        let one = |forward: &Attention| -> Vec<String> {
+            let kernels = kernels(&masked_graph(forward.clone(), 32, Dtype::F16), &limits(side, 32, bytes));
+            let stems: BTreeSet<&str> = kernels.iter().map(|(_, k)| k.shader.stem).collect();
+            let few = (stems.len() < 3).then(|| format!("only {stems:?}"));
+            let failed = kernels.iter().filter_map(|(name, k)| Some((name, check(side, k, bytes).err()?)));
+            let failed = failed.map(|(name, why)| format!("{name}: {why}"));
+            few.into_iter().chain(failed).map(|why| format!("{forward:?} on {side}: {why}")).collect()
+        };
+        let failures: Vec<String> = masked().par_iter().flat_map(one).collect();
         assert!(failures.is_empty(), "{} fail:\n{}", failures.len(), failures.join("\n"));
     }
 }

@@ -7,7 +7,7 @@ use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Dtype, Family, Graph, Op, Plan, Shape, Step, Tensor};
-use wgpt::ops::attention::Attention;
+use wgpt::ops::attention::{Attention, Mask};
 use wgpt::ops::rmsnorm::RmsNorm;
 use wgpt::ops::rope::{Rope, RopeTable, Scaling};
 use wgpt::ops::swiglu::SwiGlu;
@@ -16,16 +16,18 @@ use wgpt::reference::Cpu;
 const HEADS: usize = 6;
 const KV_HEADS: usize = 2;
 
-/// The dump of PyTorch's numbers.
-struct Fixture(Vec<u8>);
+/// A dump of PyTorch's numbers.
+pub struct Fixture(Vec<u8>);
 
 impl Fixture {
-    fn open() -> Fixture {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama_blocks.safetensors");
-        Fixture(std::fs::read(path).unwrap())
+    /// Of `tests/fixtures/<name>.safetensors`.
+    pub fn open(name: &str) -> Fixture {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        Fixture(std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap())
     }
 
-    fn get(&self, name: &str) -> (Shape, Vec<f32>) {
+    /// Shape and values of a tensor; integers travel as bits.
+    pub fn get(&self, name: &str) -> (Shape, Vec<f32>) {
         let tensors = safetensors::SafeTensors::deserialize(&self.0).unwrap();
         let tensor = tensors.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         (Shape::f32(tensor.shape()), bytemuck::pod_collect_to_vec(tensor.data()))
@@ -35,7 +37,7 @@ impl Fixture {
 /// Runs what `build` makes of inputs `<block>.<name>`, and its gradients, on every kind of device; compares y and the
 /// gradients of the inputs with the dump.
 fn check(block: &str, inputs: &[&str], position: u32, tolerance: f32, build: impl Fn(&mut Graph, &[Tensor]) -> Tensor) {
-    let fixture = Fixture::open();
+    let fixture = Fixture::open("llama_blocks");
     let mut g = Graph::new();
     let of = |name: &str| format!("{block}.{name}");
     let tensors: Vec<Tensor> = inputs.iter().map(|name| g.input(name, fixture.get(&of(name)).0)).collect();
@@ -65,7 +67,8 @@ fn check(block: &str, inputs: &[&str], position: u32, tolerance: f32, build: imp
     }
 }
 
-fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
+/// The reference, and the adapter with the kernels of either family.
+pub fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
     vec![
         ("reference", Box::new(Cpu::default())),
@@ -112,7 +115,7 @@ const ROPES: &[(&str, usize, f32, Scaling, u32)] = &[
 
 #[test]
 fn rotary_embedding_agrees_with_transformers() {
-    let fixture = Fixture::open();
+    let fixture = Fixture::open("llama_blocks");
     for &(name, head_size, base, scaling, position) in ROPES {
         let block = format!("rope.{name}");
         let (_, inverse) = fixture.get(&format!("{block}.inv_freq"));
@@ -132,7 +135,8 @@ fn rotary_embedding_agrees_with_transformers() {
 #[test]
 fn grouped_attention_agrees_with_transformers_with_and_without_a_window() {
     for (name, window) in [("causal", None), ("window", Some(5))] {
-        let op = Attention { heads: HEADS, kv_heads: KV_HEADS, window, dropout: 0.0, salt: 0 };
+        let mask = Mask::Causal { window };
+        let op = Attention { heads: HEADS, kv_heads: KV_HEADS, mask, ..Attention::default() };
         // Scores up to 11 in f32, whose error of up to 1e-6 is that of a weight, times values up to 4 in y and 32 in dqkv.
         check(&format!("attention.{name}"), &["x"], 0, 2e-5, |g, x| g.apply(op.clone(), x));
     }

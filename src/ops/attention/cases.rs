@@ -1,15 +1,16 @@
 //! Cases of attention: one and odd numbers of positions, head sizes, shared heads of keys, windows, dropout.
 
-use super::Attention;
+use super::{Attention, Mask};
 use crate::ops::case::{Case, Draw};
 use std::sync::Arc;
 
 const fn op(heads: usize, dropout: f32) -> Attention {
-    Attention { heads, kv_heads: heads, window: None, dropout, salt: 11 }
+    grouped(heads, heads, None, dropout)
 }
 
 const fn grouped(heads: usize, kv_heads: usize, window: Option<usize>, dropout: f32) -> Attention {
-    Attention { heads, kv_heads, window, dropout, salt: 11 }
+    let mask = Mask::Causal { window };
+    Attention { heads, kv_heads, apart: false, mask, bias: false, scale: None, dropout, salt: 11 }
 }
 
 const SMALL: &str = "scores below 2, whose exp WGSL allows 7 ulp, 4e-7 of each weight; the weights of a query sum to 1, \

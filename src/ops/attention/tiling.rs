@@ -26,6 +26,8 @@ pub(in crate::ops) struct Kernel {
     pub most: usize,
     /// For f16 on devices that have cooperative matrices.
     pub cooperative: Shader,
+    /// Whether a workgroup owns keys, rather than queries.
+    pub over_keys: bool,
 }
 
 /// Lanes of a workgroup where lanes are SIMD.
@@ -52,10 +54,15 @@ impl Kernel {
         tilings.swap_remove(limits.choices.pick(class, &names))
     }
 
+    /// Rows that workgroups share out.
+    fn rows(&self, size: Size) -> usize {
+        if self.over_keys { size.keys } else { size.t }
+    }
+
     /// Rows in the registers of a lane. Each saves reads of what passes; wide heads would compile for many seconds.
     fn in_registers(&self, size: Size) -> Vec<Tiling> {
         let most = if size.hs <= 64 { self.most } else { 1 };
-        let most = most.min(size.t.div_ceil(LANES));
+        let most = most.min(self.rows(size).div_ceil(LANES));
         let tiling = |rows| Tiling {
             name: format!("registers {rows}"),
             shader: self.registers,
@@ -105,7 +112,7 @@ impl Kernel {
         let lanes = if limits.subgroup > 0 { vec![limits.subgroup] } else { vec![32, 64] };
         let most = limits.workgroup_bytes.min(SHARED_BYTES);
         let fits = |c: &Cooperative| c.bytes(self.held) <= most && c.threads() <= limits.invocations as usize;
-        let blocks = BLOCKS.into_iter().filter(|[owned, _]| *owned < 2 * size.t.max(32));
+        let blocks = BLOCKS.into_iter().filter(|[owned, _]| *owned < 2 * self.rows(size).max(32));
         let all = blocks.filter_map(|block| Cooperative::new(block, size.hs, side, 32));
         let all = all.flat_map(|c| lanes.iter().map(move |lanes| Cooperative { lanes: *lanes, ..c }));
         all.filter(fits).map(|c| c.tiling(self.cooperative)).collect()
