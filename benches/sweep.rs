@@ -53,6 +53,7 @@ fn sweep() -> Result<()> {
     let mut gpu = Gpu::with(choose("auto")?, None, false)?;
     println!("{}", gpu.description());
     let folder = tempfile::tempdir().map_err(wgpt::error::Error::io("create", std::path::Path::new("a folder")))?;
+    gpu.allow_cooperative();
     gpu.enable_tuning(folder.path(), false, Box::new(|_| ()));
     let products = if gpu.adapter().is_software() { PRODUCTS } else { LARGE };
     println!(

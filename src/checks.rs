@@ -1,9 +1,13 @@
 //! Running cases: on a device and on the reference, and the comparison of the two. Tests and `wgpt doctor` use it.
 
+pub mod cooperative;
+
 use crate::error::Result;
 use crate::executor::{Executor, Program};
+use crate::gpu::Gpu;
+use crate::gpu::margins::Fill;
 use crate::graph::Plan;
-use crate::ops::case::{Built, Case};
+use crate::ops::case::{Built, Case, Problem};
 use crate::reference::Cpu;
 
 /// Comparison of one tensor: the largest share of its error budget that any element used.
@@ -17,23 +21,65 @@ impl Case {
     /// Runs the case on `device` and on the reference and compares every output; the error budget's share of each, or
     /// the first element that is over it.
     pub fn check(&self, device: &mut dyn Executor, seed: u64) -> Result<std::result::Result<Vec<Compared>, String>> {
-        let built = self.build(seed);
-        let got = built.run(device)?;
+        let problem = self.problem();
+        let built = problem.build(seed);
         let want = built.run(&mut Cpu::default())?;
+        Ok(problem.compare(&built, &built.run(device)?, &want))
+    }
+}
+
+impl Problem {
+    /// Compares every output with what the reference made of it; the error budget's share of each, or the first element that is
+    /// over it.
+    pub fn compare(
+        &self,
+        built: &Built,
+        got: &[Vec<f32>],
+        want: &[Vec<f32>],
+    ) -> std::result::Result<Vec<Compared>, String> {
         let mut compared = vec![];
-        for ((name, got), want) in built.outputs.iter().zip(&got).zip(&want) {
+        for ((name, got), want) in built.outputs.iter().zip(got).zip(want) {
             let name_of = format!("{} {name}", self.name);
-            let same = if self.is_bits(name, built.dtype(name)) {
-                check_bits(&name_of, got, want)
+            let share = if self.is_bits(name, built.dtype(name)) {
+                check_bits(&name_of, got, want)?
             } else {
-                check_close(&name_of, got, want, self.atol, self.rtol)
+                check_close(&name_of, got, want, self.atol, self.rtol)?
             };
-            match same {
-                Ok(share) => compared.push(Compared { tensor: name.clone(), share }),
-                Err(why) => return Ok(Err(why)),
+            compared.push(Compared { tensor: name.clone(), share });
+        }
+        Ok(compared)
+    }
+
+    /// Runs the problem with margins around its buffers, once for each [`Fill`], and compares every output with what the
+    /// reference made of it. Nothing outside may be written, and other margins must leave the results the same to the bit: on
+    /// a device without bounds checks this shows kernels that write or read beside their tensors.
+    pub fn check_surrounded(
+        &self,
+        gpu: &mut Gpu,
+        built: &Built,
+        want: &[Vec<f32>],
+    ) -> Result<std::result::Result<Vec<Compared>, String>> {
+        let mut runs = vec![];
+        for fill in [Fill::Nan, Fill::Large] {
+            gpu.set_margins(Some(fill));
+            let run = built.start(gpu).and_then(|program| {
+                let outside = gpu.written_outside(program)?;
+                Ok((outside, built.finish(gpu, program)?))
+            });
+            gpu.set_margins(None);
+            let (outside, outputs) = run?;
+            if let Some(why) = outside {
+                return Ok(Err(format!("{}: {why}", self.name)));
+            }
+            runs.push(outputs);
+        }
+        for (name, (first, second)) in built.outputs.iter().zip(runs[0].iter().zip(&runs[1])) {
+            let name = format!("{} {name}, with other margins,", self.name);
+            if let Err(why) = check_bits(&name, second, first) {
+                return Ok(Err(why));
             }
         }
-        Ok(Ok(compared))
+        Ok(self.compare(built, &runs[0], want))
     }
 }
 
@@ -49,11 +95,22 @@ impl Built {
 
     /// Values of all outputs on a device, in the order of their names.
     pub fn run(&self, device: &mut dyn Executor) -> Result<Vec<Vec<f32>>> {
+        let program = self.start(device)?;
+        self.finish(device, program)
+    }
+
+    /// Loads the graph and runs it once.
+    fn start(&self, device: &mut dyn Executor) -> Result<Program> {
         let plan = Plan::new(&self.graph, device.limits())?;
         let program = device.load(&self.graph, plan)?;
         device.poison(program)?;
         self.write_inputs(device, program)?;
         device.run(program, 0, &self.step())?;
+        Ok(program)
+    }
+
+    /// Reads all outputs and unloads the program.
+    fn finish(&self, device: &mut dyn Executor, program: Program) -> Result<Vec<Vec<f32>>> {
         let outputs = self.outputs.iter().map(|name| device.read(program, name)).collect();
         device.unload(program);
         outputs

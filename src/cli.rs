@@ -129,6 +129,7 @@ impl Global {
     fn prepare(&self, gpu: &mut Gpu) {
         gpu.keep_pipelines(&cache_folder());
         gpu.enable_tuning(&cache_folder(), self.retune, progress_of_trials(self));
+        wgpt::checks::cooperative::allow_proven(gpu);
     }
 
     /// The model that is named, or the demo model where none is.

@@ -2,8 +2,10 @@
 
 pub mod adapter;
 pub mod ceilings;
+mod cooperative;
 pub mod device;
 pub mod executor;
+pub mod margins;
 mod pipeline_cache;
 pub mod pipelines;
 pub mod profiler;

@@ -12,7 +12,10 @@ pub mod cache_reorder;
 pub mod case;
 pub mod cast;
 pub mod ceiling;
+mod chunked;
 pub mod chunked_classifier;
+pub mod chunked_cross_entropy;
+pub mod chunked_token_log_prob;
 pub mod class_loss;
 pub mod classifier;
 pub mod column_sum;
@@ -42,6 +45,7 @@ pub mod scalars;
 pub mod scale;
 pub mod squared_error;
 pub mod swiglu;
+pub mod token_log_prob;
 pub mod token_scores;
 
 pub use case::{Case, Draw};
@@ -70,6 +74,8 @@ pub fn cases() -> Vec<&'static Case> {
         cast::CASES,
         ceiling::CASES,
         chunked_classifier::CASES,
+        chunked_cross_entropy::CASES,
+        chunked_token_log_prob::CASES,
         class_loss::CASES,
         classifier::CASES,
         column_sum::CASES,
@@ -97,6 +103,7 @@ pub fn cases() -> Vec<&'static Case> {
         scale::CASES,
         squared_error::CASES,
         swiglu::CASES,
+        token_log_prob::CASES,
         token_scores::CASES,
     ];
     ops.into_iter().flatten().collect()

@@ -50,6 +50,11 @@ const SHARED: &[Shader] = &[
     shader!("shared/expert_rows"),
     shader!("shared/rows_sorted"),
     shader!("shared/rows_gathered"),
+    shader!("shared/row_gradient"),
+    shader!("shared/row_gradient_mean"),
+    shader!("shared/row_gradient_weighted"),
+    shader!("shared/row_weight_counted"),
+    shader!("shared/row_weight_given"),
     shader!("shared/combine_weighted"),
     shader!("shared/combine_plain"),
 ];

@@ -7,6 +7,7 @@ use super::profile::{flops, significant};
 use presets::Estimates;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use wgpt::checks::{Compared, cooperative};
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::fail;
@@ -45,6 +46,8 @@ struct Report {
     system: String,
     adapters: Vec<Described>,
     cases: Vec<Checked>,
+    /// Every case by every kernel on cooperative matrices, where the adapter has such matrices.
+    cooperative: Vec<Checked>,
     ceilings: Option<Ceilings>,
     estimates: Option<Estimates>,
     /// The variants that were measured, by class.
@@ -73,7 +76,7 @@ struct Described {
 /// One case of an op: the share of its error budget, or what is wrong.
 #[derive(Serialize)]
 struct Checked {
-    case: &'static str,
+    case: String,
     share: Option<f64>,
     tensor: String,
     wrong: Option<String>,
@@ -94,6 +97,7 @@ impl Doctor {
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             adapters: adapters().iter().map(describe).collect(),
             cases: vec![],
+            cooperative: vec![],
             ceilings: None,
             estimates: None,
             variants: BTreeMap::new(),
@@ -105,9 +109,10 @@ impl Doctor {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report).expect("numbers and texts are JSON"));
         }
-        let failed = report.cases.iter().filter(|c| c.wrong.is_some()).count();
+        let all = || report.cases.iter().chain(&report.cooperative);
+        let failed = all().filter(|c| c.wrong.is_some()).count();
         if failed > 0 {
-            let all = report.cases.len();
+            let all = all().count();
             fail!(Device, "{failed} of {all} cases are wrong on this device: report it with the output of --json");
         }
         Ok(())
@@ -129,19 +134,13 @@ impl Doctor {
             self.tell(|| println!("No half precision here: its {} cases are left out.\n", cases().len() - all.len()));
         }
         for case in all.into_iter().filter(|case| case.name.contains(&self.ops)) {
-            let checked = match case.check(&mut gpu as &mut dyn Executor, 42)? {
-                Ok(compared) => {
-                    let worst = compared.into_iter().max_by(|a, b| a.share.total_cmp(&b.share));
-                    let (share, tensor) = worst.map_or((0.0, String::new()), |c| (c.share, c.tensor));
-                    Checked { case: case.name, share: Some(share), tensor, wrong: None }
-                }
-                Err(why) => Checked { case: case.name, share: None, tensor: String::new(), wrong: Some(why) },
-            };
+            let checked = Checked::new(case.name.into(), case.check(&mut gpu as &mut dyn Executor, 42)?);
             self.tell(|| checked.print());
             report.cases.push(checked);
         }
         // What the cases allocated is freed with the device.
         drop(gpu);
+        let passed = self.check_cooperative(Gpu::with(chosen.clone(), family, checks)?, report);
         let mut gpu = Gpu::with(chosen, family, checks)?;
         let ceilings = Ceilings::measure(&mut gpu)?;
         self.tell(|| {
@@ -155,6 +154,11 @@ impl Doctor {
         });
         report.ceilings = Some(ceilings);
         global.prepare(&mut gpu);
+        if let Some(passed) = passed
+            && let Err(e) = gpu.record_cooperative(passed.as_deref())
+        {
+            global.say(&format!("note: that the kernels on cooperative matrices were checked cannot be kept: {e}"));
+        }
         let estimates = presets::estimate(&mut gpu, &ceilings)?;
         report.variants = gpu.measured().map(|(class, measured)| (class.to_string(), measured.clone())).collect();
         self.tell(|| print_variants(&report.variants));
@@ -166,6 +170,26 @@ impl Doctor {
             global.say("note: this is a debug build, whose kernels check their bounds: a release build is faster");
         }
         Ok(())
+    }
+
+    /// Checks every kernel on cooperative matrices where the adapter has them and no case is left out: their digest if all are
+    /// right, which lets this device choose them from then on.
+    fn check_cooperative(&self, mut gpu: Gpu, report: &mut Report) -> Option<Option<String>> {
+        if gpu.adapter().limits.cooperative == 0 || !self.ops.is_empty() {
+            return None;
+        }
+        gpu.allow_cooperative();
+        self.tell(|| {
+            println!("\nKernels on cooperative matrices, which are chosen only where all of them are right:\n")
+        });
+        cooperative::check(&mut gpu, 42, |name, compared| {
+            let checked = Checked::new(name, compared);
+            self.tell(|| checked.print());
+            report.cooperative.push(checked);
+        });
+        let right = !report.cooperative.is_empty() && report.cooperative.iter().all(|c| c.wrong.is_none());
+        self.tell(|| println!("\n{}", if right { "All right: they may be chosen." } else { "They are not used." }));
+        Some(right.then(|| cooperative::digest(gpu.limits())))
     }
 
     /// Does what prints for people, unless JSON was asked for.
@@ -206,6 +230,17 @@ fn print_variants(variants: &BTreeMap<String, Measured>) {
 }
 
 impl Checked {
+    fn new(case: String, compared: std::result::Result<Vec<Compared>, String>) -> Checked {
+        match compared {
+            Ok(compared) => {
+                let worst = compared.into_iter().max_by(|a, b| a.share.total_cmp(&b.share));
+                let (share, tensor) = worst.map_or((0.0, String::new()), |c| (c.share, c.tensor));
+                Checked { case, share: Some(share), tensor, wrong: None }
+            }
+            Err(why) => Checked { case, share: None, tensor: String::new(), wrong: Some(why) },
+        }
+    }
+
     fn print(&self) {
         match (&self.wrong, self.share) {
             (Some(why), _) => println!("  FAIL          {:60} {why}", self.case),

@@ -40,7 +40,7 @@ impl Ceilings {
         };
         let f32_flops = fma(gpu, false)?;
         let f16_flops = if gpu.limits().f16 { Some(fma(gpu, true)?) } else { None };
-        let side = gpu.limits().cooperative;
+        let side = gpu.adapter().limits.cooperative;
         let cooperative_flops = if side > 0 {
             let lanes = gpu.adapter().subgroup_sizes.1 as usize;
             // Fewer than of multiply-adds: a round is 16 products of matrices for each subgroup.

@@ -42,8 +42,8 @@ impl Device {
             required_features: adapter.inner.features() & useful,
             required_limits: adapter.inner.limits(),
             memory_hints: wgpu::MemoryHints::Performance,
-            // SAFETY: the one experimental feature is cooperative matrices; kernels on them run where they agree with
-            // plain ones.
+            // SAFETY: the one experimental feature is cooperative matrices; kernels on them run where `wgpt doctor` found all of
+            // them right, or where they are asked for by name.
             experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };

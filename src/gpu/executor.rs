@@ -2,6 +2,7 @@
 
 use super::adapter::{Adapter, choose};
 use super::device::Device;
+use super::margins::{Fill, MARGIN_BYTES};
 use super::pipeline_cache::PipelineCache;
 use super::pipelines::{Pipeline, Pipelines};
 use super::reload::ShaderFiles;
@@ -44,6 +45,8 @@ pub struct Gpu {
     pub(super) reloaded: Option<ShaderFiles>,
     /// How variants are measured, where they are.
     pub(super) tuning: Option<Tuning>,
+    /// What fills the margins of programs' buffers, where they have margins.
+    pub(super) margins: Option<Fill>,
 }
 
 /// One slot of the read-back ring.
@@ -59,6 +62,8 @@ struct Posted {
 pub(super) struct Loaded {
     pub(super) plan: Plan,
     pub(super) buffers: Vec<wgpu::Buffer>,
+    /// The byte at which each of the plan's buffers begins in its own.
+    pub(super) starts: Vec<u64>,
     pub(super) segments: Vec<Submits>,
 }
 
@@ -73,6 +78,7 @@ impl Gpu {
         let mut device = Device::open(&adapter)?;
         let mut limits = adapter.limits.clone();
         limits.family = family.unwrap_or(limits.family);
+        limits.cooperative = 0; // until they are allowed
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = device.buffer("step", size_of::<Step>() as u64, uniform)?;
         let mut ring = vec![];
@@ -86,6 +92,7 @@ impl Gpu {
             timestamps: device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY),
             reloaded: None,
             tuning: None,
+            margins: None,
             device,
             limits,
             checks,
@@ -150,12 +157,14 @@ impl Gpu {
         &self,
         commands: &[Command],
         buffers: &[wgpu::Buffer],
+        starts: &[u64],
         pipelines: &mut impl Iterator<Item = Arc<Pipeline>>,
     ) -> Submits {
         // A byte takes about as long as ten operations on most devices.
         let mut action = |command: &Command| match command {
             Command::Copy { from, to, size_bytes } => {
-                (Action::Copy { from: *from, to: *to, size_bytes: *size_bytes }, 20 * size_bytes)
+                let place = |buffer: usize| (buffer, starts[buffer]);
+                (Action::Copy { from: place(*from), to: place(*to), size_bytes: *size_bytes }, 20 * size_bytes)
             }
             Command::Dispatch(kernel) => {
                 let pipeline = pipelines.next().expect("a pipeline for every kernel");
@@ -213,39 +222,44 @@ impl Executor for Gpu {
         if let Some(files) = &self.reloaded {
             files.put_into(&mut plan)?;
         }
+        let margin_bytes = self.margins.map_or(0, |_| MARGIN_BYTES);
         let (device, allocated_bytes) = (&mut self.device, &mut self.allocated_bytes);
-        let mut allocate = |info: &Buffer| {
+        let mut allocate = |info: &Buffer, margin_bytes: u64| {
             let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-            let buffer = device.buffer(&info.label, info.size_bytes, usage)?;
+            let buffer = device.buffer(&info.label, info.size_bytes + 2 * margin_bytes, usage)?;
             *allocated_bytes += info.size_bytes;
             Ok(buffer)
         };
         let (mut buffers, mut starts) = (vec![], vec![]);
         for (i, info) in plan.buffers.iter().enumerate() {
             if info.class == Class::State {
-                let (buffer, start) = self.store.hold(&plan, i, &mut allocate)?;
+                let (buffer, start) = self.store.hold(&plan, i, |info| allocate(info, 0))?;
                 buffers.push(self.store.buffer(buffer).clone());
                 starts.push(start);
             } else {
-                buffers.push(allocate(info)?);
-                starts.push(0);
+                buffers.push(allocate(info, margin_bytes)?);
+                starts.push(margin_bytes);
             }
         }
         plan.shift(&starts);
+        if margin_bytes > 0 {
+            self.surround(&mut plan, &buffers)?;
+        }
         let kernels: Vec<_> = plan.kernels().collect();
         let pipelines = self.compile(&kernels)?;
         let mut pipelines = pipelines.into_iter();
-        let segments = plan.segments.iter().map(|s| self.actions(&s.commands, &buffers, &mut pipelines)).collect();
+        let segments = plan.segments.iter().map(|s| self.actions(&s.commands, &buffers, &starts, &mut pipelines));
+        let segments = segments.collect();
         self.device.check()?;
-        self.programs.push(Loaded { plan, buffers, segments });
+        self.programs.push(Loaded { plan, buffers, starts, segments });
         Ok(Program(self.programs.len() - 1))
     }
 
     fn poison(&mut self, program: Program) -> Result<()> {
         let loaded = &self.programs[program.0];
-        for (buffer, info) in loaded.buffers.iter().zip(&loaded.plan.buffers) {
+        for (i, info) in loaded.plan.buffers.iter().enumerate() {
             if matches!(info.class, Class::Temporary | Class::Output) {
-                self.device.write(buffer, 0, &vec![0xff; info.size_bytes as usize])?;
+                self.device.write(&loaded.buffers[i], loaded.starts[i], &vec![0xff; info.size_bytes as usize])?;
             }
         }
         Ok(())
@@ -267,7 +281,7 @@ impl Executor for Gpu {
         let (_, buffer, shape) =
             loaded.plan.inputs.iter().find(|(name, ..)| name == input).expect("an input of the plan");
         assert_eq!(bytes.len() as u64, shape.size_bytes(), "input `{input}` has {shape:?}");
-        self.device.write(&loaded.buffers[*buffer], 0, bytes)
+        self.device.write(&loaded.buffers[*buffer], loaded.starts[*buffer], bytes)
     }
 
     fn run(&mut self, program: Program, segment: usize, step: &Step) -> Result<()> {
@@ -285,7 +299,8 @@ impl Executor for Gpu {
                 match action {
                     Action::Copy { from, to, size_bytes } => {
                         pass = None;
-                        encoder.copy_buffer_to_buffer(&loaded.buffers[*from], 0, &loaded.buffers[*to], 0, *size_bytes);
+                        let (from, start) = (&loaded.buffers[from.0], from.1);
+                        encoder.copy_buffer_to_buffer(from, start, &loaded.buffers[to.0], to.1, *size_bytes);
                     }
                     Action::Dispatch { pipeline, group, workgroups: [x, y, z] } => {
                         let pass = pass
@@ -318,7 +333,8 @@ impl Executor for Gpu {
         let loaded = &self.programs[program.0];
         let (_, buffer, shape) = loaded.plan.outputs.iter().find(|(name, ..)| name == output).expect("a named output");
         let (dtype, len) = (shape.dtype, shape.len());
-        let words = self.device.read(&loaded.buffers[*buffer], 0..shape.size_bytes())?;
+        let start = loaded.starts[*buffer];
+        let words = self.device.read(&loaded.buffers[*buffer], start..start + shape.size_bytes())?;
         Ok(if dtype == Dtype::F16 { dtype.values(bytemuck::cast_slice(&words), len) } else { words })
     }
 

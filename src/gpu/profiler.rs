@@ -84,7 +84,7 @@ impl Gpu {
                     drop(encoder.begin_compute_pass(&slot.writes(true, false)));
                 }
                 let buffers = &self.programs[program.0].buffers;
-                encoder.copy_buffer_to_buffer(&buffers[*from], 0, &buffers[*to], 0, *size_bytes);
+                encoder.copy_buffer_to_buffer(&buffers[from.0], from.1, &buffers[to.0], to.1, *size_bytes);
                 if let Some(slot) = slot {
                     drop(encoder.begin_compute_pass(&slot.writes(false, true)));
                 }

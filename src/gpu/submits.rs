@@ -12,8 +12,17 @@ const TARGET: f64 = 0.05;
 const TIMED: u32 = 1;
 
 pub(super) enum Action {
-    Dispatch { pipeline: Arc<Pipeline>, group: wgpu::BindGroup, workgroups: [u32; 3] },
-    Copy { from: usize, to: usize, size_bytes: u64 },
+    Dispatch {
+        pipeline: Arc<Pipeline>,
+        group: wgpu::BindGroup,
+        workgroups: [u32; 3],
+    },
+    /// Buffers, each with the byte to begin at.
+    Copy {
+        from: (usize, u64),
+        to: (usize, u64),
+        size_bytes: u64,
+    },
 }
 
 /// The commands of a segment, with what they are estimated to take in FLOPs, and the ranges that are submitted together.

@@ -1,7 +1,7 @@
 //! Chooses among the variants of ops by timing them on the adapter: once for each class, outside of any step loop.
 //!
 //! What was measured is kept in a file for each adapter, driver and version of wgpu, and is measured again where the text
-//! of a shader changed. A variant counts only if its results agree with those of the best guess.
+//! of a shader changed. A variant counts only if all of its outputs agree with those of the best guess.
 
 use super::executor::{Gpu, Loaded};
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use crate::executor::{COPY, Executor, Program, Trial};
 use crate::fail;
 use crate::files::{sha256_hex, write_bytes};
 use crate::graph::plan::Kernel;
-use crate::graph::{Choices, Dtype, Graph, Limits, Op, Plan, Shape, Step, Variants};
+use crate::graph::{Choices, Dtype, Graph, Limits, Op, Plan, Shape, Step, Tensor, Variants};
 use crate::shaders::specialise;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,9 +28,11 @@ const ENOUGH: f64 = 0.05;
 const BUDGET: Duration = Duration::from_secs(20);
 /// A variant this many times slower than the fastest so far is not run again.
 const HOPELESS: f64 = 2.0;
-/// Largest difference to the best guess, relative to its largest result: f16 results are good to 5e-4, and what is wrong
-/// with a kernel shows as differences of the size of the results.
+/// Largest difference to the best guess, relative to the largest result of the same tensor: f16 results are good to 5e-4, and
+/// what is wrong with a kernel shows as differences of the size of the results.
 const TOLERANCE: f32 = 4e-3;
+/// What is compared, as part of a measurement's digest: measurements that compared less are made again.
+const COMPARED: &str = "every tensor of every output";
 
 /// What was measured on one adapter with one driver.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,9 @@ pub struct Tuned {
     driver: String,
     wgpu: String,
     classes: BTreeMap<String, Measured>,
+    /// Digest of the kernels on cooperative matrices that `wgpt doctor` found right.
+    #[serde(default)]
+    cooperative: Option<String>,
 }
 
 /// How the variants of one class did.
@@ -69,6 +74,17 @@ pub(super) struct Tuning {
     settled: BTreeSet<String>,
 }
 
+impl Tuning {
+    pub(super) fn cooperative_passed(&self) -> Option<&str> {
+        self.kept.tuned.cooperative.as_deref()
+    }
+
+    pub(super) fn record_cooperative(&mut self, passed: Option<&str>) -> Result<()> {
+        self.kept.tuned.cooperative = passed.map(String::from);
+        self.kept.save()
+    }
+}
+
 /// A file of choices.
 struct Kept {
     path: PathBuf,
@@ -83,6 +99,7 @@ impl Kept {
             driver: driver.into(),
             wgpu: WGPU_VERSION.into(),
             classes: BTreeMap::new(),
+            cooperative: None,
         };
         let key = sha256_hex(format!("{adapter}\n{driver}\n{WGPU_VERSION}").as_bytes());
         let path = folder.join("tuning").join(format!("{}.json", &key[..16]));
@@ -109,6 +126,8 @@ pub type Watch = Box<dyn FnMut(Trial)>;
 struct Candidates {
     variants: Variants,
     graph: Graph,
+    /// Name, type and columns of each output's tensors ([`Op::packing`]).
+    outputs: Vec<(String, Dtype, Vec<usize>)>,
     /// One for each variant.
     plans: Vec<Plan>,
     shaders: String,
@@ -134,9 +153,13 @@ impl Gpu {
         tuned.map(|(class, measured)| (class.as_str(), measured))
     }
 
-    /// Runs variants with one of these in their name wherever there is one: names or parts of names, with commas between.
+    /// Runs variants with one of these in their name wherever there is one: names or parts of names, with commas between. Those
+    /// on cooperative matrices have to be named by the start of their name.
     pub fn force_variants(&mut self, names: &str) {
-        let parts = names.split(',').map(str::trim).filter(|part| !part.is_empty()).map(String::from).collect();
+        let parts: Vec<String> = names.split(',').map(str::trim).filter(|p| !p.is_empty()).map(String::from).collect();
+        if parts.iter().any(|part| part.starts_with("coop")) {
+            self.allow_cooperative();
+        }
         let choices = &mut self.limits_mut().choices;
         *choices = Arc::new(Choices::new(choices.chosen().clone(), parts));
     }
@@ -206,16 +229,16 @@ impl Gpu {
             self.write(program, &name, &noise(&shape))?;
         }
         let mut seconds: Vec<(String, Option<f64>)> = vec![];
-        let (mut fastest, mut wanted) = (f64::INFINITY, vec![]);
+        let (mut fastest, mut wanted) = (f64::INFINITY, None);
         for (name, plan) in candidates.variants.names.iter().zip(&candidates.plans) {
             self.put(program, plan.clone())?;
             self.poison(program)?;
             self.once(program)?; // drivers compile when a kernel first runs
-            let got = self.read(program, RESULT)?;
-            let agrees = wanted.is_empty() || agree(&got, &wanted);
-            if wanted.is_empty() {
-                wanted = got;
-            }
+            let outputs = candidates.outputs.iter();
+            let got = outputs.map(|(name, ..)| self.read(program, name)).collect::<Result<Vec<_>>>()?;
+            let wanted = wanted.get_or_insert_with(|| got.clone());
+            let mut pairs = candidates.outputs.iter().zip(got.iter().zip(wanted.iter()));
+            let agrees = pairs.all(|((_, dtype, columns), (got, wanted))| agree(got, wanted, *dtype, columns));
             let (mut best, mut spent) = (f64::INFINITY, 0.0);
             for _ in 0..RUNS {
                 let took = self.once(program)?;
@@ -239,9 +262,11 @@ impl Gpu {
     fn put(&mut self, program: Program, plan: Plan) -> Result<()> {
         let kernels: Vec<_> = plan.kernels().collect();
         let mut pipelines = self.compile(&kernels)?.into_iter();
-        let buffers = std::mem::take(&mut self.programs[program.0].buffers);
-        let segments = plan.segments.iter().map(|s| self.actions(&s.commands, &buffers, &mut pipelines)).collect();
-        self.programs[program.0] = Loaded { plan, buffers, segments };
+        let loaded = &mut self.programs[program.0];
+        let (buffers, starts) = (std::mem::take(&mut loaded.buffers), std::mem::take(&mut loaded.starts));
+        let actions = plan.segments.iter().map(|s| self.actions(&s.commands, &buffers, &starts, &mut pipelines));
+        let segments = actions.collect();
+        self.programs[program.0] = Loaded { plan, buffers, starts, segments };
         Ok(())
     }
 
@@ -252,9 +277,6 @@ impl Gpu {
         Ok(kernels.map(|k| k.seconds.end - k.seconds.start).sum())
     }
 }
-
-/// Name of a trial's output.
-const RESULT: &str = "result";
 
 /// The classes of graphs, with everything that is needed to measure them, the most work first.
 fn classes(graphs: &[&Graph], limits: &Limits) -> Vec<Candidates> {
@@ -297,8 +319,14 @@ fn candidates(op: Arc<dyn Op>, mut variants: Variants, limits: &Limits) -> Optio
     let input = |(i, shape): (usize, &Shape)| graph.input(&format!("x{i}"), shape.clone());
     let inputs: Vec<_> = variants.inputs.iter().enumerate().map(input).collect();
     let y = graph.apply_shared(op, &inputs);
-    graph.output(RESULT, y);
-    let of = graph.op(y.node).and_then(|op| op.variants(&graph.shapes(y.node), limits))?;
+    let (op, shapes) = (graph.op(y.node)?.clone(), graph.shapes(y.node));
+    let of = op.variants(&shapes, limits)?;
+    let kept = 0..shapes.outputs.len() - op.scratch();
+    let output = |slot: usize| (format!("y{slot}"), shapes.outputs[slot].dtype, op.packing(&shapes, slot));
+    let outputs: Vec<_> = kept.map(output).collect();
+    for (slot, (name, ..)) in outputs.iter().enumerate() {
+        graph.output(name, Tensor { node: y.node, slot });
+    }
     variants.names.retain(|name| of.names.contains(name));
     let plan = |name: &String| {
         // The trial's shapes may be of another class than the one that they stand for.
@@ -308,8 +336,9 @@ fn candidates(op: Arc<dyn Op>, mut variants: Variants, limits: &Limits) -> Optio
     };
     let plans: Vec<Plan> = variants.names.iter().map(plan).collect::<Option<_>>()?;
     let texts = plans.iter().flat_map(Plan::kernels).map(|k| specialise(k.shader, &k.constants, &k.swaps));
+    let texts = std::iter::once(COMPARED.to_string()).chain(texts);
     let shaders = sha256_hex(texts.collect::<Vec<_>>().concat().as_bytes());
-    Some(Candidates { variants, graph, plans, shaders })
+    Some(Candidates { variants, graph, outputs, plans, shaders })
 }
 
 /// Numbers in -1..1 without a pattern, which repeat after 2^20: some devices are faster with zeros.
@@ -329,9 +358,20 @@ fn noise(shape: &Shape) -> Vec<u8> {
     bytes
 }
 
-/// Whether two results are the same but for rounding.
-fn agree(got: &[f32], wanted: &[f32]) -> bool {
-    let largest = wanted.iter().fold(0.0f32, |most, w| most.max(w.abs()));
-    // A NaN compares false.
-    got.len() == wanted.len() && got.iter().zip(wanted).all(|(g, w)| (g - w).abs() <= TOLERANCE * largest)
+/// Whether two results are the same but for rounding: each of the tensors that their rows hold side by side, relative to its own
+/// largest number; ids to the bit.
+fn agree(got: &[f32], wanted: &[f32], dtype: Dtype, columns: &[usize]) -> bool {
+    if got.len() != wanted.len() || dtype == Dtype::U32 {
+        return got.len() == wanted.len() && got.iter().zip(wanted).all(|(g, w)| g.to_bits() == w.to_bits());
+    }
+    let width = columns.iter().sum::<usize>();
+    let mut start = 0;
+    columns.iter().all(|columns| {
+        let part = start..start + columns;
+        start = part.end;
+        let rows = || got.chunks(width).zip(wanted.chunks(width)).map(|(g, w)| (&g[part.clone()], &w[part.clone()]));
+        let largest = rows().flat_map(|(_, w)| w).fold(0.0f32, |most, w| most.max(w.abs()));
+        // A NaN compares false.
+        rows().all(|(g, w)| g.iter().zip(w).all(|(g, w)| (g - w).abs() <= TOLERANCE * largest))
+    })
 }

@@ -51,6 +51,12 @@ pub trait Op: Debug + Send + Sync {
     fn scratch(&self) -> usize {
         0
     }
+
+    /// Columns of each tensor that the rows of output `slot` hold side by side, such as q, k and v: what has a scale of its
+    /// own is compared by itself. One tensor unless an op says otherwise.
+    fn packing(&self, shapes: &Shapes, slot: usize) -> Vec<usize> {
+        vec![shapes.outputs[slot].columns()]
+    }
 }
 
 /// Shapes of a node's inputs and outputs.

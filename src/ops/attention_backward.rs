@@ -260,4 +260,10 @@ impl Op for AttentionBackward {
     fn scratch(&self) -> usize {
         1 + usize::from(self.bias_gradient)
     }
+
+    fn packing(&self, shapes: &Shapes, slot: usize) -> Vec<usize> {
+        let Size { heads, kv_heads, hs, .. } = self.forward.size(shapes.inputs[0]);
+        let parts = [heads, kv_heads, kv_heads].map(|heads| heads * hs);
+        if slot == 0 { parts.into() } else { vec![shapes.outputs[slot].columns()] }
+    }
 }

@@ -47,7 +47,20 @@ pub struct Case {
     pub reason: &'static str,
 }
 
-/// A graph of a case: the op over its inputs, and its gradients if it has them.
+/// An op with its inputs at one shape, and how closely its shaders follow the reference: a case, or drawn at random.
+pub struct Problem {
+    pub name: String,
+    pub op: Arc<dyn Op>,
+    /// Dimensions and distribution of each input.
+    pub inputs: Vec<(Vec<usize>, Draw)>,
+    /// As of a case.
+    pub gradient: bool,
+    pub position: u32,
+    pub atol: f32,
+    pub rtol: f32,
+}
+
+/// A graph of a problem: the op over its inputs, and its gradients if it has them.
 pub struct Built {
     pub graph: Graph,
     pub inputs: Vec<(String, Vec<f32>)>,
@@ -57,12 +70,35 @@ pub struct Built {
 }
 
 impl Case {
+    pub fn problem(&self) -> Problem {
+        let &Case { gradient, position, atol, rtol, .. } = self;
+        let inputs = self.inputs.iter().map(|(dims, draw)| (dims.to_vec(), *draw)).collect();
+        Problem { name: self.name.into(), op: (self.op)(), inputs, gradient, position, atol, rtol }
+    }
+
     /// The op over its inputs `x0`, `x1`, ..., with its gradients if it has them, and the names of the graph's outputs.
     pub fn graph(&self) -> (Graph, Vec<String>) {
-        let op = (self.op)();
+        self.problem().graph()
+    }
+
+    /// Whether any tensor is in half precision.
+    pub fn is_half(&self) -> bool {
+        self.problem().is_half()
+    }
+
+    /// The case's graph with inputs drawn from `seed`.
+    pub fn build(&self, seed: u64) -> Built {
+        self.problem().build(seed)
+    }
+}
+
+impl Problem {
+    /// The op over its inputs `x0`, `x1`, ..., with its gradients if it has them, and the names of the graph's outputs.
+    pub fn graph(&self) -> (Graph, Vec<String>) {
+        let op = &self.op;
         let mut g = Graph::new();
-        let input = |(i, (dims, draw)): (usize, &(&[usize], Draw))| {
-            g.input(&format!("x{i}"), Shape { dims: dims.to_vec(), dtype: draw.dtype() })
+        let input = |(i, (dims, draw)): (usize, &(Vec<usize>, Draw))| {
+            g.input(&format!("x{i}"), Shape { dims: dims.clone(), dtype: draw.dtype() })
         };
         let tensors: Vec<Tensor> = self.inputs.iter().enumerate().map(input).collect();
         let y = g.apply_shared(op.clone(), &tensors);
@@ -94,7 +130,7 @@ impl Case {
         self.graph().0.nodes().iter().flat_map(|n| &n.outputs).any(|shape| shape.dtype == Dtype::F16)
     }
 
-    /// The case's graph with inputs drawn from `seed`.
+    /// The graph with inputs drawn from `seed`.
     pub fn build(&self, seed: u64) -> Built {
         let (graph, outputs) = self.graph();
         let mut rng = Pcg64::seed_from_u64(seed);
@@ -111,7 +147,7 @@ impl Case {
 
     /// Whether an output is compared to the bit: ids, but for numbers in place of an input that is not exact.
     pub fn is_bits(&self, output: &str, dtype: Dtype) -> bool {
-        let in_place = (self.op)().in_place();
+        let in_place = self.op.in_place();
         let input = in_place.iter().find(|(slot, _)| output == format!("y{slot}")).map(|(_, input)| *input);
         input.map_or(dtype == Dtype::U32, |input| matches!(self.inputs[input].1, Draw::Exact(_)))
     }
@@ -123,7 +159,7 @@ impl Built {
         kept.map_or(Dtype::F32, |(_, t)| self.graph.shape(*t).dtype)
     }
 
-    /// What comes with a replay: some values, and the case's position.
+    /// What comes with a replay: some values, and the problem's position.
     pub fn step(&self) -> Step {
         let position = self.position;
         Step { step: 3, micro_batch: 5, seed: 7, learning_rate: 0.01, position, ..Step::default() }

@@ -6,64 +6,23 @@
 //!
 //! For each chunk: logits = x W^T, the loss and dlogits in place as `classifier` makes them, dW += dlogits^T x,
 //! dx = dlogits W. All of it is the forward pass: nothing is left to do for backward, and nothing is computed twice.
+//! So it is apart from `chunked_token_log_prob`, whose gradient comes later and needs the logits again: 8 rows V C FLOPs.
 //! Logits take chunk * V words whatever the batch; dW is read and written once more for each chunk.
 //! Cost: three matmuls of rows x V x C, 6 rows V C FLOPs, and 10 per logit.
 
 mod cases;
-mod product;
 
+pub use super::chunked_cross_entropy::ChunkedCrossEntropy;
 pub use cases::CASES;
 
+use super::chunked::{Product, Sizes, check, chunks, head, logits_shape, moved, sizes};
 use super::classifier::{assert_seed, classify, count_kernel, mean_kernel, rows_kernel};
-use super::cross_entropy::{self, log_sum_exp};
 use super::elementwise::{bytes, bytes_of};
 use crate::graph::op::{Operand, as_ids};
 use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::ops::IGNORED;
-use product::{Product, Sizes};
-use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Chunks are of a multiple of so many rows: then each starts where a binding may, on every device.
-const ALIGNED_ROWS: usize = 64;
-
-/// `rows` rows in chunks of `chunk`, rounded up.
-fn chunks(rows: usize, chunk: usize) -> impl Iterator<Item = Range<usize>> {
-    let size = chunk.next_multiple_of(ALIGNED_ROWS);
-    (0..rows).step_by(size).map(move |start| start..rows.min(start + size))
-}
-
-/// Logits of the largest chunk.
-fn logits_shape(x: &Shape, chunk: usize, v: usize) -> Shape {
-    Shape::f32(&[chunk.next_multiple_of(ALIGNED_ROWS).min(x.rows()), v]).with_dtype(x.dtype)
-}
-
-/// Rows of x, and what else there is to know of x and W.
-fn sizes(inputs: &[&Shape]) -> (usize, Sizes) {
-    let (c, v, dtype) = (inputs[0].columns(), inputs[1].rows(), inputs[0].dtype);
-    (inputs[0].rows(), Sizes { c, v, dtype })
-}
-
-#[track_caller]
-fn check(name: &str, inputs: &[&Shape], count: usize) {
-    let fits =
-        inputs.len() == count && inputs[1].columns() == inputs[0].columns() && inputs[2].len() == inputs[0].rows();
-    // So that chunks of x start aligned.
-    let even = inputs[0].dtype == Dtype::F32 || inputs[0].columns().is_multiple_of(2);
-    assert!(fits && even && inputs[0].dtype == inputs[1].dtype, "{name} does not fit {inputs:?}");
-}
-
-/// logits = x W^T of one chunk, the logits being output `slot`.
-fn head(rows: &Range<usize>, sizes: Sizes, slot: usize, limits: &Limits) -> Vec<Dispatch> {
-    let x = (Operand::Input(0), bytes_of(sizes.dtype, rows, sizes.c).start);
-    Product::head(rows.len(), sizes).dispatch([x, (Operand::Input(1), 0), (Operand::Output(slot), 0)], limits)
-}
-
-/// `rows` from their first row on.
-fn moved(rows: &Range<usize>, by: usize) -> Range<usize> {
-    rows.start + by..rows.end + by
-}
 
 /// The mean cross-entropy of the logits x W^T, with the gradients of x in slot 1 and of W in slot 2.
 #[derive(Clone, Debug)]
@@ -178,76 +137,6 @@ impl Op for ChunkedClassifier {
     fn accumulating(&self, slot: usize) -> Option<Arc<dyn Op>> {
         let can = slot == 2 && !self.accumulate;
         can.then(|| Arc::new(ChunkedClassifier { accumulate: true, ..self.clone() }) as Arc<dyn Op>)
-    }
-
-    fn scratch(&self) -> usize {
-        3
-    }
-}
-
-/// The mean cross-entropy of the logits x W^T, without gradients: that of evaluation.
-#[derive(Clone, Debug)]
-pub struct ChunkedCrossEntropy {
-    /// Rows of a chunk, rounded up to a multiple of 64.
-    pub rows: usize,
-}
-
-impl Op for ChunkedCrossEntropy {
-    fn name(&self) -> &'static str {
-        "chunked_cross_entropy"
-    }
-
-    fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        check(self.name(), inputs, 3);
-        let (rows, Sizes { v, .. }) = sizes(inputs);
-        vec![Shape::f32(&[1]), logits_shape(inputs[0], self.rows, v), Shape::f32(&[rows, 2]), Shape::f32(&[1])]
-    }
-
-    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let (rows, sizes) = sizes(&shapes.inputs);
-        let Sizes { v, dtype, .. } = sizes;
-        let mut dispatches = vec![];
-        for chunk in chunks(rows, self.rows) {
-            dispatches.extend(head(&chunk, sizes, 1, limits));
-            for piece in limits.row_chunks(chunk.len(), shapes.outputs[1].row_bytes()) {
-                let place = moved(&piece, chunk.start);
-                let d = cross_entropy::rows_kernel(piece.len(), v, limits).element("X_TYPE", dtype);
-                let d = d.bind(Operand::Output(1), Some(bytes_of(dtype, &piece, v)), false);
-                dispatches.push(d.read_range(2, bytes(&place, 1)).write_range(2, bytes(&place, 2)));
-            }
-        }
-        dispatches.push(cross_entropy::mean_kernel(rows, limits).read(2).read_back(2).write(0).write(3));
-        dispatches
-    }
-
-    fn parts(&self, shapes: &Shapes) -> Vec<(Arc<dyn Op>, Vec<Shape>)> {
-        let (rows, sizes) = sizes(&shapes.inputs);
-        chunks(rows, self.rows).map(|chunk| Product::head(chunk.len(), sizes).as_part()).collect()
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("only evaluation takes losses by chunks without their gradients")
-    }
-
-    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
-        let c = shapes.inputs[0].columns();
-        let loss = |(x, target): (&[f32], &u32)| {
-            let dot = |w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
-            let rounded = |dot: f64| f64::from(shapes.outputs[1].dtype.round(dot as f32));
-            let logits: Vec<f64> = inputs[1].chunks(c).map(|w| rounded(dot(w))).collect();
-            (*target != IGNORED).then(|| log_sum_exp(logits.iter().copied()) - logits[*target as usize])
-        };
-        let losses: Vec<Option<f64>> = inputs[0].par_chunks(c).zip(as_ids(inputs[2])).map(loss).collect();
-        let (sum, count) = (losses.iter().flatten().sum::<f64>(), losses.iter().flatten().count() as f64);
-        outputs[0][0] = (sum / count.max(1.0)) as f32;
-    }
-
-    fn cost(&self, shapes: &Shapes) -> Cost {
-        let (rows, Sizes { c, v, .. }) = sizes(&shapes.inputs);
-        let (count, w) = (chunks(rows, self.rows).count() as u64, shapes.inputs[1].size_bytes());
-        let logits = rows as u64 * shapes.outputs[1].row_bytes();
-        let size_bytes = count * w + 2 * logits + shapes.inputs[0].size_bytes();
-        Cost { flops: (rows * v) as u64 * (2 * c as u64 + 6), size_bytes }
     }
 
     fn scratch(&self) -> usize {

@@ -2,17 +2,15 @@
 //! each row with a weight of its own (its class's, or 0 to leave it out), as PyTorch's with class weights.
 //!
 //!   scores, N rows of classes, in any shape;  targets (N) u32;  weights (N);  loss (1)
-//!   lse (N): log-sum-exp of each row, kept for backward;  total (1): the weights' sum
+//!   log_probs, lse (N): log-probability and log-sum-exp of each row, kept for backward;  total (1): the weights' sum
 //!
-//! Backward: dscores = (softmax(scores) - onehot(target)) * w * dloss / total. All weights 0: the loss is 0.
+//! Minus the weighted mean of `token_log_prob`, by its kernels. Backward, in place over the scores: dscores = (softmax(scores) - onehot(target)) * w * dloss / total. All weights 0: the loss is 0.
 //! In nats. Cost: about 5 FLOPs per score.
 
 use super::case::{Case, Draw};
-use super::cross_entropy::log_sum_exp;
-use super::elementwise::elementwise;
-use crate::graph::op::as_ids;
+use super::token_log_prob::{RowGradient, Rows, backward_row, log_prob, mean_kernel};
+use crate::graph::op::{Operand, as_ids};
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
-use crate::shader;
 use std::sync::Arc;
 
 /// The weighted mean cross-entropy of a few classes.
@@ -21,6 +19,12 @@ pub struct ClassLoss;
 
 /// What a sum of weights is at least taken to be where it divides.
 const LEAST_WEIGHT: f64 = 1e-20;
+
+/// The rows of scores, whatever their shape; targets are input 1 of both ops.
+fn rows(shapes: &Shapes, logits: Operand, lse: Operand) -> Rows {
+    let (count, &Shape { dtype, .. }) = (shapes.inputs[1].len(), shapes.inputs[0]);
+    Rows { count, v: shapes.inputs[0].len() / count, dtype, logits, first: 0, targets: Operand::Input(1), lse }
+}
 
 impl Op for ClassLoss {
     fn name(&self) -> &'static str {
@@ -31,21 +35,19 @@ impl Op for ClassLoss {
         let rows = inputs[1].len();
         let fits = inputs.len() == 3 && inputs[2].len() == rows && inputs[0].len().is_multiple_of(rows);
         assert!(fits, "class_loss does not fit {inputs:?}");
-        vec![Shape::f32(&[1]), Shape::f32(&[rows]), Shape::f32(&[1])]
+        vec![Shape::f32(&[1]), Shape::f32(&[rows]), Shape::f32(&[rows]), Shape::f32(&[1])]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let rows = shapes.inputs[1].len();
-        let d = Dispatch::new(shader!("class_loss"))
-            .constant("ROWS", rows)
-            .constant("CLASSES", shapes.inputs[0].len() / rows)
-            .constant("THREADS", limits.row_threads());
-        vec![d.read(0).read(1).read(2).write(0).write(1).write(2)]
+        let mut dispatches = rows(shapes, Operand::Input(0), Operand::Output(2)).forward(Operand::Output(1), limits);
+        let mean = mean_kernel(shapes.inputs[1].len(), true, limits);
+        dispatches.push(mean.read_back(1).write(0).write(3).read(2));
+        dispatches
     }
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
         let [scores, targets, weights] = g.nodes()[node].inputs[..] else { unreachable!("three inputs") };
-        let (lse, total) = (Tensor { node, slot: 1 }, Tensor { node, slot: 2 });
+        let (lse, total) = (Tensor { node, slot: 2 }, Tensor { node, slot: 3 });
         let dscores = needed[0].then(|| g.apply(ClassLossBackward, &[scores, targets, weights, lse, total, dy]));
         vec![dscores, None, None]
     }
@@ -54,13 +56,13 @@ impl Op for ClassLoss {
         let classes = inputs[0].len() / inputs[1].len();
         let (mut sum, mut total) = (0.0, 0.0);
         for (r, (row, target)) in inputs[0].chunks(classes).zip(as_ids(inputs[1])).enumerate() {
-            let (lse, weight) = (log_sum_exp(row.iter().copied()), f64::from(inputs[2][r]));
-            outputs[1][r] = lse as f32;
-            sum += weight * (lse - f64::from(row[*target as usize]));
+            let ((log_prob, lse), weight) = (log_prob(row, *target), f64::from(inputs[2][r]));
+            (outputs[1][r], outputs[2][r]) = (log_prob as f32, lse as f32);
+            sum -= weight * log_prob;
             total += weight;
         }
         outputs[0][0] = (sum / total.max(LEAST_WEIGHT)) as f32;
-        outputs[2][0] = total as f32;
+        outputs[3][0] = total as f32;
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
@@ -68,7 +70,7 @@ impl Op for ClassLoss {
     }
 }
 
-/// dscores.
+/// dscores, in place over the scores.
 #[derive(Debug)]
 pub struct ClassLossBackward;
 
@@ -82,12 +84,9 @@ impl Op for ClassLossBackward {
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let (len, rows) = (shapes.inputs[0].len(), shapes.inputs[1].len());
-        let mut d = elementwise(shader!("class_loss_backward"), len, limits).constant("CLASSES", len / rows);
-        for input in 0..6 {
-            d = d.read(input);
-        }
-        vec![d.write(0)]
+        let (total, dloss, weights) = (Operand::Input(4), Operand::Input(5), Operand::Input(2));
+        let rows = rows(shapes, Operand::Output(0), Operand::Input(3));
+        rows.backward(&RowGradient::Weighted(total, dloss, weights), limits)
     }
 
     fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
@@ -97,16 +96,18 @@ impl Op for ClassLossBackward {
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let classes = inputs[0].len() / inputs[1].len();
         let scale = f64::from(inputs[5][0]) / f64::from(inputs[4][0]).max(LEAST_WEIGHT);
-        for (i, (d, score)) in outputs[0].iter_mut().zip(inputs[0]).enumerate() {
-            let row = i / classes;
-            let hit = f64::from(u8::from(i % classes == as_ids(inputs[1])[row] as usize));
-            let p = (f64::from(*score) - f64::from(inputs[3][row])).exp();
-            *d = ((p - hit) * f64::from(inputs[2][row]) * scale) as f32;
+        let rows = outputs[0].chunks_mut(classes).zip(as_ids(inputs[1]));
+        for (r, (row, target)) in rows.enumerate() {
+            backward_row(row, *target, inputs[3][r], -f64::from(inputs[2][r]) * scale);
         }
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
         Cost { flops: 5 * shapes.inputs[0].len() as u64, size_bytes: shapes.size_bytes() }
+    }
+
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        vec![(0, 0)]
     }
 }
 

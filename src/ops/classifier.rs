@@ -8,6 +8,9 @@
 //! second time from a cache, and written once; nothing is left to do for backward. About 10 FLOPs per logit. The maximum
 //! and the sum of exponentials are found together (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax").
 //! All targets ignored: the loss is 0, and so is the gradient.
+//!
+//! Apart from `cross_entropy` and `token_log_prob` because the seed is known beforehand: those read the logits from memory once
+//! more, in a backward kernel of their own.
 
 use super::case::{Case, Draw};
 use super::cross_entropy::log_sum_exp;

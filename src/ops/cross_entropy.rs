@@ -1,43 +1,23 @@
 //! cross_entropy: loss = mean over rows of (log-sum-exp(logits) - logits[target]), rows whose target is ignored left out.
 //!
-//!   logits (..., V), f32 or f16;  targets (rows) u32, `data::IGNORED` to leave a row out;  loss (1)
-//!   rows (rows, 2): log-sum-exp and loss of each row, kept for backward;  count (1): rows that count
+//!   logits (..., V), f32 or f16;  targets (rows) u32, `IGNORED` to leave a row out;  loss (1)
+//!   log_probs, lse (rows): log-probability and log-sum-exp of each row, kept for backward;  count (1): rows that count
 //!
-//! Backward works in place over the logits: dlogits = (softmax(logits) - onehot(target)) * dloss / count.
+//! Minus the mean of `token_log_prob`, by its kernels. Backward works in place over the logits:
+//! dlogits = (softmax(logits) - onehot(target)) * dloss / count.
 //! Cost: about 6 FLOPs per logit forward and 4 backward; the logits are read once, and once more and written in backward.
 //! In nats. All targets ignored: the loss is 0, and so is the gradient.
 
 use super::case::{Case, Draw};
-use super::elementwise::{bytes, bytes_of};
-use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use super::token_log_prob::{RowGradient, Rows, backward_row, log_prob, mean_kernel};
+use crate::graph::op::{Operand, as_ids};
+use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::ops::IGNORED;
-use crate::shader;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// The mean cross-entropy of logits (..., V) against targets.
 #[derive(Debug)]
 pub struct CrossEntropy;
-
-/// Threads that share a row of the vocabulary.
-pub(super) fn threads(limits: &Limits) -> u32 {
-    if limits.family == Family::Gpu { 256 } else { 8 }
-}
-
-/// Log-sum-exp and loss of `rows` rows. Bindings to add: logits, targets, rows.
-pub(super) fn rows_kernel(rows: usize, v: usize, limits: &Limits) -> Dispatch {
-    Dispatch::new(shader!("cross_entropy"))
-        .constant("ROWS", rows)
-        .constant("V", v)
-        .constant("THREADS", threads(limits))
-        .groups(limits.fold(rows))
-}
-
-/// The mean of `rows` losses. Bindings to add: targets, rows, loss, count.
-pub(super) fn mean_kernel(rows: usize, limits: &Limits) -> Dispatch {
-    Dispatch::new(shader!("cross_entropy_mean")).constant("ROWS", rows).constant("THREADS", threads(limits))
-}
 
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
@@ -47,43 +27,36 @@ impl Op for CrossEntropy {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let rows = inputs[0].rows();
         assert!(inputs.len() == 2 && inputs[1].len() == rows, "cross_entropy does not fit {inputs:?}");
-        vec![Shape::f32(&[1]), Shape::f32(&[rows, 2]), Shape::f32(&[1])]
+        vec![Shape::f32(&[1]), Shape::f32(&[rows]), Shape::f32(&[rows]), Shape::f32(&[1])]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let (rows, v, dtype) = (shapes.inputs[0].rows(), shapes.inputs[0].columns(), shapes.inputs[0].dtype);
-        let piece = |rows: Range<usize>| {
-            rows_kernel(rows.len(), v, limits)
-                .element("X_TYPE", dtype)
-                .read_range(0, bytes_of(dtype, &rows, v))
-                .read_range(1, bytes(&rows, 1))
-                .write_range(1, bytes(&rows, 2))
-        };
-        let mut dispatches: Vec<_> =
-            limits.row_chunks(rows, shapes.inputs[0].row_bytes()).into_iter().map(piece).collect();
-        dispatches.push(mean_kernel(rows, limits).read(1).read_back(1).write(0).write(2));
+        let (logits, targets, lse) = (Operand::Input(0), Operand::Input(1), Operand::Output(2));
+        let &Shape { dtype, .. } = shapes.inputs[0];
+        let (count, v) = (shapes.inputs[0].rows(), shapes.inputs[0].columns());
+        let rows = Rows { count, v, dtype, logits, first: 0, targets, lse };
+        let mut dispatches = rows.forward(Operand::Output(1), limits);
+        dispatches.push(mean_kernel(count, false, limits).read_back(1).write(0).write(3).read(1));
         dispatches
     }
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
         let (logits, targets) = (g.nodes()[node].inputs[0], g.nodes()[node].inputs[1]);
-        let (rows, count) = (Tensor { node, slot: 1 }, Tensor { node, slot: 2 });
-        vec![needed[0].then(|| g.apply(CrossEntropyBackward, &[logits, targets, rows, count, dy])), None]
+        let (lse, count) = (Tensor { node, slot: 2 }, Tensor { node, slot: 3 });
+        vec![needed[0].then(|| g.apply(CrossEntropyBackward, &[logits, targets, lse, count, dy])), None]
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let v = shapes.inputs[0].columns();
         let (mut sum, mut count) = (0.0f64, 0.0f64);
         for (r, (row, target)) in inputs[0].chunks(v).zip(as_ids(inputs[1])).enumerate() {
-            let lse = log_sum_exp(row.iter().copied());
-            let counts = *target != IGNORED;
-            let loss = if counts { lse - f64::from(row[*target as usize]) } else { 0.0 };
-            sum += loss;
-            count += f64::from(u8::from(counts));
-            (outputs[1][2 * r], outputs[1][2 * r + 1]) = (lse as f32, loss as f32);
+            let (log_prob, lse) = log_prob(row, *target);
+            sum -= log_prob;
+            count += f64::from(u8::from(*target != IGNORED));
+            (outputs[1][r], outputs[2][r]) = (log_prob as f32, lse as f32);
         }
         outputs[0][0] = (sum / count.max(1.0)) as f32;
-        outputs[2][0] = count as f32;
+        outputs[3][0] = count as f32;
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
@@ -112,21 +85,11 @@ impl Op for CrossEntropyBackward {
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let (rows, v, dtype) = (shapes.inputs[0].rows(), shapes.inputs[0].columns(), shapes.inputs[0].dtype);
-        let piece = |rows: Range<usize>| {
-            Dispatch::new(shader!("cross_entropy_backward"))
-                .constant("ROWS", rows.len())
-                .constant("V", v)
-                .constant("THREADS", threads(limits))
-                .element("X_TYPE", dtype)
-                .read_range(1, bytes(&rows, 1))
-                .read_range(2, bytes(&rows, 2))
-                .read(3)
-                .read(4)
-                .write_range(0, bytes_of(dtype, &rows, v))
-                .groups(limits.fold(rows.len()))
-        };
-        limits.row_chunks(rows, shapes.inputs[0].row_bytes()).into_iter().map(piece).collect()
+        let (logits, targets, lse) = (Operand::Output(0), Operand::Input(1), Operand::Input(2));
+        let &Shape { dtype, .. } = shapes.inputs[0];
+        let (count, v) = (shapes.inputs[0].rows(), shapes.inputs[0].columns());
+        let rows = Rows { count, v, dtype, logits, first: 0, targets, lse };
+        rows.backward(&RowGradient::Mean(Operand::Input(3), Operand::Input(4)), limits)
     }
 
     fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
@@ -134,15 +97,10 @@ impl Op for CrossEntropyBackward {
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
-        let v = shapes.inputs[0].columns();
-        let scale = f64::from(inputs[4][0]) / f64::from(inputs[3][0]).max(1.0);
-        for (r, (row, target)) in outputs[0].chunks_mut(v).zip(as_ids(inputs[1])).enumerate() {
-            let lse = f64::from(inputs[2][2 * r]);
-            for (i, x) in row.iter_mut().enumerate() {
-                let hit = f64::from(u8::from(i == *target as usize));
-                let d = (f64::from(*x) - lse).exp() - hit;
-                *x = if *target == IGNORED { 0.0 } else { (d * scale) as f32 };
-            }
+        let scale = -f64::from(inputs[4][0]) / f64::from(inputs[3][0]).max(1.0);
+        let rows = outputs[0].chunks_mut(shapes.inputs[0].columns());
+        for ((row, target), lse) in rows.zip(as_ids(inputs[1])).zip(inputs[2]) {
+            backward_row(row, *target, *lse, scale);
         }
     }
 

@@ -4,11 +4,13 @@
 //!   scores (rows, 2): the token's log-probability (nats), and how many tokens come before it: those that are more
 //!   likely, and those that are as likely and have a smaller id. 0 is greedy's choice.
 //!
-//! Cost: about 7 FLOPs per logit, two passes over the logits.
+//! Cost: about 7 FLOPs per logit, two passes over the logits. Apart from `token_log_prob`, whose kernel counts no tokens: the
+//! count is made in the pass that finds the maximum.
 
 use super::case::{Case, Draw};
-use super::cross_entropy::{log_sum_exp, threads};
+use super::cross_entropy::log_sum_exp;
 use super::elementwise::bytes;
+use super::token_log_prob::threads;
 use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::ops::IGNORED;
@@ -37,7 +39,7 @@ impl Op for TokenScores {
             Dispatch::new(shader!("token_scores"))
                 .constant("ROWS", rows.len())
                 .constant("V", v)
-                .constant("THREADS", threads(limits))
+                .constant("THREADS", threads(v, limits))
                 .read_range(0, bytes(&rows, v))
                 .read_range(1, bytes(&rows, 1))
                 .write_range(0, bytes(&rows, 2))

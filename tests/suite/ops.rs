@@ -5,19 +5,29 @@ use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Limits};
 use wgpt::ops::{Case, cases, cases_for};
+use wgpt::reference::Cpu;
 
 /// The best adapter, with the kernels of `family`.
 fn gpu(family: Family) -> Gpu {
     Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap()
 }
 
+/// Every case against the reference: with bounds checks, and as released, without them and with margins around each buffer.
 fn check_all(family: Family) {
-    let mut gpu = gpu(family);
+    let mut checked = gpu(family);
+    let mut released = Gpu::with(choose("auto").unwrap(), Some(family), false).unwrap();
     let mut failures = vec![];
-    for case in cases_for(&gpu.limits().clone()) {
-        match case.check(&mut gpu, 42).unwrap() {
-            Ok(compared) => assert!(!compared.is_empty(), "{} compares nothing", case.name),
-            Err(why) => failures.push(why),
+    for case in cases_for(&checked.limits().clone()) {
+        let problem = case.problem();
+        let built = problem.build(42);
+        let want = built.run(&mut Cpu::default()).unwrap();
+        let of_checked = problem.compare(&built, &built.run(&mut checked).unwrap(), &want);
+        let of_released = problem.check_surrounded(&mut released, &built, &want).unwrap();
+        for (what, compared) in [("with bounds checks", of_checked), ("as released", of_released)] {
+            match compared {
+                Ok(compared) => assert!(!compared.is_empty(), "{} compares nothing", case.name),
+                Err(why) => failures.push(format!("{what}: {why}")),
+            }
         }
     }
     assert!(failures.is_empty(), "{family:?}: {} cases fail:\n{}", failures.len(), failures.join("\n"));

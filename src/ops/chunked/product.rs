@@ -6,17 +6,19 @@ use crate::ops::matmul::Matmul;
 use std::sync::Arc;
 
 /// A part of an op's operand from a row on, in the place of one of a matmul's.
-pub(super) type Part = (Operand, u64);
+pub(in crate::ops) type Part = (Operand, u64);
 
 /// A matmul with the shapes of its A, B and C.
-pub(super) struct Product {
+pub(in crate::ops) struct Product {
     op: Matmul,
     shapes: [Shape; 3],
+    /// Products that a kernel sums at most.
+    depth: usize,
 }
 
 /// Columns of x and rows of W, whose type x and the logits have as well.
 #[derive(Clone, Copy)]
-pub(super) struct Sizes {
+pub(in crate::ops) struct Sizes {
     pub c: usize,
     pub v: usize,
     pub dtype: Dtype,
@@ -26,19 +28,29 @@ impl Product {
     /// logits = x W^T of `rows` rows.
     pub fn head(rows: usize, Sizes { c, v, dtype }: Sizes) -> Product {
         let shapes = [&[rows, c], &[v, c], &[rows, v]].map(|dims| Shape::f32(dims).with_dtype(dtype));
-        Product { op: Matmul { tb: true, output: dtype, ..Matmul::default() }, shapes }
+        Product { op: Matmul { tb: true, output: dtype, ..Matmul::default() }, shapes, depth: usize::MAX }
     }
 
     /// dW = dlogits^T x, or added to what it is; f32 in any case.
     pub fn dw(rows: usize, Sizes { c, v, dtype }: Sizes, accumulate: bool) -> Product {
         let [a, b] = [&[rows, v], &[rows, c]].map(|dims| Shape::f32(dims).with_dtype(dtype));
-        Product { op: Matmul { ta: true, accumulate, ..Matmul::default() }, shapes: [a, b, Shape::f32(&[v, c])] }
+        Product {
+            op: Matmul { ta: true, accumulate, ..Matmul::default() },
+            shapes: [a, b, Shape::f32(&[v, c])],
+            depth: usize::MAX,
+        }
     }
 
     /// dx = dlogits W.
     pub fn dx(rows: usize, Sizes { c, v, dtype }: Sizes) -> Product {
         let shapes = [&[rows, v], &[v, c], &[rows, c]].map(|dims| Shape::f32(dims).with_dtype(dtype));
-        Product { op: Matmul { output: dtype, ..Matmul::default() }, shapes }
+        Product { op: Matmul { output: dtype, ..Matmul::default() }, shapes, depth: usize::MAX }
+    }
+
+    /// The same in parts of at most `depth` products, where C is f32: in half precision every part would round.
+    pub fn in_slabs(self, depth: usize) -> Product {
+        let depth = if self.shapes[2].dtype == Dtype::F32 { depth } else { self.depth };
+        Product { depth, ..self }
     }
 
     /// Shapes of the inputs: C is one where it is added to.
@@ -54,7 +66,7 @@ impl Product {
     /// The kernels over parts of another op's operands: its A, B and C.
     pub fn dispatch(&self, parts: [Part; 3], limits: &Limits) -> Vec<Dispatch> {
         let shapes = Shapes { inputs: self.inputs().iter().collect(), outputs: vec![&self.shapes[2]] };
-        let mut dispatches = self.op.dispatch(&shapes, limits);
+        let mut dispatches = self.op.dispatch_in_slabs(&shapes, self.depth, limits);
         for binding in dispatches.iter_mut().flat_map(|d| &mut d.bindings) {
             let which = match binding.operand {
                 Operand::Input(i) => i,

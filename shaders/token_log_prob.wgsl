@@ -1,8 +1,9 @@
-// cross_entropy: rows[r] = (log-sum-exp(logits[r]), log-sum-exp - logits[r, target]), one workgroup per row.
+// token_log_prob: log_probs[r] = logits[r, target] - log-sum-exp(logits[r]), 0 where the target is ignored, and lse[r] =
+// log-sum-exp(logits[r]); one workgroup per row.
 //
-//   logits (ROWS, V)    targets (ROWS) u32, 2^32 - 1 to ignore    rows (ROWS, 2): log-sum-exp and loss
+//   logits (ROWS, V)    targets (ROWS) u32, 2^32 - 1 to ignore    log_probs, lse (ROWS)
 //
-// The maximum first, so that no exponential overflows. Reference: src/ops/cross_entropy.rs
+// The maximum first, so that no exponential overflows. Reference: src/ops/token_log_prob.rs
 // use: index reduce
 const ROWS: u32 = 1u;
 const V: u32 = 64u;
@@ -13,7 +14,8 @@ alias X_TYPE = f32;
 
 @group(0) @binding(0) var<storage, read> logits: array<X_TYPE>;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;
-@group(0) @binding(2) var<storage, read_write> rows: array<f32>;
+@group(0) @binding(2) var<storage, read_write> log_probs: array<f32>;
+@group(0) @binding(3) var<storage, read_write> lse: array<f32>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -34,14 +36,14 @@ fn main(
     for (var i = thread; i < V; i += THREADS) {
         sum += exp(f32(logits[row * V + i]) - largest);
     }
-    let lse = largest + log(workgroup_sum(sum, thread));
+    let total = largest + log(workgroup_sum(sum, thread));
     if thread == 0u {
         let target_id = targets[row];
-        rows[2u * row] = lse;
+        lse[row] = total;
         if target_id == 0xffffffffu {
-            rows[2u * row + 1u] = 0.0;
+            log_probs[row] = 0.0;
         } else {
-            rows[2u * row + 1u] = lse - f32(logits[row * V + target_id]);
+            log_probs[row] = f32(logits[row * V + target_id]) - total;
         }
     }
 }
