@@ -54,7 +54,7 @@ impl Built {
         device.poison(program)?;
         self.write_inputs(device, program)?;
         device.run(program, 0, &self.step())?;
-        let outputs = self.outputs.iter().map(|name| device.read(program, name)).collect();
+        let outputs = self.outputs.iter().map(|name| device.read_any(program, name)).collect();
         device.unload(program);
         outputs
     }

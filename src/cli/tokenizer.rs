@@ -7,8 +7,9 @@ use wgpt::data::corpora::story;
 use wgpt::data::source::Source;
 use wgpt::data::tokenizer::{FILE_NAME, Tokenizer};
 use wgpt::data::tokenizer_training::{Kind, Progress, Recipe, Sizes};
-use wgpt::error::{Error, Result};
+use wgpt::error::Result;
 use wgpt::fail;
+use wgpt::files::replacement::Replacement;
 use wgpt::files::write_bytes;
 
 mod pipe;
@@ -144,8 +145,9 @@ impl Target<'_> {
         match self {
             Target::File(path) => write_bytes(path, tokenizer.json()),
             Target::Folder(path) => {
-                std::fs::create_dir_all(path).map_err(Error::io("create the folder", path))?;
-                tokenizer.save(path)
+                let folder = Replacement::begin(path)?;
+                tokenizer.save(folder.path())?;
+                folder.commit(&|_| true)
             }
         }
     }

@@ -9,7 +9,7 @@ use super::submits::{Action, Submits};
 use super::tuning::Tuning;
 use crate::error::Result;
 use crate::executor::store::Store;
-use crate::executor::{Executor, Program, Timeline};
+use crate::executor::{Executor, Program, Timeline, check_host_memory};
 use crate::graph::memory::Class;
 use crate::graph::plan::{Bound, Buffer, Command, Kernel};
 use crate::graph::{Dtype, Family, Graph, Limits, Plan, Step};
@@ -213,6 +213,9 @@ impl Executor for Gpu {
         if let Some(files) = &self.reloaded {
             files.put_into(&mut plan)?;
         }
+        if self.limits.family == Family::Software {
+            check_host_memory(self.store.missing_bytes(&plan))?;
+        }
         let (device, allocated_bytes) = (&mut self.device, &mut self.allocated_bytes);
         let mut allocate = |info: &Buffer| {
             let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
@@ -314,7 +317,7 @@ impl Executor for Gpu {
         self.timeline(program, segment, step)
     }
 
-    fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {
+    fn read_any(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {
         let loaded = &self.programs[program.0];
         let (_, buffer, shape) = loaded.plan.outputs.iter().find(|(name, ..)| name == output).expect("a named output");
         let (dtype, len) = (shape.dtype, shape.len());
