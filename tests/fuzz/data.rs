@@ -5,13 +5,17 @@ use std::fs;
 use crate::mutation::{mutated, mutation, mutations};
 use crate::{FIXED, bounded, bounded_by, cases};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::json;
 use tempfile::tempdir;
 use wgpt::data::labelled::{self, Task};
 use wgpt::data::shards::{Sizes, map, tokenise};
 use wgpt::data::source::Source;
 use wgpt::data::tokenizer::Tokenizer;
+use wgpt::models::choices::ModelChoices;
+use wgpt::objectives::recipe::PresetRecipe;
+use wgpt::train::run::{Evaluated, RunState};
 use wgpt::train::settings::Choices;
+use wgpt::train::trainer::ChosenVariants;
 
 /// Readers take files in buffers of this size, several at a time.
 const BUFFERS: usize = 16 << 20;
@@ -115,12 +119,30 @@ proptest! {
         let good = b"preset = \"demo\"\nlayers = 2\nheads = 2\nwidth = 16\nlr = 1e-3\nbatch = 4\ncontext = 32\nsteps = 10\n\
             dropout = 0.1\nprecision = \"mixed\"\nseed = 7\nclassifier-rows = 64\n";
         let text = String::from_utf8_lossy(&mutated(good, &changes)).into_owned();
-        let Ok(choices) = toml::from_str::<Choices>(&text) else { return Ok(()) };
+        let (Ok(choices), Ok(model)) = (toml::from_str::<Choices>(&text), toml::from_str::<ModelChoices>(&text)) else {
+            return Ok(());
+        };
         bounded(text.len(), || {
-            let settings = choices.resolve(None)?;
-            settings.config(256)?;
-            let written = serde_json::to_string(&settings).unwrap();
-            assert!(serde_json::from_str::<Value>(&written).unwrap().is_object());
+            choices.resolve(&PresetRecipe::of(model.recipe()).run, |_| 1)?;
+            model.config(256, 0.02)?.validate()
+        });
+    }
+
+    #[test]
+    fn trainer_states(changes in mutations()) {
+        let settings = Choices::default().resolve(&PresetRecipe::of(None).run, |_| 1).unwrap();
+        let state = RunState {
+            step: 7,
+            objective: "pretrain".into(),
+            settings,
+            command: json!({"data": "a.txt", "context": 8}),
+            evaluations: vec![Evaluated { step: 5, epoch: None, loss: 1.5, value: Some(-1.5), best: true }],
+            variants: ChosenVariants::default(),
+        };
+        let bytes = mutated(serde_json::to_string_pretty(&state).unwrap().as_bytes(), &changes);
+        bounded(bytes.len(), || {
+            let Ok(state) = serde_json::from_slice::<RunState>(&bytes) else { return Ok(()) };
+            state.settings.schedule().learning_rate(state.step);
             Ok(())
         });
     }

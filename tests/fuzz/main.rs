@@ -33,7 +33,7 @@ static ALLOCATOR: counting::Counting = counting::Counting;
 /// Inputs in total where nothing else is asked for: a few seconds.
 const CASES: u32 = 3000;
 /// The properties below, which share the inputs evenly.
-const PROPERTIES: u32 = 10;
+const PROPERTIES: u32 = 11;
 
 fn cases() -> ProptestConfig {
     let total = std::env::var("WGPT_FUZZ_CASES").map_or(CASES, |cases| cases.parse().expect("a number of inputs"));

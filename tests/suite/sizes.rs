@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 use wgpt::error::Error;
 use wgpt::graph::{Cost, Op, Shapes};
 use wgpt::graph::{Dispatch, Family, Graph, Limits, Plan, Shape, Step, Tensor};
-use wgpt::models::config::{Config, PRESETS};
-use wgpt::models::model::Model;
+use wgpt::models::choices::ModelChoices;
+use wgpt::models::presets::PRESETS;
+use wgpt::objectives::pretrain::Pretrain;
+use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::ops::add::Add;
 use wgpt::ops::attention::Attention;
+use wgpt::train::settings::{Choices, Precision};
+use wgpt::train::trainer::Blueprint;
 
 /// A GPU with as much of everything as any has.
 fn large() -> Limits {
@@ -115,45 +119,51 @@ fn size() -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_model_and_batch_is_planned_or_refused_within_a_second(
+    fn any_settings_are_planned_or_refused_within_a_second(
         preset in 0..PRESETS.len(),
-        sizes in prop::array::uniform8(size()),
-        batch in size(),
+        sizes in prop::array::uniform10(size()),
+        kept in prop::array::uniform10(0..3u8),
         mixed: bool,
+        recompute: bool,
         is_large: bool,
     ) {
-        let [layers, heads, kv_heads, head_size, inner, context, vocab_size, window] = sizes;
-        // One size in four is the preset's.
-        let base = (PRESETS[preset].config)();
-        let or = |n: usize, own: usize| if n % 4 == 3 { own } else { n };
-        let heads = or(heads, base.heads);
-        let head_size = or(head_size, base.head_size);
-        let config = Config {
-            layers: or(layers, base.layers).min(64), // deeper ones take longer in a build without optimisation
-            heads,
-            kv_heads: or(kv_heads, heads),
-            head_size,
-            width: heads.saturating_mul(head_size),
-            inner: or(inner, base.inner),
-            context: or(context, base.context),
-            vocab_size: or(vocab_size, base.vocab_size),
-            window: (window > 9).then_some(window),
-            ..base
+        // Some of the choices are left out.
+        let given = |n: usize| (kept[n] > 0).then_some(sizes[n]);
+        let model = ModelChoices {
+            preset: Some(PRESETS[preset].name.into()),
+            layers: given(0).map(|layers| layers.min(48)), // deeper ones take longer in a build without optimisation
+            heads: given(1),
+            kv_heads: given(2).filter(|_| kept[2] == 2),
+            width: given(3),
+            context: given(4),
+            experts: given(5).filter(|_| PRESETS[preset].name == "mixtral"),
+            ..ModelChoices::default()
         };
+        let choices = Choices {
+            batch: given(6),
+            accumulate: given(7),
+            classifier_rows: given(8),
+            recompute: recompute.then_some(true),
+            precision: Some(if mixed { Precision::Mixed } else { Precision::F32 }),
+            ..Choices::default()
+        };
+        let limits = if is_large { large() } else { Limits { f16: true, ..Limits::portable(Family::Software) } };
         let began = Instant::now();
-        if config.validate().is_ok() {
-            let limits = if is_large { large() } else { Limits::portable(Family::Software) };
-            let mut g = Graph::new();
-            let loss = Model { config: &config, training: false, mixed }.loss(&mut g, batch.max(1), config.context);
-            g.output("loss", loss);
-            if let Ok(plan) = Plan::new(&g, &limits) {
-                prop_assert!(plan.kernels().all(|k| k.workgroups.iter().all(|n| *n <= limits.workgroups)));
-                prop_assert!(plan.buffers.iter().all(|b| b.size_bytes <= limits.buffer_bytes));
-            }
+        let planned = (|| {
+            let config = model.config(sizes[9].max(1), 0.02)?;
+            let settings = choices.resolve(&PresetRecipe::of(Some(PRESETS[preset].name)).run, |_| 1)?;
+            let context = config.context;
+            let blueprint = Blueprint::new(&Pretrain::without_data(config, context), &settings, &limits)?;
+            wgpt::error::Result::Ok(blueprint.memory_bytes())
+        })();
+        match planned {
+            Ok(bytes) => prop_assert!(bytes > 0),
+            Err(Error::Usage(why) | Error::OutOfMemory(why)) => prop_assert!(!why.is_empty()),
+            Err(other) => prop_assert!(false, "{other}"),
         }
-        prop_assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        prop_assert!(began.elapsed() < Duration::from_secs(1), "{:?}: {model:?} {choices:?}", began.elapsed());
     }
 }
