@@ -34,6 +34,7 @@ mod networks;
 mod not_finite;
 mod objectives;
 mod ops;
+mod overwrite;
 mod plan;
 mod prepare;
 mod profile;

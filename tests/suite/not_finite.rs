@@ -13,8 +13,9 @@ use wgpt::reference::Cpu;
 fn damage(place: &Place, model: &str, value: f32) {
     let path = place.path(model).join("model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
-    let checksum = bytes.windows(11).position(|w| w == b"wgpt_sha256").unwrap();
-    bytes[checksum..checksum + 4].copy_from_slice(b"none");
+    if let Some(checksum) = bytes.windows(11).position(|w| w == b"wgpt_sha256") {
+        bytes[checksum..checksum + 4].copy_from_slice(b"none");
+    }
     let last = bytes.len() - 4;
     bytes[last..].copy_from_slice(&value.to_le_bytes());
     fs::write(path, bytes).unwrap();
@@ -92,4 +93,26 @@ fn an_output_that_is_not_finite_is_an_error_that_names_it() {
     assert!(text.contains("sum") && text.contains("inf (number 1 of 4)"), "{text}");
     assert_eq!(cpu.read_any(program, "sum").unwrap()[1], f32::INFINITY);
     assert!(check_finite(&[f32::MAX, -0.0, f32::MIN_POSITIVE / 2.0], || unreachable!()).is_ok());
+}
+
+#[test]
+fn training_that_diverges_fails_and_saves_no_model() {
+    let place = place(0.1);
+    let tiny =
+        "--layers 1 --heads 2 --width 16 --context 16 --batch 2 --tokenizer bytes --eval-batches 1 --device cpu -q";
+    for steps in [2, 4, 12] {
+        let train = format!(
+            "train {tiny} --data a.txt --val a.txt --steps {steps} --lr 1e30 --warmup 0 --eval-every 0 --out run{steps}"
+        );
+        let text = error(&place.wgpt(&train), 1);
+        assert!(text.contains("finite") || text.contains("--lr"), "{steps}: {text}");
+        assert!(!place.path(&format!("run{steps}/model.safetensors")).exists(), "{steps}");
+        // What was recorded until then is in the log.
+        let log = fs::read_to_string(place.path(&format!("run{steps}/log.jsonl"))).unwrap();
+        assert!(log.lines().count() > 0, "{steps}");
+    }
+    let tune = "finetune --model model --task classify --data train.csv --val train.csv --max-length 8 --batch 2 --device cpu -q";
+    let text = error(&place.wgpt(&format!("{tune} --epochs 2 --lr 1e30 --out classifier")), 1);
+    assert!(text.contains("finite") || text.contains("--lr"), "{text}");
+    assert!(!place.path("classifier/model.safetensors").exists());
 }

@@ -154,7 +154,7 @@ proptest! {
         let began = Instant::now();
         let planned = (|| {
             let config = model.config(sizes[9].max(1), 0.02)?;
-            let settings = choices.resolve(&PresetRecipe::of(Some(PRESETS[preset].name)).run, |_| 1)?;
+            let settings = choices.clone().resolve(&PresetRecipe::of(Some(PRESETS[preset].name)).run, |_| 1)?;
             let context = config.context;
             let blueprint = Blueprint::new(&Pretrain::without_data(config, context), &settings, &limits)?;
             wgpt::error::Result::Ok(blueprint.memory_bytes())
