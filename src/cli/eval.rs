@@ -106,8 +106,10 @@ impl Eval {
 
     /// Refuses options that would do nothing.
     fn check(&self) -> Result<()> {
-        if self.batch == 0 {
-            fail!(Usage, "--batch 0 does nothing: give 1 or more");
+        match self.batch {
+            0 => fail!(Usage, "--batch 0 does nothing: give 1 or more"),
+            65_537.. => fail!(Usage, "--batch {} is beyond any device: give at most 65536", self.batch),
+            _ => {}
         }
         let (perplexity, choose, cloze) = (Kind::Perplexity, Kind::Choose, Kind::Cloze);
         let given: [(&str, bool, &[Kind]); 11] = [

@@ -18,6 +18,8 @@ mod pipe;
 const BPE_VOCABULARY: usize = 40_257;
 /// BERT's.
 const WORDPIECE_VOCABULARY: usize = 30_522;
+/// No model has more tokens.
+const MOST_VOCABULARY: usize = 1 << 24;
 /// Bytes of the built-in corpus, as `wgpt train` has it.
 const STORY_BYTES: usize = 2 << 20;
 const STORY_SEED: u64 = 1337;
@@ -89,6 +91,9 @@ impl Train {
             KindName::Wordpiece => (Kind::WordPiece { cased: self.cased }, WORDPIECE_VOCABULARY),
         };
         let vocabulary_size = self.vocab.unwrap_or(default);
+        if vocabulary_size > MOST_VOCABULARY {
+            fail!(Usage, "--vocab {vocabulary_size} is beyond any model's vocabulary: give at most {MOST_VOCABULARY}");
+        }
         let special = self.special.clone();
         let recipe = Recipe { kind, vocabulary_size, min_frequency: self.min_frequency, special };
         let out = Target::of(&self.out, self.overwrite)?;

