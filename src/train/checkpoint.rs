@@ -127,7 +127,9 @@ impl RunFolder {
         fs::create_dir_all(root).map_err(Error::io("create the folder", root))?;
         let mut run = Self { out: out.to_path_buf(), inner, root: root.clone(), lock: lock(root)?, replaces: None };
         let holds = |names: &[&str]| names.iter().any(|name| root.join(name).exists());
-        if holds(&[CHECKPOINTS, LOG_FILE, TRAINER_FILE, OPTIMIZER_FILE]) {
+        // A start that failed leaves no more than an empty folder, which is no run.
+        let has_checkpoints = entry_names(&root.join(CHECKPOINTS)).is_ok_and(|names| !names.is_empty());
+        if has_checkpoints || holds(&[LOG_FILE, TRAINER_FILE, OPTIMIZER_FILE]) {
             if mode == Mode::Fresh {
                 fail!(
                     Usage,
