@@ -30,13 +30,14 @@ fn graph(kind: usize, rows: usize, c: usize, chunk: usize) -> Graph {
     let (y, dx, dw) = match kind {
         0 => {
             let seed = g.apply(Fill { value: 1.0 }, &[]);
-            let loss = g.apply(ChunkedClassifier { rows: chunk, accumulate: false }, &[x, w, targets, seed]);
+            let loss =
+                g.apply(ChunkedClassifier { rows: chunk, weight: 1.0, accumulate: false }, &[x, w, targets, seed]);
             (loss, Tensor { node: loss.node, slot: 1 }, Tensor { node: loss.node, slot: 2 })
         }
         1 => {
             let dy = g.input("dy", Shape::f32(&[rows]));
             let y = g.apply(ChunkedTokenLogProb { rows: chunk }, &[x, w, targets]);
-            let backward = ChunkedTokenLogProbBackward { rows: chunk, weight: true, accumulate: false };
+            let backward = ChunkedTokenLogProbBackward { rows: chunk, head_gradient: true, accumulate: false };
             let dx = g.apply(backward, &[x, w, targets, Tensor { node: y.node, slot: 1 }, dy]);
             (y, dx, Tensor { node: dx.node, slot: 1 })
         }

@@ -55,7 +55,7 @@ fn measure(gpu: &mut Gpu, case: &Case, ceilings: &Ceilings) -> Result<()> {
     let (gflops, gbytes) = (cost.flops as f64 / seconds / 1e9, cost.size_bytes as f64 / seconds / 1e9);
     let share = 100.0 * ceilings.floor_seconds(case.name, cost.flops as f64, cost.size_bytes as f64).0 / seconds;
     println!("{:66} {:10.3} {gflops:12.2} {gbytes:10.2} {share:7.1}%", case.name, seconds * 1e3);
-    gpu.read(program, output)?;
+    gpu.read_any(program, output)?;
     gpu.unload(program);
     Ok(())
 }

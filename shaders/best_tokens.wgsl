@@ -51,7 +51,7 @@ fn main(
         }
         if thread == 0u {
             best[(row * COUNT + n) * 2u] = last_id;
-            best[(row * COUNT + n) * 2u + 1u] = bitcast<u32>(last);
+            best[(row * COUNT + n) * 2u + 1u] = told(last, raw.z);
         }
     }
     if thread == 0u {

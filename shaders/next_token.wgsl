@@ -142,7 +142,7 @@ fn main(
         let log_probability = logit(row, best) - raw.x - log(raw.y);
         ids[row] = best;
         report[2u * row] = best;
-        report[2u * row + 1u] = bitcast<u32>(log_probability);
+        report[2u * row + 1u] = told(log_probability, raw.z);
         remember(row, fed);
     }
 }

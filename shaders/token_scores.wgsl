@@ -26,9 +26,11 @@ fn main(
     let own = logits[row * V + min(token, V - 1u)];
     var largest = -1e30;
     var before = 0.0;
+    var broken = 0.0;
     for (var i = thread; i < V; i += THREADS) {
         let x = logits[row * V + i];
         largest = max(largest, x);
+        broken = select(broken, 1.0, (bitcast<u32>(x) & 0x7f800000u) == 0x7f800000u);
         before += select(0.0, 1.0, x > own || (x == own && i < token));
     }
     largest = workgroup_max(largest, thread);
@@ -38,9 +40,12 @@ fn main(
     }
     sum = workgroup_sum(sum, thread);
     before = workgroup_sum(before, thread);
+    broken = workgroup_max(broken, thread);
     if thread == 0u {
         let known = token < V;
-        scores[2u * row] = select(0.0, own - largest - log(sum), known);
+        let bits = bitcast<u32>(own - largest - log(sum));
+        // Of a row with something that is not finite nothing may be told.
+        scores[2u * row] = select(0.0, bitcast<f32>(select(bits, 0x7fc00000u, broken > 0.0)), known);
         scores[2u * row + 1u] = select(0.0, before, known);
     }
 }

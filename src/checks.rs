@@ -111,7 +111,7 @@ impl Built {
 
     /// Reads all outputs and unloads the program.
     fn finish(&self, device: &mut dyn Executor, program: Program) -> Result<Vec<Vec<f32>>> {
-        let outputs = self.outputs.iter().map(|name| device.read(program, name)).collect();
+        let outputs = self.outputs.iter().map(|name| device.read_any(program, name)).collect();
         device.unload(program);
         outputs
     }

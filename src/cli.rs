@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, and the only place that prints. Data goes to stdout, messages to stderr.
 
+pub mod console;
 mod data;
 mod doctor;
 mod eval;
@@ -16,14 +17,13 @@ mod tokenizer;
 mod train;
 
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use wgpt::error::Result;
-use wgpt::executor::{Executor, Trial};
+use wgpt::executor::{Executor, Trial, free_host_memory};
 use wgpt::formats::demo;
 use wgpt::formats::source::ModelSource;
 use wgpt::gpu::tuning::Watch;
@@ -161,14 +161,14 @@ impl Global {
     /// A message for people.
     fn say(&self, message: &str) {
         if !self.quiet {
-            eprintln!("{message}");
+            console::message(message);
         }
     }
 
     /// A message for people who want to know more.
     fn detail(&self, message: &str) {
         if self.verbose {
-            eprintln!("{message}");
+            console::message(message);
         }
     }
 }
@@ -186,9 +186,7 @@ fn host_memory(executor: &dyn Executor) -> Option<u64> {
     if executor.limits().family != Family::Software {
         return None;
     }
-    let mut system = sysinfo::System::new().ok()?;
-    system.refresh_memory();
-    Some(system.available_memory() / 10 * 9)
+    free_host_memory()
 }
 
 /// Where tokenised data, measurements of kernels and compiled pipelines are kept: `WGPT_CACHE`, or the user's cache folder.
@@ -222,23 +220,19 @@ fn interrupts(global: &Global) -> Arc<AtomicBool> {
 
 /// A bar over bytes that are read, on standard error if that is a terminal.
 fn progress_of_bytes(global: &Global, bytes: u64) -> ProgressBar {
-    let visible = !global.quiet && std::io::stderr().is_terminal();
-    let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("{bar:24} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left");
-    ProgressBar::with_draw_target(Some(bytes), target)
+    ProgressBar::with_draw_target(Some(bytes), console::bars(global.quiet))
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// A bar over the variants that are measured, on standard error if that is a terminal, and a line when it is done.
 fn progress_of_trials(global: &Global) -> Watch {
     let quiet = global.quiet;
-    let visible = !quiet && std::io::stderr().is_terminal();
     let mut under_way: Option<(ProgressBar, Instant)> = None;
     Box::new(move |Trial { done, total, what }| {
         let (bar, began) = under_way.get_or_insert_with(|| {
-            let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
             let style = ProgressStyle::with_template("tuning: {bar:24} {pos} of {len} kernels  {msg}");
-            let bar = ProgressBar::with_draw_target(Some(total as u64), target);
+            let bar = ProgressBar::with_draw_target(Some(total as u64), console::bars(quiet));
             (bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())), Instant::now())
         });
         bar.set_position(done as u64);
@@ -247,9 +241,9 @@ fn progress_of_trials(global: &Global) -> Watch {
             bar.finish_and_clear();
             if !quiet {
                 let seconds = began.elapsed().as_secs_f64();
-                eprintln!(
+                console::message(format_args!(
                     "tuning: timed {total} kernels on this device in {seconds:.1} s, once; --retune does it again"
-                );
+                ));
             }
             under_way = None;
         }

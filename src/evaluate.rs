@@ -11,6 +11,21 @@ pub mod prompt;
 pub mod scorer;
 pub mod stride;
 
+use crate::error::Result;
+use crate::fail;
+
+/// exp of a mean loss in nats. Fails where that is no finite number, which says nothing but that the model has diverged.
+pub fn perplexity(loss: f64) -> Result<f64> {
+    let perplexity = loss.exp();
+    if !perplexity.is_finite() {
+        fail!(
+            Input,
+            "the loss is {loss} nats per token, which has no perplexity: the model has diverged or is damaged"
+        );
+    }
+    Ok(perplexity)
+}
+
 /// A share of things that were right.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Accuracy {

@@ -4,6 +4,7 @@ pub mod programs;
 pub mod store;
 
 use crate::error::Result;
+use crate::fail;
 use crate::graph::{Graph, Limits, Plan, Step};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -49,6 +50,46 @@ pub fn tuned_plan(executor: &mut dyn Executor, graph: &Graph) -> Result<Plan> {
     Plan::new(graph, executor.limits())
 }
 
+/// Fails where one of `values` is no finite number, saying what they are and which one it is.
+pub fn check_finite(values: &[f32], what: impl FnOnce() -> String) -> Result<()> {
+    // Without an early end, so that many are looked at at a time.
+    let all = values.iter().fold(true, |all, value| all & value.is_finite());
+    if all {
+        return Ok(());
+    }
+    let (at, value) = values.iter().enumerate().find(|(_, value)| !value.is_finite()).unwrap_or((0, &f32::NAN));
+    fail!(
+        Input,
+        "a value of {} is {value} (number {at} of {}), which is no finite number: the model has diverged or is damaged; go \
+         back to an earlier one, or train it again with a lower --lr",
+        what(),
+        values.len()
+    )
+}
+
+/// Fails unless this many bytes of host memory are free. For devices whose memory is the host's: the operating system grants
+/// more than there is, and ends the process when it is used.
+pub fn check_host_memory(bytes: u64) -> Result<()> {
+    match free_host_memory() {
+        Some(free) if bytes > free => fail!(
+            OutOfMemory,
+            "{} MiB of memory are needed and {} MiB are free: use a smaller batch, a shorter context or a smaller model",
+            bytes.div_ceil(1 << 20),
+            free >> 20
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of host memory that buffers may take: 90% of what is free, of the machine or of the container that this runs in.
+pub fn free_host_memory() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    let machine = system.available_memory();
+    let container = system.cgroup_limits().map_or(machine, |limits| limits.total_memory.saturating_sub(limits.rss));
+    Some(machine.min(container) / 10 * 9)
+}
+
 /// A device with a store of named state and any number of loaded plans that share it.
 pub trait Executor {
     /// One line for the user: adapter, driver, backend.
@@ -87,8 +128,16 @@ pub trait Executor {
     /// Replays one segment with every kernel by itself, waits, and says when each ran.
     fn profile(&mut self, program: Program, segment: usize, step: &Step) -> Result<Timeline>;
 
-    /// Waits, then reads an output of a program.
-    fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>>;
+    /// Waits, then reads an output of a program. Fails where it holds something that is no finite number: nothing may be
+    /// concluded from that.
+    fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {
+        let values = self.read_any(program, output)?;
+        check_finite(&values, || format!("the model's {output}"))?;
+        Ok(values)
+    }
+
+    /// As [`Executor::read`], of what may hold anything: trials of kernels, token ids as bits.
+    fn read_any(&mut self, program: Program, output: &str) -> Result<Vec<f32>>;
 
     /// Writes a named state of the store; `values` has exactly its size.
     fn write_state(&mut self, name: &str, values: &[f32]) -> Result<()>;

@@ -1,5 +1,8 @@
 //! Writing files so that a reader sees the old content or the new one, whatever happens in between.
 
+pub mod fault;
+pub mod replacement;
+
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -7,6 +10,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use fault::{Step, point};
 
 /// Bytes buffered before a write reaches the operating system.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -29,6 +33,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Runs `write` on `file`, then flushes and syncs, so that an error that only appears late is not lost.
 pub fn write_synced(file: File, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+    point(Step::Write)?;
     let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, file);
     if let Err(error) = write(&mut buffered) {
         let _unwritten = buffered.into_parts(); // dropping the buffer would try to write what is left
@@ -100,6 +105,7 @@ fn try_write_atomic(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io:
     // The closed file is renamed, not the open one: Windows refuses to rename over some open files.
     let (file, temporary) = temporary_builder().tempfile_in(folder)?.into_parts();
     write_synced(file, write)?;
+    point(Step::Rename)?;
     temporary.persist(path).map_err(|failed| failed.error)?;
     sync_directory(folder)
 }

@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::executor::store::Store;
-use crate::executor::{Executor, KernelTime, Program, Timeline};
+use crate::executor::{Executor, KernelTime, Program, Timeline, check_host_memory};
 use crate::graph::memory::Class;
 use crate::graph::{Dtype, Family, Graph, Leaf, Limits, Plan, Shapes, Source, Step, Tensor};
 use std::collections::HashMap;
@@ -104,6 +104,7 @@ impl Executor for Cpu {
     }
 
     fn load(&mut self, graph: &Graph, plan: Plan) -> Result<Program> {
+        check_host_memory(self.store.missing_bytes(&plan))?;
         for index in (0..plan.buffers.len()).filter(|i| plan.buffers[*i].class == Class::State) {
             self.store.hold(&plan, index, |buffer| {
                 self.allocated_bytes += buffer.size_bytes;
@@ -159,7 +160,7 @@ impl Executor for Cpu {
         Ok(timeline)
     }
 
-    fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {
+    fn read_any(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {
         let loaded = &self.programs[program.0];
         let (_, t) =
             loaded.graph.outputs().iter().find(|(name, _)| name == output).expect("a named output of the graph");

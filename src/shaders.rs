@@ -132,6 +132,7 @@ fn literal(value: &Constant) -> String {
         Constant::Element(Dtype::F32) => "f32".into(),
         Constant::Element(Dtype::F16) => "f16".into(),
         Constant::Element(Dtype::U32) => "u32".into(),
+        Constant::Beyond(v) => format!("{v}u"), // not planned; WGSL refuses it as well
     }
 }
 

@@ -2,11 +2,12 @@
 
 mod presets;
 
-use super::Global;
 use super::profile::{flops, significant};
+use super::{Global, console};
 use presets::Estimates;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use wgpt::checks::{Compared, cooperative};
 use wgpt::error::Result;
 use wgpt::executor::Executor;
@@ -102,12 +103,12 @@ impl Doctor {
             estimates: None,
             variants: BTreeMap::new(),
         };
-        self.tell(|| report.adapters.iter().for_each(Described::print));
+        self.tell(|| report.adapters.iter().map(Described::to_string).collect())?;
         if !self.list {
             self.measure(global, chosen, &mut report)?;
         }
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report).expect("numbers and texts are JSON"));
+            console::line(serde_json::to_string_pretty(&report).expect("numbers and texts are JSON"))?;
         }
         let all = || report.cases.iter().chain(&report.cooperative);
         let failed = all().filter(|c| c.wrong.is_some()).count();
@@ -127,31 +128,28 @@ impl Doctor {
         let mut gpu = Gpu::with(chosen.clone(), family, checks)?;
         super::force_variants(&mut gpu);
         self.tell(|| {
-            println!("\nEvery op against the CPU reference; the share is of the error budget, over 100% fails.\n");
-        });
+            "\nEvery op against the CPU reference; the share is of the error budget, over 100% fails.\n\n".into()
+        })?;
         let all = cases_for(gpu.limits());
         if all.len() < cases().len() {
-            self.tell(|| println!("No half precision here: its {} cases are left out.\n", cases().len() - all.len()));
+            let left_out = cases().len() - all.len();
+            self.tell(|| format!("No half precision here: its {left_out} cases are left out.\n\n"))?;
         }
         for case in all.into_iter().filter(|case| case.name.contains(&self.ops)) {
             let checked = Checked::new(case.name.into(), case.check(&mut gpu as &mut dyn Executor, 42)?);
-            self.tell(|| checked.print());
+            self.tell(|| checked.to_string())?;
             report.cases.push(checked);
         }
         // What the cases allocated is freed with the device.
         drop(gpu);
-        let passed = self.check_cooperative(Gpu::with(chosen.clone(), family, checks)?, report);
+        let passed = self.check_cooperative(Gpu::with(chosen.clone(), family, checks)?, report)?;
         let mut gpu = Gpu::with(chosen, family, checks)?;
         let ceilings = Ceilings::measure(&mut gpu)?;
         self.tell(|| {
             let wrong = report.cases.iter().filter(|c| c.wrong.is_some()).count();
-            println!(
-                "\n{} cases, {}.\n",
-                report.cases.len(),
-                if wrong == 0 { "all right".into() } else { format!("{wrong} wrong") }
-            );
-            print_ceilings(&ceilings);
-        });
+            let wrong = if wrong == 0 { "all right".into() } else { format!("{wrong} wrong") };
+            format!("\n{} cases, {wrong}.\n\n{}", report.cases.len(), ceilings_text(&ceilings))
+        })?;
         report.ceilings = Some(ceilings);
         global.prepare(&mut gpu);
         if let Some(passed) = passed
@@ -161,10 +159,10 @@ impl Doctor {
         }
         let estimates = presets::estimate(&mut gpu, &ceilings)?;
         report.variants = gpu.measured().map(|(class, measured)| (class.to_string(), measured.clone())).collect();
-        self.tell(|| print_variants(&report.variants));
+        self.tell(|| variants_text(&report.variants))?;
         drop(gpu);
         let estimates = estimates.of_presets()?;
-        self.tell(|| estimates.lines().iter().for_each(|line| println!("{line}")));
+        self.tell(|| estimates.lines().iter().map(|line| format!("{line}\n")).collect())?;
         report.estimates = Some(estimates);
         if checks {
             global.say("note: this is a debug build, whose kernels check their bounds: a release build is faster");
@@ -174,59 +172,56 @@ impl Doctor {
 
     /// Checks every kernel on cooperative matrices where the adapter has them and no case is left out: their digest if all are
     /// right, which lets this device choose them from then on.
-    fn check_cooperative(&self, mut gpu: Gpu, report: &mut Report) -> Option<Option<String>> {
+    fn check_cooperative(&self, mut gpu: Gpu, report: &mut Report) -> Result<Option<Option<String>>> {
         if gpu.adapter().limits.cooperative == 0 || !self.ops.is_empty() {
-            return None;
+            return Ok(None);
         }
         gpu.allow_cooperative();
         self.tell(|| {
-            println!("\nKernels on cooperative matrices, which are chosen only where all of them are right:\n")
-        });
+            "\nKernels on cooperative matrices, which are chosen only where all of them are right:\n\n".into()
+        })?;
+        let mut told = Ok(());
         cooperative::check(&mut gpu, 42, |name, compared| {
             let checked = Checked::new(name, compared);
-            self.tell(|| checked.print());
+            if told.is_ok() {
+                told = self.tell(|| checked.to_string());
+            }
             report.cooperative.push(checked);
         });
+        told?;
         let right = !report.cooperative.is_empty() && report.cooperative.iter().all(|c| c.wrong.is_none());
-        self.tell(|| println!("\n{}", if right { "All right: they may be chosen." } else { "They are not used." }));
-        Some(right.then(|| cooperative::digest(gpu.limits())))
+        self.tell(|| format!("\n{}\n", if right { "All right: they may be chosen." } else { "They are not used." }))?;
+        Ok(Some(right.then(|| cooperative::digest(gpu.limits()))))
     }
 
-    /// Does what prints for people, unless JSON was asked for.
-    fn tell(&self, print: impl FnOnce()) {
-        if !self.json {
-            print();
-        }
+    /// Prints for people, unless JSON was asked for.
+    fn tell(&self, text: impl FnOnce() -> String) -> Result<()> {
+        if self.json { Ok(()) } else { console::data(&text()) }
     }
 }
 
-fn print_ceilings(ceilings: &Ceilings) {
-    println!("Measured ceilings:");
-    println!("    multiply-adds f32   {}", flops(ceilings.f32_flops));
-    match ceilings.f16_flops {
-        Some(f16) => println!("    multiply-adds f16   {}", flops(f16)),
-        None => println!("    multiply-adds f16   not offered"),
-    }
-    match ceilings.cooperative_flops {
-        Some(cooperative) => println!("    matrices f16 to f32 {}", flops(cooperative)),
-        None => println!("    matrices f16 to f32 not offered"),
-    }
-    println!("    large copy          {} GB/s read and written", significant(ceilings.copy_bytes / 1e9));
+fn ceilings_text(ceilings: &Ceilings) -> String {
+    let offered = |rate: Option<f64>| rate.map_or("not offered".into(), flops);
+    let mut text = String::from("Measured ceilings:\n");
+    text += &format!("    multiply-adds f32   {}\n", flops(ceilings.f32_flops));
+    text += &format!("    multiply-adds f16   {}\n", offered(ceilings.f16_flops));
+    text += &format!("    matrices f16 to f32 {}\n", offered(ceilings.cooperative_flops));
+    text + &format!("    large copy          {} GB/s read and written\n", significant(ceilings.copy_bytes / 1e9))
 }
 
-fn print_variants(variants: &BTreeMap<String, Measured>) {
+fn variants_text(variants: &BTreeMap<String, Measured>) -> String {
     if variants.is_empty() {
-        return;
+        return String::new();
     }
-    println!("\nKernels chosen by measurement, with their gain over the best guess:");
+    let mut text = String::from("\nKernels chosen by measurement, with their gain over the best guess:\n");
     for (class, measured) in variants {
         let (gain, count) = (measured.gain(), measured.seconds.len());
-        println!("    {class:32} {:24} {gain:.2} times as fast, of {count}", measured.variant);
+        text += &format!("    {class:32} {:24} {gain:.2} times as fast, of {count}\n", measured.variant);
         for (name, _) in measured.seconds.iter().filter(|(_, seconds)| seconds.is_none()) {
-            println!("      WRONG: {name} differs from the others, and is not used");
+            text += &format!("      WRONG: {name} differs from the others, and is not used\n");
         }
     }
-    println!();
+    text + "\n"
 }
 
 impl Checked {
@@ -240,13 +235,15 @@ impl Checked {
             Err(why) => Checked { case, share: None, tensor: String::new(), wrong: Some(why) },
         }
     }
+}
 
-    fn print(&self) {
+impl Display for Checked {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match (&self.wrong, self.share) {
-            (Some(why), _) => println!("  FAIL          {:60} {why}", self.case),
+            (Some(why), _) => writeln!(f, "  FAIL          {:60} {why}", self.case),
             (None, share) => {
                 let share = 100.0 * share.unwrap_or(0.0);
-                println!("  ok    {share:5.1}%  {:60} worst in {}", self.case, self.tensor);
+                writeln!(f, "  ok    {share:5.1}%  {:60} worst in {}", self.case, self.tensor)
             }
         }
     }
@@ -273,12 +270,15 @@ impl Described {
             workgroup_bytes: limits.workgroup_bytes,
         }
     }
+}
 
-    fn print(&self) {
+impl Display for Described {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let yes = |has: bool| if has { "yes" } else { "no" };
         let mark = if self.chosen { "*" } else { " " };
-        println!("{mark} {} ({}, {}, {})", self.name, self.kind, self.backend, self.driver);
-        println!(
+        writeln!(f, "{mark} {} ({}, {}, {})", self.name, self.kind, self.backend, self.driver)?;
+        writeln!(
+            f,
             "    f16 {}   subgroups {} ({} to {})   timestamps {}   cooperative matrices: {}",
             yes(self.f16),
             yes(self.subgroups),
@@ -286,14 +286,15 @@ impl Described {
             self.subgroup_sizes.1,
             yes(self.timestamps),
             if self.cooperative.is_empty() { "none".into() } else { self.cooperative.join(", ") },
-        );
-        println!(
+        )?;
+        writeln!(
+            f,
             "    buffers up to {} MiB, bindings {} MiB   workgroups {} per dimension, {} threads, {} KiB of shared memory",
             self.buffer_bytes >> 20,
             self.binding_bytes >> 20,
             self.workgroups,
             self.invocations,
             self.workgroup_bytes >> 10,
-        );
+        )
     }
 }

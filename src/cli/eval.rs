@@ -5,9 +5,8 @@ mod logits;
 mod perplexity;
 mod tasks;
 
-use super::Global;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use super::{Global, console};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use wgpt::error::Result;
 use wgpt::evaluate::prompt::SEPARATOR;
@@ -107,8 +106,10 @@ impl Eval {
 
     /// Refuses options that would do nothing.
     fn check(&self) -> Result<()> {
-        if self.batch == 0 {
-            fail!(Usage, "--batch 0 does nothing: give 1 or more");
+        match self.batch {
+            0 => fail!(Usage, "--batch 0 does nothing: give 1 or more"),
+            65_537.. => fail!(Usage, "--batch {} is beyond any device: give at most 65536", self.batch),
+            _ => {}
         }
         let (perplexity, choose, cloze) = (Kind::Perplexity, Kind::Choose, Kind::Cloze);
         let given: [(&str, bool, &[Kind]); 11] = [
@@ -140,9 +141,7 @@ impl Eval {
 
 /// A bar over things that are scored, on standard error if that is a terminal.
 fn progress(global: &Global, things: u64) -> ProgressBar {
-    let visible = !global.quiet && std::io::stderr().is_terminal();
-    let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("{bar:24} {pos} of {len}, {eta} left");
-    ProgressBar::with_draw_target(Some(things), target)
+    ProgressBar::with_draw_target(Some(things), console::bars(global.quiet))
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -6,12 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use wgpt::error::{Error, Result};
 use wgpt::fail;
-use wgpt::files::{TEMPORARY_PREFIX, sync_directory, write_bytes};
-use wgpt::formats::folder::{CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Weights};
+use wgpt::files::replacement::Replacement;
+use wgpt::files::write_bytes;
+use wgpt::formats::folder::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Weights, is_model_file};
 use wgpt::formats::gguf::{self, Precision};
 use wgpt::formats::safetensors::{WeightType, write_weights};
 use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
+use wgpt::train::checkpoint::CHECKPOINTS;
 
 #[derive(clap::Args)]
 pub struct Export {
@@ -104,6 +106,9 @@ impl Export {
                 if !self.out.join(CONFIG_FILE).exists() {
                     fail!(Usage, "{out} is no model folder (it has no {CONFIG_FILE}): give another --out");
                 }
+                if self.out.join(CHECKPOINTS).exists() {
+                    fail!(Usage, "{out} holds a training run, which would no longer fit its model: give another --out");
+                }
             }
             _ => {}
         }
@@ -121,29 +126,14 @@ impl Export {
         Ok(fs::metadata(&self.out).map_err(Error::io("read", &self.out))?.len())
     }
 
-    /// Writes all files beside their places first, so that a full disk leaves what was there before.
     fn folder(&self, source: &ModelSource, config: &Config, weights: &Weights) -> Result<u64> {
-        let existed = self.out.is_dir();
-        fs::create_dir_all(&self.out).map_err(Error::io("create", &self.out))?;
-        let written = self.staged(source, config, weights);
-        if written.is_err() && !existed {
-            let _ = fs::remove_dir(&self.out); // only if it is empty
-        }
-        written
-    }
-
-    fn staged(&self, source: &ModelSource, config: &Config, weights: &Weights) -> Result<u64> {
-        let at = Error::io("write into", &self.out);
-        let staging = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempdir_in(&self.out).map_err(at)?;
-        self.write_files(staging.path(), source, config, weights)?;
+        let folder = Replacement::begin(&self.out)?;
+        self.write_files(folder.path(), source, config, weights)?;
         let mut bytes = 0;
-        for entry in list(staging.path())? {
-            let to = self.out.join(entry.file_name());
-            bytes += entry.metadata().map_err(Error::io("read", &to))?.len();
-            fs::rename(entry.path(), &to).map_err(Error::io("write", &to))?;
+        for entry in list(folder.path())? {
+            bytes += entry.metadata().map_err(Error::io("read", &entry.path()))?.len();
         }
-        let _ = fs::remove_file(self.out.join(INDEX_FILE)); // it would contradict the new weights
-        sync_directory(&self.out).map_err(Error::io("sync", &self.out))?;
+        folder.commit(&|path| !path.to_str().is_some_and(is_model_file))?;
         Ok(bytes)
     }
 

@@ -120,7 +120,7 @@ impl Finetune {
             );
         }
         let is_task = |name: &str| Task::named(name).is_ok();
-        let mut resumed = resumed(global, &self.out.join(TRAINING), "finetune", is_task)?;
+        let mut resumed = resumed(global, (&self.out, TRAINING), "finetune", is_task)?;
         let damaged = || Error::Input(format!("trainer.json of {} is damaged", self.out.display()));
         let arguments: Arguments = serde_json::from_value(resumed.state.command.clone()).map_err(|_| damaged())?;
         let tokenizer = resumed.tokenizer.take().ok_or_else(damaged)?;
@@ -169,7 +169,7 @@ impl Finetune {
             options: &self.options,
             command: "finetune",
             out: &self.out,
-            best: self.out.clone(),
+            best: PathBuf::new(),
             title: format!("{name} on {family}"),
             hint: format!("model in {out}; try: wgpt predict --model {out} --data FILE"),
             summary: format!(

@@ -1,8 +1,7 @@
 //! Models of the Hugging Face hub: where a command fetches one, with a bar for each file.
 
-use super::Global;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use super::{Global, console};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use wgpt::error::Result;
 use wgpt::formats::hub::{Download, Hub};
@@ -28,11 +27,9 @@ impl Download for Bars<'_> {
             self.file = file.into();
             self.global.say(&format!("downloading {file} of {} ({})", self.name, size(bytes)));
         }
-        let visible = !self.global.quiet && std::io::stderr().is_terminal();
-        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let style = ProgressStyle::with_template("{bar:24} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        self.bar = Some(ProgressBar::with_draw_target(Some(bytes), target).with_style(style));
+        self.bar = Some(ProgressBar::with_draw_target(Some(bytes), console::bars(self.global.quiet)).with_style(style));
     }
 
     fn advance(&mut self, bytes: u64) {

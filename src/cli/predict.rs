@@ -1,9 +1,9 @@
 //! `wgpt predict`: labels and probabilities of a file or of standard input, one JSON object per line.
 
-use super::Global;
 use super::finetune::options::Columns;
+use super::{Global, console};
 use serde_json::Value;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use wgpt::data::labelled::target::form;
 use wgpt::data::labelled::{self, Example};
@@ -48,15 +48,10 @@ impl Predict {
         }
         let mut executor = global.open()?;
         let scores = model.scores(executor.as_mut(), &prepared.items, self.batch, 4)?;
-        let mut out = std::io::stdout().lock();
         for (example, scores) in examples.iter().zip(&scores) {
             let mut object = model.prediction(example, scores);
             object["line"] = Value::from(example.line);
-            match writeln!(out, "{object}") {
-                // Whoever reads our output has seen enough.
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-                written => written.map_err(|source| Error::Io { action: "write the predictions".into(), source })?,
-            }
+            console::line(object)?;
         }
         if let Some((metrics, loss)) = measure(&model.task.target, &prepared.items, &scores) {
             global.say(&format!("loss {loss:.4}, {metrics}"));
@@ -77,7 +72,7 @@ impl Predict {
         }
         let mut input = std::io::stdin();
         if input.is_terminal() {
-            eprintln!("reading standard input, to its end (Ctrl-D)");
+            console::message("reading standard input, to its end (Ctrl-D)");
         }
         let mut text = String::new();
         let read = input.read_to_string(&mut text);

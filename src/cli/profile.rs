@@ -9,7 +9,7 @@ pub mod workload;
 
 pub use table::{flops, significant};
 
-use super::Global;
+use super::{Global, console};
 use record::Record;
 use std::path::{Path, PathBuf};
 use wgpt::error::{Error, Result};
@@ -82,10 +82,10 @@ impl Profile {
             fail!(Input, "{} is a profile of {was}, and this is {is}: give the same options", path.display());
         }
         let (record, timelines) = record::measure(&workload, executor.as_mut(), self.repeat, (clock, ceilings))?;
-        table::lines(&record, global.verbose).iter().for_each(|line| println!("{line}"));
+        table::lines(&record, global.verbose).iter().try_for_each(console::line)?;
         if let Some(before) = before {
-            println!();
-            table::comparison(&record, &before).iter().for_each(|line| println!("{line}"));
+            console::line("")?;
+            table::comparison(&record, &before).iter().try_for_each(console::line)?;
         }
         if let Some(path) = &self.trace {
             save(global, path, trace::trace(&workload, executor.as_ref(), &timelines).to_string())?;

@@ -83,7 +83,7 @@ impl RewardModel {
             let out = self.out.display();
             fail!(Usage, "--resume takes everything but --steps from the run in {out}: leave out the rest");
         }
-        let mut resumed = resumed(global, &self.out.join(TRAINING), "reward", |objective| objective == "reward")?;
+        let mut resumed = resumed(global, (&self.out, TRAINING), "reward", |objective| objective == "reward")?;
         let damaged = || Error::Input(format!("trainer.json of {} is damaged", self.out.display()));
         let arguments: Arguments = serde_json::from_value(resumed.state.command.clone()).map_err(|_| damaged())?;
         let tokenizer = resumed.tokenizer.take().ok_or_else(damaged)?;
@@ -112,7 +112,7 @@ impl RewardModel {
             options: &self.options,
             command: "reward",
             out: &self.out,
-            best: self.out.clone(),
+            best: PathBuf::new(),
             objective: Box::new(Reward::new(config, arguments.centre, &settings, (training, validation))),
             settings,
             tokenizer: Some(tokenizer),

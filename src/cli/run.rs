@@ -1,8 +1,7 @@
 //! What all commands that train have in common: the device, memory advice, the console, the run to its end, closing lines.
 
 use super::{Global, host_memory, interrupts};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
@@ -59,7 +58,7 @@ pub fn create_folder(out: &Path, options: &RunOptions) -> Result<RunFolder> {
     if out.join(CONFIG_FILE).exists() && !training.exists() {
         fail!(Usage, "{} holds a model that was not fine-tuned there; choose another folder for --out", out.display());
     }
-    RunFolder::create(&training, options.mode())
+    RunFolder::create_in(out, TRAINING, options.mode())
 }
 
 /// What a command has prepared of a run.
@@ -93,8 +92,14 @@ pub struct Resumed {
 }
 
 /// Opens the last checkpoint in a run's folder; `objective` says whether its objective is one of the command's.
-pub fn resumed(global: &Global, root: &Path, command: &str, is_ours: impl Fn(&str) -> bool) -> Result<Resumed> {
-    let folder = RunFolder::open(root)?;
+pub fn resumed(
+    global: &Global,
+    (out, inner): (&Path, &'static str),
+    command: &str,
+    is_ours: impl Fn(&str) -> bool,
+) -> Result<Resumed> {
+    let folder = RunFolder::open_in(out, inner)?;
+    let root = folder.path();
     let Some(checkpoint) = folder.latest()? else {
         fail!(Input, "{} holds no checkpoint to resume: start it again with --overwrite", root.display());
     };
@@ -242,7 +247,8 @@ fn report(
     }
     if let Some(best) = run.best_evaluation() {
         let place = best.epoch.map_or(format!("step {}", best.step), |epoch| format!("epoch {epoch}"));
-        global.say(&format!("the best model, of {place} with loss {:.4}, is in {}", best.loss, run.best.display()));
+        let folder = run.best_folder();
+        global.say(&format!("the best model, of {place} with loss {:.4}, is in {}", best.loss, folder.display()));
     }
     if end == End::Interrupted {
         let (done, steps) = (run.trainer.steps_done(), run.trainer.settings().steps);
@@ -285,10 +291,8 @@ impl Drop for Console {
 }
 
 fn progress_bar(global: &Global, steps: u64, done: u64) -> ProgressBar {
-    let visible = !global.quiet && std::io::stderr().is_terminal();
-    let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("{bar:24} {eta:>4} left  {msg}");
-    ProgressBar::with_draw_target(Some(steps), target)
+    ProgressBar::with_draw_target(Some(steps), super::console::bars(global.quiet))
         .with_position(done)
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use texts::Writer;
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::error::{Error, Result};
+use wgpt::error::Result;
 use wgpt::fail;
 use wgpt::formats::folder::Weights;
 use wgpt::formats::generation_config::GenerationConfig;
@@ -55,14 +55,6 @@ struct Files {
 
 impl Sample {
     pub fn run(&self, global: &Global) -> Result<()> {
-        match self.generate(global) {
-            // Whoever reads our output has seen enough.
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            other => other,
-        }
-    }
-
-    fn generate(&self, global: &Global) -> Result<()> {
         self.choices.check()?;
         super::check_device(&global.device)?;
         let files = self.files(global)?;

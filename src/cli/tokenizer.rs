@@ -7,8 +7,9 @@ use wgpt::data::corpora::story;
 use wgpt::data::source::Source;
 use wgpt::data::tokenizer::{FILE_NAME, Tokenizer};
 use wgpt::data::tokenizer_training::{Kind, Progress, Recipe, Sizes};
-use wgpt::error::{Error, Result};
+use wgpt::error::Result;
 use wgpt::fail;
+use wgpt::files::replacement::Replacement;
 use wgpt::files::write_bytes;
 
 mod pipe;
@@ -17,6 +18,8 @@ mod pipe;
 const BPE_VOCABULARY: usize = 40_257;
 /// BERT's.
 const WORDPIECE_VOCABULARY: usize = 30_522;
+/// No model has more tokens.
+const MOST_VOCABULARY: usize = 1 << 24;
 /// Bytes of the built-in corpus, as `wgpt train` has it.
 const STORY_BYTES: usize = 2 << 20;
 const STORY_SEED: u64 = 1337;
@@ -88,6 +91,9 @@ impl Train {
             KindName::Wordpiece => (Kind::WordPiece { cased: self.cased }, WORDPIECE_VOCABULARY),
         };
         let vocabulary_size = self.vocab.unwrap_or(default);
+        if vocabulary_size > MOST_VOCABULARY {
+            fail!(Usage, "--vocab {vocabulary_size} is beyond any model's vocabulary: give at most {MOST_VOCABULARY}");
+        }
         let special = self.special.clone();
         let recipe = Recipe { kind, vocabulary_size, min_frequency: self.min_frequency, special };
         let out = Target::of(&self.out, self.overwrite)?;
@@ -144,8 +150,9 @@ impl Target<'_> {
         match self {
             Target::File(path) => write_bytes(path, tokenizer.json()),
             Target::Folder(path) => {
-                std::fs::create_dir_all(path).map_err(Error::io("create the folder", path))?;
-                tokenizer.save(path)
+                let folder = Replacement::begin(path)?;
+                tokenizer.save(folder.path())?;
+                folder.commit(&|_| true)
             }
         }
     }

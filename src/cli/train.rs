@@ -109,7 +109,7 @@ impl Train {
                 self.out.display()
             );
         }
-        let mut resumed = resumed(global, &self.out, "train", |objective| objective == OBJECTIVE)?;
+        let mut resumed = resumed(global, (&self.out, ""), "train", |objective| objective == OBJECTIVE)?;
         let arguments: Arguments = serde_json::from_value(resumed.state.command.clone())
             .map_err(|_| Error::Input(format!("trainer.json of {} is damaged", self.out.display())))?;
         let mut settings = resumed.state.settings.clone();
@@ -146,7 +146,7 @@ impl Train {
             options: &self.options,
             command: "train",
             out: &self.out,
-            best: self.out.join("best"),
+            best: "best".into(),
             title: format!("{family}, {layers} layers, {width} wide, {context} context"),
             hint: format!("model in {out}, curve in {out}/loss.svg; try: wgpt sample --model {out} --prompt \"...\""),
             objective: Box::new(Pretrain::new(config, arguments.context, corpus, floor)),

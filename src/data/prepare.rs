@@ -7,12 +7,12 @@
 //! meta.json              what is in the folder
 //! ```
 //!
-//! The ids are those that training on the text itself would have. The folder is written under a temporary name beside
-//! its own, synced and renamed, so it is either complete or not there.
+//! The ids are those that training on the text itself would have. The folder is written beside its own place and
+//! takes it when it is complete (see `files::replacement`).
 
 use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
+    fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,7 +32,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     fail,
-    files::{sync_directory, write_bytes},
+    files::{TEMPORARY_PREFIX, replacement::Replacement, sync_directory, write_bytes},
 };
 
 /// What describes the folder.
@@ -40,7 +40,6 @@ pub const META_FILE: &str = "meta.json";
 const FORMAT: &str = "wgpt tokens 1";
 const TRAINING: &str = "train";
 const VALIDATION: &str = "val";
-const TEMPORARY_PREFIX: &str = ".wgpt-prepare-";
 
 /// What to prepare.
 pub struct Preparation<'a> {
@@ -130,19 +129,10 @@ impl Preparation<'_> {
     /// Writes the folder; `progress` is called with the bytes of the sources that are read.
     pub fn run(&mut self, tokenizer: &Tokenizer, progress: &mut dyn FnMut(u64)) -> Result<Prepared> {
         self.check()?;
-        let absolute = std::path::absolute(self.out).map_err(Error::io("find", self.out))?;
-        let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
-            fail!(Usage, "{} cannot be replaced; give --out the name of a new folder", self.out.display());
-        };
-        fs::create_dir_all(parent).map_err(Error::io("create the folder", parent))?;
-        let prefix = format!("{TEMPORARY_PREFIX}{}-", name.to_string_lossy());
-        remove_abandoned(parent, &prefix);
-        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent);
-        let folder = folder.map_err(Error::io("create a folder in", parent))?;
-        let lock = Lock::new(folder.path())?;
+        let folder = Replacement::begin(self.out)?;
         let prepared = self.write(tokenizer, folder.path(), progress)?;
-        lock.release()?;
-        self.publish(folder, parent)?;
+        self.check()?; // somebody may have written there meanwhile
+        folder.commit(&|_| false)?;
         Ok(prepared)
     }
 
@@ -248,24 +238,6 @@ impl Preparation<'_> {
         }
         Ok(())
     }
-
-    /// Gives the finished folder its name, in the place of what was there.
-    fn publish(&self, folder: tempfile::TempDir, parent: &Path) -> Result<()> {
-        self.check()?; // somebody may have written there meanwhile
-        let moved = || -> std::io::Result<()> {
-            if !self.out.exists() {
-                return fs::rename(folder.path(), self.out);
-            }
-            let former = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempdir_in(parent)?;
-            let place = former.path().join("former");
-            fs::rename(self.out, &place)?;
-            fs::rename(folder.path(), self.out).inspect_err(|_| drop(fs::rename(&place, self.out)))
-        };
-        moved().map_err(Error::io("write", self.out))?;
-        // The folder has moved, so there is nothing left to clean up under its old name.
-        drop(folder.keep());
-        sync_directory(parent).map_err(Error::io("write to", parent))
-    }
 }
 
 impl Prepared {
@@ -302,6 +274,7 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
     let entries = entries.map_err(Error::io("read the folder", folder))?;
     let mut names: Vec<_> = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| !name.starts_with(TEMPORARY_PREFIX)); // another process is writing it
     names.sort();
     Ok(names)
 }
@@ -311,36 +284,4 @@ fn is_ours(name: &str) -> bool {
     let shard = number(TRAINING).or_else(|| number(VALIDATION));
     shard.is_some_and(|number| number.len() == 6 && number.bytes().all(|byte| byte.is_ascii_digit()))
         || [FILE_NAME, "tokenizer_config.json", META_FILE].contains(&name)
-}
-
-/// Held while a folder is being written, so that what a killed process has left can be told from what one is writing.
-struct Lock {
-    file: File,
-    path: PathBuf,
-}
-
-impl Lock {
-    const NAME: &str = ".lock";
-
-    fn new(folder: &Path) -> Result<Lock> {
-        let path = folder.join(Self::NAME);
-        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
-        let _ = file.lock(); // where files cannot be locked, leftovers stay
-        Ok(Lock { file, path })
-    }
-
-    fn release(self) -> Result<()> {
-        drop(self.file);
-        fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
-    }
-}
-
-/// Removes folders that a killed process was writing under this name. One that cannot be removed only takes up space.
-fn remove_abandoned(parent: &Path, prefix: &str) {
-    for name in names(parent).unwrap_or_default().iter().filter(|name| name.starts_with(prefix)) {
-        let folder = parent.join(name);
-        if File::open(folder.join(Lock::NAME)).is_ok_and(|lock| lock.try_lock().is_ok()) {
-            let _ = fs::remove_dir_all(&folder);
-        }
-    }
 }

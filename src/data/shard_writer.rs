@@ -15,6 +15,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     fail,
+    files::fault::{Step, point},
 };
 
 /// Names have six digits, and are read in the order of the names.
@@ -73,7 +74,7 @@ impl ShardWriter<'_> {
         }
         let name = format!("{}_{:06}.bin", self.stem, self.finished.len());
         let path = self.folder.join(&name);
-        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        let file = point(Step::Write).and_then(|()| File::create_new(&path)).map_err(Error::io("create", &path))?;
         let mut file = BufWriter::with_capacity(1 << 20, file);
         file.write_all(&self.width.header(0)).map_err(Error::io("write", &path))?;
         Ok((path, file, Shard { name, tokens: 0 }))
@@ -94,6 +95,7 @@ impl ShardWriter<'_> {
 }
 
 fn put_header(mut file: File, width: Width, tokens: u64) -> std::io::Result<()> {
+    point(Step::Write)?;
     file.seek(SeekFrom::Start(0))?;
     file.write_all(&width.header(tokens))?;
     file.sync_all()

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     fail,
+    files::fault::{Step, point},
     files::write_bytes,
 };
 
@@ -142,7 +143,7 @@ fn publish(temporary: tempfile::TempDir, folder: &Path, vocabulary_size: usize) 
     if folder.exists() && open(folder, vocabulary_size)?.is_none() {
         fs::remove_dir_all(folder).map_err(Error::io("replace the damaged", folder))?;
     }
-    match fs::rename(temporary.path(), folder) {
+    match point(Step::Rename).and_then(|()| fs::rename(temporary.path(), folder)) {
         // The folder has moved, so there is nothing left to clean up under its old name.
         Ok(()) => drop(temporary.keep()),
         Err(cause) if open(folder, vocabulary_size)?.is_none() => return Err(Error::io("write", folder)(cause)),
@@ -192,14 +193,15 @@ impl ShardWriter<'_> {
     fn end_shard(&mut self) -> Result<()> {
         let Some(mut shard) = self.current.take() else { return Ok(()) };
         self.counts.push(shard.count);
-        let synced = shard.file.flush().and_then(|()| shard.file.get_ref().sync_all());
+        let synced =
+            point(Step::Write).and_then(|()| shard.file.flush()).and_then(|()| shard.file.get_ref().sync_all());
         synced.map_err(Error::io("write", &shard.path))
     }
 }
 
 impl OpenShard {
     fn create(path: PathBuf) -> Result<OpenShard> {
-        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        let file = point(Step::Write).and_then(|()| File::create_new(&path)).map_err(Error::io("create", &path))?;
         Ok(OpenShard { path, file: BufWriter::with_capacity(1 << 20, file), count: 0 })
     }
 }

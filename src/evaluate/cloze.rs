@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::Accuracy;
 use super::prompt::{Prompter, Shots};
 use super::scorer::Scorer;
+use super::{Accuracy, perplexity};
 use crate::data::labelled::Example;
 use crate::error::{Error, Result};
 use crate::fail;
@@ -23,9 +23,9 @@ pub struct Completed {
 }
 
 /// The share of words that greedy decoding writes, and their perplexity: exp of the mean of −log-likelihood per word.
-pub fn figures(completed: &[Completed]) -> (Accuracy, f64) {
+pub fn figures(completed: &[Completed]) -> Result<(Accuracy, f64)> {
     let sum: f64 = completed.iter().map(|one| one.log_likelihood).sum();
-    (Accuracy::of(completed.iter().map(|one| one.right)), (-sum / completed.len() as f64).exp())
+    Ok((Accuracy::of(completed.iter().map(|one| one.right)), perplexity(-sum / completed.len() as f64)?))
 }
 
 /// Scores the last word of every text. Errors name a text by its line in `place`.

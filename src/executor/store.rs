@@ -72,6 +72,14 @@ impl<B> Store<B> {
         unused.filter_map(|(_, buffer)| buffer.take()).collect()
     }
 
+    /// Bytes that loading a plan allocates: its own buffers, and those of states that are not held yet.
+    pub fn missing_bytes(&self, plan: &Plan) -> u64 {
+        let held =
+            |i: usize| plan.states.iter().any(|state| state.buffer == i && self.places.contains_key(&state.name));
+        let missing = plan.buffers.iter().enumerate().filter(|(i, _)| !held(*i));
+        missing.fold(0, |sum: u64, (_, buffer)| sum.saturating_add(buffer.size_bytes))
+    }
+
     /// The buffer of a state, and its bytes there.
     #[track_caller]
     pub fn state(&self, name: &str) -> (&B, Range<u64>) {

@@ -11,6 +11,7 @@ use super::generation_config::GenerationConfig;
 use super::source::ModelSource;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use crate::executor::check_finite;
 use crate::fail;
 use crate::files::{one_line, write_bytes};
 use crate::models::config::{Config, HEAD, SCORE};
@@ -22,6 +23,25 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// Which of several weight files holds which tensor.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Whether a file belongs to a model, so that a new model in its folder replaces it.
+pub fn is_model_file(name: &str) -> bool {
+    const NAMES: [&str; 12] = [
+        CONFIG_FILE,
+        WEIGHTS_FILE,
+        INDEX_FILE,
+        TOKENIZER_FILE,
+        "generation_config.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+        "task.json",
+    ];
+    NAMES.contains(&name) || (name.starts_with("model-") && name.ends_with(".safetensors"))
+}
 
 /// Reads and checks the `config.json` of a model folder.
 pub fn read_config(folder: &Path) -> Result<Config> {
@@ -141,23 +161,26 @@ impl Weights {
         Ok(Self { files, places, targets, score })
     }
 
-    /// The values of a tensor; borrowed from the map where the file has aligned f32.
+    /// The values of a tensor; borrowed from the map where the file has aligned f32. Fails where one is no finite number.
     pub fn read(&self, name: &str) -> Result<Cow<'_, [f32]>> {
         let (file, raw) = self.place(name)?;
-        file.read(raw)
+        read_finite(file, raw)
     }
 
     /// As [`Weights::read`], piece by piece: see [`TensorFile::read_pieces`].
-    pub fn read_pieces(&self, name: &str, take: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+    pub fn read_pieces(&self, name: &str, mut take: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
         let (file, raw) = self.place(name)?;
-        file.read_pieces(raw, take)
+        file.read_pieces(raw, |at, values| {
+            check_weights(file, raw, values)?;
+            take(at, values)
+        })
     }
 
     /// Shape (outputs, C) and values of a classifier's head, `score.weight`, where the files hold one.
     pub fn score(&self) -> Result<Option<Score<'_>>> {
         let Some((file, raw)) = &self.score else { return Ok(None) };
         let file = &self.files[*file];
-        let values = file.read(raw)?;
+        let values = read_finite(file, raw)?;
         Ok(file.shape(raw).map(|shape| (shape, values)))
     }
 
@@ -182,6 +205,16 @@ impl Weights {
             None => fail!(Input, "{} has no tensor {:?}", self.files[0].path().display(), one_line(name)),
         }
     }
+}
+
+fn read_finite<'a>(file: &'a TensorFile, name: &str) -> Result<Cow<'a, [f32]>> {
+    let values = file.read(name)?;
+    check_weights(file, name, &values)?;
+    Ok(values)
+}
+
+fn check_weights(file: &TensorFile, name: &str, values: &[f32]) -> Result<()> {
+    check_finite(values, || format!("the weights {} in {}", one_line(name), file.path().display()))
 }
 
 /// Opens every file of a sharded model and checks that each holds what the index says.

@@ -3,7 +3,7 @@
 use super::{Draw, Token};
 use crate::error::Result;
 use crate::executor::programs::Programs;
-use crate::executor::{Executor, Program};
+use crate::executor::{Executor, Program, check_finite};
 use crate::graph::{Family, Graph, Shape, Step};
 use crate::models::network::Network;
 use crate::ops::best_tokens::BestTokens;
@@ -119,8 +119,14 @@ impl Decoder {
         // A few steps may be under way, so that a GPU never waits for the host. A software device is the host.
         let wait = wait || executor.limits().family == Family::Software;
         let token = |pair: &[f32]| Token { id: pair[0].to_bits(), log_probability: pair[1] };
-        let steps = executor.collect(wait)?.into_iter();
-        Ok(steps.map(|(_, report)| report.chunks(2).map(token).collect()).collect())
+        let steps: Vec<Vec<Token>> =
+            executor.collect(wait)?.into_iter().map(|(_, report)| report.chunks(2).map(token).collect()).collect();
+        // A logit that is not finite makes the logarithm of their sum so, too.
+        steps
+            .iter()
+            .flatten()
+            .try_for_each(|token| check_finite(&[token.log_probability], || "the model's log-probabilities".into()))?;
+        Ok(steps)
     }
 
     /// Waits for the best tokens of each row, best first, with their log-probabilities.

@@ -10,7 +10,7 @@ use super::submits::{Action, Submits};
 use super::tuning::Tuning;
 use crate::error::Result;
 use crate::executor::store::Store;
-use crate::executor::{Executor, Program, Timeline};
+use crate::executor::{Executor, Program, Timeline, check_host_memory};
 use crate::graph::memory::Class;
 use crate::graph::plan::{Bound, Buffer, Command, Kernel};
 use crate::graph::{Dtype, Family, Graph, Limits, Plan, Step};
@@ -222,6 +222,9 @@ impl Executor for Gpu {
         if let Some(files) = &self.reloaded {
             files.put_into(&mut plan)?;
         }
+        if self.limits.family == Family::Software {
+            check_host_memory(self.store.missing_bytes(&plan))?;
+        }
         let margin_bytes = self.margins.map_or(0, |_| MARGIN_BYTES);
         let (device, allocated_bytes) = (&mut self.device, &mut self.allocated_bytes);
         let mut allocate = |info: &Buffer, margin_bytes: u64| {
@@ -329,7 +332,7 @@ impl Executor for Gpu {
         self.timeline(program, segment, step)
     }
 
-    fn read(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {
+    fn read_any(&mut self, program: Program, output: &str) -> Result<Vec<f32>> {
         let loaded = &self.programs[program.0];
         let (_, buffer, shape) = loaded.plan.outputs.iter().find(|(name, ..)| name == output).expect("a named output");
         let (dtype, len) = (shape.dtype, shape.len());

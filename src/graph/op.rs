@@ -146,12 +146,11 @@ impl Limits {
         }
     }
 
-    /// Folds `count` workgroups into two dimensions. The shader unfolds with `workgroup_index` and drops the overhang.
+    /// Folds `count` workgroups into two dimensions. The shader unfolds with `workgroup_index` and drops the overhang. Where
+    /// two dimensions do not hold them, the second is beyond its limit, and the kernel is not planned.
     pub fn fold(&self, count: usize) -> [u32; 3] {
-        let limit = self.workgroups as usize;
-        let y = count.div_ceil(limit).max(1);
-        assert!(y <= limit, "{count} workgroups are more than two dimensions of {limit} hold");
-        [count.div_ceil(y) as u32, y as u32, 1]
+        let y = count.div_ceil(self.workgroups as usize).max(1);
+        [count.div_ceil(y), y, 1].map(|groups| u32::try_from(groups).unwrap_or(u32::MAX))
     }
 
     /// Threads per workgroup for kernels that reduce a row together: a small one where a barrier is expensive.
@@ -170,7 +169,8 @@ impl Limits {
         }
     }
 
-    /// Cuts `rows` rows of `row_bytes` into ranges whose bytes fit one binding and start aligned.
+    /// Cuts `rows` rows of `row_bytes` into ranges whose bytes fit one binding and start aligned. Where not even the fewest
+    /// rows that start aligned fit, all of them are one range, and a kernel that binds it is not planned.
     pub fn row_chunks(&self, rows: usize, row_bytes: u64) -> Vec<Range<usize>> {
         let fit = (self.binding_bytes / row_bytes.max(1)) as usize;
         if fit >= rows {
@@ -180,9 +180,7 @@ impl Limits {
         // more fit, half as many will do for f32 and for rows of an even number of f16.
         let (halves, words) = (self.alignment_bytes as usize / 2, self.alignment_bytes as usize / 4);
         let step = if fit >= halves || row_bytes % 4 == 2 { halves } else { words }.max(64);
-        let size = fit / step * step;
-        assert!(size > 0, "a row of {row_bytes} bytes is too long for bindings of {} bytes", self.binding_bytes);
-        (0..rows).step_by(size).map(|start| start..rows.min(start + size)).collect()
+        ranges(rows, fit / step * step)
     }
 
     /// As [`Limits::row_chunks`], of a few long entries: ranges of any number of them that start aligned.
@@ -193,10 +191,14 @@ impl Limits {
         }
         // An alignment is a power of two.
         let step = (self.alignment_bytes >> entry_bytes.trailing_zeros()).max(1) as usize;
-        let size = fit / step * step;
-        assert!(size > 0, "{entry_bytes} bytes are too long for bindings of {} bytes", self.binding_bytes);
-        (0..entries).step_by(size).map(|start| start..entries.min(start + size)).collect()
+        ranges(entries, fit / step * step)
     }
+}
+
+/// Ranges of `size` of `count` things; all of them where that is 0.
+fn ranges(count: usize, size: usize) -> Vec<Range<usize>> {
+    let size = if size > 0 { size } else { count.max(1) };
+    (0..count).step_by(size).map(|start| start..count.min(start + size)).collect()
 }
 
 /// A WGSL file: its stem and its text. Made by [`crate::shader!`].
@@ -233,12 +235,13 @@ pub enum Constant {
     Table(Arc<[f32]>),
     /// The element type of an operand.
     Element(Dtype),
+    /// A size that 32 bits do not hold: a kernel with one is not planned.
+    Beyond(usize),
 }
 
 impl From<usize> for Constant {
-    #[track_caller]
     fn from(value: usize) -> Self {
-        Constant::U32(u32::try_from(value).expect("a shader constant fits u32"))
+        u32::try_from(value).map_or(Constant::Beyond(value), Constant::U32)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The plan: buffers and dispatches as plain data, made once from a graph. No closures, no device types.
 
 use super::memory::{Class, Life, Storage, pack};
-use super::op::{Constant, Cost, Limits, Operand, Shader};
+use super::op::{Constant, Cost, Dispatch, Limits, Operand, Shader};
 use super::{Graph, Leaf, NetworkId, Shape, Tensor};
 use crate::error::Result;
 use std::fmt;
@@ -85,6 +85,8 @@ pub struct Plan {
 impl Plan {
     /// Plans memory and kernels. Fails where a tensor or a binding is larger than `limits` allow, naming it.
     pub fn new(g: &Graph, limits: &Limits) -> Result<Plan> {
+        let live = g.live();
+        check_tensors(g, &live, limits)?;
         let storage = Storage::new(g);
         let (buffers, place_of) = allocate(&storage);
         let place = |t: Tensor| place_of[storage.of[&t]];
@@ -94,16 +96,9 @@ impl Plan {
             if buffer.size_bytes > limits.buffer_bytes {
                 // What is too large by itself is more use than the name of what it is stored with.
                 let state = states.iter().find(|s| s.buffer == i);
-                crate::fail!(
-                    OutOfMemory,
-                    "`{}` needs a buffer of {} MiB and this device allows {} MiB: use a smaller batch or a smaller model",
-                    state.map_or(&buffer.label, |s| &s.name),
-                    buffer.size_bytes >> 20,
-                    limits.buffer_bytes >> 20
-                );
+                too_large(state.map_or(&buffer.label, |s| &s.name), buffer.size_bytes, limits)?;
             }
         }
-        let live = g.live();
         let mut segments = vec![];
         for (name, range) in g.segments() {
             let mut commands = vec![];
@@ -188,6 +183,54 @@ impl fmt::Display for Plan {
     }
 }
 
+/// Fails where a tensor is larger than a device's buffers, or has more elements than kernels count: everything that ops and
+/// planning compute with sizes is within 64 bits for those that are not.
+fn check_tensors(g: &Graph, live: &[bool], limits: &Limits) -> Result<()> {
+    let nodes = g.nodes().iter().zip(live).filter(|(_, live)| **live);
+    for (node, shape) in nodes.flat_map(|(node, _)| node.outputs.iter().map(move |shape| (node, shape))) {
+        if u32::try_from(shape.len()).is_err() {
+            crate::fail!(
+                OutOfMemory,
+                "`{}` {shape:?} has more elements than the 2^32 that kernels count: use a smaller batch or a smaller model",
+                node.label
+            );
+        }
+        if shape.size_bytes() > limits.buffer_bytes {
+            too_large(&node.label, shape.size_bytes(), limits)?;
+        }
+    }
+    Ok(())
+}
+
+fn too_large(label: &str, size_bytes: u64, limits: &Limits) -> Result<()> {
+    let (mib, limit) = (size_bytes >> 20, limits.buffer_bytes >> 20);
+    crate::fail!(
+        OutOfMemory,
+        "`{label}` needs a buffer of {mib} MiB and this device allows {limit} MiB: use a smaller batch or a smaller model"
+    )
+}
+
+/// Fails where a kernel cannot be launched: a size that its shader cannot hold, or too many workgroups.
+fn check_launch(label: &str, dispatch: &Dispatch, limits: &Limits) -> Result<()> {
+    for (name, value) in &dispatch.constants {
+        if let Constant::Beyond(value) = value {
+            crate::fail!(
+                OutOfMemory,
+                "{label} counts to {value} ({name}), beyond the 2^32 of kernels: use a smaller batch or a smaller model"
+            );
+        }
+    }
+    if let Some(count) = dispatch.workgroups.iter().find(|count| **count > limits.workgroups) {
+        let limit = limits.workgroups;
+        crate::fail!(
+            OutOfMemory,
+            "{label} needs {count} workgroups in one dimension and this device allows {limit}: use a smaller batch or a \
+             smaller model"
+        );
+    }
+    Ok(())
+}
+
 /// Leaves of a kind.
 fn leaves(g: &Graph, wanted: Leaf) -> impl Iterator<Item = (Tensor, &super::Node)> {
     let is_wanted = move |node: &super::Node| matches!(node.source, super::Source::Leaf(leaf) if leaf == wanted);
@@ -245,6 +288,7 @@ fn kernels(g: &Graph, node: usize, limits: &Limits, place: &impl Fn(Tensor) -> (
     let cost = Cost { flops: share.flops / count, size_bytes: share.size_bytes / count };
     let mut kernels = vec![];
     for d in dispatches {
+        check_launch(&at.label, &d, limits)?;
         let mut bindings = vec![];
         for b in &d.bindings {
             let tensor = match b.operand {
@@ -256,7 +300,11 @@ fn kernels(g: &Graph, node: usize, limits: &Limits, place: &impl Fn(Tensor) -> (
             let size_bytes = range.end - range.start;
             if size_bytes > limits.binding_bytes {
                 let (mib, limit) = (size_bytes >> 20, limits.binding_bytes >> 20);
-                crate::fail!(OutOfMemory, "{} binds {mib} MiB at once and this device allows {limit} MiB", at.label);
+                crate::fail!(
+                    OutOfMemory,
+                    "{} binds {mib} MiB at once and this device allows {limit} MiB: use a smaller batch or a smaller model",
+                    at.label
+                );
             }
             let (buffer, start) = tensor.map(place).map_or((None, 0), |(buffer, start)| (Some(buffer), start));
             bindings.push(Bound { buffer, range: start + range.start..start + range.end, writes: b.writes });

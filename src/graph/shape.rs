@@ -84,9 +84,9 @@ impl Shape {
         Shape { dims: self.dims.clone(), dtype }
     }
 
-    /// Number of elements.
+    /// Number of elements; the largest number there is where it is beyond that. Nothing with so many is planned.
     pub fn len(&self) -> usize {
-        self.dims.iter().product()
+        product(&self.dims)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -100,7 +100,7 @@ impl Shape {
 
     /// All dimensions but the last, multiplied: a (B, T, C) tensor has B*T rows of C.
     pub fn rows(&self) -> usize {
-        self.dims[..self.dims.len().saturating_sub(1)].iter().product()
+        product(&self.dims[..self.dims.len().saturating_sub(1)])
     }
 
     /// This shape with another last dimension.
@@ -112,11 +112,16 @@ impl Shape {
 
     /// Bytes of one row.
     pub fn row_bytes(&self) -> u64 {
-        self.columns() as u64 * self.dtype.size_bytes()
+        (self.columns() as u64).saturating_mul(self.dtype.size_bytes())
     }
 
     /// Bytes of the tensor, rounded up to whole 4-byte words.
     pub fn size_bytes(&self) -> u64 {
-        (self.len() as u64 * self.dtype.size_bytes()).next_multiple_of(4)
+        let bytes = (self.len() as u64).saturating_mul(self.dtype.size_bytes());
+        bytes.checked_next_multiple_of(4).unwrap_or(u64::MAX)
     }
+}
+
+fn product(dims: &[usize]) -> usize {
+    dims.iter().fold(1, |product, n| product.saturating_mul(*n))
 }

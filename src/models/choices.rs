@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Config, FeedForward, Norm, Position};
+use super::config::{Config, FeedForward, Norm, Position, quads};
 use crate::error::Result;
 use crate::fail;
 use crate::ops::rope::Scaling;
@@ -177,7 +177,7 @@ impl ModelChoices {
         }
         if self.feed_forward == Some(FeedForwardKind::SwiGlu) {
             config.feed_forward = FeedForward::SwiGlu;
-            config.inner = (2 * config.inner).div_ceil(3).next_multiple_of(4);
+            config.inner = quads(config.inner.saturating_mul(2).div_ceil(3));
         }
         Ok(())
     }

@@ -130,6 +130,11 @@ pub(super) const MOST_VOCABULARY: usize = 1 << 24;
 /// Attention kernels load heads as vectors of four and keep one row in registers.
 const MOST_HEAD_SIZE: usize = 128;
 
+/// The next multiple of four; a size beyond any stays one, and is refused by [`Config::validate`].
+pub(super) fn quads(size: usize) -> usize {
+    size.checked_next_multiple_of(4).unwrap_or(usize::MAX)
+}
+
 impl Config {
     /// The experts, where the feed-forward part has some.
     pub fn experts(&self) -> Option<Experts> {
@@ -150,7 +155,7 @@ impl Config {
             kv_heads: heads,
             head_size: if heads > 0 && width.is_multiple_of(heads) { width / heads } else { 0 },
             width,
-            inner: 4 * width,
+            inner: width.saturating_mul(4),
             tied: true,
             norm: Norm::LayerNorm,
             norm_epsilon: 1e-5,
@@ -174,7 +179,7 @@ impl Config {
         if (layers, heads, width) == (self.layers, self.heads, self.width) {
             return self;
         }
-        let inner = (self.inner * width).div_ceil(self.width.max(1)).next_multiple_of(4);
+        let inner = quads(self.inner.saturating_mul(width).div_ceil(self.width.max(1)));
         let shared = self.kv_heads < self.heads && heads.is_multiple_of(self.kv_heads);
         let kv_heads = if shared { self.kv_heads } else { heads };
         Self { layers, heads, width, head_size: sizes.head_size, kv_heads, inner, ..self }

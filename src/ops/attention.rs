@@ -113,8 +113,6 @@ impl Attention {
         let operands = size.operands();
         let fits = keys > 0 && operands.iter().zip(inputs).all(|(wanted, given)| wanted == *given);
         assert!(fits, "attention takes keys and values that belong to its queries, not {inputs:?}");
-        let small = operands.iter().all(|s| u32::try_from(s.len()).is_ok());
-        assert!(small, "attention indexes with 32 bits: {inputs:?} are too large");
         if let Some((at, dims)) = places.words.zip(mask.words(b, t)) {
             let fits = *inputs[at] == Shape { dims: dims.clone(), dtype: Dtype::U32 };
             assert!(fits, "the words of {mask:?} are {dims:?} of u32, not {:?}", inputs[at]);

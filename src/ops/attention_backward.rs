@@ -262,8 +262,12 @@ impl Op for AttentionBackward {
     }
 
     fn packing(&self, shapes: &Shapes, slot: usize) -> Vec<usize> {
-        let Size { heads, kv_heads, hs, .. } = self.forward.size(shapes.inputs[0]);
+        let Size { heads, kv_heads, hs, apart, .. } = self.forward.size(&shapes.inputs);
         let parts = [heads, kv_heads, kv_heads].map(|heads| heads * hs);
-        if slot == 0 { parts.into() } else { vec![shapes.outputs[slot].columns()] }
+        match (apart, slot) {
+            (false, 0) => parts.into(),
+            (true, 1) => parts[1..].into(),
+            _ => vec![shapes.outputs[slot].columns()],
+        }
     }
 }

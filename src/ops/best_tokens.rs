@@ -72,7 +72,9 @@ impl Op for BestTokens {
             };
             let mut order: Vec<(f32, usize)> = logits.iter().enumerate().map(value).collect();
             order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            let is_broken = !inputs[0][row * columns..][..self.vocabulary].iter().all(|x| x.is_finite());
             for (pair, (log_probability, id)) in best.chunks_mut(2).zip(order) {
+                let log_probability = if is_broken { f32::NAN } else { log_probability };
                 pair.copy_from_slice(&[f32::from_bits(id as u32), log_probability]);
             }
         }

@@ -112,7 +112,7 @@ impl Op for ChunkedTokenLogProb {
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
         let [x, w, targets] = g.nodes()[node].inputs[..] else { unreachable!("three inputs") };
-        let backward = ChunkedTokenLogProbBackward { rows: self.rows, weight: needed[1], accumulate: false };
+        let backward = ChunkedTokenLogProbBackward { rows: self.rows, head_gradient: needed[1], accumulate: false };
         let dx = g.apply(backward, &[x, w, targets, Tensor { node, slot: 1 }, dy]);
         vec![Some(dx), needed[1].then_some(Tensor { node: dx.node, slot: 1 }), None]
     }
@@ -137,7 +137,7 @@ impl Op for ChunkedTokenLogProb {
 pub struct ChunkedTokenLogProbBackward {
     pub rows: usize,
     /// Whether dW is made: a head that is not trained needs none.
-    pub weight: bool,
+    pub head_gradient: bool,
     /// The last input (V, C) is added to, in place, in slot 1.
     pub accumulate: bool,
 }
@@ -145,7 +145,7 @@ pub struct ChunkedTokenLogProbBackward {
 impl ChunkedTokenLogProbBackward {
     /// The slot of the logits.
     fn logits(&self) -> usize {
-        1 + usize::from(self.weight)
+        1 + usize::from(self.head_gradient)
     }
 
     /// Kernels of one chunk.
@@ -155,7 +155,7 @@ impl ChunkedTokenLogProbBackward {
         dispatches.extend(rows_of(rows, sizes, self.logits(), Operand::Input(3)).backward(&gradient, limits));
         let logits = (Operand::Output(self.logits()), 0);
         let start = bytes_of(sizes.dtype, rows, sizes.c).start;
-        if self.weight {
+        if self.head_gradient {
             let dw = Product::dw(rows.len(), sizes, self.accumulate || rows.start > 0);
             dispatches.extend(dw.dispatch([logits, (Operand::Input(0), start), (Operand::Output(1), 0)], limits));
         }
@@ -176,8 +176,8 @@ impl Op for ChunkedTokenLogProbBackward {
         let (rows, Sizes { v, .. }) = sizes(inputs);
         let dw = inputs[1].with_dtype(Dtype::F32);
         let fits = inputs[3].len() == rows && inputs[4].len() == rows && inputs[5..].iter().all(|into| **into == dw);
-        assert!(fits && (self.weight || !self.accumulate), "{} does not fit {inputs:?}", self.name());
-        let dw = self.weight.then_some(dw);
+        assert!(fits && (self.head_gradient || !self.accumulate), "{} does not fit {inputs:?}", self.name());
+        let dw = self.head_gradient.then_some(dw);
         std::iter::once(inputs[0].clone()).chain(dw).chain([logits_shape(inputs[0], self.rows, v)]).collect()
     }
 
@@ -191,7 +191,7 @@ impl Op for ChunkedTokenLogProbBackward {
         let of = |chunk: Range<usize>| {
             let rows = chunk.len();
             let dw = Product::dw(rows, sizes, self.accumulate || chunk.start > 0);
-            let dw = self.weight.then(|| dw.as_part());
+            let dw = self.head_gradient.then(|| dw.as_part());
             [Product::head(rows, sizes).as_part(), Product::dx(rows, sizes).as_part()].into_iter().chain(dw)
         };
         chunks(all, self.rows).flat_map(of).collect()
@@ -211,7 +211,7 @@ impl Op for ChunkedTokenLogProbBackward {
             logits.iter_mut().for_each(|x| *x = sizes.dtype.round(*x));
             let at = chunk.start * sizes.c..chunk.end * sizes.c;
             let x = &inputs[0][at.clone()];
-            if self.weight {
+            if self.head_gradient {
                 let dw = Product::dw(chunk.len(), sizes, self.accumulate || chunk.start > 0);
                 outputs[1] = dw.reference(&logits, x, std::mem::take(&mut outputs[1]));
             }
@@ -224,10 +224,10 @@ impl Op for ChunkedTokenLogProbBackward {
         let (all, Sizes { c, v, dtype }) = sizes(&shapes.inputs);
         let (count, w) = (chunks(all, self.rows).count() as u64, shapes.inputs[1].size_bytes());
         // W twice and dW to and fro for each chunk; logits written, made gradients of, and read twice.
-        let dw = if self.weight { shapes.outputs[1].size_bytes() } else { 0 };
+        let dw = if self.head_gradient { shapes.outputs[1].size_bytes() } else { 0 };
         let logits = (all * v) as u64 * dtype.size_bytes();
         let size_bytes = count * 2 * (w + dw) + 5 * logits + 3 * shapes.inputs[0].size_bytes();
-        let products = if self.weight { 6 } else { 4 };
+        let products = if self.head_gradient { 6 } else { 4 };
         Cost { flops: (all * v) as u64 * (products * c as u64 + 4), size_bytes }
     }
 
@@ -236,7 +236,7 @@ impl Op for ChunkedTokenLogProbBackward {
     }
 
     fn accumulating(&self, slot: usize) -> Option<Arc<dyn Op>> {
-        let can = slot == 1 && self.weight && !self.accumulate;
+        let can = slot == 1 && self.head_gradient && !self.accumulate;
         can.then(|| Arc::new(ChunkedTokenLogProbBackward { accumulate: true, ..self.clone() }) as Arc<dyn Op>)
     }
 

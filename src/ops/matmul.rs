@@ -196,13 +196,13 @@ impl Op for Matmul {
         }
         if self.accumulate {
             let into = inputs[count - 1];
-            let fits = !self.bias && !self.residual && into.len() == m * n;
+            let fits = !self.bias && !self.residual && into.len() == m.saturating_mul(n);
             assert!(fits, "matmul adds ({m}, {n}) into {into:?}");
             return vec![into.clone()];
         }
         if self.residual {
             let stream = inputs[count - 1];
-            let fits = stream.len() == m * n && stream.dtype == Dtype::F32 && self.gelu.is_none();
+            let fits = stream.len() == m.saturating_mul(n) && stream.dtype == Dtype::F32 && self.gelu.is_none();
             assert!(fits, "matmul cannot add the residual {stream:?} to ({m}, {n})");
         }
         assert!(self.gelu.is_none() || self.bias, "matmul's GELU epilogue needs a bias");

@@ -1,7 +1,8 @@
 //! next_token: each row's next token, drawn from its logits without leaving the device.
 //!
 //!   logits (B, columns);  seen (B, words) u32: a bit per token, in place;  ids (B, 1) u32: fed last, becomes the next, in place
-//!   report (B, 2), in place: the next id's bits, and its log-probability (nats) under softmax of the unprocessed logits
+//!   report (B, 2), in place: the next id's bits, and its log-probability (nats) under softmax of the unprocessed logits,
+//!   NaN where one of those is not finite
 //!
 //! In the order, and with the meaning, of Hugging Face transformers: a repetition penalty on every token of the row (Keskar et
 //! al. 2019, section 4.1), temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024).
@@ -161,6 +162,7 @@ impl Op for NextToken {
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
         let (columns, words) = (shapes.inputs[0].columns(), seen_words(self.vocabulary));
         for (row, logits) in inputs[0].chunks(columns).enumerate() {
+            let is_broken = !logits[..self.vocabulary].iter().all(|x| x.is_finite());
             let logits = finite(&logits[..self.vocabulary]);
             let fed = as_ids(inputs[2])[row];
             let seen: &mut [u32] = &mut bytemuck::cast_slice_mut(&mut outputs[2])[row * words..][..words];
@@ -168,7 +170,8 @@ impl Op for NextToken {
             seen[fed as usize / 32] |= 1 << (fed % 32);
             outputs[0][row] = f32::from_bits(chosen as u32);
             outputs[1][2 * row] = f32::from_bits(chosen as u32);
-            outputs[1][2 * row + 1] = (f64::from(logits[chosen]) - log_sum_exp(logits.iter().copied())) as f32;
+            let log_probability = (f64::from(logits[chosen]) - log_sum_exp(logits.iter().copied())) as f32;
+            outputs[1][2 * row + 1] = if is_broken { f32::NAN } else { log_probability };
         }
     }
 

@@ -12,19 +12,25 @@
 //! resuming reads `checkpoints/` alone.
 
 mod files;
+mod lock;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use files::{Hashing, entry_names, hash_file, link_or_copy, remove_if_present, with_suffix, write_hashed};
+use lock::{LOCK_FILE, Lock, lock};
 
 use crate::error::{Error, Result};
 use crate::fail;
+use crate::files::fault::{Step, point};
+use crate::files::replacement::{Replacement, recover};
 use crate::files::{TEMPORARY_PREFIX, one_line, sync_directory, write_atomic, write_synced};
-use crate::formats::folder::{self, CONFIG_FILE, NamedTensor, TOKENIZER_FILE, TensorFile, WEIGHTS_FILE, Weights};
+use crate::formats::folder::{
+    self, CONFIG_FILE, NamedTensor, TOKENIZER_FILE, TensorFile, WEIGHTS_FILE, Weights, is_model_file,
+};
 use crate::models::config::Config;
 
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -34,8 +40,11 @@ pub const PLOT_FILE: &str = "loss.svg";
 
 /// Checkpoints that stay on disk.
 const KEPT: usize = 3;
-const CHECKPOINTS: &str = "checkpoints";
-const LOCK_FILE: &str = ".wgpt.lock";
+pub const CHECKPOINTS: &str = "checkpoints";
+/// The folder of the best model in that of a run.
+const BEST: &str = "best";
+/// What finetune writes of its validations.
+const METRICS_FILE: &str = "metrics.json";
 /// Hashes of a checkpoint's files in the format of `sha256sum -c`; written last.
 const SUMS_FILE: &str = "SHA256SUMS";
 const STATE_FILES: [&str; 5] = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, OPTIMIZER_FILE, TRAINER_FILE];
@@ -51,7 +60,7 @@ const DELETED: &str = ".deleted";
 pub enum Mode {
     /// Refuses.
     Fresh,
-    /// Removes the files that a run makes, and no others.
+    /// Replaces the files that a run makes, and no others, once its first checkpoint stands.
     Overwrite,
 }
 
@@ -85,33 +94,42 @@ pub struct LoadedCheckpoint {
 }
 
 /// A run folder, locked against other trainers until it is dropped.
+///
+/// One that replaces another run is built beside it: until [`RunFolder::settle`] the old run is as it was, and dropped before
+/// that, nothing of the new one is left.
 #[derive(Debug)]
 pub struct RunFolder {
+    /// The command's folder.
+    out: PathBuf,
+    /// Where in it the run is; nothing where it is the folder itself.
+    inner: &'static str,
     root: PathBuf,
-    /// Held, never read: closing it releases the lock.
-    lock: File,
-}
-
-impl Drop for RunFolder {
-    /// Lets go of the folder at once: a process that is being started meanwhile holds copies of all open files for a moment,
-    /// and closing ours alone would leave it locked for as long.
-    fn drop(&mut self) {
-        // Where it fails, the lock ends with the last copy.
-        let _ = self.lock.unlock();
-    }
+    /// Held, never read.
+    lock: Lock,
+    /// The run to replace, and its lock.
+    replaces: Option<(Replacement, Lock)>,
 }
 
 impl RunFolder {
     /// Prepares a folder, with its parents, for a new run. Refuses a file, a folder that cannot be written to, a
     /// folder in use, a model folder that no run made, and (with [`Mode::Fresh`]) a folder with a run in it.
     pub fn create(root: &Path, mode: Mode) -> Result<Self> {
+        Self::create_in(root, "", mode)
+    }
+
+    /// As [`RunFolder::create`], of a run in the folder `inner` of `out`, which is replaced as a whole.
+    pub fn create_in(out: &Path, inner: &'static str, mode: Mode) -> Result<Self> {
+        let root = &join(out, inner);
         if root.exists() && !root.is_dir() {
             fail!(Usage, "{} is a file; give --out the name of a folder", root.display());
         }
+        recover(out).map_err(Error::io("clear what an earlier process left beside", out))?;
         fs::create_dir_all(root).map_err(Error::io("create the folder", root))?;
-        let run = Self::lock(root)?;
+        let mut run = Self { out: out.to_path_buf(), inner, root: root.clone(), lock: lock(root)?, replaces: None };
         let holds = |names: &[&str]| names.iter().any(|name| root.join(name).exists());
-        if holds(&[CHECKPOINTS, LOG_FILE, TRAINER_FILE, OPTIMIZER_FILE]) {
+        // A start that failed leaves no more than an empty folder, which is no run.
+        let has_checkpoints = entry_names(&root.join(CHECKPOINTS)).is_ok_and(|names| !names.is_empty());
+        if has_checkpoints || holds(&[LOG_FILE, TRAINER_FILE, OPTIMIZER_FILE]) {
             if mode == Mode::Fresh {
                 fail!(
                     Usage,
@@ -119,7 +137,11 @@ impl RunFolder {
                     root.display()
                 );
             }
-            run.remove_run().map_err(Error::io("remove the old run in", root))?;
+            let replacement = Replacement::begin(out)?;
+            let out = replacement.path().to_path_buf();
+            let root = join(&out, inner);
+            fs::create_dir_all(&root).map_err(Error::io("create the folder", &root))?;
+            run = Self { lock: lock(&root)?, out, inner, root, replaces: Some((replacement, run.lock)) };
         } else if holds(&[CONFIG_FILE, WEIGHTS_FILE]) {
             fail!(
                 Usage,
@@ -129,16 +151,43 @@ impl RunFolder {
         }
         let checkpoints = run.checkpoints();
         fs::create_dir_all(&checkpoints).map_err(Error::io("create the folder", &checkpoints))?;
-        sync_directory(root).map_err(Error::io("write to", root))?;
+        sync_directory(&run.root).map_err(Error::io("write to", root))?;
         Ok(run)
+    }
+
+    /// Puts a run that replaces another in its place, to be called when its first checkpoint is saved: true where that was
+    /// done, and paths from before no longer hold. Does nothing for others.
+    pub fn settle(&mut self) -> Result<bool> {
+        let Some((replacement, old_lock)) = self.replaces.take() else { return Ok(false) };
+        let target = replacement.target().to_path_buf();
+        drop(old_lock);
+        if cfg!(not(unix)) {
+            self.lock.release(); // other systems refuse to rename a folder with an open file
+        }
+        let inner = self.inner;
+        let in_run = |path: &Path| path.strip_prefix(inner).map_or(path, |rest| rest).to_path_buf();
+        replacement.commit(&|path| is_users(&in_run(path)))?;
+        self.root = join(&target, inner);
+        self.out = target;
+        if cfg!(not(unix)) {
+            self.lock = lock(&self.root)?;
+        }
+        Ok(true)
     }
 
     /// Opens a folder to resume its run, and clears what a crash left behind. Fails if there is nothing to resume.
     pub fn open(root: &Path) -> Result<Self> {
+        Self::open_in(root, "")
+    }
+
+    /// As [`RunFolder::open`], of the run in the folder `inner` of `out`.
+    pub fn open_in(out: &Path, inner: &'static str) -> Result<Self> {
+        recover(out).map_err(Error::io("clear what an earlier process left beside", out))?;
+        let root = &join(out, inner);
         if !root.join(CHECKPOINTS).is_dir() {
             fail!(Usage, "{} holds no run to resume; leave out --resume to start one", root.display());
         }
-        let run = Self::lock(root)?;
+        let run = Self { out: out.to_path_buf(), inner, root: root.clone(), lock: lock(root)?, replaces: None };
         run.clean_up().map_err(Error::io("clean up", root))?;
         if run.steps()?.is_empty() {
             fail!(Usage, "{} has no checkpoint to resume from; start again with --overwrite", root.display());
@@ -148,6 +197,16 @@ impl RunFolder {
 
     pub fn path(&self) -> &Path {
         &self.root
+    }
+
+    /// The command's folder, which the run's is or lies in.
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// Whether another run stands until this one is settled.
+    pub fn replaces(&self) -> bool {
+        self.replaces.is_some()
     }
 
     pub fn log_path(&self) -> PathBuf {
@@ -217,30 +276,16 @@ impl RunFolder {
         self.root.join(CHECKPOINTS)
     }
 
-    fn lock(root: &Path) -> Result<Self> {
-        let path = root.join(LOCK_FILE);
-        let open = File::options().create(true).write(true).truncate(false).open(&path);
-        let lock = open.map_err(Error::io("write to the folder, which must be writable:", root))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                fail!(Usage, "another process is training in {}; wait for it or choose another folder", root.display())
-            }
-            // Some network file systems have no locks; training there is better than refusing.
-            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
-        }
-        Ok(Self { root: root.to_path_buf(), lock })
-    }
-
     /// Renames a finished checkpoint to its final name. One of the same step (damaged, or from before a change of
     /// hyperparameters) steps aside first and comes back in `clean_up` if the process ends between the two renames.
     fn put_in_place(&self, unfinished: &Path, saved: &Path) -> io::Result<()> {
         let replaced = with_suffix(saved, REPLACED);
+        point(Step::Rename)?;
         if saved.exists() {
             remove_checkpoint(&replaced)?;
             fs::rename(saved, &replaced)?;
         }
+        point(Step::Rename)?;
         fs::rename(unfinished, saved)?;
         sync_directory(&self.checkpoints())?;
         remove_checkpoint(&replaced)
@@ -285,25 +330,41 @@ impl RunFolder {
             }
         }
         for name in entry_names(&self.root)?.iter().filter(|name| name.starts_with(TEMPORARY_PREFIX)) {
-            fs::remove_file(self.root.join(name))?;
+            let path = self.root.join(name);
+            if path.is_file() {
+                fs::remove_file(path)?
+            }
         }
         Ok(())
     }
+}
 
-    fn remove_run(&self) -> io::Result<()> {
-        // The checkpoints go last: whatever is left after a crash in between still counts as a run.
-        for name in STATE_FILES.into_iter().chain([LOG_FILE, PLOT_FILE]) {
-            remove_if_present(&self.root.join(name))?;
+/// Whether something in a run's folder is the user's, and stays where a new run replaces the old one.
+fn is_users(path: &Path) -> bool {
+    let names: Vec<&str> = path.iter().map(|name| name.to_str().unwrap_or_default()).collect();
+    match names[..] {
+        [] => false,
+        [name] => {
+            let run = [LOG_FILE, PLOT_FILE, CHECKPOINTS, LOCK_FILE, METRICS_FILE, BEST];
+            !is_model_file(name) && !STATE_FILES.contains(&name) && !run.contains(&name)
         }
-        if !self.checkpoints().is_dir() {
-            return Ok(());
+        [BEST, name] => !is_model_file(name),
+        [CHECKPOINTS, checkpoint] => !is_checkpoint(checkpoint),
+        [CHECKPOINTS, checkpoint, name] if is_checkpoint(checkpoint) => {
+            !STATE_FILES.contains(&name) && name != SUMS_FILE && !name.starts_with(TEMPORARY_PREFIX)
         }
-        self.clean_up()?;
-        for name in entry_names(&self.checkpoints())?.iter().filter(|name| step_of(name).is_some()) {
-            remove_checkpoint(&self.checkpoints().join(name))?;
-        }
-        Ok(())
+        _ => true,
     }
+}
+
+/// `out` itself where `inner` is nothing.
+fn join(out: &Path, inner: &str) -> PathBuf {
+    if inner.is_empty() { out.to_path_buf() } else { out.join(inner) }
+}
+
+/// Whether this is the name of a checkpoint, whole or not.
+fn is_checkpoint(name: &str) -> bool {
+    [UNFINISHED, REPLACED, DELETED, ""].iter().any(|suffix| name.strip_suffix(suffix).and_then(step_of).is_some())
 }
 
 fn write_checkpoint<T: Serialize>(directory: &Path, checkpoint: &Checkpoint<T>) -> io::Result<()> {

@@ -30,15 +30,19 @@ pub fn check_memory(
     for way in ways(objective, settings) {
         let halves = std::iter::successors(Some(settings.batch), |batch| Some(batch / 2));
         // A way that costs time is worth naming where it lets a larger batch fit than those before.
-        for batch in halves.take_while(|batch| *batch > largest) {
+        let halves: Vec<usize> = halves.take_while(|batch| *batch > largest).collect();
+        let smaller = |batch: usize| {
             let accumulate = (settings.batch * settings.accumulate).div_ceil(batch);
             let smaller = Settings { batch, accumulate, ..way.clone() };
-            if let Some(b) = Blueprint::new(objective, &smaller, limits).ok().filter(fits) {
-                let (flags, needs) = (flags(settings, &way), mib(b.memory_bytes()));
-                found.push(format!("--batch {batch} --accumulate {accumulate}{flags} needs {needs}"));
-                largest = batch;
-                break;
-            }
+            let needs = Blueprint::new(objective, &smaller, limits).ok().filter(fits)?.memory_bytes();
+            Some((accumulate, needs))
+        };
+        // Less never takes more, so that few of them are planned.
+        let first = halves.partition_point(|batch| smaller(*batch).is_none());
+        if let Some((batch, (accumulate, needs))) = halves.get(first).and_then(|b| Some((*b, smaller(*b)?))) {
+            let (flags, needs) = (flags(settings, &way), mib(needs));
+            found.push(format!("--batch {batch} --accumulate {accumulate}{flags} needs {needs}"));
+            largest = batch;
         }
     }
     if found.is_empty() {

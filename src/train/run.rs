@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::fail;
 use crate::files::write_bytes;
-use crate::formats::folder::NamedTensor;
+use crate::formats::folder::{CONFIG_FILE, NamedTensor};
 use crate::formats::generation_config::GenerationConfig;
 use crate::formats::upload::upload;
 use crate::generate::{Draw, Generator};
@@ -77,7 +77,7 @@ pub struct Run {
     pub trainer: Trainer,
     pub state: RunState,
     pub folder: RunFolder,
-    /// Where the best model goes, as a folder that others load.
+    /// Where the best model goes, as a folder that others load; in the command's folder unless it is absolute.
     pub best: PathBuf,
     pub tokenizer: Option<Tokenizer>,
     pub sinks: Vec<Box<dyn Sink>>,
@@ -172,18 +172,21 @@ impl Run {
         let Settings { steps, eval_every, save_every, sample_every, .. } = self.trainer.settings().clone();
         loop {
             if self.trainer.steps_done() >= steps {
+                self.settle(true)?;
                 return Ok(End::Done);
             }
             if self.is_stale() {
                 if self.state.step != self.trainer.steps_done() {
                     self.save()?;
                 }
+                self.settle(true)?;
                 return Ok(End::Early);
             }
             if interrupted.load(Ordering::SeqCst) {
                 let records = self.trainer.finish()?;
                 self.record(records)?;
                 self.save()?;
+                self.settle(true)?;
                 return Ok(End::Interrupted);
             }
             self.lose_device();
@@ -201,7 +204,22 @@ impl Run {
             let mut evaluation = None;
             if evaluating || saving || sampling {
                 records.extend(self.trainer.finish()?);
-                evaluation = if evaluating { self.trainer.evaluate()? } else { None };
+                if let Some(broken) = records.last().filter(|last| !last.loss.is_finite()) {
+                    let why = format!("the loss of step {} is {}", broken.step, broken.loss);
+                    self.record(records)?;
+                    // A step that was skipped may be followed by good ones, but nothing of a model in doubt is measured or kept.
+                    if done == steps || self.trainer.is_hopeless() {
+                        return self.give_up(&why);
+                    }
+                    continue;
+                }
+                evaluation = match evaluating.then(|| self.trainer.evaluate()).transpose() {
+                    Ok(evaluation) => evaluation.flatten(),
+                    Err(error) => {
+                        self.record(records)?;
+                        return Err(error);
+                    }
+                };
                 if let (true, Some(last)) = (evaluating, records.last_mut()) {
                     last.expert_load = self.trainer.expert_load()?;
                     last.val_loss = evaluation.as_ref().map(|e| e.loss as f32);
@@ -220,24 +238,46 @@ impl Run {
                 self.save()?;
             }
             if self.trainer.is_hopeless() {
-                return self.give_up();
+                let records = self.trainer.finish()?;
+                let why = records.iter().rev().find_map(|r| r.skipped.clone());
+                let is_sound = records.last().is_some_and(|last| last.loss.is_finite());
+                self.record(records)?;
+                // Skipped steps leave the weights as they were: good ones where their loss is a number.
+                if is_sound && !self.folder.replaces() {
+                    self.save()?;
+                }
+                let why = why.unwrap_or_else(|| "a value is not finite".into());
+                return self.give_up(&format!("five steps in a row were skipped because {why}"));
             }
         }
     }
 
-    /// Ends a run whose steps are skipped, with the last good weights saved.
-    fn give_up(&mut self) -> Result<End> {
-        let records = self.trainer.finish()?;
-        let why =
-            records.iter().rev().find_map(|r| r.skipped.clone()).unwrap_or_else(|| "a value is not finite".into());
-        self.record(records)?;
-        self.save()?;
+    /// Ends a run that has diverged; nothing of it is saved beyond its last checkpoint.
+    fn give_up(&self, why: &str) -> Result<End> {
         let or = if self.trainer.settings().is_mixed() { ", or --precision f32" } else { "" };
-        fail!(
-            Training,
-            "five steps in a row were skipped because {why}: the last good weights are saved in {}; use a lower --lr{or}",
-            self.folder.path().display()
-        );
+        let saved = match self.folder.steps()?.first() {
+            _ if self.folder.replaces() => "nothing was saved, and the run from before is as it was".to_string(),
+            Some(step) => format!("the last checkpoint, of step {step}, is kept in {}", self.folder.path().display()),
+            None => "nothing was saved".to_string(),
+        };
+        fail!(Training, "{why}, so that the run has diverged: {saved}; use a lower --lr{or}");
+    }
+
+    /// Puts a run that replaces another in its place once both its first checkpoint and a model that others load stand there,
+    /// or, at its end, with the checkpoint alone.
+    fn settle(&mut self, is_end: bool) -> Result<()> {
+        if (is_end || self.folder.out().join(CONFIG_FILE).exists()) && self.folder.settle()? {
+            self.sinks.iter_mut().for_each(|sink| sink.moved(&self.folder));
+        }
+        Ok(())
+    }
+
+    /// The folder of the best model.
+    pub fn best_folder(&self) -> PathBuf {
+        match self.best.as_os_str().is_empty() {
+            true => self.folder.out().to_path_buf(),
+            false => self.folder.out().join(&self.best),
+        }
     }
 
     /// Hands records to the sinks.
@@ -282,7 +322,7 @@ impl Run {
         let of_network = self.trainer.network_states();
         let mut tensors = self.trainer.read(of_network)?;
         tensors.iter_mut().for_each(|(name, ..)| *name = name.strip_prefix(&prefix).unwrap_or(name).to_string());
-        self.trainer.objective().save(&self.best, &borrowed(&tensors), self.tokenizer.as_ref())
+        self.trainer.objective().save(&self.best_folder(), &borrowed(&tensors), self.tokenizer.as_ref())
     }
 
     /// Saves a checkpoint of the steps done, which must be finished.
@@ -307,11 +347,13 @@ impl Run {
             tokenizer.save(self.folder.path())?;
         }
         GenerationConfig::of(network.config()).save(self.folder.path())?;
-        if self.best.is_dir() {
+        let best = self.best_folder();
+        if best.join(CONFIG_FILE).exists() {
             let evaluations = serde_json::to_string_pretty(&self.state.evaluations).expect("numbers serialise") + "\n";
-            write_bytes(&self.best.join(METRICS_FILE), evaluations.as_bytes())?;
+            write_bytes(&best.join(METRICS_FILE), evaluations.as_bytes())?;
         }
-        self.sinks.iter_mut().try_for_each(|sink| sink.saved())
+        self.sinks.iter_mut().try_for_each(|sink| sink.saved())?;
+        self.settle(false)
     }
 
     /// Draws a short text from the model as it is.

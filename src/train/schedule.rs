@@ -39,7 +39,7 @@ impl Schedule {
     pub fn learning_rate(&self, step: u64) -> f32 {
         let (peak, min) = (f64::from(self.peak), f64::from(self.min));
         if step < self.warmup {
-            return (peak * (step + 1) as f64 / (self.warmup + 1) as f64) as f32;
+            return (peak * (step + 1) as f64 / (self.warmup as f64 + 1.0)) as f32;
         }
         // The part of the peak above the minimum that is left, from 1 to 0.
         let left = match self.kind {

@@ -4,6 +4,7 @@ pub mod console;
 pub mod log;
 pub mod plot;
 
+use super::checkpoint::RunFolder;
 use super::record::Record;
 use crate::error::Result;
 
@@ -24,6 +25,9 @@ pub trait Sink {
     fn saved(&mut self) -> Result<()> {
         Ok(())
     }
+
+    /// The run's folder has another place.
+    fn moved(&mut self, _folder: &RunFolder) {}
 
     /// The run goes on after `step`: records of later steps are forgotten.
     fn resume(&mut self, _step: u64) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Damaged and hostile model folders: every file is mutated from valid ones. Whatever comes, there is a value or one
+//! Damaged and hostile model folders and data: every file is mutated from valid ones. Whatever comes, there is a value or one
 //! clear line, no panic, and no more memory than the size of the file justifies.
 //!
 //! `WGPT_FUZZ_CASES` sets how many inputs there are in total:
@@ -8,6 +8,7 @@
 //! A binary of its own, because it counts allocations.
 
 mod counting;
+mod data;
 mod mutation;
 
 use std::borrow::Cow;
@@ -32,7 +33,7 @@ static ALLOCATOR: counting::Counting = counting::Counting;
 /// Inputs in total where nothing else is asked for: a few seconds.
 const CASES: u32 = 3000;
 /// The properties below, which share the inputs evenly.
-const PROPERTIES: u32 = 6;
+const PROPERTIES: u32 = 11;
 
 fn cases() -> ProptestConfig {
     let total = std::env::var("WGPT_FUZZ_CASES").map_or(CASES, |cases| cases.parse().expect("a number of inputs"));

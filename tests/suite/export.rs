@@ -8,29 +8,29 @@ use wgpt::formats::folder::{Weights, read_config};
 use wgpt::formats::safetensors::{TensorFile, WeightType, write_weights};
 use wgpt::models::config::Config;
 
+/// A model folder whose weights are multiplied by `scale`.
+pub fn tiny_model(folder: &Path, scale: f32) {
+    let config = Config { bos_token_id: Some(3), ..Config::new(256, 8, 2, 2, 16) };
+    let values: Vec<Vec<f32>> = config
+        .parameters()
+        .iter()
+        .map(|(_, shape)| (0..shape.iter().product::<usize>()).map(|i| scale * (0.1 + (i % 11) as f32 / 3.0)).collect())
+        .collect();
+    let tensors = config.parameters().into_iter().zip(&values).map(|((n, s), v)| (n, s, v.as_slice()));
+    std::fs::create_dir_all(folder).unwrap();
+    let stored = &config.stored(&tensors.collect::<Vec<_>>());
+    write_weights(&folder.join("model.safetensors"), stored, &[], WeightType::F32).unwrap();
+    std::fs::write(folder.join("config.json"), config.to_json()).unwrap();
+    Tokenizer::bytes().unwrap().save(folder).unwrap();
+}
+
 struct Place(tempfile::TempDir);
 
 impl Place {
     /// With a model in `model`.
     fn new() -> Place {
         let place = Place(tempfile::tempdir().unwrap());
-        let config = Config { bos_token_id: Some(3), ..Config::new(256, 8, 2, 2, 16) };
-        let values: Vec<Vec<f32>> = config
-            .parameters()
-            .iter()
-            .map(|(_, shape)| (0..shape.iter().product::<usize>()).map(|i| 0.1 + (i % 11) as f32 / 3.0).collect())
-            .collect();
-        let tensors = config.parameters().into_iter().zip(&values).map(|((n, s), v)| (n, s, v.as_slice()));
-        std::fs::create_dir(place.path("model")).unwrap();
-        write_weights(
-            &place.path("model/model.safetensors"),
-            &config.stored(&tensors.collect::<Vec<_>>()),
-            &[],
-            WeightType::F32,
-        )
-        .unwrap();
-        place.write("model/config.json", &config.to_json());
-        Tokenizer::bytes().unwrap().save(&place.path("model")).unwrap();
+        tiny_model(&place.path("model"), 1.0);
         place.write("model/generation_config.json", "{\"do_sample\": true}");
         place.write("model/log.jsonl", "not part of a model");
         place

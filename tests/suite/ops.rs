@@ -123,5 +123,5 @@ fn a_kernel_that_writes_nothing_is_caught() {
     let plan = wgpt::graph::Plan::new(&built.graph, gpu.limits()).unwrap();
     let program = gpu.load(&built.graph, plan).unwrap();
     gpu.poison(program).unwrap();
-    assert!(gpu.read(program, "y0").unwrap().iter().all(|v| v.is_nan()));
+    assert!(gpu.read_any(program, "y0").unwrap().iter().all(|v| v.is_nan()));
 }

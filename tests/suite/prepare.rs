@@ -256,7 +256,7 @@ fn shards_are_replaced_as_a_whole_and_only_when_asked() {
     has(&error(&run("none.txt", "--overwrite"), 1), &["none.txt"]);
     assert!(contents(&place.path("a/out")) == first, "a failure keeps what was there");
     // What a killed process leaves is removed by the next one of the same name.
-    let abandoned = place.write("a/.wgpt-prepare-out-killed/.lock", "");
+    let abandoned = place.write("a/.wgpt-tmp-out-1/.wgpt-building", "");
     assert!(run("short.txt", "--overwrite").status.success());
     assert!(!abandoned.exists());
     let names: Vec<String> = contents(&place.path("a/out")).into_keys().collect();

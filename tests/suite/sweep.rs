@@ -6,7 +6,7 @@ use rand_pcg::Pcg64;
 use std::sync::Arc;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Dtype, Family, Op};
-use wgpt::ops::attention::Attention;
+use wgpt::ops::attention::{Attention, Mask};
 use wgpt::ops::case::Problem;
 use wgpt::ops::chunked_classifier::ChunkedClassifier;
 use wgpt::ops::chunked_cross_entropy::ChunkedCrossEntropy;
@@ -117,12 +117,30 @@ fn attention(rng: &mut Pcg64) -> Problem {
     let kv_heads = rng.random_range(1..=3usize);
     let heads = kv_heads * rng.random_range(1..=3usize);
     let hs = 4 * rng.random_range(1..=20usize);
-    let (b, t) = (rng.random_range(1..=2usize), size(rng, 97));
-    let window = rng.random_bool(0.4).then(|| rng.random_range(1..=t));
+    let (b, t, apart) = (rng.random_range(1..=2usize), size(rng, 97), rng.random_bool(0.4));
+    let keys = if apart { size(rng, 97) } else { t };
+    let window = rng.random_bool(0.4).then(|| rng.random_range(1..=keys));
+    let mask = match rng.random_range(0..4) {
+        0 => Mask::Full,
+        1 => Mask::Lengths,
+        _ => Mask::Causal { window },
+    };
+    let bias = (mask != Mask::Lengths || !apart) && rng.random_bool(0.3);
     let dropout = if rng.random_bool(0.3) { 0.2 } else { 0.0 };
-    let op = Attention { heads, kv_heads, window, dropout, salt: rng.random_range(0..100) };
+    let salt = rng.random_range(0..100);
     let dtype = dtype(rng);
-    problem(op, vec![uniform(&[b, t, (heads + 2 * kv_heads) * hs], dtype)], true)
+    let mut inputs = if apart {
+        vec![uniform(&[b, t, heads * hs], dtype), uniform(&[b, keys, 2 * kv_heads * hs], dtype)]
+    } else {
+        vec![uniform(&[b, t, (heads + 2 * kv_heads) * hs], dtype)]
+    };
+    if mask == Mask::Lengths {
+        inputs.push((vec![b], Draw::Ids(keys as u32 + 1)));
+    }
+    if bias {
+        inputs.push(uniform(&[heads, t + keys - 1], Dtype::F32));
+    }
+    problem(Attention { heads, kv_heads, apart, mask, bias, scale: None, dropout, salt }, inputs, true)
 }
 
 #[test]
@@ -165,7 +183,9 @@ fn loss(rng: &mut Pcg64) -> Problem {
         0 => problem(CrossEntropy, vec![logits, targets], true),
         1 => problem(TokenLogProb, vec![logits, targets], true),
         2 => problem(Classifier { weight: 0.3 }, vec![logits, targets, seed], false),
-        3 => problem(ChunkedClassifier { rows: chunk, accumulate: false }, vec![x, w, targets, seed], false),
+        3 => {
+            problem(ChunkedClassifier { rows: chunk, weight: 1.0, accumulate: false }, vec![x, w, targets, seed], false)
+        }
         4 => problem(ChunkedCrossEntropy { rows: chunk }, vec![x, w, targets], false),
         5 => problem(ChunkedTokenLogProb { rows: chunk }, vec![x, w, targets], true),
         6 => problem(TokenScores, vec![plain, targets], false),

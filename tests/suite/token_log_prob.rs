@@ -56,7 +56,7 @@ fn graph(g: &mut Graph, rows: usize, c: usize, logits: Logits) {
         Logits::Chunks => {
             let y = g.apply(ChunkedTokenLogProb { rows: 64 }, &[x, w, targets]);
             let lse = Tensor { node: y.node, slot: 1 };
-            let backward = ChunkedTokenLogProbBackward { rows: 64, weight: true, accumulate: false };
+            let backward = ChunkedTokenLogProbBackward { rows: 64, head_gradient: true, accumulate: false };
             let dx = g.apply(backward, &[x, w, targets, lse, dy]);
             (y, dx, Tensor { node: dx.node, slot: 1 })
         }

@@ -1,6 +1,6 @@
 //! `wgpt eval` of a text: loss, perplexity and bits per byte.
 
-use super::super::Global;
+use super::super::{Global, console};
 use super::{Eval, progress};
 use serde_json::json;
 use wgpt::data::corpora::story;
@@ -8,6 +8,7 @@ use wgpt::data::corpus::tokens;
 use wgpt::data::source::Source;
 use wgpt::data::tokens::Tokens;
 use wgpt::error::Result;
+use wgpt::evaluate::perplexity;
 use wgpt::evaluate::scorer::Scorer;
 use wgpt::evaluate::stride;
 use wgpt::executor::{Executor, tuned_plan};
@@ -56,7 +57,7 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
     let bits_per_byte = bytes.map(|bytes| sum / std::f64::consts::LN_2 / bytes);
     let mut result = json!({
         "loss": loss,
-        "perplexity": loss.exp(),
+        "perplexity": perplexity(loss)?,
         "bits_per_byte": bits_per_byte,
         "tokens": predicted,
         "context": config.context,
@@ -64,8 +65,7 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
     if let Some(stride) = eval.stride {
         result["stride"] = stride.into();
     }
-    println!("{result:#}");
-    Ok(())
+    console::line(format_args!("{result:#}"))
 }
 
 /// The sum of losses in windows of the context that follow each other.

@@ -1,6 +1,6 @@
 //! `wgpt eval --task choose` and `--task cloze`: what the model makes of examples that it was not fine-tuned for.
 
-use super::super::Global;
+use super::super::{Global, console};
 use super::{Eval, Kind, progress};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
     } else {
         let completed = complete(&mut scorer, &mut prompter, data, &shots, &mut done)?;
         eval.write_items(&completed)?;
-        let (accuracy, perplexity) = figures(&completed);
+        let (accuracy, perplexity) = figures(&completed)?;
         json!({ "accuracy": figure(accuracy), "perplexity": perplexity })
     };
     bar.finish_and_clear();
@@ -71,12 +71,7 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
     result["examples"] = examples.len().into();
     result["shots"] = eval.shots.into();
     result["cut"] = cut.into();
-    if eval.json {
-        println!("{result:#}");
-    } else {
-        print(&result);
-    }
-    Ok(())
+    if eval.json { console::line(format_args!("{result:#}")) } else { console::data(&for_people(&result)) }
 }
 
 impl Eval {
@@ -120,7 +115,8 @@ fn figure(accuracy: Accuracy) -> Value {
 }
 
 /// The result for people.
-fn print(result: &Value) {
+fn for_people(result: &Value) -> String {
+    let mut text = String::new();
     let names = [
         ("accuracy", "accuracy"),
         ("per_character", "accuracy by the mean per character"),
@@ -129,10 +125,11 @@ fn print(result: &Value) {
     for (key, name) in names {
         let Some(mean) = result[key]["mean"].as_f64() else { continue };
         let error = result[key]["standard_error"].as_f64();
-        println!("{name}: {mean:.4}{}", error.map_or(String::new(), |error| format!(" ± {error:.4}")));
+        let error = error.map_or(String::new(), |error| format!(" ± {error:.4}"));
+        text += &format!("{name}: {mean:.4}{error}\n");
     }
     if let Some(perplexity) = result["perplexity"].as_f64() {
-        println!("perplexity: {perplexity:.4}");
+        text += &format!("perplexity: {perplexity:.4}\n");
     }
-    println!("examples: {}", result["examples"]);
+    text + &format!("examples: {}\n", result["examples"])
 }

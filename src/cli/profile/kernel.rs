@@ -3,7 +3,7 @@
 
 use super::record::Spread;
 use super::significant;
-use crate::cli::Global;
+use crate::cli::{Global, console};
 use std::collections::BTreeSet;
 use std::path::Path;
 use wgpt::error::Result;
@@ -40,10 +40,10 @@ pub fn run(global: &Global, name: &str, folder: &Path, repeats: usize, host_cloc
     if host_clock {
         gpu.use_host_clock();
     }
-    println!(
+    console::line(format_args!(
         "{:50} {:>10} {:>10} {:>8} {:>6} {:>10} {:>9}",
         stem, "ms before", "ms now", "change", "+-", "GFLOP/s", "GB/s"
-    );
+    ))?;
     cases.iter().try_for_each(|case| time(&mut gpu, case, stem, &files, repeats))
 }
 
@@ -98,7 +98,7 @@ fn time(gpu: &mut Gpu, case: &Case, stem: &'static str, files: &ShaderFiles, rep
     }
     let [was, is] = ms.map(|times| Spread::of(&times));
     let per_second = 1e3 / is.median;
-    println!(
+    console::line(format_args!(
         "{:50} {:10.4} {:10.4} {:+7.1}% {:5.0}% {:>10} {:>9}",
         case.name,
         was.median,
@@ -107,7 +107,7 @@ fn time(gpu: &mut Gpu, case: &Case, stem: &'static str, files: &ShaderFiles, rep
         100.0 * is.relative(),
         significant(cost.flops as f64 * per_second / 1e9),
         significant(cost.size_bytes as f64 * per_second / 1e9),
-    );
+    ))?;
     gpu.unload(before);
     gpu.unload(now);
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::Sample;
 use super::texts::Writer;
-use crate::cli::{Global, cache_folder};
+use crate::cli::{Global, cache_folder, console};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Behavior, Config, Editor};
@@ -70,7 +70,7 @@ pub fn converse(global: &Global, writer: &mut Writer) -> Result<()> {
         other => Error::Input(format!("cannot read the prompt: {other}; give it with --prompt")),
     };
     // Where texts go to a file, the prompt line still goes to the terminal.
-    let behavior = if std::io::stdout().is_terminal() { Behavior::Stdio } else { Behavior::PreferTerm };
+    let behavior = if console::shows_data() { Behavior::Stdio } else { Behavior::PreferTerm };
     let config = Config::builder().behavior(behavior).auto_add_history(true).max_history_size(MOST_HISTORY);
     let mut editor = Editor::<(), FileHistory>::with_config(config.map_err(failed)?.build()).map_err(failed)?;
     let history = cache_folder().join("prompts.txt");
@@ -88,7 +88,7 @@ pub fn converse(global: &Global, writer: &mut Writer) -> Result<()> {
                 interrupted.store(false, Ordering::SeqCst);
                 let seed = writer.settings.seed.wrapping_add(n.wrapping_mul(writer.settings.count as u32));
                 match writer.write(&line, seed) {
-                    Err(Error::Input(problem)) => eprintln!("error: {problem}"),
+                    Err(Error::Input(problem)) => console::message(format_args!("error: {problem}")),
                     other => other?,
                 }
             }

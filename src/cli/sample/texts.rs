@@ -1,8 +1,8 @@
 //! Texts from a model: generated together, printed one after the other.
 
 use super::settings::{Method, Settings};
+use crate::cli::console;
 use serde::Serialize;
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use wgpt::data::tokenizer::Tokenizer;
@@ -150,12 +150,12 @@ impl Printer<'_> {
             (self.is_begun, self.shown) = (false, 0);
             self.complete += 1;
         }
-        print(&new)
+        console::data(&new)
     }
 
     /// Ends the line of a text that stays incomplete.
     fn break_off(&self) -> Result<()> {
-        print(if self.is_begun { "\n" } else { "" })
+        console::data(if self.is_begun { "\n" } else { "" })
     }
 
     fn record(&self, text: &Continuation, label: Label) -> String {
@@ -170,13 +170,4 @@ impl Printer<'_> {
         };
         serde_json::to_string(&record).expect("numbers and texts always serialise")
     }
-}
-
-fn print(text: &str) -> Result<()> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|source| Error::Io { action: "write to standard output".into(), source })
 }

@@ -1,9 +1,10 @@
 //! `wgpt tokenizer encode` and `decode`: from standard input to standard output, with bounded memory, as far as it has
 //! come.
 
+use crate::cli::console;
 use clap::Args;
 use rayon::prelude::*;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use wgpt::data::encoder::Encoder;
 use wgpt::data::pieces::Pieces;
 use wgpt::data::source::Source;
@@ -67,11 +68,10 @@ impl Choice {
 impl Encode {
     pub fn run(&self) -> Result<()> {
         let tokenizer = self.choice.open()?;
-        let mut out = Output(io::stdout().lock());
-        quietly(if self.choice.lines { self.lines(&tokenizer, &mut out) } else { self.whole(&tokenizer, &mut out) })
+        if self.choice.lines { self.lines(&tokenizer) } else { self.whole(&tokenizer) }
     }
 
-    fn whole(&self, tokenizer: &Tokenizer, out: &mut Output) -> Result<()> {
+    fn whole(&self, tokenizer: &Tokenizer) -> Result<()> {
         let (start, between, end) = self.format.marks();
         let mut line = start.to_string();
         let mut first = true;
@@ -82,13 +82,13 @@ impl Encode {
                 line.push_str(&id.to_string());
                 first = false;
             }
-            out.write(&line)?;
+            console::data(&line)?;
             line.clear();
         }
-        out.write(&format!("{line}{end}"))
+        console::data(&format!("{line}{end}"))
     }
 
-    fn lines(&self, tokenizer: &Tokenizer, out: &mut Output) -> Result<()> {
+    fn lines(&self, tokenizer: &Tokenizer) -> Result<()> {
         let (start, between, end) = self.format.marks();
         let mut lines = Lines { input: BufReader::with_capacity(BUFFER_BYTES, io::stdin()), number: 0 };
         while let Some(block) = lines.next_block()? {
@@ -110,7 +110,7 @@ impl Encode {
                 }
             }
             // What comes before a line that cannot be encoded is still written.
-            out.write(&text)?;
+            console::data(&text)?;
             failure?;
         }
         Ok(())
@@ -165,11 +165,10 @@ impl<R: Read> Lines<R> {
 impl Decode {
     pub fn run(&self) -> Result<()> {
         let tokenizer = self.choice.open()?;
-        let mut out = Output(io::stdout().lock());
-        quietly(self.decode(&tokenizer, &mut out))
+        self.decode(&tokenizer)
     }
 
-    fn decode(&self, tokenizer: &Tokenizer, out: &mut Output) -> Result<()> {
+    fn decode(&self, tokenizer: &Tokenizer) -> Result<()> {
         let lines = self.choice.lines;
         let mut input = BufReader::with_capacity(BUFFER_BYTES, io::stdin().lock());
         let mut scanner = Scanner::default();
@@ -180,25 +179,25 @@ impl Decode {
             let count = bytes.len();
             for &byte in bytes {
                 if let Some(id) = scanner.next(byte)? {
-                    text.push(id, &scanner, out)?;
+                    text.push(id, &scanner)?;
                 }
                 if lines && scanner.ends_line(byte) {
-                    text.end("\n", out)?;
+                    text.end("\n")?;
                 }
             }
-            text.flush(out)?;
+            text.flush()?;
             input.consume(count);
             if count == 0 {
                 break;
             }
         }
         if let Some(id) = scanner.finish()? {
-            text.push(id, &scanner, out)?;
+            text.push(id, &scanner)?;
         }
         match lines {
             true if scanner.column == 0 => Ok(()),
-            true => text.end("\n", out),
-            false => text.end("", out),
+            true => text.end("\n"),
+            false => text.end(""),
         }
     }
 }
@@ -281,59 +280,41 @@ struct Text<'a> {
 }
 
 impl Text<'_> {
-    fn push(&mut self, id: u32, scanner: &Scanner, out: &mut Output) -> Result<()> {
+    fn push(&mut self, id: u32, scanner: &Scanner) -> Result<()> {
         if !self.tokenizer.knows(id) {
             let (at, size) = (place(scanner.id_at), self.tokenizer.vocabulary_size());
             fail!(Input, "token id {id} {at} is not in the tokenizer's vocabulary of {size}");
         }
         self.ids.push(id);
-        if self.ids.len() < IDS { Ok(()) } else { self.flush(out) }
+        if self.ids.len() < IDS { Ok(()) } else { self.flush() }
     }
 
-    fn flush(&mut self, out: &mut Output) -> Result<()> {
+    fn flush(&mut self) -> Result<()> {
         if self.ids.is_empty() {
             return Ok(());
         }
         let text = self.stream.extend(&self.ids)?;
         self.ids.clear();
-        self.write(&text, out)
+        self.write(&text)
     }
 
     /// Writes what is left, and begins the next text.
-    fn end(&mut self, after: &str, out: &mut Output) -> Result<()> {
-        self.flush(out)?;
+    fn end(&mut self, after: &str) -> Result<()> {
+        self.flush()?;
         let rest = std::mem::replace(&mut self.stream, self.tokenizer.stream()).finish()?;
-        self.write(&rest, out)?;
+        self.write(&rest)?;
         self.begun = false;
-        out.write(if self.format == Format::Json { "\"\n" } else { after })
+        console::data(if self.format == Format::Json { "\"\n" } else { after })
     }
 
-    fn write(&mut self, text: &str, out: &mut Output) -> Result<()> {
+    fn write(&mut self, text: &str) -> Result<()> {
         if self.format == Format::Text {
-            return out.write(text);
+            return console::data(text);
         }
         let quoted = serde_json::Value::from(text).to_string();
         let inner = &quoted[1..quoted.len() - 1];
         let quote = if std::mem::replace(&mut self.begun, true) { "" } else { "\"" };
-        out.write(&format!("{quote}{inner}"))
-    }
-}
-
-/// Standard output, flushed after each write: a reader at the other end of a pipe sees what there is.
-struct Output<'a>(io::StdoutLock<'a>);
-
-impl Output<'_> {
-    fn write(&mut self, text: &str) -> Result<()> {
-        let written = self.0.write_all(text.as_bytes()).and_then(|()| self.0.flush());
-        written.map_err(|source| Error::Io { action: "write to standard output".into(), source })
-    }
-}
-
-/// Whoever reads the output may stop, as `head` does; that is no failure.
-fn quietly(result: Result<()>) -> Result<()> {
-    match result {
-        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+        console::data(&format!("{quote}{inner}"))
     }
 }
 

@@ -53,7 +53,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "chunked_token_log_prob_backward 130x20, 33 tokens, added into a gradient",
-        op: || Arc::new(ChunkedTokenLogProbBackward { rows: 64, weight: true, accumulate: true }),
+        op: || Arc::new(ChunkedTokenLogProbBackward { rows: 64, head_gradient: true, accumulate: true }),
         inputs: &[
             (&[130, 20], Draw::Uniform(1.0)),
             (&[33, 20], Draw::Uniform(1.0)),
@@ -70,7 +70,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "chunked_token_log_prob_backward 130x20, 33 tokens, a head that is not trained",
-        op: || Arc::new(ChunkedTokenLogProbBackward { rows: 64, weight: false, accumulate: false }),
+        op: || Arc::new(ChunkedTokenLogProbBackward { rows: 64, head_gradient: false, accumulate: false }),
         inputs: &[
             (&[130, 20], Draw::Uniform(1.0)),
             (&[33, 20], Draw::Uniform(1.0)),

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use crate::files::fault::{Step, point};
 use crate::files::{HashingWriter, TEMPORARY_PREFIX, write_synced};
 
 pub type Hashing<'a> = HashingWriter<&'a mut BufWriter<File>>;
@@ -39,6 +40,7 @@ pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
             return Err(error);
         }
     }
+    point(Step::Rename)?;
     fs::rename(&temporary, to)?;
     // Renaming one link of a file over another does nothing and leaves both.
     remove_if_present(&temporary)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
+use crate::train::checkpoint::RunFolder;
 use crate::train::record::Record;
 use crate::train::sinks::Sink;
 
@@ -37,6 +38,10 @@ impl Sink for Log {
     /// Makes all lines survive a power loss, so that the log is never behind a checkpoint.
     fn sync(&mut self) -> Result<()> {
         self.file.sync_all().map_err(Error::io("sync", &self.path))
+    }
+
+    fn moved(&mut self, folder: &RunFolder) {
+        self.path = folder.log_path();
     }
 
     fn resume(&mut self, step: u64) -> Result<()> {

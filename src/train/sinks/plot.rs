@@ -9,6 +9,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::error::Result;
 use crate::files::write_atomic;
+use crate::train::checkpoint::RunFolder;
 use crate::train::record::Record;
 use crate::train::sinks::{Sink, log};
 
@@ -49,6 +50,10 @@ pub struct Curve {
 impl Sink for Curve {
     fn record(&mut self, _record: &Record) -> Result<()> {
         Ok(())
+    }
+
+    fn moved(&mut self, folder: &RunFolder) {
+        (self.log, self.path) = (folder.log_path(), folder.plot_path());
     }
 
     fn saved(&mut self) -> Result<()> {

@@ -1,0 +1,149 @@
+//! Damaged and hostile data: texts, tables, token shards, and the state of a run.
+
+use std::fs;
+
+use crate::mutation::{mutated, mutation, mutations};
+use crate::{FIXED, bounded, bounded_by, cases};
+use proptest::prelude::*;
+use serde_json::json;
+use tempfile::tempdir;
+use wgpt::data::labelled::{self, Task};
+use wgpt::data::shards::{Sizes, map, tokenise};
+use wgpt::data::source::Source;
+use wgpt::data::tokenizer::Tokenizer;
+use wgpt::models::choices::ModelChoices;
+use wgpt::objectives::recipe::PresetRecipe;
+use wgpt::train::run::{Evaluated, RunState};
+use wgpt::train::settings::Choices;
+use wgpt::train::trainer::ChosenVariants;
+
+/// Readers take files in buffers of this size, several at a time.
+const BUFFERS: usize = 16 << 20;
+
+/// Tables that are read, by their extensions.
+const TABLES: [(&str, &str); 5] = [
+    ("csv", "text,label,context,choices0,choices1\n\"a, \"\"b\"\"\",x,c,d,1\nsecond line,y,e,f,0\n"),
+    ("tsv", "text\tlabel\tpremise\thypothesis\na b\tx\tp\tq\nc\ty\tr\ts\n"),
+    ("jsonl", "{\"text\": \"a\\u00e9\", \"label\": \"x\"}\n{\"text\": \"b\", \"label\": 3}\n"),
+    (
+        "jsonl",
+        "{\"context\": \"a\", \"choices\": [\"b\", \"c\"], \"label\": 1}\n{\"context\": \"d\", \"choices\": [\"e\", \"f\"], \"label\": 0}\n",
+    ),
+    (
+        "jsonl",
+        "{\"first\": \"a\", \"second\": \"b\", \"label\": 0.5}\n\n{\"first\": \"c\", \"second\": \"d\", \"label\": 1e3}\n",
+    ),
+];
+
+/// A shard of nine ids in llm.c's layout, of two bytes each or of four.
+fn shard(wide: bool) -> Vec<u8> {
+    let (words, width) = if wide { ([20_240_801, 7, 9], 4) } else { ([20_240_520, 1, 9], 2) };
+    let mut bytes: Vec<u8> = words.into_iter().flat_map(i32::to_le_bytes).collect();
+    bytes.resize(1024, 0);
+    for id in 0..9u32 {
+        bytes.extend_from_slice(&id.to_le_bytes()[..width]);
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn tables(changes in mutations(), which in 0..TABLES.len(), task in 0..4usize, labels: bool) {
+        let (extension, good) = TABLES[which];
+        let bytes = mutated(good.as_bytes(), &changes);
+        let folder = tempdir().unwrap();
+        let path = folder.path().join(format!("table.{extension}"));
+        fs::write(&path, &bytes).unwrap();
+        let form = [Task::Classify, Task::Entail, Task::Similar, Task::Choose][task].form();
+        bounded(bytes.len(), || {
+            let examples = labelled::read(&path, &form, labels)?;
+            assert!(examples.iter().all(|example| example.texts.len() == form.texts.len()));
+            Ok(())
+        });
+        if let Ok(text) = std::str::from_utf8(&bytes) {
+            bounded(bytes.len(), || labelled::read_lines(&path, text, &form));
+        }
+    }
+
+    #[test]
+    fn texts(changes in prop::collection::vec((0..3usize, mutation()), 1..6)) {
+        let folder = tempdir().unwrap();
+        let mut files = [
+            ("a.txt", "A story.\n\nAnother \u{e9}\u{65e5} one.\n".as_bytes().to_vec()),
+            ("b.jsonl", "{\"text\": \"one\"}\n{\"id\": 1, \"text\": \"two\\n\"}\n".as_bytes().to_vec()),
+            ("c.jsonl", vec![]),
+        ];
+        for (file, change) in &changes {
+            files[*file].1 = mutated(&files[*file].1, std::slice::from_ref(change));
+        }
+        let mut size = 0;
+        for (name, bytes) in &files {
+            fs::write(folder.path().join(name), bytes).unwrap();
+            size += bytes.len();
+        }
+        let tokenizer = Tokenizer::bytes().unwrap();
+        bounded_by(BUFFERS, size, || {
+            let source = Source::open(folder.path())?;
+            let tokens = tokenise(&source, &tokenizer, &folder.path().join("cache"), Sizes::default())?;
+            assert!((tokens.max_id() as usize) < tokenizer.vocabulary_size());
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn shards(changes in mutations(), wide: bool, whole_header: bool) {
+        let good = shard(wide);
+        let mut bytes = mutated(&good, &changes);
+        if whole_header {
+            // The first words decide what a file is.
+            let count = bytes.len().min(8);
+            bytes[..count].copy_from_slice(&good[..count]);
+        }
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        fs::write(&path, &bytes).unwrap();
+        bounded_by(FIXED, bytes.len(), || {
+            let source = Source::open(&path)?;
+            let tokens = map(&source, 1 << 16, &folder.path().join("cache"))?;
+            let mut ids = vec![0; tokens.len().min(64) as usize];
+            tokens.read(0, &mut ids)?;
+            assert!(ids.iter().all(|id| *id <= tokens.max_id()));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn choices_files(changes in mutations()) {
+        let good = b"preset = \"demo\"\nlayers = 2\nheads = 2\nwidth = 16\nlr = 1e-3\nbatch = 4\ncontext = 32\nsteps = 10\n\
+            dropout = 0.1\nprecision = \"mixed\"\nseed = 7\nclassifier-rows = 64\n";
+        let text = String::from_utf8_lossy(&mutated(good, &changes)).into_owned();
+        let (Ok(choices), Ok(model)) = (toml::from_str::<Choices>(&text), toml::from_str::<ModelChoices>(&text)) else {
+            return Ok(());
+        };
+        bounded(text.len(), || {
+            choices.resolve(&PresetRecipe::of(model.recipe()).run, |_| 1)?;
+            model.config(256, 0.02)?.validate()
+        });
+    }
+
+    #[test]
+    fn trainer_states(changes in mutations()) {
+        let settings = Choices::default().resolve(&PresetRecipe::of(None).run, |_| 1).unwrap();
+        let state = RunState {
+            step: 7,
+            objective: "pretrain".into(),
+            settings,
+            command: json!({"data": "a.txt", "context": 8}),
+            evaluations: vec![Evaluated { step: 5, epoch: None, loss: 1.5, value: Some(-1.5), best: true }],
+            variants: ChosenVariants::default(),
+        };
+        let bytes = mutated(serde_json::to_string_pretty(&state).unwrap().as_bytes(), &changes);
+        bounded(bytes.len(), || {
+            let Ok(state) = serde_json::from_slice::<RunState>(&bytes) else { return Ok(()) };
+            state.settings.schedule().learning_rate(state.step);
+            Ok(())
+        });
+    }
+}

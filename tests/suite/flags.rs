@@ -1,0 +1,104 @@
+//! Every flag that takes a value, with numbers that nothing can be done with: an answer or one clear error, never a panic.
+
+use crate::cli::{Place, stderr};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// What a command needs besides the flag.
+const COMMANDS: [(&str, &str); 11] = [
+    (
+        "train",
+        "--out run --data a.txt --tokenizer bytes --layers 1 --heads 2 --width 16 --context 16 --batch 2 --steps 1 --eval-every 0 --eval-batches 1",
+    ),
+    ("finetune", "--out tuned --model model --task classify --data a.csv --epochs 1 --batch 2 --max-length 8"),
+    ("predict", "--model model --data a.csv"),
+    ("sample", "--model model --prompt ab --tokens 2"),
+    ("eval", "--model model --data a.txt"),
+    ("export", "--model model --out exported --overwrite"),
+    ("tokenizer train", "--data a.txt --vocab 260 --out tokenizer --overwrite"),
+    ("tokenizer encode", "--tokenizer bytes"),
+    ("data prepare", "--data a.txt --tokenizer bytes --out shards --overwrite"),
+    ("data task", "classify --out examples.csv --count 2"),
+    ("profile", "--preset demo --batch 1 --context 16 --repeat 1"),
+];
+
+const VALUES: [&str; 4] = ["0", "4294967296", "18446744073709551615", "nan"];
+
+/// Flags of a command that take a value, by its help.
+fn flags(place: &Place, command: &str) -> Vec<String> {
+    let output = place.wgpt(&format!("{command} --help"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let options = text.lines().filter_map(|line| {
+        line.trim_start().split_once("--").filter(|(before, _)| before.is_empty() || before.ends_with(", "))
+    });
+    let named = options.filter(|(_, rest)| rest.contains('<') && !rest.starts_with("device"));
+    named.map(|(_, rest)| rest.split([' ', '<']).next().unwrap().to_string()).collect()
+}
+
+#[test]
+fn no_number_in_any_flag_panics() {
+    let place = Place::new();
+    crate::export::tiny_model(&place.path("model"), 0.1);
+    place.write("a.txt", "some words to read\n".repeat(40));
+    place.write("a.csv", "text,label\na,x\nb,y\na,x\nb,y\n");
+    let mut runs = vec![];
+    for (command, needs) in COMMANDS {
+        let flags = flags(&place, command);
+        assert!(!flags.is_empty(), "{command} has no flags in its help");
+        for flag in flags {
+            // A flag that is among the needs is given once.
+            let words: Vec<&str> = needs.split(' ').collect();
+            let at = words.iter().position(|word| *word == format!("--{flag}"));
+            let kept = words.iter().enumerate().filter(|(i, _)| at.is_none_or(|at| *i != at && *i != at + 1));
+            let kept: Vec<&str> = kept.map(|(_, word)| *word).collect();
+            if ["out", "data", "model", "val", "init", "config", "prompt", "prompt-file", "tokenizer"]
+                .contains(&flag.as_str())
+            {
+                continue; // names of files
+            }
+            runs.extend(VALUES.map(|value| format!("{command} {} --{flag}={value} --device cpu -q", kept.join(" "))));
+        }
+    }
+    assert!(runs.len() > 250, "{}", runs.len());
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some(run) = runs.get(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) {
+                    check(&place, run);
+                }
+            });
+        }
+    });
+}
+
+/// An answer, or one error line; what takes longer than two seconds is work, and is stopped.
+#[track_caller]
+fn check(place: &Place, arguments: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["model", "a.txt", "a.csv"] {
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(place.path(name), folder.path().join(name)).unwrap();
+    }
+    let mut command = place.command(arguments);
+    command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break Some(status);
+        }
+        if began.elapsed() > Duration::from_secs(2) {
+            child.kill().unwrap();
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let output = child.wait_with_output().unwrap();
+    let text = stderr(&output);
+    assert!(!text.contains("panicked") && !text.contains("memory allocation"), "{arguments}: {text}");
+    let Some(status) = status else { return };
+    assert!(matches!(status.code(), Some(0..=2)), "{arguments}: {status:?}: {text}");
+    let errors = text.lines().filter(|line| line.starts_with("error: ")).count();
+    assert_eq!(errors, usize::from(!status.success()), "{arguments}: {text}");
+}
