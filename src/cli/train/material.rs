@@ -61,7 +61,13 @@ fn open_stories(val: Option<&Path>, seed: u64, tokenizer: &str, known: Option<To
     };
     let vocabulary_size = tokenizer.vocabulary_size();
     let open = |source: &Source| tokens(source, Some(&tokenizer), vocabulary_size, &cache_folder()).map(Arc::new);
-    let corpus = Corpus { training: open(&source)?, validation: open(&held_out)?, vocabulary_size, notes: vec![] };
+    let corpus = Corpus {
+        training: open(&source)?,
+        validation: open(&held_out)?,
+        vocabulary_size,
+        notes: vec![],
+        warnings: vec![],
+    };
     let floor = (is_per_character && val.is_none()).then(|| story::entropy().nats_per_character());
     Ok(Material { corpus, tokenizer: Some(tokenizer), floor })
 }
