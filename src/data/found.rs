@@ -8,6 +8,8 @@ use std::{
     str::FromStr,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     error::{Error, Result},
     fail,
@@ -23,7 +25,7 @@ pub(super) struct Found {
 }
 
 /// The extensions of the files that a folder is searched for: `md,py`. Those that mean nothing else are text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extensions(Vec<String>);
 
 /// Extensions that say what a file holds.

@@ -67,6 +67,8 @@ pub struct Tokenizer {
     json: Vec<u8>,
     /// What its folder says of it besides.
     beside: Beside,
+    /// Ids that a model has, where they are fewer than those here.
+    limit: Option<usize>,
 }
 
 #[derive(Clone)]
@@ -113,12 +115,17 @@ impl Tokenizer {
         let chars: Vec<char> = alphabet.into_iter().collect();
         let json = chars_json(&chars).map_err(invalid)?;
         let ids = chars.iter().zip(0..).map(|(&c, id)| (c, id)).collect();
-        Ok(Tokenizer { kind: Kind::Chars { chars, ids }, json, beside: Beside::default() })
+        Ok(Tokenizer { kind: Kind::Chars { chars, ids }, json, beside: Beside::default(), limit: None })
     }
 
     /// One id per byte, its value.
     pub fn bytes() -> Result<Tokenizer> {
-        Ok(Tokenizer { kind: Kind::Bytes, json: bytes_json().map_err(invalid)?, beside: Beside::default() })
+        Ok(Tokenizer {
+            kind: Kind::Bytes,
+            json: bytes_json().map_err(invalid)?,
+            beside: Beside::default(),
+            limit: None,
+        })
     }
 
     /// Reads a `tokenizer.json`, or the tokenizer of the model folder `path`.
@@ -156,9 +163,49 @@ impl Tokenizer {
         Ok(Tokenizer { beside, ..tokenizer })
     }
 
+    /// This tokenizer for a model with so many tokens, whose files are at `place`. Added tokens beyond those, such as one that
+    /// only fills up, are no mistake as long as no text has them; other ones are.
+    pub fn for_model(self, vocab_size: usize, place: &Path) -> Result<Tokenizer> {
+        let all = self.vocabulary_size();
+        if all <= vocab_size {
+            return Ok(self);
+        }
+        let added = self.inner().map(|inner| inner.get_added_tokens_decoder()).unwrap_or_default();
+        let is_added = |id: usize| added.contains_key(&(id as u32));
+        if !(vocab_size..all).all(is_added) {
+            fail!(
+                Input,
+                "{}: its tokenizer has {all} tokens and its model {vocab_size}: they do not belong together",
+                place.display()
+            );
+        }
+        Ok(Tokenizer { limit: Some(vocab_size), ..self })
+    }
+
+    /// The ids, if the model that the tokenizer is for has all of them.
+    fn within_limit(&self, ids: Vec<u32>) -> std::result::Result<Vec<u32>, String> {
+        let beyond = ids.iter().find(|&&id| self.limit.is_some_and(|limit| id as usize >= limit));
+        match (beyond, self.inner()) {
+            (Some(&id), Some(inner)) => {
+                let (token, limit) = (inner.id_to_token(id).unwrap_or_default(), self.vocabulary_size());
+                Err(format!(
+                    "the text has {:?}, token {id} of the tokenizer, and the model has {limit} tokens: leave it out of the text, \
+                     or remove it from tokenizer.json",
+                    files::one_line(&token)
+                ))
+            }
+            _ => Ok(ids),
+        }
+    }
+
     /// The same with what a folder says of its tokenizer besides `tokenizer.json`.
     pub fn with_settings_of(self, folder: &Path) -> Result<Tokenizer> {
         Ok(Tokenizer { beside: Beside::read(&read_in(folder), folder)?, ..self })
+    }
+
+    /// Whether its folder says how texts are to be generated, which [`Tokenizer::save`] writes as well.
+    pub fn has_generation_config(&self) -> bool {
+        self.beside.has(beside::GENERATION_FILE)
     }
 
     /// What the folder that it is from asks for and is not done, one sentence each, to tell the user.
@@ -216,7 +263,7 @@ impl Tokenizer {
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
         let Kind::File { inner, .. } = &self.kind else { return self.encode(text) };
         let encoding = caught(|| inner.encode_fast(text, true)).and_then(|encoding| encoding.map_err(one_line));
-        let ids = encoding.map(|encoding| encoding.get_ids().to_vec());
+        let ids = encoding.and_then(|encoding| self.within_limit(encoding.get_ids().to_vec()));
         ids.map_err(|cause| Error::Input(format!("cannot encode the text: {}", files::one_line(&cause))))
     }
 
@@ -241,8 +288,13 @@ impl Tokenizer {
         }
     }
 
-    /// One more than the largest id.
+    /// One more than the largest id, of those that its model has.
     pub fn vocabulary_size(&self) -> usize {
+        self.limit.unwrap_or_else(|| self.full_vocabulary_size())
+    }
+
+    /// One more than the largest id, whatever its model has.
+    pub fn full_vocabulary_size(&self) -> usize {
         match &self.kind {
             Kind::Chars { chars, .. } => chars.len(),
             Kind::Bytes => 256,
@@ -253,7 +305,7 @@ impl Tokenizer {
     /// The id of `<|endoftext|>`, if the vocabulary has it.
     pub fn end_of_text(&self) -> Option<u32> {
         match self.kind {
-            Kind::File { end_of_text, .. } => end_of_text,
+            Kind::File { end_of_text, .. } => end_of_text.filter(|&id| self.is_within_limit(id)),
             _ => None,
         }
     }
@@ -261,9 +313,13 @@ impl Tokenizer {
     /// The id of a token by its exact name in a `tokenizer.json`, if the vocabulary has it.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         match &self.kind {
-            Kind::File { inner, .. } => inner.token_to_id(token),
+            Kind::File { inner, .. } => inner.token_to_id(token).filter(|&id| self.is_within_limit(id)),
             _ => None,
         }
+    }
+
+    fn is_within_limit(&self, id: u32) -> bool {
+        self.limit.is_none_or(|limit| (id as usize) < limit)
     }
 
     /// How many bytes of text each id stands for (special tokens: none), for bits per byte. None for a tokenizer
@@ -272,7 +328,7 @@ impl Tokenizer {
         match &self.kind {
             Kind::Chars { chars, .. } => Some(chars.iter().map(|c| c.len_utf8() as u32).collect()),
             Kind::Bytes => Some(vec![1; 256]),
-            Kind::File { inner, vocabulary_size, .. } => byte_level_lengths(inner, *vocabulary_size),
+            Kind::File { inner, vocabulary_size, .. } => byte_level_lengths(inner, *vocabulary_size), // also of ids beyond a limit
         }
     }
 
@@ -301,7 +357,7 @@ impl Tokenizer {
             Kind::Bytes => Ok(text.bytes().map(u32::from).collect()),
             Kind::File { inner, .. } => caught(|| inner.encode_fast(text, false))
                 .and_then(|encoding| encoding.map_err(one_line))
-                .map(|encoding| encoding.get_ids().to_vec())
+                .and_then(|encoding| self.within_limit(encoding.get_ids().to_vec()))
                 .map_err(|reason| Unencodable { offset: None, reason: files::one_line(&reason) }),
         }
     }
@@ -310,7 +366,7 @@ impl Tokenizer {
     pub fn from_json(json: Vec<u8>) -> std::result::Result<Tokenizer, String> {
         let value: Value = serde_json::from_slice(&json).map_err(|cause| format!("it is not JSON ({cause})"))?;
         if let Some(kind) = recognise(&value) {
-            return Ok(Tokenizer { kind, json, beside: Beside::default() });
+            return Ok(Tokenizer { kind, json, beside: Beside::default(), limit: None });
         }
         let mut inner = caught(|| tokenizers::Tokenizer::from_bytes(&json))?.map_err(one_line)?;
         // A file may ask for texts to be cut or filled up to a length, which would silently change the data.
@@ -322,13 +378,13 @@ impl Tokenizer {
         }
         let end_of_text = inner.token_to_id(END_OF_TEXT);
         let kind = Kind::File { inner: Box::new(inner), vocabulary_size: largest as usize + 1, end_of_text };
-        Ok(Tokenizer { kind, json, beside: Beside::default() })
+        Ok(Tokenizer { kind, json, beside: Beside::default(), limit: None })
     }
 
     /// Whether the vocabulary has the id.
     pub fn knows(&self, id: u32) -> bool {
         match &self.kind {
-            Kind::File { inner, .. } => inner.id_to_token(id).is_some(),
+            Kind::File { inner, .. } => self.is_within_limit(id) && inner.id_to_token(id).is_some(),
             _ => (id as usize) < self.vocabulary_size(),
         }
     }

@@ -11,9 +11,11 @@ use crate::files::{one_line, write_bytes};
 use crate::models::keys::Use::{self, Elsewhere, Harmless, Warned};
 use crate::models::keys::{Keys, unheeded};
 
-/// Further files that are written as they were read.
-pub const FILES: [&str; 4] =
-    ["special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json"];
+/// Further files that are written as they were read. How texts are to be generated is no matter of a tokenizer, but of those
+/// who made the model's words.
+pub const FILES: [&str; 5] =
+    ["special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", GENERATION_FILE];
+pub(super) const GENERATION_FILE: &str = "generation_config.json";
 const SPECIAL_TOKENS_FILE: &str = FILES[0];
 
 /// What is done with each key of a `tokenizer_config.json` that `transformers` knows.
@@ -111,6 +113,11 @@ impl Beside {
             files.extend(read(name)?.map(|bytes| (name, bytes.into_owned())));
         }
         Ok(Beside { settings: settings.transpose()?, files })
+    }
+
+    /// Whether a file of this name is kept.
+    pub fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|(kept, _)| *kept == name)
     }
 
     pub fn write(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {

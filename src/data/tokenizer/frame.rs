@@ -25,7 +25,7 @@ impl Tokenizer {
                 names.push(known.to_string());
                 continue;
             }
-            if id as usize != self.vocabulary_size() + names.len() {
+            if id as usize != self.full_vocabulary_size() + names.len() {
                 return Ok(self.clone());
             }
             let mut content = format!("<|task_{name}|>");
