@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use texts::Writer;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
-use wgpt::fail;
 use wgpt::formats::folder::Weights;
 use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::generate::Generator;

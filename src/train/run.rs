@@ -306,6 +306,7 @@ impl Run {
         }
         if !self.tokenizer.as_ref().is_some_and(Tokenizer::has_generation_config) {
             GenerationConfig::of(network.config()).save(self.folder.path())?;
+        }
         if self.best.is_dir() {
             let evaluations = serde_json::to_string_pretty(&self.state.evaluations).expect("numbers serialise") + "\n";
             write_bytes(&self.best.join(METRICS_FILE), evaluations.as_bytes())?;

@@ -34,6 +34,7 @@ mod plan;
 mod prepare;
 mod profile;
 mod sample;
+mod settings;
 mod shaders;
 mod sources;
 mod stop;
