@@ -170,7 +170,7 @@ impl Preparation<'_> {
             let size = tokenizer.vocabulary_size();
             notes.push(format!("ids take four bytes, because the vocabulary of {size} is beyond 65536"));
         }
-        tokenizer.save(folder)?;
+        tokenizer.save_alone(folder)?;
         let prepared = Prepared {
             training,
             validation,

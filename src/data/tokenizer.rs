@@ -236,6 +236,12 @@ impl Tokenizer {
         self.beside.write(dir, self)
     }
 
+    /// Writes only `tokenizer.json` and `tokenizer_config.json`, for a folder that holds no model.
+    pub fn save_alone(&self, dir: &Path) -> Result<()> {
+        write_bytes(&dir.join(FILE_NAME), &self.json)?;
+        self.beside.write_settings(dir, self)
+    }
+
     /// What the `tokenizers` crate made of a `tokenizer.json`; none of characters and bytes.
     pub(super) fn inner(&self) -> Option<&tokenizers::Tokenizer> {
         match &self.kind {

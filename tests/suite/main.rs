@@ -14,6 +14,7 @@ mod export;
 mod finetune;
 mod finetune_heads;
 mod finetune_run;
+mod folders;
 mod generate;
 mod gguf;
 mod gpt;

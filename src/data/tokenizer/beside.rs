@@ -1,5 +1,6 @@
 //! What a folder says of its tokenizer beside `tokenizer.json`: kept, so that a model that is trained on has it too.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -120,11 +121,26 @@ impl Beside {
         self.files.iter().any(|(kept, _)| *kept == name)
     }
 
+    /// Writes all files. Those of a tokenizer that was there before and that this one does not have are removed: they would
+    /// contradict it.
     pub fn write(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
+        self.write_settings(folder, tokenizer)?;
+        for name in FILES.into_iter().filter(|name| *name != GENERATION_FILE && !self.has(name)) {
+            match std::fs::remove_file(folder.join(name)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &folder.join(name))(error));
+                }
+                _ => {}
+            }
+        }
+        self.files.iter().try_for_each(|(name, bytes)| write_bytes(&folder.join(name), bytes))
+    }
+
+    /// Writes `tokenizer_config.json`.
+    pub fn write_settings(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
         let settings = self.settings.clone().unwrap_or_else(|| defaults(tokenizer));
         let text = serde_json::to_string_pretty(&settings).expect("JSON always serialises") + "\n";
-        write_bytes(&folder.join(SETTINGS_FILE), text.as_bytes())?;
-        self.files.iter().try_for_each(|(name, bytes)| write_bytes(&folder.join(name), bytes))
+        write_bytes(&folder.join(SETTINGS_FILE), text.as_bytes())
     }
 
     /// The settings as one object, to be changed: what `special_tokens_map.json` says goes into it.
