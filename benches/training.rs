@@ -118,8 +118,13 @@ fn trainer(arguments: &Arguments) -> Result<Trainer> {
     // A fixed permutation of ids, repeated: no data to load, and nothing to learn by heart in a few steps.
     let ids = (0..1 << 16).map(|i: u64| (i.wrapping_mul(2_654_435_761) >> 7) as u32 % arguments.vocab as u32).collect();
     let tokens = Arc::new(Tokens::from_ids(ids));
-    let corpus =
-        Corpus { training: tokens.clone(), validation: tokens, vocabulary_size: arguments.vocab, notes: vec![] };
+    let corpus = Corpus {
+        training: tokens.clone(),
+        validation: tokens,
+        vocabulary_size: arguments.vocab,
+        notes: vec![],
+        warnings: vec![],
+    };
     let objective = Box::new(Pretrain::new(config.clone(), config.context, corpus, None));
     let mut gpu = Box::new(Gpu::open(&arguments.device)?);
     gpu.enable_tuning(&std::env::temp_dir().join("wgpt-bench"), false, Box::new(|_| ()));

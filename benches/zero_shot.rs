@@ -136,7 +136,7 @@ fn trainer(arguments: &Arguments, last: u64) -> Result<(Trainer, Tokenizer)> {
     // Text in memory is not cached.
     let open = |source| tokens(source, Some(&tokenizer), vocabulary, &std::env::temp_dir()).map(Arc::new);
     let (training, validation) = (open(&stories)?, open(&held_out)?);
-    let corpus = Corpus { training, validation, vocabulary_size: vocabulary, notes: vec![] };
+    let corpus = Corpus { training, validation, vocabulary_size: vocabulary, notes: vec![], warnings: vec![] };
     let model = ModelChoices { preset: Some(arguments.preset.clone()), ..ModelChoices::default() };
     let config = Config { dropout: settings.dropout(), ..model.config(vocabulary, recipe.init_std)? };
     let context = config.context;

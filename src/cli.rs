@@ -134,7 +134,10 @@ impl Global {
 
     /// The model that is named, or the demo model where none is.
     fn model(&self, name: Option<&Path>) -> Result<ModelSource> {
-        name.map_or_else(|| Ok(demo::model()), |name| self.model_folder(name).map(ModelSource::folder))
+        let Some(name) = name else { return Ok(demo::model()) };
+        let source = ModelSource::folder(self.model_folder(name)?);
+        source.warnings()?.iter().for_each(|warning| self.say(&format!("warning: {warning}")));
+        Ok(source)
     }
 
     /// The folder of a model that is named by its path, or, where nothing is there, as ORG/NAME of the Hugging Face hub.

@@ -9,6 +9,7 @@ pub mod gpt;
 pub mod gpt2;
 pub mod initial;
 pub mod keys;
+pub mod known_keys;
 pub mod llama;
 pub mod network;
 pub mod presets;

@@ -1,15 +1,15 @@
 //! `wgpt data`: text to token shards ahead of training, and the built-in labelled tasks.
 
 use super::{Global, progress_of_bytes};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use wgpt::data::corpora::tasks::{self, Split};
 use wgpt::data::labelled::{Task, write};
 use wgpt::data::prepare::{Part, Preparation, Validation};
-use wgpt::data::source::Source;
+use wgpt::data::source::{Extensions, Source};
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::error::Result;
+use wgpt::error::{Error, Result};
 use wgpt::fail;
 
 #[derive(clap::Subcommand)]
@@ -31,9 +31,12 @@ impl Command {
 
 #[derive(clap::Args)]
 pub struct Prepare {
-    /// A file or folder of .txt, .jsonl or .parquet
+    /// A file of text, .jsonl or .parquet, or a folder of them
     #[arg(long)]
     data: PathBuf,
+    /// Extensions of the files that a folder is searched for, such as md,py [default: txt,jsonl,parquet]
+    #[arg(long, value_name = "LIST")]
+    ext: Option<Extensions>,
     /// The field of .jsonl lines, or the column of .parquet files, that holds the text
     #[arg(long, default_value = "text")]
     column: String,
@@ -46,7 +49,7 @@ pub struct Prepare {
     /// Tokens in one shard
     #[arg(long, value_name = "N", default_value_t = 100_000_000)]
     shard_tokens: u64,
-    /// The part of the tokens, at the end, to hold out for validation [default: 0.1]
+    /// The part of the tokens, at the end, to hold out for validation [default: 0.1, or the val files of a folder]
     #[arg(long, value_name = "FRACTION", conflicts_with = "val")]
     val_fraction: Option<f64>,
     /// Validation data, instead of a part of the data
@@ -59,8 +62,24 @@ pub struct Prepare {
 
 impl Prepare {
     fn run(&self, global: &Global) -> Result<()> {
-        let source = Source::open(&self.data)?.with_column(&self.column);
-        let held_out = self.val.as_deref().map(Source::open).transpose()?.map(|val| val.with_column(&self.column));
+        let extensions = self.ext.clone().unwrap_or_default();
+        let open = |path: &Path| Ok::<_, Error>(Source::open_with(path, &extensions)?.with_column(&self.column));
+        let source = open(&self.data)?;
+        let named = self.val.as_deref().map(open).transpose()?;
+        source
+            .notes()
+            .iter()
+            .chain(named.iter().flat_map(Source::notes))
+            .for_each(|note| global.say(&format!("note: {note}")));
+        let beside = source.validation().filter(|_| named.is_none());
+        if let (Some(beside), Some(_)) = (&beside, self.val_fraction) {
+            fail!(
+                Usage,
+                "{} is for validation by its name: leave out --val-fraction, or name files with --data",
+                beside.name()
+            );
+        }
+        let held_out = named.or(beside);
         let validation = match &held_out {
             Some(source) => Validation::Source(source),
             None => Validation::Fraction(self.val_fraction.unwrap_or(0.1)),

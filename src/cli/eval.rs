@@ -8,6 +8,7 @@ mod tasks;
 use super::{Global, console};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
+use wgpt::data::source::Extensions;
 use wgpt::error::Result;
 use wgpt::evaluate::prompt::SEPARATOR;
 use wgpt::fail;
@@ -17,10 +18,13 @@ pub struct Eval {
     /// Model folder, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
     #[arg(long)]
     model: Option<PathBuf>,
-    /// What to evaluate: a file or folder of .txt, .jsonl or .bin; for choose and cloze a .jsonl, .csv or .tsv with
-    /// named columns; without it, built-in stories that no model was trained on
+    /// What to evaluate: a file of text, .jsonl or .bin, or a folder of them; for choose and cloze a .jsonl, .csv or .tsv
+    /// with named columns; without it, built-in stories that no model was trained on
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Extensions of the files that a folder is searched for, such as md,py [default: txt,jsonl,parquet,bin]
+    #[arg(long, value_name = "LIST", requires = "data")]
+    ext: Option<Extensions>,
     /// perplexity, choose (the most likely of several choices) or cloze (the last word of each text)
     #[arg(long, value_enum, default_value_t = Kind::Perplexity)]
     task: Kind,
@@ -112,7 +116,8 @@ impl Eval {
             _ => {}
         }
         let (perplexity, choose, cloze) = (Kind::Perplexity, Kind::Choose, Kind::Cloze);
-        let given: [(&str, bool, &[Kind]); 11] = [
+        let given: [(&str, bool, &[Kind]); 12] = [
+            ("--ext", self.ext.is_some(), &[perplexity]),
             ("--window", self.window.is_some(), &[perplexity]),
             ("--stride", self.stride.is_some(), &[perplexity]),
             ("--shots", self.shots > 0, &[choose, cloze]),

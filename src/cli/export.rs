@@ -1,9 +1,11 @@
 //! `wgpt export`: writes a model as a Hugging Face folder or a GGUF file.
 
 use super::Global;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
+use wgpt::data::tokenizer::BESIDE_FILES;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::files::replacement::Replacement;
@@ -12,7 +14,8 @@ use wgpt::formats::folder::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Weights, 
 use wgpt::formats::gguf::{self, Precision};
 use wgpt::formats::safetensors::{WeightType, write_weights};
 use wgpt::formats::source::ModelSource;
-use wgpt::models::config::Config;
+use wgpt::models::config::{Config, SCORE};
+use wgpt::objectives::labelled::folder::{TASK_FILE, TaskFile, config_json};
 use wgpt::train::checkpoint::CHECKPOINTS;
 
 #[derive(clap::Args)]
@@ -50,15 +53,7 @@ enum Dtype {
 
 const SETTINGS_FILE: &str = "tokenizer_config.json";
 /// What a folder may have beside its weights, copied as it is.
-const BESIDE: [&str; 7] = [
-    "generation_config.json",
-    TOKENIZER_FILE,
-    SETTINGS_FILE,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-];
+const BESIDE: [&str; 4] = [TOKENIZER_FILE, SETTINGS_FILE, "vocab.json", "merges.txt"];
 
 impl Export {
     pub fn run(&self, global: &Global) -> Result<()> {
@@ -73,13 +68,19 @@ impl Export {
             fail!(Usage, "--out {} is the model itself: give another place", self.out.display());
         }
         let source = ModelSource::folder(model);
-        let config = source.config()?;
-        let weights = source.weights(&config)?;
+        let (config, weights) = source.model()?;
         if let Some(why) = config.family().foreign(&config) {
             fail!(Input, "{} has no other format: {why}", source.path(CONFIG_FILE).display());
         }
         let bytes = match format {
             Format::HuggingFace => self.folder(&source, &config, &weights)?,
+            Format::Gguf if weights.has_score() => {
+                fail!(
+                    Input,
+                    "{} has a classifier's head, which GGUF has no place for: export a folder",
+                    source.path("").display()
+                )
+            }
             Format::Gguf => self.gguf(global, &source, &config, &weights)?,
         };
         let (out, size) = (self.out.display(), indicatif::HumanBytes(bytes));
@@ -142,11 +143,20 @@ impl Export {
         let parameters = config.parameters();
         let parts: Vec<_> = parameters.iter().flat_map(|(name, dims)| config.parts(name, dims)).collect();
         let values: Vec<Cow<[f32]>> = parts.iter().map(|(name, _)| weights.read(name)).collect::<Result<_>>()?;
-        let tensors: Vec<_> =
+        let mut tensors: Vec<_> =
             parts.into_iter().zip(&values).map(|((name, shape), values)| (name, shape, &**values)).collect();
+        let score = weights.score()?;
+        tensors.extend(score.iter().map(|(shape, values)| (SCORE.to_string(), shape.to_vec(), &**values)));
         write_weights(&folder.join(WEIGHTS_FILE), &config.stored(&tensors), &[], weight_type)?;
-        write_bytes(&folder.join(CONFIG_FILE), config.to_json_for(weight_type.name()).as_bytes())?;
-        for name in BESIDE {
+        let task = TaskFile::read(source)?;
+        let written = match (&score, &task) {
+            (None, _) => config.to_json_for(weight_type.name()),
+            (Some(_), Some(task)) => config_json(config, task, weight_type),
+            (Some(_), None) => classifier_json(source, config, weight_type)?,
+        };
+        write_bytes(&folder.join(CONFIG_FILE), written.as_bytes())?;
+        let beside = BESIDE.into_iter().chain(BESIDE_FILES).chain(score.is_some().then_some(TASK_FILE));
+        for name in beside {
             // Models trained on token ids have an empty tokenizer.json.
             if let Some(bytes) = source.bytes(name)?.filter(|bytes| !bytes.is_empty()) {
                 write_bytes(&folder.join(name), &bytes)?;
@@ -158,6 +168,17 @@ impl Export {
         }
         Ok(())
     }
+}
+
+/// The `config.json` of a classifier of `transformers`: with what its own says of the head.
+fn classifier_json(source: &ModelSource, config: &Config, weights: WeightType) -> Result<String> {
+    const OF_HEAD: [&str; 6] =
+        ["architectures", "id2label", "label2id", "num_labels", "problem_type", "tie_word_embeddings"];
+    let own: Map<String, Value> =
+        serde_json::from_str(&source.text(CONFIG_FILE)?.unwrap_or_default()).unwrap_or_default();
+    let mut all: Map<String, Value> = serde_json::from_str(&config.to_json_for(weights.name())).expect("our own JSON");
+    all.extend(own.into_iter().filter(|(key, _)| OF_HEAD.contains(&key.as_str())));
+    Ok(serde_json::to_string_pretty(&all).expect("JSON always serialises") + "\n")
 }
 
 fn list(folder: &Path) -> Result<Vec<fs::DirEntry>> {

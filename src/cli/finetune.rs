@@ -3,11 +3,13 @@
 pub mod options;
 
 use super::Global;
-use super::run::{Prepared, RunOptions, TRAINING, create_folder, resumed};
+use super::run::{Prepared, RunOptions, TRAINING, check_same, create_folder, resumed};
 use options::{Columns, TaskOptions};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use wgpt::data::buckets::epoch_len;
+use wgpt::data::corpus::DataDigest;
 use wgpt::data::labelled::sequences::{Encoder, Special};
 use wgpt::data::labelled::target::{Target, form};
 use wgpt::data::labelled::{self, Form, Task};
@@ -15,6 +17,7 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::evaluate::metrics::Measure;
 use wgpt::fail;
+use wgpt::files::sha256_hex;
 use wgpt::models::config::Config;
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::class_weights::ClassWeights;
@@ -65,6 +68,12 @@ struct Arguments {
     measure: Option<Measure>,
     buckets: usize,
     class_weights: ClassWeights,
+    /// What the user chose of the run.
+    #[serde(default)]
+    choices: Value,
+    /// Tells the data from other data.
+    #[serde(default)]
+    digest: Option<DataDigest>,
 }
 
 impl Finetune {
@@ -80,6 +89,7 @@ impl Finetune {
         let source = global.model(self.model.as_deref())?;
         let pretrained = source.config()?;
         let (weights, tokenizer) = (source.weights(&pretrained)?, source.tokenizer()?);
+        let tokenizer = tokenizer.for_model(pretrained.vocab_size, &source.path(""))?;
         let columns = self.columns.names();
         let form = form(task, &columns)?;
         let examples = labelled::read(data, &form, true)?;
@@ -90,8 +100,10 @@ impl Finetune {
         options.check(&target)?;
         let class_weights = self.task_options.class_weights.clone().unwrap_or(ClassWeights::Equal);
         class_weights.check(&target)?;
-        let (config, special) = with_special(&pretrained, TaskFile::read(&source)?.and_then(|task| task.special))?;
+        let known = TaskFile::read(&source)?.and_then(|task| task.special);
+        let (config, special) = with_special(&pretrained, &tokenizer, known)?;
         let longest = self.longest(&config)?;
+        let tokenizer = tokenizer.framed(special.start, longest)?;
         let task = TaskFile { task, target, special: Some(special), longest, columns, pad: None };
         let Options { lambda, measure, buckets } = options;
         let arguments = Arguments {
@@ -102,6 +114,8 @@ impl Finetune {
             measure,
             buckets,
             class_weights,
+            choices: json!(self.choices),
+            digest: Some(digest(data, self.val.as_deref())?),
         };
         let places = (data, self.val.as_deref());
         let prepared = self.prepared(global, config, settings, tokenizer, arguments, places)?;
@@ -110,22 +124,31 @@ impl Finetune {
     }
 
     fn resume(&self, global: &Global) -> Result<()> {
-        let others = Choices { steps: None, ..self.choices.clone() };
-        let is_changed = others != Choices::default() || self.task_options != TaskOptions::default();
-        if is_changed || self.data.is_some() || self.task.is_some() || self.columns != Columns::default() {
+        if self.task_options != TaskOptions::default() || self.columns != Columns::default() {
             fail!(
                 Usage,
-                "--resume takes everything but --steps from the run in {}: leave out the rest",
+                "--resume takes everything but --steps from the run in {}: leave out the options of the task",
                 self.out.display()
             );
         }
         let is_task = |name: &str| Task::named(name).is_ok();
         let mut resumed = resumed(global, (&self.out, TRAINING), "finetune", is_task)?;
         let damaged = || Error::Input(format!("trainer.json of {} is damaged", self.out.display()));
-        let arguments: Arguments = serde_json::from_value(resumed.state.command.clone()).map_err(|_| damaged())?;
+        let mut arguments: Arguments = serde_json::from_value(resumed.state.command.clone()).map_err(|_| damaged())?;
         let tokenizer = resumed.tokenizer.take().ok_or_else(damaged)?;
         let mut settings = resumed.state.settings.clone();
+        check_same(&self.out, &json!(self.choices), &arguments.choices, &settings)?;
+        if let Some(task) = self.task.filter(|task| *task != arguments.task.task) {
+            let own = arguments.task.task.name();
+            fail!(Usage, "--resume goes on with --task {own}, not {}: leave it out", task.name());
+        }
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
+        arguments.data = self.data.as_deref().map_or(arguments.data, absolute);
+        arguments.validation = self.val.as_deref().map(absolute).or(arguments.validation);
+        let digest = digest(&arguments.data, arguments.validation.as_deref())?;
+        let changed = arguments.digest.as_ref().and_then(|before| digest.changed_since(before));
+        self.options.check_data(global, changed)?;
+        arguments.digest = Some(digest);
         let config = resumed.checkpoint.config.clone();
         let places = (arguments.data.clone(), arguments.validation.clone());
         let places = (places.0.as_path(), places.1.as_deref());
@@ -186,15 +209,19 @@ impl Finetune {
     }
 }
 
-/// The model's shape with the added tokens, and those; a model that has some keeps them.
-fn with_special(pretrained: &Config, known: Option<Special>) -> Result<(Config, Special)> {
+/// The model's shape with the added tokens, and those, which come after the tokenizer's; a model that has some keeps them.
+fn with_special(pretrained: &Config, tokenizer: &Tokenizer, known: Option<Special>) -> Result<(Config, Special)> {
     let mut config = pretrained.clone();
-    let special = known.unwrap_or_else(|| {
-        config.vocab_size += Special::COUNT;
-        Special::after(pretrained.vocab_size)
-    });
+    let special = known.unwrap_or_else(|| Special::after(tokenizer.full_vocabulary_size()));
+    config.vocab_size = config.vocab_size.max(special.extract as usize + 1);
     config.validate()?;
     Ok((config, special))
+}
+
+/// Tells files of labelled examples from others.
+fn digest(data: &Path, val: Option<&Path>) -> Result<DataDigest> {
+    let of = |path: &Path| Ok::<_, Error>(sha256_hex(&std::fs::read(path).map_err(Error::io("read", path))?));
+    Ok(DataDigest { training: of(data)?, validation: val.map_or(Ok(String::new()), of)? })
 }
 
 /// A file's rows, ready to be fed.

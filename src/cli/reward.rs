@@ -63,6 +63,7 @@ impl RewardModel {
         let source = global.model(self.model.as_deref())?;
         let config = source.config()?;
         let (weights, tokenizer) = (source.weights(&config)?, source.tokenizer()?);
+        let tokenizer = tokenizer.for_model(config.vocab_size, &source.path(""))?;
         let longest = self.max_length.unwrap_or(config.context);
         if !(1..=config.context).contains(&longest) {
             fail!(Usage, "--max-length {longest} must be from 1 to {}, the model's context", config.context);

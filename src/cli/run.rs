@@ -2,6 +2,7 @@
 
 use super::{Global, host_memory, interrupts};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
@@ -28,6 +29,9 @@ pub struct RunOptions {
     /// Replace the run in --out
     #[arg(long, conflicts_with = "resume", help_heading = "Run")]
     pub overwrite: bool,
+    /// Go on although the data is not what it was when the run was started
+    #[arg(long, requires = "resume", help_heading = "Run")]
+    pub accept_changed_data: bool,
     /// Lose the device before this step, once for each time it is given
     #[cfg(debug_assertions)]
     #[arg(long, hide = true, value_name = "STEP")]
@@ -109,8 +113,49 @@ pub fn resumed(
         let objective = &state.objective;
         fail!(Usage, "the run in {} is of {objective}, which is not what wgpt {command} trains", root.display());
     }
-    let tokenizer = saved_tokenizer(&checkpoint)?;
+    let tokenizer = saved_tokenizer(&checkpoint)?.map(|tokenizer| tokenizer.with_settings_of(root)).transpose()?;
     Ok(Resumed { folder, checkpoint, state, tokenizer })
+}
+
+/// Refuses flags beside --resume that say something else than the run in `out` does; those that say the same do no harm.
+/// `given` and `kept` are what the user chose, now and when the run was started, as objects; what was not chosen then is
+/// compared with the run's settings.
+pub fn check_same(out: &Path, given: &Value, kept: &Value, settings: &Settings) -> Result<()> {
+    let settings = serde_json::to_value(settings).expect("settings always serialise");
+    for (key, value) in given.as_object().into_iter().flatten() {
+        let own = [&kept[key], &settings[key.replace('-', "_")]];
+        if key == "steps" || value.is_null() || *value == Value::Bool(false) || own.contains(&value) {
+            continue;
+        }
+        let is =
+            own.into_iter().find(|own| !own.is_null()).map_or(String::new(), |own| format!(", which is {own} there"));
+        fail!(
+            Usage,
+            "--resume takes everything but --steps from the run in {}: leave out --{}{is}",
+            out.display(),
+            key.replace('_', "-")
+        );
+    }
+    Ok(())
+}
+
+impl RunOptions {
+    /// Refuses data that is not what it was when the run was started, or warns where that is accepted. `what` has changed, if
+    /// anything has.
+    pub fn check_data(&self, global: &Global, what: Option<&str>) -> Result<()> {
+        match what {
+            Some(what) if self.accept_changed_data => {
+                global.say(&format!("warning: {what} has changed since the run was started"));
+                Ok(())
+            }
+            Some(what) => fail!(
+                Input,
+                "{what} has changed since the run was started: say with --data where the same data is, or go on with \
+                 --accept-changed-data"
+            ),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Prepared<'_> {

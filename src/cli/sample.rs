@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use texts::Writer;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
-use wgpt::fail;
 use wgpt::formats::folder::Weights;
 use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::generate::Generator;
@@ -89,13 +88,8 @@ impl Sample {
         let source = global.model(self.model.as_deref())?;
         let config = source.config()?;
         let generation = source.generation_config()?;
-        let tokenizer = source.tokenizer()?;
-        if tokenizer.vocabulary_size() > config.vocab_size {
-            let (has, wants) = (config.vocab_size, tokenizer.vocabulary_size());
-            let folder = source.path("");
-            let folder = folder.display();
-            fail!(Input, "{folder}: its tokenizer has {wants} tokens and its model {has}: they do not belong together");
-        }
+        let tokenizer = source.tokenizer()?.for_model(config.vocab_size, &source.path(""))?;
+        tokenizer.warnings().iter().for_each(|warning| global.say(&format!("warning: {warning}")));
         let weights = source.weights(&config)?;
         let config = config.within_context(self.context, MOST_CONTEXT)?;
         Ok(Files { config, weights, tokenizer, generation })

@@ -4,7 +4,7 @@ use super::{Global, progress_of_bytes};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use wgpt::data::corpora::story;
-use wgpt::data::source::Source;
+use wgpt::data::source::{Extensions, Source};
 use wgpt::data::tokenizer::{FILE_NAME, Tokenizer};
 use wgpt::data::tokenizer_training::{Kind, Progress, Recipe, Sizes};
 use wgpt::error::Result;
@@ -46,9 +46,12 @@ impl Command {
 
 #[derive(Args)]
 pub struct Train {
-    /// A file or folder of .txt, .jsonl or .parquet [default: the built-in stories]
+    /// A file of text, .jsonl or .parquet, or a folder of them [default: the built-in stories]
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Extensions of the files that a folder is searched for, such as md,py [default: txt,jsonl,parquet]
+    #[arg(long, value_name = "LIST", requires = "data")]
+    ext: Option<Extensions>,
     /// The field of .jsonl lines, or the column of .parquet files, that holds the text
     #[arg(long, default_value = "text")]
     column: String,
@@ -98,9 +101,10 @@ impl Train {
         let recipe = Recipe { kind, vocabulary_size, min_frequency: self.min_frequency, special };
         let out = Target::of(&self.out, self.overwrite)?;
         let source = match &self.data {
-            Some(path) => Source::open(path)?.with_column(&self.column),
+            Some(path) => Source::open_with(path, &self.ext.clone().unwrap_or_default())?.with_column(&self.column),
             None => Source::from_text("the built-in stories", story::training_text(STORY_SEED, STORY_BYTES)),
         };
+        source.notes().iter().for_each(|note| global.say(&format!("note: {note}")));
         let bar = progress_of_bytes(global, source.size_bytes());
         let trained = recipe.train(&source, Sizes::default(), &mut |progress| match progress {
             Progress::Reading { bytes } => bar.set_position(bytes),

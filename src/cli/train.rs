@@ -3,14 +3,18 @@
 mod material;
 
 use super::Global;
-use super::run::{Prepared, RunOptions, resumed};
-use material::{Material, model_config, open_material};
+use super::run::{Prepared, RunOptions, check_same, resumed};
+use material::{Material, Place, model_config, open_material};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use wgpt::data::tokenizer::Tokenizer;
+use wgpt::data::corpus::DataDigest;
+use wgpt::data::source::Extensions;
+use wgpt::data::tokenizer::{FILE_NAME, Tokenizer};
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::formats::folder::{Weights, read_config};
+use wgpt::formats::source::ModelSource;
 use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
 use wgpt::objectives::pretrain::Pretrain;
@@ -27,10 +31,14 @@ pub struct Train {
     /// Folder for the model, checkpoints, log and plot
     #[arg(long)]
     out: PathBuf,
-    /// A file or folder of .txt, .jsonl (with a text field) or .bin token shards [default: the built-in stories]
+    /// A file of text, .jsonl (with a text field) or .bin token shards, or a folder of them [default: the built-in stories];
+    /// with --resume: where the same data is now
     #[arg(long, help_heading = "Data")]
     data: Option<PathBuf>,
-    /// Validation data [default: the last tenth of the data]
+    /// Extensions of the files that a folder is searched for, such as md,py [default: txt,jsonl,parquet,bin]
+    #[arg(long, value_name = "LIST", requires = "data", help_heading = "Data")]
+    ext: Option<Extensions>,
+    /// Validation data [default: files beside the data that are called val, or else the last tenth of it]
     #[arg(long, help_heading = "Data")]
     val: Option<PathBuf>,
     /// A TOML file with any of the choices of model, optimiser and run; flags win over it
@@ -54,6 +62,14 @@ struct Arguments {
     validation: Option<PathBuf>,
     /// Tokens per sequence.
     context: usize,
+    #[serde(default)]
+    extensions: Option<Extensions>,
+    /// What the user chose of the model and the run.
+    #[serde(default)]
+    choices: Value,
+    /// Tells the data from other data.
+    #[serde(default)]
+    digest: Option<DataDigest>,
 }
 
 impl Train {
@@ -66,13 +82,7 @@ impl Train {
     fn start(&self, global: &Global) -> Result<()> {
         let init = self.init.as_deref().map(|dir| global.model_folder(dir)).transpose()?;
         let init = init.as_deref().map(|dir| Ok::<_, Error>((dir, read_config(dir)?))).transpose()?;
-        let (model, choices) = match &self.config {
-            Some(path) => {
-                let (model, choices) = read_choices(path)?;
-                (merged(&self.model, &model), merged(&self.choices, &choices))
-            }
-            None => (self.model.clone(), self.choices.clone()),
-        };
+        let (model, choices) = self.given()?;
         let recipe = PresetRecipe::of(model.recipe());
         let context = match &init {
             Some((_, config)) => model.check_init(config)?,
@@ -81,46 +91,70 @@ impl Train {
         };
         // Whatever cannot be right is refused before reading any data, too; without data an epoch has one micro-batch.
         choices.clone().resolve(&recipe.run, |_| 1)?;
-        let known = init.as_ref().map(|(dir, _)| Tokenizer::load(dir)).transpose()?;
+        let chosen = as_object(&model, &choices);
+        let known = match &init {
+            Some((dir, config)) => base_tokenizer(global, dir, config, model.tokenizer.as_deref())?,
+            None => None,
+        };
         let tokenizer = model.tokenizer.as_deref().unwrap_or(recipe.tokenizer);
         let seed = choices.seed.unwrap_or(1337);
-        let material = open_material(self.data.as_deref(), self.val.as_deref(), seed, tokenizer, known)?;
+        let place = Place { data: self.data.as_deref(), val: self.val.as_deref(), extensions: self.ext.as_ref() };
+        let material = open_material(place, seed, tokenizer, known)?;
         let tokens = material.corpus.training.len();
         let epoch = |batch: usize| tokens.div_ceil((batch * context) as u64).max(1);
         let settings = choices.resolve(&recipe.run, epoch)?;
         let config = model_config(&model, recipe.init_std, &settings, &material, init.as_ref().map(|(_, c)| c))?;
         settings.check_freeze(&config, !config.tied)?;
         let weights = init.as_ref().map(|(dir, config)| Weights::open(*dir, config)).transpose()?;
-        let absolute = |path: &PathBuf| absolute(path);
-        let (data, validation) = (self.data.as_ref().map(absolute), self.val.as_ref().map(absolute));
-        let arguments = Arguments { data, validation, context };
+        let (data, validation) = (self.data.as_deref().map(absolute), self.val.as_deref().map(absolute));
+        let digest = Some(material.corpus.digest());
+        let extensions = self.ext.clone();
+        let arguments = Arguments { data, validation, context, extensions, choices: chosen, digest };
         let prepared = self.prepared(global, config, settings, material, arguments);
         prepared.start(|| RunFolder::create(&self.out, self.options.mode()), weights)
     }
 
-    /// Goes on from the last checkpoint, with its settings; only --steps may change.
+    /// Goes on from the last checkpoint, with its settings; only --steps may change, and the place of the data.
     fn resume(&self, global: &Global) -> Result<()> {
-        let others = Choices { steps: None, ..self.choices.clone() };
-        let is_changed = others != Choices::default() || self.model != ModelChoices::default();
-        if is_changed || self.config.is_some() || self.data.is_some() || self.val.is_some() {
-            fail!(
-                Usage,
-                "--resume takes everything but --steps from the run in {}: leave out the rest",
-                self.out.display()
-            );
-        }
+        let (model, choices) = self.given()?;
         let mut resumed = resumed(global, (&self.out, ""), "train", |objective| objective == OBJECTIVE)?;
-        let arguments: Arguments = serde_json::from_value(resumed.state.command.clone())
+        let mut arguments: Arguments = serde_json::from_value(resumed.state.command.clone())
             .map_err(|_| Error::Input(format!("trainer.json of {} is damaged", self.out.display())))?;
         let mut settings = resumed.state.settings.clone();
-        settings.steps = self.choices.steps.unwrap_or(settings.steps);
-        let (data, val) = (arguments.data.as_deref(), arguments.validation.as_deref());
-        let material = open_material(data, val, settings.seed, "char", resumed.tokenizer.take())?;
+        let own = json!({"context": arguments.context});
+        let kept = merge(own, arguments.choices.clone());
+        check_same(&self.out, &as_object(&model, &choices), &kept, &settings)?;
+        settings.steps = choices.steps.unwrap_or(settings.steps);
+        let given = |path: &Option<PathBuf>, kept: &Option<PathBuf>| path.as_deref().map(absolute).or(kept.clone());
+        arguments.data = given(&self.data, &arguments.data);
+        arguments.validation = given(&self.val, &arguments.validation);
+        arguments.extensions = self.ext.clone().or(arguments.extensions);
+        let place = Place {
+            data: arguments.data.as_deref(),
+            val: arguments.validation.as_deref(),
+            extensions: arguments.extensions.as_ref(),
+        };
+        let material = open_material(place, settings.seed, "char", resumed.tokenizer.take())?;
         let config = resumed.checkpoint.config.clone();
         if material.corpus.vocabulary_size > config.vocab_size {
             fail!(Input, "the data has another vocabulary than the checkpoint: it changed since the run was started");
         }
+        let digest = material.corpus.digest();
+        let changed = arguments.digest.as_ref().and_then(|before| digest.changed_since(before));
+        self.options.check_data(global, changed)?;
+        arguments.digest = Some(digest);
         self.prepared(global, config, settings, material, arguments).resume(resumed)
+    }
+
+    /// The choices of flags and of the configuration file.
+    fn given(&self) -> Result<(ModelChoices, Choices)> {
+        Ok(match &self.config {
+            Some(path) => {
+                let (model, choices) = read_choices(path)?;
+                (merged(&self.model, &model), merged(&self.choices, &choices))
+            }
+            None => (self.model.clone(), self.choices.clone()),
+        })
     }
 
     fn prepared<'a>(
@@ -133,6 +167,7 @@ impl Train {
     ) -> Prepared<'a> {
         let Material { corpus, tokenizer, floor } = material;
         corpus.notes.iter().for_each(|note| global.say(&format!("note: {note}")));
+        corpus.warnings.iter().for_each(|warning| global.say(&format!("warning: {warning}")));
         let Config { layers, heads, width, context, vocab_size, family, .. } = config;
         let (training, validation) = (corpus.training.len(), corpus.validation.len());
         let summary = format!(
@@ -148,7 +183,12 @@ impl Train {
             out: &self.out,
             best: "best".into(),
             title: format!("{family}, {layers} layers, {width} wide, {context} context"),
-            hint: format!("model in {out}, curve in {out}/loss.svg; try: wgpt sample --model {out} --prompt \"...\""),
+            hint: match &tokenizer {
+                Some(_) => {
+                    format!("model in {out}, curve in {out}/loss.svg; try: wgpt sample --model {out} --prompt \"...\"")
+                }
+                None => format!("model in {out}, curve in {out}/loss.svg; to sample, put its tokenizer.json there"),
+            },
             objective: Box::new(Pretrain::new(config, arguments.context, corpus, floor)),
             settings,
             tokenizer,
@@ -156,6 +196,58 @@ impl Train {
             summary,
         }
     }
+}
+
+/// The tokenizer of the model that a run starts from, or the one that is named where it has none.
+fn base_tokenizer(global: &Global, dir: &Path, config: &Config, named: Option<&str>) -> Result<Option<Tokenizer>> {
+    let source = ModelSource::folder(dir);
+    source.warnings()?.iter().for_each(|warning| global.say(&format!("warning: {warning}")));
+    // Models trained on token ids have an empty tokenizer.json.
+    let has_own = source.bytes(FILE_NAME)?.is_some_and(|json| !json.is_empty()) || source.has("vocab.json");
+    let own = if has_own { Some(source.tokenizer()?) } else { None };
+    let tokenizer = match (own, named) {
+        (None, None) => return Tokenizer::load(dir).map(Some), // says what is missing
+        (None, Some(kind @ ("char" | "bytes"))) => {
+            fail!(
+                Usage,
+                "{} has no tokenizer: give --tokenizer the tokenizer.json it was trained with, not {kind}",
+                dir.display()
+            )
+        }
+        (None, Some(path)) => Tokenizer::load(Path::new(path))?,
+        (Some(own), None) => own,
+        (Some(own), Some(named)) => {
+            let same = match named {
+                "char" => false,
+                "bytes" => own.json() == Tokenizer::bytes()?.json(),
+                path => Tokenizer::load(Path::new(path))?.json() == own.json(),
+            };
+            if !same {
+                fail!(
+                    Usage,
+                    "the model given with --init has its own tokenizer, and --tokenizer {named} is another one: leave it out"
+                );
+            }
+            own
+        }
+    };
+    let tokenizer = tokenizer.for_model(config.vocab_size, dir)?;
+    tokenizer.warnings().iter().for_each(|warning| global.say(&format!("warning: {warning}")));
+    Ok(Some(tokenizer))
+}
+
+/// All choices as one object.
+fn as_object(model: &ModelChoices, choices: &Choices) -> Value {
+    merge(json!(model), json!(choices))
+}
+
+/// Two objects in one; the second's values count where it has some.
+fn merge(first: Value, second: Value) -> Value {
+    let (Value::Object(mut all), second) = (first, second.as_object().cloned().unwrap_or_default()) else {
+        unreachable!("choices are objects")
+    };
+    all.extend(second.into_iter().filter(|(_, value)| !value.is_null()));
+    all.into()
 }
 
 /// Reads a configuration file: keys are those of the flags.

@@ -2,6 +2,8 @@
 
 use std::{path::Path, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     shards::{self, Sizes},
     source::Source,
@@ -22,6 +24,8 @@ pub struct Corpus {
     pub vocabulary_size: usize,
     /// What was assumed, one sentence each, to tell the user.
     pub notes: Vec<String>,
+    /// What looks wrong with the data.
+    pub warnings: Vec<String>,
 }
 
 impl Corpus {
@@ -42,6 +46,7 @@ impl Corpus {
             notes.push(format!("{} is taken to have GPT-2's vocabulary of 50257; {remedy}", data.name()));
             GPT2_VOCABULARY_SIZE
         });
+        notes.extend(data.notes().iter().chain(validation.map_or(&[][..], Source::notes)).cloned());
         let whole = tokens(data, tokenizer, vocabulary_size, cache)?;
         let beside = data.validation();
         let (training, validation) = match validation.or(beside.as_ref()) {
@@ -51,7 +56,33 @@ impl Corpus {
                 hold_out(&whole, tokenizer)?
             }
         };
-        Ok(Corpus { training: training.into(), validation: validation.into(), vocabulary_size, notes })
+        let mut warnings = training.warnings().to_vec();
+        warnings.extend(validation.warnings().iter().filter(|warning| !training.warnings().contains(warning)).cloned());
+        Ok(Corpus { training: training.into(), validation: validation.into(), vocabulary_size, notes, warnings })
+    }
+
+    /// Tells this data from other data.
+    pub fn digest(&self) -> DataDigest {
+        DataDigest { training: self.training.digest(), validation: self.validation.digest() }
+    }
+}
+
+/// What data a run was given: the SHA-256 of its token ids, wherever they are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataDigest {
+    pub training: String,
+    pub validation: String,
+}
+
+impl DataDigest {
+    /// What has changed since `before`, in words; nothing where nothing has.
+    pub fn changed_since(&self, before: &DataDigest) -> Option<&'static str> {
+        match (self.training == before.training, self.validation == before.validation) {
+            (true, true) => None,
+            (false, true) => Some("the training data"),
+            (true, false) => Some("the validation data"),
+            (false, false) => Some("the data"),
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 use rayon::prelude::*;
 
 use super::{
+    cuts::Cuts,
     encoder::Encoder,
     pieces::{Piece, Pieces},
     source::Source,
@@ -17,7 +18,7 @@ use crate::{error::Result, fail};
 /// How much is worked on at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Text that is tokenised as one.
+    /// Text that is tokenised as one, where the tokenizer allows it to be cut.
     pub piece_bytes: usize,
     /// Text held in memory, tokenised by all cores.
     pub block_bytes: usize,
@@ -45,7 +46,7 @@ pub(super) fn encode(
     sizes: Sizes,
     mut take: impl FnMut(&[u32], u64) -> Result<()>,
 ) -> Result<Encoded> {
-    let mut pieces = source.pieces(sizes.piece_bytes);
+    let mut pieces = source.pieces(sizes.piece_bytes).cut_at(Cuts::of(tokenizer));
     let encoder = Encoder::new(tokenizer)?;
     let mut separator = None;
     let mut encoded = Encoded::default();

@@ -55,12 +55,28 @@ impl Encoder<'_> {
         let words = self.words.as_ref().filter(|words| !words.added.as_ref().is_some_and(|added| added.is_match(text)));
         let ids = match words {
             Some(words) => words.encode(text, self.tokenizer),
-            None => self.tokenizer.try_encode(text),
+            None => self.behind(&piece.before, text),
         };
         ids.map_err(|failure| {
             let position = piece.position(failure.offset);
             Error::Input(format!("cannot encode the text {position}: {}", failure.reason))
         })
+    }
+
+    /// The ids of a text that stands behind another one, which is left out.
+    fn behind(&self, before: &str, text: &str) -> std::result::Result<Vec<u32>, Unencodable> {
+        if before.is_empty() {
+            return self.tokenizer.try_encode(text);
+        }
+        let head = self.tokenizer.try_encode(before)?;
+        let ids = self.tokenizer.try_encode(&format!("{before}{text}"))?;
+        match ids.strip_prefix(&head[..]) {
+            Some(ids) => Ok(ids.to_vec()),
+            None => {
+                let reason = format!("the tokenizer joins what stands on both sides of {before:?}; report it");
+                Err(Unencodable { offset: None, reason })
+            }
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use std::{
 
 use serde_json::Value;
 
-use super::source::{Format, format};
+use super::cuts::{Cuts, MOST_BYTES};
+use super::found::{Format, format, reader};
 use crate::{
     error::{Error, Result},
     fail,
@@ -21,12 +22,17 @@ use crate::{
 /// A line of a `.jsonl` file is held in memory as a whole, so it must end somewhere.
 const LONGEST_LINE_BYTES: u64 = 256 << 20;
 
+/// What some programs put at the beginning of UTF-8 text.
+pub const BYTE_ORDER_MARK: &str = "\u{feff}";
+
 /// A stretch of text within one document.
 #[derive(Debug)]
 pub struct Piece {
     pub text: String,
     /// Whether this is the first piece of a document.
     pub starts_document: bool,
+    /// The end of the text before this piece, as far as the tokenizer may look at it; see [`Cuts::context`].
+    pub(super) before: String,
     place: Place,
     offset: u64,
 }
@@ -48,6 +54,7 @@ pub struct Pieces<'a> {
     documents: Option<Box<dyn Documents>>,
     text: Option<TextReader<'a>>,
     size_bytes: usize,
+    cuts: Cuts,
     read: Arc<AtomicU64>,
 }
 
@@ -65,7 +72,14 @@ impl<'a> Pieces<'a> {
     pub(super) fn of_files(files: &'a [PathBuf], column: &Arc<str>, size_bytes: usize) -> Pieces<'a> {
         // A character has up to four bytes, and a piece holds at least one.
         let (files, size_bytes) = (files.iter(), size_bytes.max(4));
-        Pieces { files, column: column.clone(), documents: None, text: None, size_bytes, read: Arc::default() }
+        let (cuts, read) = (Cuts::anywhere(), Arc::default());
+        Pieces { files, column: column.clone(), documents: None, text: None, size_bytes, cuts, read }
+    }
+
+    /// The same in pieces that are cut where a tokenizer allows it; they become longer than was asked for where there is no
+    /// such place.
+    pub fn cut_at(self, cuts: Cuts) -> Pieces<'a> {
+        Pieces { cuts, ..self }
     }
 
     /// The pieces of one document that is read from anywhere; `name` is for messages.
@@ -84,7 +98,7 @@ impl<'a> Pieces<'a> {
     fn advance(&mut self) -> Result<Option<Piece>> {
         loop {
             if let Some(text) = &mut self.text {
-                match text.next_piece(self.size_bytes)? {
+                match text.next_piece(self.size_bytes, &self.cuts)? {
                     None => self.text = None,
                     piece => return Ok(piece),
                 }
@@ -104,15 +118,18 @@ impl<'a> Pieces<'a> {
     }
 
     fn open(&mut self, path: &Path) -> Result<()> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
         let (column, read) = (self.column.clone(), self.read.clone());
-        match format(path) {
-            Some(Format::Lines) => {
-                let input = BufReader::new(Counted { inner: file, read });
-                self.documents = Some(Box::new(LineReader { input, path: path.to_path_buf(), column, number: 0 }));
-            }
-            Some(Format::Parquet) => self.documents = Some(super::parquet::open(file, path, &column, read)?),
-            _ => self.text = Some(TextReader::new(Box::new(Counted { inner: file, read }), Place::of(path))),
+        if format(path) == Some(Format::Parquet) {
+            let file = File::open(path).map_err(Error::io("open", path))?;
+            self.documents = Some(super::parquet::open(file, path, &column, read)?);
+            return Ok(());
+        }
+        let input = reader(path, |file| Counted { inner: file, read })?;
+        if format(path) == Some(Format::Lines) {
+            let input = BufReader::new(input);
+            self.documents = Some(Box::new(LineReader { input, path: path.to_path_buf(), column, number: 0 }));
+        } else {
+            self.text = Some(TextReader::of_file(input, Place::of(path)));
         }
         Ok(())
     }
@@ -174,41 +191,75 @@ struct TextReader<'a> {
     rest: Vec<u8>,
     /// Where `rest` begins in the document.
     offset: u64,
+    /// The end of what was handed out.
+    before: String,
+    /// Whether it may begin with a byte order mark, which is not text.
+    may_be_marked: bool,
+    /// Whether a piece was handed out.
+    begun: bool,
 }
 
 impl<'a> TextReader<'a> {
     fn new(input: Box<dyn Read + 'a>, place: Place) -> TextReader<'a> {
-        TextReader { input, place, rest: Vec::new(), offset: 0 }
+        let (rest, before) = (Vec::new(), String::new());
+        TextReader { input, place, rest, offset: 0, before, may_be_marked: false, begun: false }
     }
 
-    fn next_piece(&mut self, size_bytes: usize) -> Result<Option<Piece>> {
-        let wanted = size_bytes - self.rest.len();
-        let read = self.input.by_ref().take(wanted as u64).read_to_end(&mut self.rest);
-        read.map_err(Error::io("read", Path::new(&*self.place.file)))?;
-        let ends = self.rest.len() < size_bytes;
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let valid = match std::str::from_utf8(&self.rest) {
-            Ok(text) => text,
-            // A character that continues beyond what was read.
-            Err(cause) if cause.error_len().is_none() && !ends => valid_part(&self.rest, cause.valid_up_to()),
-            Err(cause) => {
-                let position = self.place.position(self.offset + cause.valid_up_to() as u64);
-                fail!(Input, "there is no valid UTF-8 {position}; save the text as UTF-8")
+    /// Reads a file, without the byte order mark of Unicode that some programs put first.
+    fn of_file(input: Box<dyn Read + 'a>, place: Place) -> TextReader<'a> {
+        TextReader { may_be_marked: true, ..TextReader::new(input, place) }
+    }
+
+    fn next_piece(&mut self, mut size_bytes: usize, cuts: &Cuts) -> Result<Option<Piece>> {
+        loop {
+            let wanted = size_bytes.saturating_sub(self.rest.len());
+            let read = self.input.by_ref().take(wanted as u64).read_to_end(&mut self.rest);
+            read.map_err(Error::io("read", Path::new(&*self.place.file)))?;
+            let ends = self.rest.len() < size_bytes;
+            if std::mem::take(&mut self.may_be_marked) && self.rest.starts_with(BYTE_ORDER_MARK.as_bytes()) {
+                self.rest.drain(..BYTE_ORDER_MARK.len());
+                self.offset += BYTE_ORDER_MARK.len() as u64;
+                if !ends {
+                    continue;
+                }
             }
-        };
-        let length = if ends { valid.len() } else { cut(valid) };
-        let (offset, text) = (self.offset, valid[..length].to_string());
-        self.rest.drain(..length);
-        self.offset += length as u64;
-        Ok(Some(Piece { text, starts_document: offset == 0, place: self.place.clone(), offset }))
+            if self.rest.is_empty() {
+                return Ok(None);
+            }
+            let valid = match std::str::from_utf8(&self.rest) {
+                Ok(text) => text,
+                // A character that continues beyond what was read.
+                Err(cause) if cause.error_len().is_none() && !ends => valid_part(&self.rest, cause.valid_up_to()),
+                Err(cause) => {
+                    let position = self.place.position(self.offset + cause.valid_up_to() as u64);
+                    fail!(Input, "there is no valid UTF-8 {position}; save the text as UTF-8")
+                }
+            };
+            let Some(length) = (if ends { Some(valid.len()) } else { cuts.last(valid) }) else {
+                if size_bytes >= MOST_BYTES {
+                    let (most, position, why) = (MOST_BYTES >> 20, self.place.position(self.offset), cuts.reason());
+                    fail!(
+                        Input,
+                        "the document has more than {most} MiB {position} that cannot be cut without changing token ids, \
+                         because {why}: cut it into documents, such as lines of .jsonl, or use another tokenizer"
+                    );
+                }
+                size_bytes = (2 * size_bytes).min(MOST_BYTES);
+                continue;
+            };
+            let (offset, text) = (self.offset, valid[..length].to_string());
+            self.rest.drain(..length);
+            self.offset += length as u64;
+            let before = std::mem::replace(&mut self.before, cuts.context(&text).to_string());
+            let starts_document = !std::mem::replace(&mut self.begun, true);
+            return Ok(Some(Piece { text, starts_document, before, place: self.place.clone(), offset }));
+        }
     }
 }
 
 /// Reads the documents of a `.jsonl` file.
 struct LineReader {
-    input: BufReader<Counted<File>>,
+    input: BufReader<Box<dyn Read>>,
     path: PathBuf,
     column: Arc<str>,
     number: u64,
@@ -224,6 +275,9 @@ impl Documents for LineReader {
                 return Ok(None);
             }
             self.number += 1;
+            if self.number == 1 && line.starts_with(BYTE_ORDER_MARK.as_bytes()) {
+                line.drain(..BYTE_ORDER_MARK.len());
+            }
         }
         let (number, file, column) = (self.number, self.path.display(), &*self.column);
         if line.len() as u64 == LONGEST_LINE_BYTES && !line.ends_with(b"\n") {
@@ -241,22 +295,6 @@ impl Documents for LineReader {
         };
         Ok(Some(Document { text, place: Place::record(&self.path, "line", number) }))
     }
-}
-
-/// Where to end a piece so that it and the rest give the same tokens as both together.
-///
-/// Byte-level and sentence-piece pre-tokenizers never join a word and the space after it, so before a space that
-/// follows a word is best. Next is after a single newline between letters or digits: beside punctuation or more white
-/// space some pre-tokenizers take the newline as part of what surrounds it. Otherwise anywhere.
-fn cut(text: &str) -> usize {
-    let before = |at: usize| text[..at].chars().next_back().unwrap_or(' ');
-    let after = |at: usize| text[at + 1..].chars().next().unwrap_or(' ');
-    let space = text.rmatch_indices(' ').map(|(at, _)| at).find(|&at| !before(at).is_whitespace());
-    let newline = || {
-        let mut newlines = text.rmatch_indices('\n').map(|(at, _)| at);
-        newlines.find(|&at| before(at).is_alphanumeric() && after(at).is_alphanumeric())
-    };
-    space.or_else(|| newline().map(|at| at + 1)).unwrap_or(text.len())
 }
 
 fn valid_part(bytes: &[u8], length: usize) -> &str {

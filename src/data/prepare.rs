@@ -160,7 +160,7 @@ impl Preparation<'_> {
             let size = tokenizer.vocabulary_size();
             notes.push(format!("ids take four bytes, because the vocabulary of {size} is beyond 65536"));
         }
-        tokenizer.save(folder)?;
+        tokenizer.save_alone(folder)?;
         let prepared = Prepared {
             training,
             validation,
@@ -205,7 +205,7 @@ impl Preparation<'_> {
         let Some(first) = cut.first().cloned() else { return Ok(Vec::new()) };
         let files = cut.iter().map(|shard| IdFile::open_bin(&folder.join(&shard.name))).collect::<Result<Vec<_>>>()?;
         let width = files[0].width();
-        let tokens = Tokens::from_files(files, u32::MAX);
+        let tokens = Tokens::from_files(files, u32::MAX, Default::default());
         let mut writer = ShardWriter::new(folder, VALIDATION, width, self.shard_tokens);
         let keep = total - held_out - start;
         let mut at = keep;

@@ -7,7 +7,7 @@
 //! renamed, so it is either complete or not there. When a source has changed, its former folder is removed.
 //!
 //! `.bin` files are mapped where they are. Their ids are looked through once, and `ids-<what>-<state>.json` remembers
-//! the largest.
+//! the largest and a digest of all.
 //!
 //! What lies between documents is told in `encode`.
 
@@ -19,13 +19,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     encode::encode,
     source::Source,
     tokenizer::Tokenizer,
-    tokens::{IdFile, Tokens, Width},
+    tokens::{Digest, Hasher, IdFile, Tokens, Width},
 };
 use crate::{
     error::{Error, Result},
@@ -36,7 +36,7 @@ use crate::{
 
 pub use super::encode::Sizes;
 
-const FORMAT_VERSION: u64 = 2;
+const FORMAT_VERSION: u64 = 3;
 const INDEX: &str = "index.json";
 
 /// Tokenises text into the folder `cache`, or finds it there from last time. Text in memory stays in memory.
@@ -58,9 +58,12 @@ pub fn tokenise(source: &Source, tokenizer: &Tokenizer, cache: &Path, sizes: Siz
 pub fn map(source: &Source, vocabulary_size: usize, cache: &Path) -> Result<Tokens> {
     let mut max_id = 0;
     let mut files = Vec::new();
+    let mut digest = Sha256::new();
+    let mut warnings = Vec::new();
     for path in source.files() {
         let file = IdFile::open_bin(path)?;
-        let largest = largest_id(&file, cache)?;
+        let Seen { max_id: largest, sha256 } = look_through(&file, cache)?;
+        warnings.extend(file.suspicion());
         if largest as usize >= vocabulary_size {
             let (position, id) = file.first_beyond(vocabulary_size).unwrap_or((0, largest));
             let what = format!("token id {id} at position {position} of {}", path.display());
@@ -68,9 +71,11 @@ pub fn map(source: &Source, vocabulary_size: usize, cache: &Path) -> Result<Toke
             fail!(Input, "{what} is beyond the vocabulary of {vocabulary_size}; {remedy}");
         }
         max_id = max_id.max(largest);
+        digest.update(file.count.to_le_bytes());
+        digest.update(sha256);
         files.push(file);
     }
-    Ok(Tokens::from_files(files, max_id).named(source.name()))
+    Ok(Tokens::from_files(files, max_id, digest.finalize().into()).named(source.name()).with_warnings(warnings))
 }
 
 /// What is in a folder of shards.
@@ -81,6 +86,7 @@ struct Index {
     shards: Vec<u64>,
     max_id: u32,
     text_bytes: u64,
+    sha256: Digest,
 }
 
 fn from_cache(source: &Source, tokenizer: &Tokenizer, cache: &Path, sizes: Sizes) -> Result<Tokens> {
@@ -107,7 +113,7 @@ fn from_cache(source: &Source, tokenizer: &Tokenizer, cache: &Path, sizes: Sizes
 /// The tokens of a folder of shards; None if it is not there or not whole.
 fn open(folder: &Path, vocabulary_size: usize) -> Result<Option<Tokens>> {
     let Ok(index) = fs::read(folder.join(INDEX)) else { return Ok(None) };
-    let Ok(Index { width: Some(width), shards, max_id, text_bytes }) = serde_json::from_slice(&index) else {
+    let Ok(Index { width: Some(width), shards, max_id, text_bytes, sha256 }) = serde_json::from_slice(&index) else {
         return Ok(None);
     };
     let mut files = Vec::new();
@@ -119,20 +125,22 @@ fn open(folder: &Path, vocabulary_size: usize) -> Result<Option<Tokens>> {
         }
     }
     let usable = (max_id as usize) < vocabulary_size;
-    Ok(usable.then(|| Tokens::from_files(files, max_id).with_text_bytes(Some(text_bytes))))
+    Ok(usable.then(|| Tokens::from_files(files, max_id, sha256).with_text_bytes(Some(text_bytes))))
 }
 
 fn write(source: &Source, tokenizer: &Tokenizer, folder: &Path, sizes: Sizes) -> Result<()> {
     let width = Width::for_vocabulary(tokenizer.vocabulary_size());
     let shard_tokens = sizes.shard_tokens.max(1);
     let mut writer = ShardWriter { folder, width, shard_tokens, counts: Vec::new(), current: None };
-    let mut max_id = 0;
+    let (mut max_id, mut hasher) = (0, Hasher::default());
     let encoded = encode(source, tokenizer, sizes, |ids, _| {
+        hasher.update(ids);
         max_id = max_id.max(ids.iter().copied().max().unwrap_or(0));
         writer.append(ids)
     })?;
     writer.end_shard()?;
-    let index = Index { width: Some(width), shards: writer.counts, max_id, text_bytes: encoded.text_bytes };
+    let (text_bytes, sha256) = (encoded.text_bytes, hasher.finish());
+    let index = Index { width: Some(width), shards: writer.counts, max_id, text_bytes, sha256 };
     let path = folder.join(INDEX);
     let json = serde_json::to_vec_pretty(&index).map_err(|cause| Error::io("write", &path)(cause.into()))?;
     write_bytes(&path, &json)
@@ -218,18 +226,27 @@ fn shard_path(folder: &Path, number: usize) -> PathBuf {
     folder.join(format!("{number:06}.ids"))
 }
 
-/// The largest id of a `.bin` file, remembered in the cache.
-fn largest_id(file: &IdFile, cache: &Path) -> Result<u32> {
+/// What was found in a `.bin` file.
+#[derive(Serialize, Deserialize)]
+struct Seen {
+    max_id: u32,
+    sha256: Digest,
+}
+
+/// Looks a `.bin` file through, or takes what the cache remembers of it.
+fn look_through(file: &IdFile, cache: &Path) -> Result<Seen> {
     fs::create_dir_all(cache).map_err(Error::io("create the folder", cache))?;
     let key = Key::of("ids", std::slice::from_ref(&file.path), &[])?;
     let note = cache.join(format!("{}.json", key.name()));
-    if let Some(max_id) = fs::read(&note).ok().and_then(|json| serde_json::from_slice(&json).ok()) {
-        return Ok(max_id);
+    if let Some(seen) = fs::read(&note).ok().and_then(|json| serde_json::from_slice(&json).ok()) {
+        return Ok(seen);
     }
-    let max_id = file.max_id();
-    write_bytes(&note, max_id.to_string().as_bytes())?;
+    let (max_id, sha256) = file.look_through();
+    let seen = Seen { max_id, sha256 };
+    let json = serde_json::to_vec(&seen).map_err(|cause| Error::io("write", &note)(cause.into()))?;
+    write_bytes(&note, &json)?;
     key.remove_former(cache);
-    Ok(max_id)
+    Ok(seen)
 }
 
 /// What a cached result was made from.

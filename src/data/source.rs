@@ -1,24 +1,32 @@
 //! Where data comes from: files of text or of token ids, found by path and told apart by their names.
 //!
-//! - `.txt`: UTF-8 text, one document.
+//! - `.txt`: UTF-8 text, one document; so is any file that is named and is UTF-8 text, and any with an extension that is
+//!   asked for ([`Extensions`]).
 //! - `.jsonl`: one JSON object per line, whose `text` field is a document; other fields and empty lines are ignored.
 //! - `.parquet`: rows, whose `text` column is a document (built with the feature `parquet`).
 //! - `.bin`: token ids, as nanoGPT and llm.c write them (see `tokens`).
+//! - `.txt.gz`, `.jsonl.zst` and the like: the same, compressed.
 //!
-//! A folder is searched for these, folders in it included, in sorted order. Names that begin with a dot are left out.
-//! `.bin` files of a folder whose names have the word `val` in them, and those beside a `train` file, are held out for
-//! validation: `train.bin` and `val.bin`, `fineweb_train_000001.bin` and `fineweb_val_000000.bin`.
-//! A `tokenizer.json` beside them is the one that they were made with, as `wgpt data prepare` leaves it.
+//! A folder is searched for these, folders in it included, in sorted order. Names that begin with a dot are left out, and
+//! what else is left out is told ([`Source::notes`]).
+//!
+//! Files that say that they are for validation are held out: `.bin` files of a folder whose names have the word `val` in
+//! them; beside a file or folder called `train` those called `val`, `valid`, `validation` or `dev`, and what is called
+//! `test` is left out. `train.bin` and `val.bin`, `fineweb_train_000001.bin` and `fineweb_val_000000.bin`, `train.txt` and
+//! `valid.txt`, `train/` and `val/`.
+//! A `tokenizer.json` beside `.bin` files is the one that they were made with, as `wgpt data prepare` leaves it.
 //!
 //! Text is read in pieces of bounded size (see `pieces`), so a corpus may be larger than memory.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+pub use super::found::Extensions;
+use super::found::{self, Found};
 use super::{pieces::Pieces, tokenizer};
 use crate::{
     error::{Error, Result},
@@ -34,35 +42,38 @@ pub struct Source {
     name: String,
     kind: Kind,
     column: Arc<str>,
+    notes: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
 enum Kind {
     Memory(Arc<str>),
-    Text(Vec<PathBuf>),
-    Ids { files: Vec<PathBuf>, validation: Vec<PathBuf> },
+    Files(Found),
 }
 
 impl Source {
     /// Finds the files of `path`, a file or a folder.
     pub fn open(path: &Path) -> Result<Source> {
+        Source::open_with(path, &Extensions::default())
+    }
+
+    /// The same, with the extensions of the files that a folder is searched for.
+    pub fn open_with(path: &Path, extensions: &Extensions) -> Result<Source> {
         let name = path.display().to_string();
         let metadata = match fs::metadata(path) {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                fail!(
-                    Input,
-                    "there is no data at {name}; give a .txt, .jsonl, .parquet or .bin file, or a folder of them"
-                )
+                fail!(Input, "there is no data at {name}; give a file of text or of token ids, or a folder of them")
             }
             other => other.map_err(Error::io("read the data", path))?,
         };
-        let kind = if metadata.is_dir() { folder(path)? } else { file(path)? };
-        Ok(Source { name, kind, column: TEXT_COLUMN.into() })
+        let (found, notes) =
+            if metadata.is_dir() { found::folder(path, extensions)? } else { (found::file(path)?, vec![]) };
+        Ok(Source { name, kind: Kind::Files(found), column: TEXT_COLUMN.into(), notes })
     }
 
     /// Text in memory, one document; `name` is for messages.
     pub fn from_text(name: &str, text: impl Into<Arc<str>>) -> Source {
-        Source { name: name.to_string(), kind: Kind::Memory(text.into()), column: TEXT_COLUMN.into() }
+        Source { name: name.to_string(), kind: Kind::Memory(text.into()), column: TEXT_COLUMN.into(), notes: vec![] }
     }
 
     /// The same with another field of `.jsonl` lines, or column of `.parquet` files, than `text`.
@@ -75,38 +86,39 @@ impl Source {
         &self.name
     }
 
+    /// What of a folder is not read, one sentence each, to tell the user.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Whether it is text, which needs a tokenizer; otherwise it is token ids.
     pub fn is_text(&self) -> bool {
-        !matches!(self.kind, Kind::Ids { .. })
+        !matches!(&self.kind, Kind::Files(Found { are_ids: true, .. }))
     }
 
     /// The files that are read, in order; none for text in memory.
     pub fn files(&self) -> &[PathBuf] {
         match &self.kind {
             Kind::Memory(_) => &[],
-            Kind::Text(files) | Kind::Ids { files, .. } => files,
+            Kind::Files(found) => &found.files,
         }
     }
 
-    /// The `val` files that lie beside the `.bin` files of this source.
+    /// The files for validation that lie beside the files of this source.
     pub fn validation(&self) -> Option<Source> {
-        match &self.kind {
-            Kind::Ids { validation, .. } if !validation.is_empty() => {
-                let name = match &validation[..] {
-                    [file] => file.display().to_string(),
-                    files => format!("{} and {} more", files[0].display(), files.len() - 1),
-                };
-                let kind = Kind::Ids { files: validation.clone(), validation: Vec::new() };
-                Some(Source { name, kind, column: self.column.clone() })
-            }
-            _ => None,
-        }
+        let Kind::Files(Found { validation, are_ids, .. }) = &self.kind else { return None };
+        let name = match &validation[..] {
+            [] => return None,
+            [file] => file.display().to_string(),
+            files => format!("{} and {} more", files[0].display(), files.len() - 1),
+        };
+        let found = Found { files: validation.clone(), validation: Vec::new(), are_ids: *are_ids };
+        Some(Source { name, kind: Kind::Files(found), column: self.column.clone(), notes: vec![] })
     }
 
     /// The `tokenizer.json` that lies beside the `.bin` files of this source, if any.
     pub fn tokenizer_file(&self) -> Option<PathBuf> {
-        let Kind::Ids { files, .. } = &self.kind else { return None };
-        let file = files.first()?.with_file_name(tokenizer::FILE_NAME);
+        let file = self.files().first().filter(|_| !self.is_text())?.with_file_name(tokenizer::FILE_NAME);
         file.is_file().then_some(file)
     }
 
@@ -118,7 +130,7 @@ impl Source {
         }
     }
 
-    /// Every character of the text, and the newline that separates documents if there are several.
+    /// Every character of the text and of what is held out beside it, and the newline that separates documents if there are several.
     pub fn alphabet(&self) -> Result<BTreeSet<char>> {
         if !self.is_text() {
             let remedy = "give the tokenizer.json that they were made with";
@@ -126,7 +138,8 @@ impl Source {
         }
         let mut seen = vec![false; char::MAX as usize + 1];
         let mut documents = 0;
-        for piece in self.pieces(1 << 20) {
+        let beside = self.validation();
+        for piece in self.pieces(1 << 20).chain(beside.iter().flat_map(|beside| beside.pieces(1 << 20))) {
             let piece = piece?;
             documents += usize::from(piece.starts_document);
             piece.text.chars().for_each(|c| seen[c as usize] = true);
@@ -140,104 +153,8 @@ impl Source {
     pub fn pieces(&self, size_bytes: usize) -> Pieces<'_> {
         match &self.kind {
             Kind::Memory(text) => Pieces::of_reader(&self.name, Box::new(text.as_bytes()), size_bytes),
-            Kind::Text(files) => Pieces::of_files(files, &self.column, size_bytes),
-            Kind::Ids { .. } => Pieces::of_files(&[], &self.column, size_bytes),
+            Kind::Files(found) if found.are_ids => Pieces::of_files(&[], &self.column, size_bytes),
+            Kind::Files(found) => Pieces::of_files(&found.files, &self.column, size_bytes),
         }
     }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Format {
-    Text,
-    Lines,
-    Parquet,
-    Ids,
-}
-
-/// What a file's extension says that it holds.
-pub(super) fn format(path: &Path) -> Option<Format> {
-    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
-    match extension.as_str() {
-        "txt" => Some(Format::Text),
-        "jsonl" => Some(Format::Lines),
-        "parquet" => Some(Format::Parquet),
-        "bin" => Some(Format::Ids),
-        _ => None,
-    }
-}
-
-fn file(path: &Path) -> Result<Kind> {
-    match format(path) {
-        None => fail!(Input, "{} is neither .txt, .jsonl, .parquet nor .bin; rename or convert it", path.display()),
-        Some(Format::Ids) => Ok(Kind::Ids { files: vec![path.to_path_buf()], validation: validation_beside(path)? }),
-        Some(_) => Ok(Kind::Text(vec![path.to_path_buf()])),
-    }
-}
-
-fn folder(path: &Path) -> Result<Kind> {
-    let mut files = Vec::new();
-    find(path, &mut HashSet::new(), &mut files)?;
-    files.sort();
-    let (ids, text): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| format(file) == Some(Format::Ids));
-    match (ids.first(), text.first()) {
-        (None, None) => fail!(Input, "{} has no .txt, .jsonl, .parquet or .bin files in it", path.display()),
-        (None, _) => Ok(Kind::Text(text)),
-        (Some(ids), Some(text)) => {
-            let (ids, text) = (ids.display(), text.display());
-            fail!(Input, "{} mixes token ids ({ids}) and text ({text}); keep one kind of them", path.display())
-        }
-        (_, None) => {
-            let (validation, files): (Vec<_>, Vec<_>) = ids.into_iter().partition(|file| words(file).contains(&"val"));
-            // A folder of nothing but validation files is what somebody wants to evaluate on.
-            Ok(if files.is_empty() {
-                Kind::Ids { files: validation, validation: files }
-            } else {
-                Kind::Ids { files, validation }
-            })
-        }
-    }
-}
-
-fn find(dir: &Path, visited: &mut HashSet<PathBuf>, files: &mut Vec<PathBuf>) -> Result<()> {
-    // Links may lead to a folder that is already being read.
-    if !visited.insert(dir.canonicalize().map_err(Error::io("read the folder", dir))?) {
-        return Ok(());
-    }
-    for entry in fs::read_dir(dir).map_err(Error::io("read the folder", dir))? {
-        let entry = entry.map_err(Error::io("read the folder", dir))?;
-        let path = entry.path();
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => find(&path, visited, files)?,
-            Ok(_) if format(&path).is_some() => files.push(path),
-            Err(cause) if format(&path).is_some() => return Err(Error::io("read", &path)(cause)),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// The `.bin` files in the same folder that are named like this one up to the word `train`, and `val` from there on.
-fn validation_beside(path: &Path) -> Result<Vec<PathBuf>> {
-    let own = words(path);
-    let Some(at) = own.iter().position(|&word| word == "train") else { return Ok(Vec::new()) };
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).map_err(Error::io("read the folder", dir))? {
-        let file = entry.map_err(Error::io("read the folder", dir))?.path();
-        let other = words(&file);
-        if format(&file) == Some(Format::Ids) && other.get(at) == Some(&"val") && other[..at] == own[..at] {
-            found.push(file);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The words of a file's name: `fineweb_train_000001.bin` has `fineweb`, `train` and `000001`.
-fn words(path: &Path) -> Vec<&str> {
-    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    stem.split(|c: char| !c.is_ascii_alphanumeric()).collect()
 }

@@ -8,8 +8,12 @@
 //! `char` as a WordLevel model over single characters, `bytes` as a byte-level BPE model without merges (GPT-2's
 //! printable alphabet for the 256 bytes). Such a file is recognised again by its content when it is loaded.
 
+mod beside;
+mod frame;
 mod stream;
 
+use beside::Beside;
+pub use beside::{FILES as BESIDE_FILES, KEYS as SETTINGS_KEYS};
 pub use stream::TextStream;
 
 use std::{
@@ -31,7 +35,7 @@ use tokenizers::{
 
 use super::guard::caught;
 use super::source::Source;
-use super::vocabulary::{self, ADDED_FILE, MERGES_FILE, SETTINGS_FILE, VOCABULARY_FILE};
+use super::vocabulary::{self, ADDED_FILE, MERGES_FILE, MODEL_FILE, SETTINGS_FILE, VOCABULARY_FILE};
 use crate::{
     error::{Error, Result},
     fail,
@@ -56,12 +60,18 @@ pub(crate) const BERT_TOKENS: [(&str, &str); 5] = [
 ];
 
 /// Text to token ids and back; see the module for the kinds there are.
+#[derive(Clone)]
 pub struct Tokenizer {
     kind: Kind,
     /// The bytes of its `tokenizer.json`, for `save` and `hash`.
     json: Vec<u8>,
+    /// What its folder says of it besides.
+    beside: Beside,
+    /// Ids that a model has, where they are fewer than those here.
+    limit: Option<usize>,
 }
 
+#[derive(Clone)]
 enum Kind {
     Chars { chars: Vec<char>, ids: HashMap<char, u32> },
     Bytes,
@@ -105,22 +115,23 @@ impl Tokenizer {
         let chars: Vec<char> = alphabet.into_iter().collect();
         let json = chars_json(&chars).map_err(invalid)?;
         let ids = chars.iter().zip(0..).map(|(&c, id)| (c, id)).collect();
-        Ok(Tokenizer { kind: Kind::Chars { chars, ids }, json })
+        Ok(Tokenizer { kind: Kind::Chars { chars, ids }, json, beside: Beside::default(), limit: None })
     }
 
     /// One id per byte, its value.
     pub fn bytes() -> Result<Tokenizer> {
-        Ok(Tokenizer { kind: Kind::Bytes, json: bytes_json().map_err(invalid)? })
+        Ok(Tokenizer {
+            kind: Kind::Bytes,
+            json: bytes_json().map_err(invalid)?,
+            beside: Beside::default(),
+            limit: None,
+        })
     }
 
     /// Reads a `tokenizer.json`, or the tokenizer of the model folder `path`.
     pub fn load(path: &Path) -> Result<Tokenizer> {
         if path.is_dir() {
-            let read = |file: &str| match fs::read(path.join(file)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                bytes => bytes.map(|bytes| Some(bytes.into())).map_err(Error::io("read", &path.join(file))),
-            };
-            return Tokenizer::from_model(&read, path);
+            return Tokenizer::from_model(&read_in(path), path);
         }
         if !path.exists() {
             let choices = "--tokenizer takes `char`, `bytes` or the path of a tokenizer.json";
@@ -132,21 +143,74 @@ impl Tokenizer {
     /// The tokenizer of a model whose files `read` gives, if they are there: `tokenizer.json`, or else `vocab.json` and
     /// `merges.txt`. Errors say that they are in `place`.
     pub fn from_model(read: &ReadFile, place: &Path) -> Result<Tokenizer> {
+        let beside = Beside::read(read, place)?;
         if let Some(json) = read(FILE_NAME)? {
-            return Tokenizer::from_file(json.into_owned(), &place.join(FILE_NAME));
+            let tokenizer = Tokenizer::from_file(json.into_owned(), &place.join(FILE_NAME))?;
+            return Ok(Tokenizer { beside, ..tokenizer });
         }
         let (Some(vocabulary), Some(merges)) = (read(VOCABULARY_FILE)?, read(MERGES_FILE)?) else {
             let wanted = format!("no {FILE_NAME}, nor {VOCABULARY_FILE} with {MERGES_FILE}");
             let remedy = "copy it from where the model is from";
             fail!(Input, "there is no tokenizer at {} ({wanted}); {remedy}", place.display());
         };
-        let (added, settings) = (read(ADDED_FILE)?, read(SETTINGS_FILE)?);
-        let (added, settings) = (added.as_deref(), settings.as_deref());
-        let files = vocabulary::Files { vocabulary: &vocabulary, merges: &merges, added, settings };
-        vocabulary::tokenizer_json(&files).and_then(Tokenizer::from_json).map_err(|reason| {
+        let (added, settings, model) = (read(ADDED_FILE)?, read(SETTINGS_FILE)?, read(MODEL_FILE)?);
+        let (added, settings, model) = (added.as_deref(), settings.as_deref(), model.as_deref());
+        let files = vocabulary::Files { vocabulary: &vocabulary, merges: &merges, added, settings, model };
+        let tokenizer = vocabulary::tokenizer_json(&files).and_then(Tokenizer::from_json).map_err(|reason| {
             let remedy = "copy the tokenizer's files again";
             Error::Input(format!("{} has no usable tokenizer: {}; {remedy}", place.display(), files::one_line(&reason)))
-        })
+        })?;
+        Ok(Tokenizer { beside, ..tokenizer })
+    }
+
+    /// This tokenizer for a model with so many tokens, whose files are at `place`. Added tokens beyond those, such as one that
+    /// only fills up, are no mistake as long as no text has them; other ones are.
+    pub fn for_model(self, vocab_size: usize, place: &Path) -> Result<Tokenizer> {
+        let all = self.vocabulary_size();
+        if all <= vocab_size {
+            return Ok(self);
+        }
+        let added = self.inner().map(|inner| inner.get_added_tokens_decoder()).unwrap_or_default();
+        let is_added = |id: usize| added.contains_key(&(id as u32));
+        if !(vocab_size..all).all(is_added) {
+            fail!(
+                Input,
+                "{}: its tokenizer has {all} tokens and its model {vocab_size}: they do not belong together",
+                place.display()
+            );
+        }
+        Ok(Tokenizer { limit: Some(vocab_size), ..self })
+    }
+
+    /// The ids, if the model that the tokenizer is for has all of them.
+    fn within_limit(&self, ids: Vec<u32>) -> std::result::Result<Vec<u32>, String> {
+        let beyond = ids.iter().find(|&&id| self.limit.is_some_and(|limit| id as usize >= limit));
+        match (beyond, self.inner()) {
+            (Some(&id), Some(inner)) => {
+                let (token, limit) = (inner.id_to_token(id).unwrap_or_default(), self.vocabulary_size());
+                Err(format!(
+                    "the text has {:?}, token {id} of the tokenizer, and the model has {limit} tokens: leave it out of the text, \
+                     or remove it from tokenizer.json",
+                    files::one_line(&token)
+                ))
+            }
+            _ => Ok(ids),
+        }
+    }
+
+    /// The same with what a folder says of its tokenizer besides `tokenizer.json`.
+    pub fn with_settings_of(self, folder: &Path) -> Result<Tokenizer> {
+        Ok(Tokenizer { beside: Beside::read(&read_in(folder), folder)?, ..self })
+    }
+
+    /// Whether its folder says how texts are to be generated, which [`Tokenizer::save`] writes as well.
+    pub fn has_generation_config(&self) -> bool {
+        self.beside.has(beside::GENERATION_FILE)
+    }
+
+    /// What the folder that it is from asks for and is not done, one sentence each, to tell the user.
+    pub fn warnings(&self) -> Vec<String> {
+        self.beside.settings.as_ref().map_or(vec![], |settings| beside::warnings(settings, self))
     }
 
     fn from_file(json: Vec<u8>, file: &Path) -> Result<Tokenizer> {
@@ -165,24 +229,25 @@ impl Tokenizer {
         })
     }
 
-    /// Writes `tokenizer.json` into the folder, and a `tokenizer_config.json` that makes the Hugging Face libraries
-    /// use that file as it is. Each is written to a temporary name, synced and renamed.
+    /// Writes `tokenizer.json` into the folder, and what its folder said besides, or else a `tokenizer_config.json` that makes
+    /// the Hugging Face libraries use that file as it is. Each is written to a temporary name, synced and renamed.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        // Without this, `AutoTokenizer` takes a model of type gpt2 to have GPT-2's own pre-tokenizer.
-        let mut config = serde_json::json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": false,
-        });
-        if self.end_of_text().is_some() {
-            config["eos_token"] = END_OF_TEXT.into();
-        }
-        for (role, token) in BERT_TOKENS {
-            if self.token_id(token).is_some() {
-                config[role] = token.into();
-            }
-        }
         write_bytes(&dir.join(FILE_NAME), &self.json)?;
-        write_bytes(&dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())
+        self.beside.write(dir, self)
+    }
+
+    /// Writes only `tokenizer.json` and `tokenizer_config.json`, for a folder that holds no model.
+    pub fn save_alone(&self, dir: &Path) -> Result<()> {
+        write_bytes(&dir.join(FILE_NAME), &self.json)?;
+        self.beside.write_settings(dir, self)
+    }
+
+    /// What the `tokenizers` crate made of a `tokenizer.json`; none of characters and bytes.
+    pub(super) fn inner(&self) -> Option<&tokenizers::Tokenizer> {
+        match &self.kind {
+            Kind::File { inner, .. } => Some(inner),
+            _ => None,
+        }
     }
 
     /// The bytes of its `tokenizer.json`.
@@ -204,7 +269,7 @@ impl Tokenizer {
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
         let Kind::File { inner, .. } = &self.kind else { return self.encode(text) };
         let encoding = caught(|| inner.encode_fast(text, true)).and_then(|encoding| encoding.map_err(one_line));
-        let ids = encoding.map(|encoding| encoding.get_ids().to_vec());
+        let ids = encoding.and_then(|encoding| self.within_limit(encoding.get_ids().to_vec()));
         ids.map_err(|cause| Error::Input(format!("cannot encode the text: {}", files::one_line(&cause))))
     }
 
@@ -229,8 +294,13 @@ impl Tokenizer {
         }
     }
 
-    /// One more than the largest id.
+    /// One more than the largest id, of those that its model has.
     pub fn vocabulary_size(&self) -> usize {
+        self.limit.unwrap_or_else(|| self.full_vocabulary_size())
+    }
+
+    /// One more than the largest id, whatever its model has.
+    pub fn full_vocabulary_size(&self) -> usize {
         match &self.kind {
             Kind::Chars { chars, .. } => chars.len(),
             Kind::Bytes => 256,
@@ -241,7 +311,7 @@ impl Tokenizer {
     /// The id of `<|endoftext|>`, if the vocabulary has it.
     pub fn end_of_text(&self) -> Option<u32> {
         match self.kind {
-            Kind::File { end_of_text, .. } => end_of_text,
+            Kind::File { end_of_text, .. } => end_of_text.filter(|&id| self.is_within_limit(id)),
             _ => None,
         }
     }
@@ -249,9 +319,13 @@ impl Tokenizer {
     /// The id of a token by its exact name in a `tokenizer.json`, if the vocabulary has it.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         match &self.kind {
-            Kind::File { inner, .. } => inner.token_to_id(token),
+            Kind::File { inner, .. } => inner.token_to_id(token).filter(|&id| self.is_within_limit(id)),
             _ => None,
         }
+    }
+
+    fn is_within_limit(&self, id: u32) -> bool {
+        self.limit.is_none_or(|limit| (id as usize) < limit)
     }
 
     /// How many bytes of text each id stands for (special tokens: none), for bits per byte. None for a tokenizer
@@ -260,7 +334,7 @@ impl Tokenizer {
         match &self.kind {
             Kind::Chars { chars, .. } => Some(chars.iter().map(|c| c.len_utf8() as u32).collect()),
             Kind::Bytes => Some(vec![1; 256]),
-            Kind::File { inner, vocabulary_size, .. } => byte_level_lengths(inner, *vocabulary_size),
+            Kind::File { inner, vocabulary_size, .. } => byte_level_lengths(inner, *vocabulary_size), // also of ids beyond a limit
         }
     }
 
@@ -289,16 +363,16 @@ impl Tokenizer {
             Kind::Bytes => Ok(text.bytes().map(u32::from).collect()),
             Kind::File { inner, .. } => caught(|| inner.encode_fast(text, false))
                 .and_then(|encoding| encoding.map_err(one_line))
-                .map(|encoding| encoding.get_ids().to_vec())
+                .and_then(|encoding| self.within_limit(encoding.get_ids().to_vec()))
                 .map_err(|reason| Unencodable { offset: None, reason: files::one_line(&reason) }),
         }
     }
 
     /// The tokenizer of a `tokenizer.json`'s bytes, or why there is none.
-    pub(crate) fn from_json(json: Vec<u8>) -> std::result::Result<Tokenizer, String> {
+    pub fn from_json(json: Vec<u8>) -> std::result::Result<Tokenizer, String> {
         let value: Value = serde_json::from_slice(&json).map_err(|cause| format!("it is not JSON ({cause})"))?;
         if let Some(kind) = recognise(&value) {
-            return Ok(Tokenizer { kind, json });
+            return Ok(Tokenizer { kind, json, beside: Beside::default(), limit: None });
         }
         let mut inner = caught(|| tokenizers::Tokenizer::from_bytes(&json))?.map_err(one_line)?;
         // A file may ask for texts to be cut or filled up to a length, which would silently change the data.
@@ -310,15 +384,23 @@ impl Tokenizer {
         }
         let end_of_text = inner.token_to_id(END_OF_TEXT);
         let kind = Kind::File { inner: Box::new(inner), vocabulary_size: largest as usize + 1, end_of_text };
-        Ok(Tokenizer { kind, json })
+        Ok(Tokenizer { kind, json, beside: Beside::default(), limit: None })
     }
 
     /// Whether the vocabulary has the id.
     pub fn knows(&self, id: u32) -> bool {
         match &self.kind {
-            Kind::File { inner, .. } => inner.id_to_token(id).is_some(),
+            Kind::File { inner, .. } => self.is_within_limit(id) && inner.id_to_token(id).is_some(),
             _ => (id as usize) < self.vocabulary_size(),
         }
+    }
+}
+
+/// Reads the files of a folder by name.
+fn read_in(folder: &Path) -> impl Fn(&str) -> Result<Option<Cow<'static, [u8]>>> {
+    move |file| match fs::read(folder.join(file)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        bytes => bytes.map(|bytes| Some(bytes.into())).map_err(Error::io("read", &folder.join(file))),
     }
 }
 
@@ -363,7 +445,7 @@ fn bytes_json() -> tokenizers::Result<Vec<u8>> {
 
 /// The printable character that stands for each byte in GPT-2's vocabulary: printable Latin-1 for itself, and the
 /// others by U+0100 and up, in order.
-pub(crate) fn byte_alphabet() -> [char; 256] {
+pub fn byte_alphabet() -> [char; 256] {
     let mut others = '\u{100}'..;
     std::array::from_fn(|byte| match byte as u8 {
         byte @ (0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) => char::from(byte),

@@ -17,10 +17,12 @@ use std::{
 };
 
 use memmap2::Mmap;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     error::{Error, Result},
     fail,
+    files::sha256_hex,
 };
 
 /// Of llm.c's shards.
@@ -32,6 +34,11 @@ const VERSION_U32: i32 = 7;
 /// llm.c's multiple-choice evaluation sets, which hold more than ids.
 const MAGIC_EVALUATION: i32 = 20_240_522;
 
+/// The upper halves of ids of four bytes are less than this: no vocabulary is beyond a million.
+const HIGH_HALVES: u32 = 16;
+/// Fewer ids tell nothing.
+const FEWEST_SUSPECTED: u64 = 16;
+
 /// A read-only sequence of token ids; cheap to clone and to share.
 #[derive(Clone, Debug)]
 pub struct Tokens {
@@ -41,7 +48,13 @@ pub struct Tokens {
     range: Range<u64>,
     max_id: u32,
     text_bytes: Option<u64>,
+    digest: Digest,
+    /// What looks wrong with them, one sentence each.
+    warnings: Arc<[String]>,
 }
+
+/// SHA-256 of ids, each as four little-endian bytes.
+pub type Digest = [u8; 32];
 
 #[derive(Debug)]
 struct Shard {
@@ -61,12 +74,13 @@ impl Tokens {
     pub fn from_ids(ids: Vec<u32>) -> Tokens {
         let max_id = ids.iter().copied().max().unwrap_or(0);
         let range = 0..ids.len() as u64;
+        let digest = Hasher::default().add(&ids).finish();
         let shards = [Shard { start: 0, ids: Ids::Memory(ids) }].into();
-        Tokens { name: "the data".into(), shards, range, max_id, text_bytes: None }
+        Tokens { name: "the data".into(), shards, range, max_id, text_bytes: None, digest, warnings: [].into() }
     }
 
-    /// The ids of the files one after the other, none of them above `max_id`.
-    pub(crate) fn from_files(files: Vec<IdFile>, max_id: u32) -> Tokens {
+    /// The ids of the files one after the other, none of them above `max_id`; `digest` tells them from others.
+    pub(crate) fn from_files(files: Vec<IdFile>, max_id: u32, digest: Digest) -> Tokens {
         let mut end = 0;
         let shards = files.into_iter().map(|file| {
             let start = end;
@@ -74,7 +88,24 @@ impl Tokens {
             Shard { start, ids: Ids::File(file) }
         });
         let shards: Arc<[Shard]> = shards.collect();
-        Tokens { name: "the data".into(), shards, range: 0..end, max_id, text_bytes: None }
+        Tokens { name: "the data".into(), shards, range: 0..end, max_id, text_bytes: None, digest, warnings: [].into() }
+    }
+
+    /// The same with what looks wrong with them.
+    pub(crate) fn with_warnings(mut self, warnings: Vec<String>) -> Tokens {
+        self.warnings = warnings.into();
+        self
+    }
+
+    /// What looks wrong with them, one sentence each, to tell the user.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Tells these ids from others, in 64 hexadecimal digits, wherever their files are.
+    pub fn digest(&self) -> String {
+        let part = [self.range.start, self.range.end].map(u64::to_le_bytes).concat();
+        sha256_hex(&[&self.digest[..], &part].concat())
     }
 
     /// The same with a name for messages.
@@ -171,6 +202,29 @@ impl Ids {
             Ids::Memory(ids) => out.copy_from_slice(&ids[start as usize..][..out.len()]),
             Ids::File(file) => file.copy(start, out),
         }
+    }
+}
+
+/// Makes the digest of ids that come in order.
+#[derive(Default)]
+pub(crate) struct Hasher(Sha256);
+
+impl Hasher {
+    pub fn add(mut self, ids: &[u32]) -> Hasher {
+        self.update(ids);
+        self
+    }
+
+    pub fn update(&mut self, ids: &[u32]) {
+        let mut bytes = [0; 4096];
+        for ids in ids.chunks(bytes.len() / 4) {
+            bytes.chunks_exact_mut(4).zip(ids).for_each(|(bytes, id)| bytes.copy_from_slice(&id.to_le_bytes()));
+            self.0.update(&bytes[..4 * ids.len()]);
+        }
+    }
+
+    pub fn finish(self) -> Digest {
+        self.0.finalize().into()
     }
 }
 
@@ -273,14 +327,38 @@ impl IdFile {
         self.width
     }
 
-    /// The largest id in the file.
-    pub fn max_id(&self) -> u32 {
-        let bytes = self.bytes_from(0);
-        match self.width {
-            Width::U16 => u16_ids(bytes).max(),
-            Width::U32 => u32_ids(bytes).max(),
+    /// The largest id in the file, and the digest of all.
+    pub fn look_through(&self) -> (u32, Digest) {
+        let (mut max_id, mut hasher) = (0, Hasher::default());
+        let mut ids = vec![0; 1 << 16];
+        let mut at = 0;
+        while at < self.count {
+            let ids = &mut ids[..(self.count - at).min(1 << 16) as usize];
+            self.copy(at, ids);
+            max_id = max_id.max(ids.iter().copied().max().unwrap_or(0));
+            hasher.update(ids);
+            at += ids.len() as u64;
         }
-        .unwrap_or(0)
+        (max_id, hasher.finish())
+    }
+
+    /// What looks wrong with a file without a header: four bytes for an id, of which two are zeros.
+    pub fn suspicion(&self) -> Option<String> {
+        if self.offset_bytes > 0 || self.width != Width::U16 || self.count < FEWEST_SUSPECTED {
+            return None;
+        }
+        let mut ids = vec![0; self.count.min(1 << 16) as usize / 2 * 2];
+        self.copy(0, &mut ids);
+        let largest = |first: usize| ids.iter().skip(first).step_by(2).copied().max().unwrap_or(0);
+        let (low, high) = (largest(0), largest(1));
+        let what = if high == 0 { "0".to_string() } else { format!("{high} or less") };
+        (high < HIGH_HALVES && low >= 16 * (high + 1)).then(|| {
+            format!(
+                "every other id of {} is {what}: ids of four bytes that are read as ids of two? Without a header they cannot \
+                 be told apart; write them with llm.c's header (magic 20240801, version 7), as `wgpt data prepare` does",
+                self.path.display()
+            )
+        })
     }
 
     /// The first id that a vocabulary of this size does not have, and its position.

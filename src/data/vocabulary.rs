@@ -1,17 +1,21 @@
-//! GPT-2's older tokenizer files, `vocab.json` and `merges.txt`: made into what a `tokenizer.json` holds.
+//! Older tokenizer files, `vocab.json` and `merges.txt`: made into what a `tokenizer.json` holds. How a text is split is not
+//! in them; it follows from the tokenizer's class, which `tokenizer_config.json` or else the model's type names.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 
 use super::tokenizer::END_OF_TEXT;
+use crate::files::one_line;
 
 pub const VOCABULARY_FILE: &str = "vocab.json";
 pub const MERGES_FILE: &str = "merges.txt";
 /// Tokens that were added to the vocabulary after training, where there are any.
 pub const ADDED_FILE: &str = "added_tokens.json";
-/// Where `add_prefix_space` may stand.
+/// Where the class stands, `add_prefix_space`, and what is special about added tokens.
 pub const SETTINGS_FILE: &str = "tokenizer_config.json";
+/// Where the model's type stands.
+pub const MODEL_FILE: &str = "config.json";
 
 /// The contents of the files; all but the first two may be missing.
 pub struct Files<'a> {
@@ -19,26 +23,57 @@ pub struct Files<'a> {
     pub merges: &'a [u8],
     pub added: Option<&'a [u8]>,
     pub settings: Option<&'a [u8]>,
+    pub model: Option<&'a [u8]>,
 }
 
-/// The `tokenizer.json` of byte-level BPE with GPT-2's pre-tokenisation, which gives the ids that `GPT2Tokenizer` gives.
-/// `<|endoftext|>` is a special token where the vocabulary has it.
+/// How the tokenizers of a class split a text.
+#[derive(Clone, Copy, PartialEq)]
+enum Class {
+    Gpt2,
+    Qwen2,
+    Gpt,
+}
+
+/// Qwen 2's pre-tokenisation (`transformers`, `Qwen2Converter`).
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The `tokenizer.json` that gives the ids of the class that the files are for: `GPT2Tokenizer`, `Qwen2Tokenizer` or
+/// `OpenAIGPTTokenizer`. Others are refused by name.
 pub fn tokenizer_json(files: &Files) -> Result<Vec<u8>, String> {
     let vocabulary: HashMap<String, u32> = parse(VOCABULARY_FILE, files.vocabulary)?;
-    let added: HashMap<String, u32> = files.added.map_or(Ok(HashMap::new()), |bytes| parse(ADDED_FILE, bytes))?;
     let settings: Value = files.settings.map_or(Ok(Value::Null), |bytes| parse(SETTINGS_FILE, bytes))?;
-    let prefix_space = settings.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(false);
-    let byte_level =
-        json!({"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": true, "use_regex": true});
+    let class = class(files, &settings)?;
+    let prefix_space = settings["add_prefix_space"].as_bool().unwrap_or(false);
+    let byte_level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": true, "use_regex": regex});
+    let (normalizer, pre_tokenizer, decoder, suffix) = match class {
+        Class::Gpt2 => (Value::Null, byte_level(true), byte_level(true), ""),
+        Class::Qwen2 => {
+            let split = json!({"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": false});
+            let steps = json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]});
+            (json!({"type": "NFC"}), steps, byte_level(true), "")
+        }
+        Class::Gpt => {
+            let lowercase = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                "strip_accents": null, "lowercase": true});
+            let decoder = json!({"type": "BPEDecoder", "suffix": "</w>"});
+            (lowercase, json!({"type": "BertPreTokenizer"}), decoder, "</w>")
+        }
+    };
+    let unknown =
+        if class == Class::Gpt { named(&settings, "unk_token").unwrap_or("<unk>".into()) } else { String::new() };
+    let unknown = Some(unknown).filter(|unknown| vocabulary.contains_key(unknown) && class == Class::Gpt);
     let tokenizer = json!({
         "version": "1.0",
-        "added_tokens": added_tokens(&vocabulary, added)?,
-        "pre_tokenizer": byte_level,
-        "decoder": byte_level,
+        "added_tokens": added_tokens(&vocabulary, files, &settings)?,
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "decoder": decoder,
         "model": {
             "type": "BPE",
+            "unk_token": unknown,
             "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
+            "end_of_word_suffix": suffix,
             "merges": merges(files.merges)?,
             "vocab": vocabulary,
         },
@@ -46,23 +81,76 @@ pub fn tokenizer_json(files: &Files) -> Result<Vec<u8>, String> {
     Ok(tokenizer.to_string().into_bytes())
 }
 
-/// `<|endoftext|>`, where the vocabulary has it, and tokens that were added behind the vocabulary.
-fn added_tokens(vocabulary: &HashMap<String, u32>, added: HashMap<String, u32>) -> Result<Vec<Value>, String> {
-    let entry = |token: &str, id: u32, special: bool| {
+/// The class of the tokenizer, as `transformers` finds it.
+fn class(files: &Files, settings: &Value) -> Result<Class, String> {
+    let model: Value = files.model.and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
+    let named = settings["tokenizer_class"].as_str().map(|name| name.strip_suffix("Fast").unwrap_or(name));
+    match (named, model["model_type"].as_str()) {
+        (Some("GPT2Tokenizer"), _) => Ok(Class::Gpt2),
+        (Some("Qwen2Tokenizer"), _) => Ok(Class::Qwen2),
+        (Some("OpenAIGPTTokenizer"), _) => Ok(Class::Gpt),
+        (None, Some("qwen2" | "qwen3")) => Ok(Class::Qwen2),
+        (None, Some("openai-gpt")) => Ok(Class::Gpt),
+        (None, Some("gpt2" | "wgpt-gpt2") | None) => Ok(Class::Gpt2),
+        (Some(other), _) | (None, Some(other)) => Err(format!(
+            "{VOCABULARY_FILE} and {MERGES_FILE} do not say how a text is split, and those of {:?} are not known here: save \
+             a tokenizer.json with AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)",
+            one_line(other)
+        )),
+    }
+}
+
+/// A special token of the settings, which is a text or an object.
+fn named(settings: &Value, role: &str) -> Option<String> {
+    let token = &settings[role];
+    token.as_str().or(token["content"].as_str()).map(str::to_string)
+}
+
+/// Tokens that are found in a text before it is split: those that the settings describe, those that were added behind the
+/// vocabulary, and those of the vocabulary that the settings name, such as the end of a text.
+fn added_tokens(vocabulary: &HashMap<String, u32>, files: &Files, settings: &Value) -> Result<Vec<Value>, String> {
+    let added: HashMap<String, u32> = files.added.map_or(Ok(HashMap::new()), |bytes| parse(ADDED_FILE, bytes))?;
+    let entry = |id: u32, token: &str, special: bool| {
         json!({"id": id, "content": token, "special": special, "normalized": !special,
             "single_word": false, "lstrip": false, "rstrip": false})
     };
-    let mut entries: Vec<Value> =
-        vocabulary.get(END_OF_TEXT).map(|&id| entry(END_OF_TEXT, id, true)).into_iter().collect();
-    let mut added: Vec<_> = added.into_iter().filter(|(token, id)| vocabulary.get(token) != Some(id)).collect();
-    added.sort_by_key(|(_, id)| *id);
-    for ((token, id), next) in added.into_iter().zip(vocabulary.len()..) {
-        if id as usize != next {
-            return Err(format!("{ADDED_FILE} gives {token:?} the id {id}, but {next} comes next"));
+    let roles = ["bos_token", "eos_token", "pad_token", "unk_token"].map(|role| named(settings, role));
+    let mut special: Vec<String> = roles.into_iter().flatten().chain([END_OF_TEXT.to_string()]).collect();
+    let further = settings["additional_special_tokens"].as_array().cloned().unwrap_or_default();
+    special.extend(further.iter().filter_map(|token| token.as_str().map(str::to_string)));
+    let mut entries: BTreeMap<u32, Value> = BTreeMap::new();
+    for token in &special {
+        if let Some(&id) = vocabulary.get(token).or(added.get(token)) {
+            entries.insert(id, entry(id, token, true));
         }
-        entries.push(entry(&token, id, token == END_OF_TEXT));
     }
-    Ok(entries)
+    for (token, &id) in &added {
+        entries.entry(id).or_insert_with(|| entry(id, token, false));
+    }
+    for (id, token) in settings["added_tokens_decoder"].as_object().into_iter().flatten() {
+        let (Ok(id), Some(content)) = (id.parse::<u32>(), token["content"].as_str()) else {
+            return Err(format!("{SETTINGS_FILE} has an added token without an id or a text"));
+        };
+        let flag = |name: &str, default: bool| token[name].as_bool().unwrap_or(default);
+        let special = flag("special", false);
+        let entry = json!({"id": id, "content": content, "special": special, "normalized": flag("normalized", !special),
+            "single_word": flag("single_word", false), "lstrip": flag("lstrip", false), "rstrip": flag("rstrip", false)});
+        entries.insert(id, entry);
+    }
+    let mut next = vocabulary.len() as u32;
+    for (&id, entry) in &entries {
+        let token = entry["content"].as_str().unwrap_or_default();
+        match vocabulary.get(token) {
+            Some(&known) if known == id => {}
+            Some(known) => return Err(format!("{token:?} has the id {id}, but {known} in {VOCABULARY_FILE}")),
+            None if id == next => next += 1,
+            None => {
+                let place = format!("{ADDED_FILE}, or added_tokens_decoder of {SETTINGS_FILE}");
+                return Err(format!("{place}, gives {token:?} the id {id}, but {next} comes next"));
+            }
+        }
+    }
+    Ok(entries.into_values().collect())
 }
 
 /// The pairs of `merges.txt`, in order of rank: one "left right" per line after a version comment.

@@ -59,7 +59,9 @@ pub fn write_folder(
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
     write_bytes(&folder.join(CONFIG_FILE), config.to_json_for(weights.name()).as_bytes())?;
-    GenerationConfig::of(config).save(folder)?;
+    if !tokenizer.is_some_and(Tokenizer::has_generation_config) {
+        GenerationConfig::of(config).save(folder)?;
+    }
     tokenizer.map_or(Ok(()), |tokenizer| tokenizer.save(folder))?;
     write_weights(&folder.join(WEIGHTS_FILE), &config.stored(tensors), &[], weights)
 }
@@ -134,8 +136,14 @@ impl Weights {
         let mut places = places(&files, config)?;
         let score = places.remove(SCORE);
         let embedding = config.family().embedding();
-        if config.tied
-            && let Some((file, head)) = places.remove(HEAD)
+        let head = if config.tied { places.remove(HEAD) } else { None };
+        if let Some(head) = &head
+            && !places.contains_key(embedding)
+        {
+            // One of two tied tensors may be all that is stored, as safetensors' `save_model` does.
+            places.insert(embedding.to_string(), head.clone());
+        }
+        if let Some((file, head)) = head
             && let Some((other, table)) = places.get(embedding)
             && !files[file].same(&head, &files[*other], table)?
         {
@@ -174,6 +182,11 @@ impl Weights {
             check_weights(file, raw, values)?;
             take(at, values)
         })
+    }
+
+    /// Whether there is a classifier's head.
+    pub fn has_score(&self) -> bool {
+        self.score.is_some()
     }
 
     /// Shape (outputs, C) and values of a classifier's head, `score.weight`, where the files hold one.

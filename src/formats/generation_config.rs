@@ -4,14 +4,16 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::folder::CONFIG_FILE;
 use super::source::ModelSource;
 use crate::error::{Error, Result};
-use crate::files::{one_line, write_bytes};
+use crate::files::write_bytes;
 use crate::models::config::Config;
 use crate::models::family::one_or_list;
-use crate::models::keys::{Found, Keys, shown};
+use crate::models::keys::Use::{Harmless, Obeyed, Warned};
+use crate::models::keys::{Found, Keys, Use, shown, unheeded};
 
 pub const GENERATION_CONFIG_FILE: &str = "generation_config.json";
 
@@ -49,9 +51,15 @@ pub struct GenerationConfig {
     pub top_k: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
-    /// Keys that ask for something which is not implemented: worth a warning, as texts will differ.
+    /// Texts that end a text.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop_strings: Vec<String>,
+    /// Keys that ask for something which is not implemented or not known: worth a warning, as texts will differ.
     #[serde(skip)]
     pub unsupported: Vec<String>,
+    /// What else the file says.
+    #[serde(flatten)]
+    pub others: Map<String, Value>,
 }
 
 /// When a beam search ends: `early_stopping` in `transformers`.
@@ -65,32 +73,101 @@ pub enum EarlyStopping {
     Never,
 }
 
-/// Keys that are not implemented, each with the values that ask for nothing.
-const UNSUPPORTED: [(&str, &[f64]); 24] = [
-    ("bad_words_ids", &[]),
-    ("begin_suppress_tokens", &[]),
-    ("constraints", &[]),
-    ("diversity_penalty", &[0.0]),
-    ("dola_layers", &[]),
-    ("encoder_no_repeat_ngram_size", &[0.0]),
-    ("encoder_repetition_penalty", &[1.0]),
-    ("epsilon_cutoff", &[0.0]),
-    ("eta_cutoff", &[0.0]),
-    ("exponential_decay_length_penalty", &[]),
-    ("force_words_ids", &[]),
-    ("forced_bos_token_id", &[]),
-    ("forced_eos_token_id", &[]),
-    ("guidance_scale", &[1.0]),
-    ("min_length", &[0.0]),
-    ("min_new_tokens", &[0.0]),
-    ("no_repeat_ngram_size", &[0.0]),
-    ("num_beam_groups", &[1.0]),
-    ("penalty_alpha", &[0.0]),
-    ("sequence_bias", &[]),
-    ("suppress_tokens", &[]),
-    ("top_h", &[]),
-    ("typical_p", &[1.0]),
-    ("watermarking_config", &[]),
+/// What is done with each key that `transformers` knows.
+pub const KEYS: &[(&str, Use)] = &[
+    ("_from_model_config", Harmless),
+    ("assistant_confidence_threshold", Harmless), // a second model is only used where one is given
+    ("assistant_early_exit", Warned(&[])),
+    ("assistant_ensemble_weight", Harmless),
+    ("assistant_lookbehind", Harmless),
+    ("bad_words_ids", Warned(&[])),
+    ("begin_suppress_tokens", Warned(&[])),
+    ("bos_token_id", Obeyed),
+    ("cache_config", Harmless), // how keys and values are kept, not what they are
+    ("cache_implementation", Harmless),
+    ("compile_config", Harmless),
+    ("constraints", Warned(&[])),
+    ("continuous_batching_config", Harmless),
+    ("decoder_start_token_id", Harmless), // of models with an encoder
+    ("disable_compile", Harmless),
+    ("diversity_penalty", Warned(&[0.0])),
+    ("do_sample", Obeyed),
+    ("dola_layers", Warned(&[])),
+    ("early_stopping", Obeyed),
+    ("encoder_no_repeat_ngram_size", Warned(&[0.0])),
+    ("encoder_repetition_penalty", Warned(&[1.0])),
+    ("eos_token_id", Obeyed),
+    ("epsilon_cutoff", Warned(&[0.0])),
+    ("eta_cutoff", Warned(&[0.0])),
+    ("exponential_decay_length_penalty", Warned(&[])),
+    ("force_words_ids", Warned(&[])),
+    ("forced_bos_token_id", Warned(&[])),
+    ("forced_eos_token_id", Warned(&[])),
+    ("guidance_scale", Warned(&[1.0])),
+    ("is_assistant", Harmless),
+    ("length_penalty", Obeyed),
+    ("low_memory", Harmless),
+    ("max_cache_len", Harmless),
+    ("max_length", Obeyed),
+    ("max_matching_ngram_size", Harmless),
+    ("max_new_tokens", Obeyed),
+    ("max_time", Warned(&[])),
+    ("min_length", Warned(&[0.0])),
+    ("min_new_tokens", Warned(&[0.0])),
+    ("min_p", Obeyed),
+    ("no_repeat_ngram_size", Warned(&[0.0])),
+    ("num_assistant_tokens", Harmless),
+    ("num_assistant_tokens_schedule", Harmless),
+    ("num_beam_groups", Warned(&[1.0])),
+    ("num_beams", Obeyed),
+    ("num_return_sequences", Warned(&[1.0])),
+    ("output_attentions", Harmless),
+    ("output_hidden_states", Harmless),
+    ("output_logits", Harmless),
+    ("output_scores", Harmless),
+    ("pad_token_id", Harmless), // texts of one prompt are not padded
+    ("penalty_alpha", Warned(&[0.0])),
+    ("prefill_chunk_size", Harmless),
+    ("prompt_lookup_num_tokens", Harmless), // how fast, not what
+    ("remove_invalid_values", Harmless),    // numbers that are not finite are an error here
+    ("renormalize_logits", Warned(&[])),
+    ("repetition_penalty", Obeyed),
+    ("return_dict_in_generate", Harmless),
+    ("return_legacy_cache", Harmless),
+    ("sequence_bias", Warned(&[])),
+    ("speculation_type", Harmless),
+    ("stop_strings", Obeyed),
+    ("suppress_tokens", Warned(&[])),
+    ("target_lookbehind", Harmless),
+    ("temperature", Obeyed),
+    ("token_healing", Warned(&[])),
+    ("top_h", Warned(&[])),
+    ("top_k", Obeyed),
+    ("top_p", Obeyed),
+    ("transformers_version", Harmless),
+    ("typical_p", Warned(&[1.0])),
+    ("use_cache", Harmless),
+    ("use_mtp", Harmless),
+    ("watermarking_config", Warned(&[])),
+];
+
+/// Values that a `config.json` of older versions may have for keys of generation without asking for anything.
+const DEFAULTS: [(&str, f64); 15] = [
+    ("diversity_penalty", 0.0),
+    ("do_sample", 0.0),
+    ("early_stopping", 0.0),
+    ("length_penalty", 1.0),
+    ("max_length", 20.0),
+    ("min_length", 0.0),
+    ("no_repeat_ngram_size", 0.0),
+    ("encoder_no_repeat_ngram_size", 0.0),
+    ("num_beams", 1.0),
+    ("num_beam_groups", 1.0),
+    ("repetition_penalty", 1.0),
+    ("temperature", 1.0),
+    ("top_k", 50.0),
+    ("top_p", 1.0),
+    ("typical_p", 1.0),
 ];
 
 impl GenerationConfig {
@@ -100,8 +177,25 @@ impl GenerationConfig {
     }
 
     pub(super) fn open(source: &ModelSource) -> Result<Self> {
-        let Some(text) = source.text(GENERATION_CONFIG_FILE)? else { return Ok(Self::default()) };
-        Self::from_json(&text, &source.path(GENERATION_CONFIG_FILE))
+        if let Some(text) = source.text(GENERATION_CONFIG_FILE)? {
+            return Self::from_json(&text, &source.path(GENERATION_CONFIG_FILE));
+        }
+        let Some(text) = source.text(CONFIG_FILE)? else { return Ok(Self::default()) };
+        Self::from_model_config(&text)
+            .map_err(|problem| Error::Input(format!("{}: {problem}", source.path(CONFIG_FILE).display())))
+    }
+
+    /// What a `config.json` says of generation, where older versions of `transformers` kept it.
+    fn from_model_config(text: &str) -> Found<Self> {
+        let keys = Keys::parse(text, CONFIG_FILE)?;
+        let asks = |key: &str, value: &Value| {
+            let number = value.as_f64().or(value.as_bool().map(|flag| f64::from(u8::from(flag))));
+            !DEFAULTS.iter().any(|(known, default)| *known == key && number == Some(*default))
+        };
+        // What both files may have says nothing of generation here.
+        let is_own = |key: &str| KEYS.iter().any(|(known, _)| *known == key) && !key.ends_with("_token_id");
+        let kept = keys.entries().filter(|(key, value)| is_own(key) && asks(key, value));
+        Self::from_keys(&Keys::of(kept.map(|(key, value)| (key.clone(), value.clone())).collect()))
     }
 
     /// Parses the file's text; `origin` is the file that errors name. Values that mean nothing are refused by name.
@@ -132,22 +226,27 @@ impl GenerationConfig {
     }
 
     fn parse(text: &str) -> Found<Self> {
-        let keys = Keys::parse(text, GENERATION_CONFIG_FILE)?;
+        Self::from_keys(&Keys::parse(text, GENERATION_CONFIG_FILE)?)
+    }
+
+    fn from_keys(keys: &Keys) -> Found<Self> {
         Ok(Self {
             bos_token_id: keys.tokens("bos_token_id").first().copied(),
             do_sample: keys.flag("do_sample")?,
-            early_stopping: early_stopping(&keys)?,
+            early_stopping: early_stopping(keys)?,
             eos_token_id: keys.tokens("eos_token_id"),
-            length_penalty: number(&keys, "length_penalty", f32::is_finite, "a number")?,
+            length_penalty: number(keys, "length_penalty", f32::is_finite, "a number")?,
             max_length: keys.whole("max_length", 0..=usize::MAX)?,
             max_new_tokens: keys.whole("max_new_tokens", 0..=usize::MAX)?,
-            min_p: number(&keys, "min_p", |p| (0.0..=1.0).contains(&p), "from 0 to 1")?,
+            min_p: number(keys, "min_p", |p| (0.0..=1.0).contains(&p), "from 0 to 1")?,
             num_beams: keys.whole("num_beams", 1..=MOST_BEAMS)?,
-            repetition_penalty: number(&keys, "repetition_penalty", |p| p.is_finite() && p > 0.0, "more than 0")?,
-            temperature: number(&keys, "temperature", |t| t.is_finite() && t >= 0.0, "at least 0")?,
+            repetition_penalty: number(keys, "repetition_penalty", |p| p.is_finite() && p > 0.0, "more than 0")?,
+            temperature: number(keys, "temperature", |t| t.is_finite() && t >= 0.0, "at least 0")?,
             top_k: keys.whole("top_k", 0..=usize::MAX)?,
-            top_p: number(&keys, "top_p", |p| (0.0..=1.0).contains(&p), "from 0 to 1")?,
-            unsupported: unsupported(&keys),
+            top_p: number(keys, "top_p", |p| (0.0..=1.0).contains(&p), "from 0 to 1")?,
+            stop_strings: stop_strings(keys)?,
+            unsupported: unheeded(keys, &[KEYS]),
+            others: others(keys),
         })
     }
 }
@@ -182,17 +281,26 @@ fn number(keys: &Keys, key: &str, fits: impl Fn(f32) -> bool, range: &str) -> Fo
     }
 }
 
-/// Keys of [`UNSUPPORTED`] with values that would change what is generated.
-fn unsupported(keys: &Keys) -> Vec<String> {
-    let asks = |value: &Value, neutral: &[f64]| match value {
-        Value::Number(number) => !number.as_f64().is_some_and(|number| neutral.contains(&number)),
-        Value::Bool(flag) => *flag,
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-        _ => true,
+/// One text, or a list of them.
+fn stop_strings(keys: &Keys) -> Found<Vec<String>> {
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_string);
+    let found = match keys.get("stop_strings") {
+        None => Some(vec![]),
+        Some(Value::Array(list)) => list.iter().map(text).collect(),
+        Some(value) => text(value).map(|text| vec![text]),
     };
-    let found = UNSUPPORTED.iter().filter(|(key, neutral)| keys.get(key).is_some_and(|value| asks(value, neutral)));
-    found.map(|(key, _)| one_line(key)).collect()
+    found.ok_or_else(|| {
+        let value = keys.get("stop_strings").map(shown).unwrap_or_default();
+        format!("stop_strings is {value}, but must be a text or a list of texts")
+    })
+}
+
+/// The keys that are not read, to be written again as they were.
+fn others(keys: &Keys) -> Map<String, Value> {
+    let is_read = |key: &str| KEYS.iter().any(|(known, what)| *known == key && *what == Obeyed);
+    let is_origin = |key: &str| ["transformers_version", "_from_model_config"].contains(&key);
+    let kept = keys.entries().filter(|(key, _)| !is_read(key) && !is_origin(key));
+    kept.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 fn one_or_many<S: Serializer>(ids: &[u32], serializer: S) -> std::result::Result<S::Ok, S::Error> {

@@ -11,6 +11,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::models::config::Config;
+use crate::models::known_keys::unheeded_of;
 
 /// A model's files by name: `config.json`, `model.safetensors`, `tokenizer.json` and what else there may be.
 #[derive(Debug, Clone)]
@@ -45,6 +46,29 @@ impl ModelSource {
     /// The model's parameters, checked against its configuration.
     pub fn weights(&self, config: &Config) -> Result<Weights> {
         Weights::open(self.clone(), config)
+    }
+
+    /// The shape of the model and its parameters, also of a classifier, which has no output projection whatever its
+    /// configuration says of tied ones.
+    pub fn model(&self) -> Result<(Config, Weights)> {
+        let config = self.config()?;
+        match self.weights(&config) {
+            Ok(weights) => Ok((config, weights)),
+            Err(error) => {
+                let tied = Config { tied: true, ..config };
+                let weights = self.weights(&tied).ok().filter(Weights::has_score).ok_or(error)?;
+                Ok((tied, weights))
+            }
+        }
+    }
+
+    /// Keys of its `config.json` that are passed over although they ask for something, one sentence each, to tell the user.
+    pub fn warnings(&self) -> Result<Vec<String>> {
+        let unheeded = self.text(CONFIG_FILE)?.and_then(|text| unheeded_of(&text).ok()).unwrap_or_default();
+        Ok(unheeded
+            .into_iter()
+            .map(|key| format!("the model's {CONFIG_FILE} has {key}, which is not known here"))
+            .collect())
     }
 
     /// `tokenizer.json`, or else `vocab.json` and `merges.txt`.

@@ -48,6 +48,25 @@ pub struct Config {
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text: none, one, or several.
     pub eos_token_id: Vec<u32>,
+    /// What else its `config.json` says.
+    pub kept: Kept,
+}
+
+/// Keys of a `config.json` that mean nothing to the model and are written again as they were. They make no difference between
+/// two configurations.
+#[derive(Clone, Default)]
+pub struct Kept(pub serde_json::Map<String, serde_json::Value>);
+
+impl PartialEq for Kept {
+    fn eq(&self, _: &Kept) -> bool {
+        true
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{} keys", self.0.len())
+    }
 }
 
 /// How hidden states are normalised.
@@ -169,6 +188,7 @@ impl Config {
             scaled_residual: true,
             bos_token_id: None,
             eos_token_id: vec![],
+            kept: Kept::default(),
         }
     }
 

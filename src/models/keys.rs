@@ -7,6 +7,45 @@ use crate::files::one_line;
 /// A value, or what is wrong with it: a message that names the key.
 pub type Found<T> = std::result::Result<T, String>;
 
+/// What is done with a key of a file that another program wrote.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Use {
+    /// It is read here; what it asks for is done, or refused by name.
+    Obeyed,
+    /// It is read by another part of the program, or there where it matters.
+    Elsewhere,
+    /// Nothing that is computed here depends on it, whatever it says.
+    Harmless,
+    /// It asks for something that is not implemented, unless it has one of these values; nor do false, and an empty text, list
+    /// or object ask for anything. It is told by name.
+    Warned(&'static [f64]),
+}
+
+/// The keys that a program must not pass over silently: those that ask for what is not implemented, and those that no table
+/// has, in alphabetical order.
+pub fn unheeded(keys: &Keys, tables: &[&[(&str, Use)]]) -> Vec<String> {
+    let asks = |value: &Value, neutral: &[f64]| match value {
+        Value::Number(number) => !number.as_f64().is_some_and(|number| neutral.contains(&number)),
+        Value::Bool(flag) => *flag,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        Value::Null => false,
+    };
+    let is_unheeded = |key: &str, value: &Value| {
+        let found = tables.iter().flat_map(|table| table.iter()).find(|(known, _)| *known == key);
+        match found.map(|(_, what)| what) {
+            Some(Use::Obeyed | Use::Elsewhere | Use::Harmless) => false,
+            Some(Use::Warned(neutral)) => asks(value, neutral),
+            None => !value.is_null(),
+        }
+    };
+    let found = keys.0.iter().filter(|(key, value)| is_unheeded(key, value)).map(|(key, _)| one_line(key));
+    let mut found: Vec<String> = found.collect();
+    found.sort();
+    found
+}
+
 /// The keys of an object; every error names its key. A null counts as absent.
 pub struct Keys(Map<String, Value>);
 
@@ -20,6 +59,11 @@ impl Keys {
 
     pub fn of(keys: Map<String, Value>) -> Keys {
         Keys(keys)
+    }
+
+    /// All keys with their values.
+    pub fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.0.iter()
     }
 
     /// Whether the key is there, be it with a null.

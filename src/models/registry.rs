@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::config::Config;
+use super::config::{Config, Kept};
 use super::family::Family;
 use super::keys::{Found, Keys, shown};
 use super::{gpt, gpt2, llama};
@@ -48,19 +48,44 @@ impl Config {
 
     /// As [`Config::to_json`], for weights of type `dtype`, as PyTorch calls it.
     pub fn to_json_for(&self, dtype: &'static str) -> String {
-        self.family().write(self, dtype)
+        let written = self.family().write(self, dtype);
+        if self.kept.0.is_empty() {
+            return written;
+        }
+        let mut all = self.kept.0.clone();
+        all.append(&mut serde_json::from_str(&written).expect("our own JSON"));
+        serde_json::to_string_pretty(&all).expect("JSON always serialises") + "\n"
     }
 }
 
+/// Keys that are not kept: of the program that wrote the file, and of a classifier's head, which has its own folder.
+const NOT_KEPT: [&str; 8] = [
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "problem_type",
+    "transformers_version",
+];
+
 fn parse(text: &str) -> Found<Config> {
     let keys = Keys::parse(text, "config.json")?;
+    let config = read(&keys)?;
+    let kept = keys.entries().filter(|(key, _)| !NOT_KEPT.contains(&key.as_str()));
+    let kept = Kept(kept.map(|(key, value)| (key.clone(), value.clone())).collect());
+    Ok(Config { kept, ..config })
+}
+
+fn read(keys: &Keys) -> Found<Config> {
     if let Some(value) = keys.get("quantization_config") {
         return Err(format!("quantization_config is {}, but quantised weights are not supported", shown(value)));
     }
-    let Some(model_type) = keys.get("model_type") else { return FAMILIES[0].read(&keys) };
+    let Some(model_type) = keys.get("model_type") else { return FAMILIES[0].read(keys) };
     let known = |family: &&&dyn Family| family.model_types().iter().any(|name| model_type == name);
     match FAMILIES.iter().find(known) {
-        Some(family) => family.read(&keys),
+        Some(family) => family.read(keys),
         None => {
             let names: Vec<_> = FAMILIES.iter().flat_map(|family| family.model_types()).copied().collect();
             Err(format!("model_type is {}, but only {} are supported here", shown(model_type), names.join(", ")))

@@ -35,6 +35,8 @@ pub struct NextToken {
     pub min_p: f32,
 }
 
+/// The least of [`NextToken::top_p`] that is counted with: of the mass above it the most likely token has less.
+const LEAST_P: f32 = 1e-30;
 /// Salt of the random numbers, so that they are not dropout's.
 const SALT: u32 = 0x746f_6b65;
 /// Stands for what is not finite, in a broken model.
@@ -106,7 +108,7 @@ impl NextToken {
             cut(&mut weights, self.top_k as f64, &|_| 1.0);
         }
         if self.top_p < 1.0 {
-            let goal = f64::from(self.top_p) * weights.iter().sum::<f64>();
+            let goal = f64::from(self.top_p.max(LEAST_P)) * weights.iter().sum::<f64>();
             cut(&mut weights, goal, &|w| w);
         }
         weights.iter().map(|w| if *w >= f64::from(self.min_p) { *w } else { 0.0 }).collect()
@@ -142,7 +144,7 @@ impl Op for NextToken {
             .constant("THREADS", vocabulary_threads(self.vocabulary, limits))
             .constant("TEMPERATURE", self.temperature)
             .constant("TOP_K", self.top_k)
-            .constant("TOP_P", self.top_p)
+            .constant("TOP_P", self.top_p.max(LEAST_P))
             .constant("MIN_P", self.min_p)
             .constant("PENALTY", self.repetition_penalty)
             .constant("WORDS", seen_words(self.vocabulary))
@@ -214,6 +216,7 @@ pub const CASES: &[Case] = &[
     case!("next_token, the most likely after a penalty", NextToken { repetition_penalty: 1.7, ..GREEDY }, 5, 64, 4),
     case!("next_token drawn at temperature 0.7", NextToken { temperature: 0.7, ..GREEDY }, 40, 64, 4),
     case!("next_token drawn from the top 5", NextToken { temperature: 1.5, top_k: 5, ..GREEDY }, 40, 61, 4),
+    case!("next_token drawn from the top 0", NextToken { temperature: 2.0, top_p: 0.0, ..GREEDY }, 40, 61, 4),
     case!("next_token drawn from the top 0.6", NextToken { temperature: 2.0, top_p: 0.6, ..GREEDY }, 40, 61, 4),
     case!(
         "next_token, everything at once",

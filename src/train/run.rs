@@ -346,7 +346,9 @@ impl Run {
         if let Some(tokenizer) = &self.tokenizer {
             tokenizer.save(self.folder.path())?;
         }
-        GenerationConfig::of(network.config()).save(self.folder.path())?;
+        if !self.tokenizer.as_ref().is_some_and(Tokenizer::has_generation_config) {
+            GenerationConfig::of(network.config()).save(self.folder.path())?;
+        }
         let best = self.best_folder();
         if best.join(CONFIG_FILE).exists() {
             let evaluations = serde_json::to_string_pretty(&self.state.evaluations).expect("numbers serialise") + "\n";

@@ -292,8 +292,19 @@ fn bad_sources_are_refused() {
     let dir = tempdir().unwrap();
     refused(Source::open(&dir.path().join("none.txt")), &["no data at", "none.txt"]);
     refused(Source::open(dir.path()), &["has no .txt, .jsonl, .parquet or .bin files"]);
-    refused(Source::open(&write(&dir, "x.csv", "PAR1")), &["x.csv", "neither .txt, .jsonl, .parquet nor .bin"]);
-    refused(Source::open(dir.path()), &["has no .txt, .jsonl, .parquet or .bin files"]);
+    for binary in [&b"PAR1\0"[..], b"text\xFFtext", b"\x1F\x8B"] {
+        let path = write(&dir, "x.dat", binary);
+        refused(Source::open(&path), &["x.dat", "is not UTF-8 text, and neither .jsonl, .parquet nor .bin"]);
+    }
+    write(&dir, "y.dat", "");
+    refused(
+        Source::open(dir.path()),
+        &["has no .txt, .jsonl, .parquet or .bin files in it, but 2 .dat", "--ext md,py"],
+    );
+    for name in ["a.bin.gz", "a.parquet.zst"] {
+        refused(Source::open(&write(&dir, name, "")), &[name, "unpack it with"]);
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
     write(&dir, "mixed/a.txt", "a");
     write(&dir, "mixed/b.bin", [1, 0]);
     refused(Source::open(&dir.path().join("mixed")), &["mixes", "a.txt", "b.bin"]);

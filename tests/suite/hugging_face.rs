@@ -462,7 +462,7 @@ fn generation_configs_are_read_and_written() {
         "temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.2, "num_beams": 4,
         "length_penalty": -0.5, "early_stopping": "never", "max_new_tokens": 100, "max_length": 20,
         "no_repeat_ngram_size": 3, "typical_p": 1.0, "num_beam_groups": 1, "suppress_tokens": [], "use_cache": true,
-        "bad_words_ids": null, "transformers_version": "4.40.0"}"#;
+        "bad_words_ids": null, "stop_strings": "END", "transformers_version": "4.40.0"}"#;
     let read = generation(text).unwrap();
     let expected = GenerationConfig {
         bos_token_id: Some(50256),
@@ -478,11 +478,15 @@ fn generation_configs_are_read_and_written() {
         temperature: Some(0.7),
         top_k: Some(50),
         top_p: Some(0.9),
+        stop_strings: vec!["END".into()],
         unsupported: vec!["no_repeat_ngram_size".into()],
+        others: read.others.clone(),
     };
     assert_eq!(read, expected);
-    let supported = GenerationConfig { unsupported: vec![], ..expected };
-    assert_eq!(generation(&supported.to_json()).unwrap(), supported);
+    assert_eq!(read.others["no_repeat_ngram_size"], 3, "what is not read is written again");
+    assert!(!read.others.contains_key("top_k") && !read.others.contains_key("transformers_version"));
+    assert_eq!(generation(&read.to_json()).unwrap(), read);
+    let supported = read;
     for (text, early) in [("false", EarlyStopping::No), ("true", EarlyStopping::Yes)] {
         let read = generation(&format!(r#"{{"early_stopping": {text}}}"#)).unwrap();
         assert_eq!(read.early_stopping, Some(early));
@@ -516,6 +520,8 @@ fn generation_values_that_mean_nothing_are_refused_by_name() {
         ("early_stopping", json!("soon")),
         ("do_sample", json!(1)),
         ("max_new_tokens", json!(-5)),
+        ("stop_strings", json!(["a", 5])),
+        ("stop_strings", json!("")),
     ] {
         let message = one_line(generation(&json!({key: value}).to_string()).unwrap_err());
         assert!(message.contains(key) && message.contains("generation_config.json"), "{key}: {message}");

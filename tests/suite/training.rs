@@ -121,7 +121,7 @@ impl Setup {
     pub fn objective(&self) -> Pretrain {
         let (training, validation) = (corpus().training.clone(), corpus().validation.clone());
         let vocabulary_size = corpus().tokenizer.vocabulary_size();
-        let corpus = Corpus { training, validation, vocabulary_size, notes: vec![] };
+        let corpus = Corpus { training, validation, vocabulary_size, notes: vec![], warnings: vec![] };
         Pretrain::new(self.config.clone(), self.config.context, corpus, None)
     }
 

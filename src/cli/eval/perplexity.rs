@@ -31,11 +31,14 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
         fail!(Usage, "--stride {stride} must be from 1 to {most}, less than the model's context of {}", most + 1);
     }
     let source = match &eval.data {
-        Some(data) => Source::open(data)?,
+        Some(data) => Source::open_with(data, &eval.ext.clone().unwrap_or_default())?,
         None => Source::from_text("held-out stories", story::validation_text(0, STORY_BYTES)),
     };
-    let tokenizer = if source.is_text() { Some(model.tokenizer()?) } else { None };
+    let own = || model.tokenizer()?.for_model(config.vocab_size, &model.path(""));
+    let tokenizer = if source.is_text() { Some(own()?) } else { None };
     let tokens = tokens(&source, tokenizer.as_ref(), config.vocab_size, &super::super::cache_folder())?;
+    source.notes().iter().for_each(|note| global.say(&format!("note: {note}")));
+    tokens.warnings().iter().for_each(|warning| global.say(&format!("warning: {warning}")));
     if tokens.len() < 2 {
         fail!(Input, "{} holds {} tokens and at least 2 are needed to predict one", source.name(), tokens.len());
     }

@@ -42,7 +42,7 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
         fail!(Input, "{train} has fewer examples than the {} that --shots asks for", eval.shots);
     }
     let shots = Shots { count: eval.shots, examples: &train, seed: eval.seed.into(), separator: &eval.separator };
-    let tokenizer = model.tokenizer()?;
+    let tokenizer = model.tokenizer()?.for_model(config.vocab_size, &model.path(""))?;
     let mut prompter = Prompter { tokenizer: &tokenizer, context: config.context, cut: 0 };
     let mut executor = global.open()?;
     let network = Network::new(config.clone());

@@ -9,6 +9,7 @@ use rustyline::{Behavior, Config, Editor};
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use wgpt::data::pieces::BYTE_ORDER_MARK;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 
@@ -57,6 +58,9 @@ fn read(from: impl Read, name: &Path) -> Result<String> {
         let at = error.utf8_error().valid_up_to() + 1;
         Error::Input(format!("{} is not UTF-8 text: byte {at} does not fit; convert it", name.display()))
     })?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len());
+    }
     let line = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line).len());
     text.truncate(line.filter(|length| *length > 0).unwrap_or(text.len()));
     Ok(text)

@@ -81,11 +81,20 @@ enum Early {
 /// Everything that is settled before the first token.
 pub struct Settings {
     pub method: Method,
-    pub tokens: usize,
+    limit: Limit,
     pub count: usize,
     pub seed: u32,
     pub stop_tokens: Vec<u32>,
     pub stops: Vec<String>,
+}
+
+/// How long a text becomes, at most.
+#[derive(Clone, Copy)]
+enum Limit {
+    /// So many tokens after the prompt.
+    New(usize),
+    /// So many tokens with the prompt: `max_length` of `transformers`.
+    All(usize),
 }
 
 #[derive(Clone)]
@@ -156,13 +165,18 @@ impl Choices {
         stop_tokens.dedup();
         // A configuration may name tokens that the model does not have; they never come.
         stop_tokens.retain(|id| (*id as usize) < vocabulary);
+        let stops = self.stop.iter().map(|stop| stop.replace("\\n", "\n"));
         Ok(Settings {
             method,
-            tokens: self.tokens.or(model.max_new_tokens.filter(|n| *n > 0)).unwrap_or(TOKENS),
+            limit: match (self.tokens.or(model.max_new_tokens.filter(|n| *n > 0)), model.max_length) {
+                (Some(new), _) => Limit::New(new),
+                (None, Some(all)) if all > 0 => Limit::All(all),
+                _ => Limit::New(TOKENS),
+            },
             count: self.count,
             seed: self.seed,
             stop_tokens,
-            stops: self.stop.iter().map(|stop| stop.replace("\\n", "\n")).collect(),
+            stops: stops.chain(model.stop_strings.iter().cloned()).collect(),
         })
     }
 
@@ -210,6 +224,19 @@ impl Choices {
 }
 
 impl Settings {
+    /// Tokens to generate at most after a prompt of so many.
+    pub fn tokens(&self, prompt: usize) -> Result<usize> {
+        match self.limit {
+            Limit::New(tokens) => Ok(tokens),
+            Limit::All(all) if all > prompt => Ok(all - prompt),
+            Limit::All(all) => fail!(
+                Input,
+                "the prompt has {prompt} tokens, and the model's generation_config.json ends a text at {all} with the prompt \
+                 (max_length): say with --tokens how many to add"
+            ),
+        }
+    }
+
     /// Texts that a generator for these settings works on at once.
     pub fn rows(&self) -> usize {
         match &self.method {

@@ -42,18 +42,17 @@ impl Writer {
     /// Texts that are drawn token by token, shown as they come.
     fn draw(&mut self, prompt: &str, ids: &[u32], draw: &Draw, seed: u32) -> Result<()> {
         let Writer { executor, generator, tokenizer, settings, interrupted, .. } = self;
-        let rows = settings.rows();
+        let (rows, tokens) = (settings.rows(), settings.tokens(ids.len())?);
         for first in (0..settings.count).step_by(rows) {
             let seed = seed.wrapping_add(first as u32);
             let mut texts: Vec<Continuation> = (first..settings.count.min(first + rows))
                 .map(|_| {
-                    Continuation::new(tokenizer, settings.tokens, &settings.stop_tokens, &settings.stops)
-                        .after(tokenizer, ids)
+                    Continuation::new(tokenizer, tokens, &settings.stop_tokens, &settings.stops).after(tokenizer, ids)
                 })
                 .collect::<Result<_>>()?;
             let mut printer = Printer { prompt, json: self.json, echo: self.echo, ..Printer::default() };
             let label = |n: usize| Label { seed: Some(seed.wrapping_add(n as u32)), score: None };
-            generator.sample(executor.as_mut(), ids, settings.tokens, draw, seed, &mut |row, token| {
+            generator.sample(executor.as_mut(), ids, tokens, draw, seed, &mut |row, token| {
                 // The last round may have fewer texts than rows.
                 let Some(text) = texts.get_mut(row) else { return Ok(false) };
                 text.push(token)?;
@@ -73,6 +72,7 @@ impl Writer {
     /// The best texts that beam search finds, shown when it is over.
     fn search(&mut self, prompt: &str, ids: &[u32], options: BeamOptions) -> Result<()> {
         let Writer { executor, generator, tokenizer, settings, interrupted, .. } = self;
+        let tokens = settings.tokens(ids.len())?;
         // Bytes of a stop text, and a few more tokens for the neighbours that a decoder may look at.
         let window = settings.stops.iter().map(String::len).max().map(|bytes| bytes + 8);
         let stops = |ids: &[u32]| {
@@ -81,9 +81,9 @@ impl Writer {
             interrupted.load(Ordering::SeqCst) || last.is_some_and(|text| first_stop(&text, &settings.stops).is_some())
         };
         let options = BeamOptions { stop_tokens: &settings.stop_tokens, stops: Some(&stops), ..options };
-        let found = generator.beams(executor.as_mut(), ids, settings.tokens, &options)?;
+        let found = generator.beams(executor.as_mut(), ids, tokens, &options)?;
         let text = |found: &Hypothesis| {
-            let text = Continuation::new(tokenizer, settings.tokens, &settings.stop_tokens, &settings.stops);
+            let text = Continuation::new(tokenizer, tokens, &settings.stop_tokens, &settings.stops);
             let mut text = text.after(tokenizer, ids)?;
             for (id, log_probability) in found.ids.iter().zip(&found.log_probabilities) {
                 text.push(Token { id: *id, log_probability: *log_probability })?;

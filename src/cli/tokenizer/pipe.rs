@@ -5,6 +5,7 @@ use crate::cli::console;
 use clap::Args;
 use rayon::prelude::*;
 use std::io::{self, BufRead, BufReader, Read};
+use wgpt::data::cuts::Cuts;
 use wgpt::data::encoder::Encoder;
 use wgpt::data::pieces::Pieces;
 use wgpt::data::source::Source;
@@ -76,7 +77,8 @@ impl Encode {
         let mut line = start.to_string();
         let mut first = true;
         let encoder = Encoder::new(tokenizer)?;
-        for piece in Pieces::of_reader(INPUT, Box::new(io::stdin().lock()), PIECE_BYTES) {
+        let pieces = Pieces::of_reader(INPUT, Box::new(io::stdin().lock()), PIECE_BYTES);
+        for piece in pieces.cut_at(Cuts::of(tokenizer)) {
             for id in encoder.encode(&piece?)? {
                 line.push_str(if first { "" } else { between });
                 line.push_str(&id.to_string());

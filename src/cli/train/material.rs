@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use wgpt::data::corpora::story;
 use wgpt::data::corpus::{Corpus, tokens};
-use wgpt::data::source::Source;
+use wgpt::data::source::{Extensions, Source};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::fail;
@@ -24,17 +24,27 @@ pub(super) struct Material {
     pub floor: Option<f64>,
 }
 
+/// Where data is.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// None: the built-in stories.
+    pub data: Option<&'a Path>,
+    pub val: Option<&'a Path>,
+    /// Of the files that a folder is searched for.
+    pub extensions: Option<&'a Extensions>,
+}
+
 /// Opens the data with the tokenizer that is known, or else the one called `tokenizer`; `seed` is that of the built-in stories.
 pub(super) fn open_material(
-    data: Option<&Path>,
-    val: Option<&Path>,
+    Place { data, val, extensions }: Place,
     seed: u64,
     tokenizer: &str,
     known: Option<Tokenizer>,
 ) -> Result<Material> {
     let Some(path) = data else { return open_stories(val, seed, tokenizer, known) };
-    let source = Source::open(path)?;
-    let val = val.map(Source::open).transpose()?;
+    let extensions = extensions.cloned().unwrap_or_default();
+    let source = Source::open_with(path, &extensions)?;
+    let val = val.map(|path| Source::open_with(path, &extensions)).transpose()?;
     let tokenizer = match known {
         Some(tokenizer) => Some(tokenizer),
         // Token shards have their tokenizer beside them, or none, unless one is named.
@@ -61,7 +71,13 @@ fn open_stories(val: Option<&Path>, seed: u64, tokenizer: &str, known: Option<To
     };
     let vocabulary_size = tokenizer.vocabulary_size();
     let open = |source: &Source| tokens(source, Some(&tokenizer), vocabulary_size, &cache_folder()).map(Arc::new);
-    let corpus = Corpus { training: open(&source)?, validation: open(&held_out)?, vocabulary_size, notes: vec![] };
+    let corpus = Corpus {
+        training: open(&source)?,
+        validation: open(&held_out)?,
+        vocabulary_size,
+        notes: vec![],
+        warnings: vec![],
+    };
     let floor = (is_per_character && val.is_none()).then(|| story::entropy().nats_per_character());
     Ok(Material { corpus, tokenizer: Some(tokenizer), floor })
 }

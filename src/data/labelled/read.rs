@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Column, Example, Form, Format, format};
 use crate::{
+    data::pieces::BYTE_ORDER_MARK,
     error::{Error, Result},
     fail,
     files::one_line,
@@ -19,7 +20,7 @@ pub fn read(path: &Path, form: &Form, labels: bool) -> Result<Vec<Example>> {
         let line = 1 + newlines(&bytes[..cause.valid_up_to()]);
         Error::Input(format!("line {line} of {} is not UTF-8 text; convert the file", path.display()))
     })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let reader = Reader { path, form, labels };
     let examples = match format {
         Format::Lines => reader.objects(text)?,
@@ -36,6 +37,7 @@ pub fn read(path: &Path, form: &Form, labels: bool) -> Result<Vec<Example>> {
 /// `name` is what errors call it. Labels are read where there are some.
 pub fn read_lines(name: &Path, text: &str, form: &Form) -> Result<Vec<Example>> {
     let reader = Reader { path: name, form, labels: false };
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let examples = lines.map(|(number, line)| reader.line(number, line)).collect::<Result<Vec<_>>>()?;
     if examples.is_empty() {

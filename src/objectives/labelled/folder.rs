@@ -76,7 +76,7 @@ pub fn save(
     parameters: &[NamedTensor],
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-    write_bytes(&folder.join(CONFIG_FILE), config_json(config, task)?.as_bytes())?;
+    write_bytes(&folder.join(CONFIG_FILE), config_json(config, task, WeightType::F32).as_bytes())?;
     tokenizer.save(folder)?;
     let text = serde_json::to_string_pretty(task).expect("strings and numbers always serialise") + "\n";
     write_bytes(&folder.join(TASK_FILE), text.as_bytes())?;
@@ -84,11 +84,11 @@ pub fn save(
 }
 
 /// The model's `config.json`; where the head is one of `transformers`, as a classifier's.
-fn config_json(config: &Config, task: &TaskFile) -> Result<String> {
-    let text = config.to_json();
+pub fn config_json(config: &Config, task: &TaskFile, weights: WeightType) -> String {
+    let text = config.to_json_for(weights.name());
     let mut object: Value = serde_json::from_str(&text).expect("our own JSON");
     let classifier = object["architectures"][0].as_str().and_then(classifier);
-    let (Some(classifier), Task::Classify | Task::Entail) = (classifier, task.task) else { return Ok(text) };
+    let (Some(classifier), Task::Classify | Task::Entail) = (classifier, task.task) else { return text };
     match (&task.target, task.special) {
         (Target::Labels(labels), Some(special)) => {
             object["id2label"] = labels.iter().enumerate().map(|(id, label)| (id.to_string(), json!(label))).collect();
@@ -101,21 +101,16 @@ fn config_json(config: &Config, task: &TaskFile) -> Result<String> {
             (object["id2label"], object["label2id"]) = (json!({"0": "LABEL_0"}), json!({"LABEL_0": 0}));
             object["problem_type"] = "regression".into();
         }
-        _ => return Ok(text),
+        _ => return text,
     }
     object["architectures"] = json!([classifier]);
-    Ok(serde_json::to_string_pretty(&object).expect("our own JSON") + "\n")
+    serde_json::to_string_pretty(&object).expect("our own JSON") + "\n"
 }
 
 /// Opens a fine-tuned model, or a classifier of `transformers`.
 pub fn open(source: &ModelSource) -> Result<Finetuned> {
-    let mut config = source.config()?;
-    let weights = source.weights(&config).or_else(|error| {
-        // A classifier has no output projection, whatever its configuration says of tied ones.
-        config.tied = true;
-        source.weights(&config).map_err(|_| error)
-    })?;
-    let tokenizer = source.tokenizer()?;
+    let (config, weights) = source.model()?;
+    let tokenizer = source.tokenizer()?.for_model(config.vocab_size, &source.path(""))?;
     let Some((shape, values)) = weights.score()? else {
         let place = source.path("");
         fail!(Input, "{} has no head (score.weight): fine-tune it first, with wgpt finetune", place.display());

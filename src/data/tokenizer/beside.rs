@@ -1,0 +1,231 @@
+//! What a folder says of its tokenizer beside `tokenizer.json`: kept, so that a model that is trained on has it too.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{BERT_TOKENS, END_OF_TEXT, ReadFile, Tokenizer};
+use crate::data::vocabulary::SETTINGS_FILE;
+use crate::error::{Error, Result};
+use crate::files::{one_line, write_bytes};
+use crate::models::keys::Use::{self, Elsewhere, Harmless, Warned};
+use crate::models::keys::{Keys, unheeded};
+
+/// Further files that are written as they were read. How texts are to be generated is no matter of a tokenizer, but of those
+/// who made the model's words.
+pub const FILES: [&str; 5] =
+    ["special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", GENERATION_FILE];
+pub(super) const GENERATION_FILE: &str = "generation_config.json";
+const SPECIAL_TOKENS_FILE: &str = FILES[0];
+
+/// What is done with each key of a `tokenizer_config.json` that `transformers` knows.
+pub const KEYS: &[(&str, Use)] = &[
+    ("__slow_tokenizer", Harmless),
+    ("_json_padding", Harmless),
+    ("_json_truncation", Harmless),
+    ("_spm_precompiled_charsmap", Harmless),
+    ("add_bos_token", Elsewhere), // compared with tokenizer.json, as the next two
+    ("add_eos_token", Elsewhere),
+    ("add_prefix_space", Elsewhere),
+    ("added_tokens_decoder", Elsewhere), // where there is no tokenizer.json
+    ("additional_special_tokens", Harmless),
+    ("auto_map", Harmless),
+    ("backend", Harmless),
+    ("bos_token", Harmless), // names of tokens: what is done with them stands in tokenizer.json and generation_config.json
+    ("chat_control_tokens", Harmless),
+    ("chat_template", Harmless), // kept; prompts are taken as they are
+    ("clean_up_tokenization_spaces", Elsewhere),
+    ("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", Warned(&[])),
+    ("cls_token", Harmless),
+    ("device_map", Harmless),
+    ("do_basic_tokenize", Harmless),
+    ("do_lower_case", Elsewhere),
+    ("eos_token", Harmless),
+    ("errors", Harmless), // bytes that are no text are shown as U+FFFD
+    ("extra_special_tokens", Harmless),
+    ("files_loaded", Harmless),
+    ("fix_mistral_regex", Warned(&[])),
+    ("from_slow", Harmless),
+    ("gguf_file", Harmless),
+    ("is_local", Harmless),
+    ("legacy", Harmless), // of the conversion from other files
+    ("local_files_only", Harmless),
+    ("mask_token", Harmless),
+    ("max_len", Harmless),
+    ("max_length", Harmless), // of calls that ask for truncation
+    ("merges", Harmless),
+    ("merges_file", Harmless),
+    ("model_input_names", Harmless),
+    ("model_max_length", Harmless),
+    ("model_specific_special_tokens", Harmless),
+    ("name_or_path", Harmless),
+    ("never_split", Harmless),
+    ("pad_to_multiple_of", Harmless),
+    ("pad_token", Harmless),
+    ("pad_token_type_id", Harmless),
+    ("padding_side", Harmless),
+    ("post_processor", Harmless),
+    ("processor_class", Harmless),
+    ("response_schema", Harmless),
+    ("response_template", Harmless),
+    ("sep_token", Harmless),
+    ("sp_model_kwargs", Harmless),
+    ("spaces_between_special_tokens", Harmless),
+    ("special_tokens_map_file", Harmless),
+    ("split_special_tokens", Warned(&[])),
+    ("stride", Harmless),
+    ("strip_accents", Elsewhere),
+    ("tokenize_chinese_chars", Elsewhere),
+    ("tokenizer", Harmless),
+    ("tokenizer_class", Elsewhere),
+    ("tokenizer_file", Harmless),
+    ("tokenizer_object", Harmless),
+    ("tokenizer_padding", Harmless),
+    ("tokenizer_truncation", Harmless),
+    ("truncation_side", Harmless),
+    ("truncation_strategy", Harmless),
+    ("unk_id", Harmless),
+    ("unk_token", Harmless),
+    ("use_default_system_prompt", Harmless),
+    ("verbose", Harmless),
+    ("vocab", Harmless),
+    ("vocab_file", Harmless),
+];
+
+/// What stands beside a `tokenizer.json`.
+#[derive(Clone, Default)]
+pub(super) struct Beside {
+    /// `tokenizer_config.json`.
+    pub settings: Option<Map<String, Value>>,
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Beside {
+    pub fn read(read: &ReadFile, place: &Path) -> Result<Beside> {
+        let settings = read(SETTINGS_FILE)?.map(|bytes| {
+            serde_json::from_slice(&bytes).map_err(|cause| {
+                let (path, cause) = (place.join(SETTINGS_FILE), one_line(&cause.to_string()));
+                Error::Input(format!("{} is not a JSON object ({cause}); copy it again", path.display()))
+            })
+        });
+        let mut files = vec![];
+        for name in FILES {
+            files.extend(read(name)?.map(|bytes| (name, bytes.into_owned())));
+        }
+        Ok(Beside { settings: settings.transpose()?, files })
+    }
+
+    /// Whether a file of this name is kept.
+    pub fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|(kept, _)| *kept == name)
+    }
+
+    /// Writes all files. Those of a tokenizer that was there before and that this one does not have are removed: they would
+    /// contradict it.
+    pub fn write(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
+        self.write_settings(folder, tokenizer)?;
+        for name in FILES.into_iter().filter(|name| *name != GENERATION_FILE && !self.has(name)) {
+            match std::fs::remove_file(folder.join(name)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &folder.join(name))(error));
+                }
+                _ => {}
+            }
+        }
+        self.files.iter().try_for_each(|(name, bytes)| write_bytes(&folder.join(name), bytes))
+    }
+
+    /// Writes `tokenizer_config.json`.
+    pub fn write_settings(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
+        let settings = self.settings.clone().unwrap_or_else(|| defaults(tokenizer));
+        let text = serde_json::to_string_pretty(&settings).expect("JSON always serialises") + "\n";
+        write_bytes(&folder.join(SETTINGS_FILE), text.as_bytes())
+    }
+
+    /// The settings as one object, to be changed: what `special_tokens_map.json` says goes into it.
+    pub fn merged(&self, tokenizer: &Tokenizer) -> (Map<String, Value>, Beside) {
+        let mut settings = self.settings.clone().unwrap_or_else(|| defaults(tokenizer));
+        let mut files = self.files.clone();
+        if let Some(at) = files.iter().position(|(name, _)| *name == SPECIAL_TOKENS_FILE) {
+            let roles: Map<String, Value> = serde_json::from_slice(&files.remove(at).1).unwrap_or_default();
+            for (role, token) in roles {
+                settings.entry(role).or_insert(token);
+            }
+        }
+        (settings, Beside { settings: None, files })
+    }
+}
+
+/// What makes the Hugging Face libraries use a `tokenizer.json` as it is.
+fn defaults(tokenizer: &Tokenizer) -> Map<String, Value> {
+    let settings = json!({
+        // Without this, `AutoTokenizer` takes a model of type gpt2 to have GPT-2's own pre-tokenizer.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": false,
+        // Version 4 gives token types as well otherwise, which GPT-2 adds as embeddings and LLaMA refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
+    });
+    let mut settings = settings.as_object().cloned().unwrap_or_default();
+    if tokenizer.end_of_text().is_some() {
+        settings.insert("eos_token".into(), END_OF_TEXT.into());
+        settings.insert("pad_token".into(), END_OF_TEXT.into());
+    }
+    for (role, token) in BERT_TOKENS {
+        if tokenizer.token_id(token).is_some() {
+            settings.insert(role.into(), token.into());
+        }
+    }
+    settings
+}
+
+/// What a `tokenizer_config.json` asks for and is not done, one sentence each.
+pub(super) fn warnings(settings: &Map<String, Value>, tokenizer: &Tokenizer) -> Vec<String> {
+    let name = SETTINGS_FILE;
+    let keys = Keys::of(settings.clone());
+    let unheeded = unheeded(&keys, &[KEYS]);
+    let mut warnings: Vec<String> =
+        unheeded.into_iter().map(|key| format!("{name} asks for {key}, which is not implemented")).collect();
+    if settings.get("clean_up_tokenization_spaces") == Some(&Value::Bool(true)) {
+        warnings
+            .push(format!("{name} asks for clean_up_tokenization_spaces: texts here keep spaces before punctuation"));
+    }
+    let Some(inner) = tokenizer.inner() else { return warnings };
+    // tokenizer.json is what is done; transformers changes it where these say something else.
+    let json: Value = serde_json::from_slice(tokenizer.json()).unwrap_or_default();
+    let around = inner.encode_fast("", true).map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
+    for (key, role, found) in
+        [("add_bos_token", "bos_token", around.first()), ("add_eos_token", "eos_token", around.last())]
+    {
+        let token = settings.get(role).and_then(|token| token.as_str().or(token["content"].as_str()));
+        let id = token.and_then(|token| tokenizer.token_id(token));
+        let (Some(asked), Some(id)) = (settings.get(key).and_then(Value::as_bool), id) else { continue };
+        if asked != (found == Some(&id)) {
+            let does = if asked { "does not" } else { "does" };
+            warnings.push(format!(
+                "{name} says {key} {asked}, but tokenizer.json {does} add that token, as it is done here"
+            ));
+        }
+    }
+    let differs = |key: &str, is: Option<&Value>| {
+        let asked = settings.get(key).filter(|value| !value.is_null())?;
+        let is = is.filter(|is| !is.is_null())?;
+        (asked != is).then(|| format!("{name} says {key} {asked}, but tokenizer.json {is}, as it is done here"))
+    };
+    let byte_level = steps(&json["pre_tokenizer"], "pretokenizers").into_iter().find(|s| s["type"] == "ByteLevel");
+    let bert = steps(&json["normalizer"], "normalizers").into_iter().find(|step| step["type"] == "BertNormalizer");
+    warnings.extend(byte_level.and_then(|step| differs("add_prefix_space", step.get("add_prefix_space"))));
+    let of_bert = [
+        ("do_lower_case", "lowercase"),
+        ("strip_accents", "strip_accents"),
+        ("tokenize_chinese_chars", "handle_chinese_chars"),
+    ];
+    if let Some(step) = bert {
+        warnings.extend(of_bert.iter().filter_map(|(key, own)| differs(key, step.get(*own))));
+    }
+    warnings
+}
+
+fn steps<'a>(step: &'a Value, list: &str) -> Vec<&'a Value> {
+    step[list].as_array().map_or_else(|| vec![step], |steps| steps.iter().collect())
+}

@@ -1,0 +1,175 @@
+//! Every key of a `config.json` that `transformers` knows for the model types that are read here, and what is done with it.
+//! The test `settings` compares these tables with `transformers`' own lists.
+
+use super::keys::{Found, Keys, Use, unheeded};
+use Use::{Elsewhere, Harmless, Obeyed, Warned};
+
+type Table = &'static [(&'static str, Use)];
+
+/// Keys of all model types.
+const SHARED: Table = &[
+    ("_attn_implementation", Harmless),
+    ("_attn_implementation_autoset", Harmless),
+    ("_name_or_path", Harmless),
+    ("add_cross_attention", Obeyed),
+    ("architectures", Obeyed),
+    ("attn_implementation", Harmless),
+    ("auto_map", Harmless), // code that is only run where it is trusted
+    ("bos_token_id", Obeyed),
+    ("chunk_size_feed_forward", Harmless), // the same sums in parts
+    ("cross_attention_hidden_size", Harmless),
+    ("decoder_start_token_id", Harmless),
+    ("dtype", Harmless), // the files say how numbers are stored
+    ("eos_token_id", Obeyed),
+    ("finetuning_task", Harmless),
+    ("id2label", Elsewhere), // classifiers
+    ("initializer_range", Obeyed),
+    ("is_decoder", Harmless), // attention is causal in all of these
+    ("is_encoder_decoder", Obeyed),
+    ("label2id", Elsewhere),
+    ("model_type", Obeyed),
+    ("num_labels", Elsewhere),
+    ("output_attentions", Harmless),
+    ("output_hidden_states", Harmless),
+    ("pad_token_id", Elsewhere), // classifiers
+    ("prefix", Warned(&[])),
+    ("problem_type", Elsewhere),
+    ("pruned_heads", Obeyed),
+    ("quantization_config", Obeyed),
+    ("return_dict", Harmless),
+    ("sep_token_id", Harmless),
+    ("task_specific_params", Harmless), // of transformers' pipelines
+    ("tf_legacy_loss", Harmless),
+    ("tie_encoder_decoder", Harmless),
+    ("tie_word_embeddings", Obeyed),
+    ("tokenizer_class", Harmless),
+    ("torch_dtype", Harmless),
+    ("torchscript", Harmless),
+    ("transformers_version", Harmless),
+    ("use_bfloat16", Harmless),
+    ("use_cache", Harmless),
+    ("vocab_size", Obeyed),
+];
+
+/// What older versions kept here: `GenerationConfig` reads it where there is no `generation_config.json`.
+const GENERATION: Table = &[
+    ("bad_words_ids", Elsewhere),
+    ("begin_suppress_tokens", Elsewhere),
+    ("diversity_penalty", Elsewhere),
+    ("do_sample", Elsewhere),
+    ("early_stopping", Elsewhere),
+    ("encoder_no_repeat_ngram_size", Elsewhere),
+    ("exponential_decay_length_penalty", Elsewhere),
+    ("forced_bos_token_id", Elsewhere),
+    ("forced_eos_token_id", Elsewhere),
+    ("length_penalty", Elsewhere),
+    ("max_length", Elsewhere),
+    ("min_length", Elsewhere),
+    ("no_repeat_ngram_size", Elsewhere),
+    ("num_beam_groups", Elsewhere),
+    ("num_beams", Elsewhere),
+    ("num_return_sequences", Elsewhere),
+    ("output_scores", Harmless),
+    ("remove_invalid_values", Elsewhere),
+    ("repetition_penalty", Elsewhere),
+    ("return_dict_in_generate", Harmless),
+    ("suppress_tokens", Elsewhere),
+    ("temperature", Elsewhere),
+    ("top_k", Elsewhere),
+    ("top_p", Elsewhere),
+    ("typical_p", Elsewhere),
+];
+
+/// Keys of GPT and GPT-2, among them those that all models share, which mean the same where the usual ones are missing.
+const GPT: Table = &[
+    ("attn_pdrop", Obeyed),
+    ("embd_pdrop", Obeyed),
+    ("hidden_size", Elsewhere),
+    ("layer_norm_epsilon", Obeyed),
+    ("max_position_embeddings", Elsewhere),
+    ("n_ctx", Harmless), // the old name of n_positions, which means nothing beside it
+    ("n_embd", Obeyed),
+    ("n_head", Obeyed),
+    ("n_layer", Obeyed),
+    ("n_positions", Obeyed),
+    ("num_attention_heads", Elsewhere),
+    ("num_hidden_layers", Elsewhere),
+    ("resid_pdrop", Obeyed),
+    // Of the second head of a GPT2DoubleHeadsModel.
+    ("summary_activation", Harmless),
+    ("summary_first_dropout", Harmless),
+    ("summary_proj_to_labels", Harmless),
+    ("summary_type", Harmless),
+    ("summary_use_proj", Harmless),
+];
+
+const OF_GPT: Table = &[("afn", Obeyed), ("n_special", Harmless), ("predict_special_tokens", Harmless)];
+
+const OF_GPT2: Table = &[
+    ("ablation", Obeyed),
+    ("activation_function", Obeyed),
+    ("gradient_checkpointing", Harmless),
+    ("n_inner", Obeyed),
+    ("reorder_and_upcast_attn", Harmless), // everything is f32 here
+    ("scale_attn_by_inverse_layer_idx", Obeyed),
+    ("scale_attn_weights", Obeyed),
+];
+
+/// Keys of LLaMA and of all that is like it.
+const LLAMA: Table = &[
+    ("attention_bias", Obeyed),
+    ("attention_dropout", Obeyed),
+    ("head_dim", Obeyed),
+    ("hidden_act", Obeyed),
+    ("hidden_size", Obeyed),
+    ("intermediate_size", Obeyed),
+    ("max_position_embeddings", Obeyed),
+    ("mlp_bias", Obeyed),
+    ("num_attention_heads", Obeyed),
+    ("num_hidden_layers", Obeyed),
+    ("num_key_value_heads", Obeyed),
+    ("partial_rotary_factor", Obeyed),
+    ("pretraining_tp", Harmless), // the same sums in parts
+    ("rms_norm_eps", Obeyed),
+    ("rope_parameters", Obeyed),
+    ("rope_scaling", Elsewhere), // where there are no rope_parameters
+    ("rope_theta", Elsewhere),
+];
+
+const OF_LLAMA: Table = &[("sliding_window", Harmless)]; // transformers does not look at it
+const OF_MISTRAL: Table = &[("sliding_window", Obeyed)];
+const OF_MIXTRAL: Table = &[
+    ("num_experts_per_tok", Obeyed),
+    ("num_local_experts", Obeyed),
+    ("output_router_logits", Harmless), // routers are always balanced in training here
+    ("router_aux_loss_coef", Obeyed),
+    ("router_jitter_noise", Obeyed),
+    ("router_z_loss_coef", Obeyed),
+    ("sliding_window", Obeyed),
+];
+const OF_QWEN: Table = &[
+    ("layer_types", Obeyed),
+    ("max_window_layers", Elsewhere), // where there are no layer_types
+    ("sliding_window", Elsewhere),
+    ("use_sliding_window", Elsewhere),
+];
+
+/// What is done with each key of a `config.json` of a model type.
+pub fn tables(model_type: &str) -> [Table; 4] {
+    let (family, own) = match model_type {
+        "openai-gpt" => (GPT, OF_GPT),
+        "llama" => (LLAMA, OF_LLAMA),
+        "mistral" => (LLAMA, OF_MISTRAL),
+        "mixtral" => (LLAMA, OF_MIXTRAL),
+        "qwen2" | "qwen3" => (LLAMA, OF_QWEN),
+        _ => (GPT, OF_GPT2),
+    };
+    [SHARED, GENERATION, family, own]
+}
+
+/// The keys of a `config.json` that are not heeded: they ask for what is not implemented, or nobody knows them here.
+pub fn unheeded_of(text: &str) -> Found<Vec<String>> {
+    let keys = Keys::parse(text, "config.json")?;
+    let model_type = keys.get("model_type").and_then(|name| name.as_str()).unwrap_or("gpt2").to_string();
+    Ok(unheeded(&keys, &tables(&model_type)))
+}
