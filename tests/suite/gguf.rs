@@ -397,7 +397,7 @@ fn what_llama_cpp_cannot_express_is_refused_in_one_sentence() {
 
 #[test]
 fn values_beyond_a_type_are_refused_and_the_file_from_before_stays() {
-    for (precision, value) in [(Precision::F16, 65520.0), (Precision::F16, f32::NAN), (Precision::Q8_0, 1e7)] {
+    for (precision, value) in [(Precision::F16, 65520.0), (Precision::Q8_0, 1e7)] {
         let mut model = Model::new(small());
         model.values.get_mut("h.1.mlp.c_fc.weight").unwrap()[77] = value;
         std::fs::write(model.path("model.gguf"), "from before").unwrap();
@@ -405,5 +405,16 @@ fn values_beyond_a_type_are_refused_and_the_file_from_before_stays() {
         assert!(message.contains("h.1.mlp.c_fc.weight") && message.contains("--dtype f32"), "{message}");
         assert_eq!(std::fs::read(model.path("model.gguf")).unwrap(), b"from before");
         model.write(&bpe(), Precision::F32).unwrap();
+    }
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_written_in_no_precision() {
+    let mut model = Model::new(small());
+    model.values.get_mut("h.1.mlp.c_fc.weight").unwrap()[77] = f32::NAN;
+    for precision in [Precision::F32, Precision::F16, Precision::Q8_0] {
+        let message = model.write(&bpe(), precision).unwrap_err().to_string();
+        assert!(message.contains("h.1.mlp.c_fc.weight") && message.contains("NaN (number 77 of"), "{message}");
+        assert!(!model.path("model.gguf").exists());
     }
 }

@@ -134,6 +134,11 @@ fn a_tied_tables_gradient_is_the_sum_of_what_an_untied_models_two_get() {
     check_close("wte.weight.grad", both, &sum, 1e-6, 1e-5).unwrap();
 }
 
+/// Without the keys that are only handed on.
+fn known(generation: GenerationConfig) -> GenerationConfig {
+    GenerationConfig { others: Default::default(), ..generation }
+}
+
 #[test]
 fn what_is_read_is_written_back_with_every_bit() {
     for name in CASES {
@@ -142,7 +147,7 @@ fn what_is_read_is_written_back_with_every_bit() {
         write(written.path(), &config, &weights, WeightType::F32);
         let (again, read_back) = open(written.path());
         assert_eq!(again, config, "{name}");
-        assert_eq!(GenerationConfig::read(written.path()).unwrap(), GenerationConfig::of(&config), "{name}");
+        assert_eq!(known(GenerationConfig::read(written.path()).unwrap()), GenerationConfig::of(&config), "{name}");
         for (parameter, _) in config.parameters() {
             let (a, b) = (weights.read(&parameter).unwrap(), read_back.read(&parameter).unwrap());
             assert!(a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits())), "{name}: {parameter}");
@@ -494,7 +499,7 @@ fn generation_configs_are_read_and_written() {
     }
     for name in CASES {
         let read = GenerationConfig::read(&case(name)).unwrap();
-        assert_eq!(read, GenerationConfig::of(&read_config(&case(name)).unwrap()), "{name}");
+        assert_eq!(known(read), GenerationConfig::of(&read_config(&case(name)).unwrap()), "{name}");
     }
     let folder = tempdir().unwrap();
     GenerationConfig::default().save(folder.path()).unwrap();
