@@ -6,8 +6,10 @@ use std::fs;
 use std::path::Path;
 use wgpt::files::replacement::{Replacement, recover};
 
+type Contents = BTreeMap<String, Vec<u8>>;
+
 /// Names and contents of a folder, folders within it included, but for what is hidden.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+fn contents(folder: &Path) -> Contents {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
         let (path, name) = (entry.as_ref().unwrap().path(), entry.unwrap().file_name().into_string().unwrap());
@@ -122,12 +124,7 @@ fn what_a_killed_process_left_is_put_right() {
 /// Runs a command that writes the folder `out` with a fault at each of its steps in turn, until there is none left. After
 /// each the folder is the old or the new one; after a fault that is no kill, an error says so in one line.
 #[track_caller]
-fn survives_faults(
-    place: &Place,
-    arguments: &str,
-    reset: &dyn Fn(),
-    accepts: &dyn Fn(&BTreeMap<String, Vec<u8>>) -> bool,
-) {
+fn survives_faults(place: &Place, arguments: &str, reset: &dyn Fn(), accepts: &dyn Fn(&Contents) -> bool) {
     for mode in ["fail", "full", "kill"] {
         let (mut hits, mut unhurt) = (0, 0);
         for number in 0..200 {
