@@ -70,8 +70,12 @@ impl Blueprint {
         for plan in plans {
             size_bytes += plan.size_bytes(|class| *class != Class::State);
             for (i, buffer) in plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.class == Class::State) {
-                let states = plan.states.iter().filter(|state| state.buffer == i);
-                if states.fold(true, |new, state| known.insert(&state.name) && new) {
+                let states = plan.states.iter().filter(|state| state.buffer == i).map(|state| &state.name);
+                let count = known.len();
+                let names = states.clone().count();
+                known.extend(states);
+                // A buffer that an earlier plan allocates has states that are known.
+                if known.len() == count + names {
                     size_bytes += buffer.size_bytes;
                 }
             }

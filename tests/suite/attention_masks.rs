@@ -32,7 +32,8 @@ fn check(block: &str, mask: Mask, scale: Option<f32>, bidirectional: Option<bool
     }
     let bias = bidirectional.map(|bidirectional| {
         let table = g.input("table", fixture.get(&of("table")).0);
-        (names.push("table"), written.push("table"));
+        names.push("table");
+        written.push("table");
         g.apply(RelativeBias { queries, keys, buckets: 8, max_distance: 20, bidirectional }, &[table])
     });
     inputs.extend(bias);

@@ -116,7 +116,8 @@ fn compressed_files_are_read_as_what_is_in_them() {
 
 #[test]
 fn names_say_what_is_for_training_validation_and_testing() {
-    let cases: [(&[(&str, &[u8])], &str, &str); 5] = [
+    type Files<'a> = &'a [(&'a str, &'a [u8])];
+    let cases: [(Files, &str, &str); 5] = [
         (&[("train.txt", b"t"), ("val.txt", b"v"), ("test.txt", b"x")], "t|", "v|"),
         (&[("wiki.train.tokens.txt", b"x"), ("train/a.txt", b"t"), ("valid/a.txt", b"v")], "t|x|", "v|"),
         (&[("train.jsonl", b"{\"text\": \"t\"}"), ("validation.jsonl", b"{\"text\": \"v\"}")], "t|", "v|"),
