@@ -9,16 +9,17 @@ use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::formats::folder::{CONFIG_FILE, Weights};
+use wgpt::graph::Parameter;
 use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
 use wgpt::train::memory::{advice, check_memory};
 use wgpt::train::objective::Objective;
 use wgpt::train::record::Record;
-use wgpt::train::run::{End, Run, RunState, restore, run_state, saved_tokenizer};
+use wgpt::train::run::{End, Evaluated, Run, RunState, restore, run_state, saved_tokenizer};
 use wgpt::train::settings::Settings;
 use wgpt::train::sinks::log::{self, Log};
 use wgpt::train::sinks::plot::Curve;
 use wgpt::train::sinks::{Sink, console};
-use wgpt::train::trainer::{ChosenVariants, Trainer};
+use wgpt::train::trainer::{Blueprint, ChosenVariants, Trainer};
 
 /// Options of every command that trains.
 #[derive(clap::Args)]
@@ -161,34 +162,33 @@ impl RunOptions {
 impl Prepared<'_> {
     /// A new run in the folder that `folder` prepares, from initial values and `weights`, to its end.
     pub fn start(self, folder: impl FnOnce() -> Result<RunFolder>, weights: Option<Weights>) -> Result<()> {
-        let executor = self.planned(&ChosenVariants::default())?;
+        let planned = self.planned(&ChosenVariants::default())?;
         let folder = folder()?;
-        let (run_to, trainer) = self.load(executor)?;
-        let mut trainer = trainer;
+        let (rest, mut trainer) = self.load(planned)?;
         trainer.initialise(weights.as_ref())?;
         drop(weights);
-        run_to.go(trainer, folder, vec![])
+        rest.go(trainer, folder, vec![])
     }
 
     /// The run of a checkpoint, to its end.
     pub fn resume(self, resumed: Resumed) -> Result<()> {
         let Resumed { folder, checkpoint, state, .. } = resumed;
-        let executor = self.planned(&state.variants)?;
-        let (run_to, mut trainer) = self.load(executor)?;
+        let planned = self.planned(&state.variants)?;
+        let (rest, mut trainer) = self.load(planned)?;
         restore(&mut trainer, &checkpoint)?;
-        run_to.prepared_say(&format!("resuming after step {}", state.step));
+        rest.global.say(&format!("resuming after step {}", state.step));
         drop(checkpoint); // some systems refuse to replace a file that is mapped
-        run_to.go(trainer, folder, state.evaluations)
+        rest.go(trainer, folder, state.evaluations)
     }
 
     /// Opens the device, and says what the run is and takes.
-    fn planned(&self, variants: &ChosenVariants) -> Result<(Box<dyn Executor>, wgpt::train::trainer::Blueprint)> {
+    fn planned(&self, variants: &ChosenVariants) -> Result<(Box<dyn Executor>, Blueprint)> {
         let global = self.global;
         let mut executor = global.open()?;
         variants.settle(executor.as_mut());
         let (objective, settings) = (self.objective.as_ref(), &self.settings);
         let blueprint = check_memory(objective, settings, executor.limits(), host_memory(executor.as_ref()))?;
-        let values = |parameters: &[wgpt::graph::Parameter]| parameters.iter().map(|p| p.len() as u64).sum::<u64>();
+        let values = |parameters: &[Parameter]| parameters.iter().map(|p| p.len() as u64).sum::<u64>();
         let graph = blueprint.training_graph();
         let (trained, all) = (values(graph.trained()), values(graph.parameters()));
         let frozen = if trained < all { format!("; {trained} of {all} values are trained") } else { String::new() };
@@ -200,9 +200,9 @@ impl Prepared<'_> {
     }
 
     /// Allocates and compiles; the rest of what was prepared, and the trainer.
-    fn load(self, planned: (Box<dyn Executor>, wgpt::train::trainer::Blueprint)) -> Result<(Closing, Trainer)> {
+    fn load(self, planned: (Box<dyn Executor>, Blueprint)) -> Result<(Rest, Trainer)> {
         let Prepared { global, options, command, out, best, objective, settings, .. } = self;
-        let closing = Closing {
+        let closing = Rest {
             global: global.clone(),
             faults: options.faults(),
             command,
@@ -218,8 +218,8 @@ impl Prepared<'_> {
     }
 }
 
-/// What a run needs beside its trainer.
-struct Closing {
+/// What a run needs beside its trainer and its folder.
+struct Rest {
     global: Global,
     faults: Vec<u64>,
     command: &'static str,
@@ -231,13 +231,9 @@ struct Closing {
     hint: String,
 }
 
-impl Closing {
-    fn prepared_say(&self, text: &str) {
-        self.global.say(text);
-    }
-
-    fn go(self, trainer: Trainer, folder: RunFolder, evaluations: Vec<wgpt::train::run::Evaluated>) -> Result<()> {
-        let Closing { global, faults, command, out, best, tokenizer, arguments, title, hint } = self;
+impl Rest {
+    fn go(self, trainer: Trainer, folder: RunFolder, evaluations: Vec<Evaluated>) -> Result<()> {
+        let Rest { global, faults, command, out, best, tokenizer, arguments, title, hint } = self;
         let (step, steps) = (trainer.steps_done(), trainer.settings().steps);
         let state = RunState {
             step,
