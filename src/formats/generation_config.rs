@@ -75,6 +75,7 @@ pub enum EarlyStopping {
 
 /// What is done with each key that `transformers` knows.
 pub const KEYS: &[(&str, Use)] = &[
+    ("_commit_hash", Harmless),
     ("_from_model_config", Harmless),
     ("assistant_confidence_threshold", Harmless), // a second model is only used where one is given
     ("assistant_early_exit", Warned(&[])),

@@ -51,6 +51,7 @@ fn changed(key: &str, value: &Value) -> Value {
         ("sliding_window", _) => json!(7),
         ("n_inner", _) => json!(20),
         ("partial_rotary_factor", _) => json!(0.5),
+        ("initializer_range", _) => json!(0.05),
         (_, Value::Bool(flag)) => json!(!flag),
         (_, Value::Number(number)) if number.is_u64() => json!(number.as_u64().unwrap() + 4),
         (_, Value::Number(number)) => json!(number.as_f64().unwrap() / 2.0 + 0.01),
@@ -193,7 +194,7 @@ const FLAGS: &[(&str, &[&str])] = &[
         &[
             TRAINING,
             "config context experts experts-per-token ext feed-forward heads init init-std kv-heads layers norm \
-           position preset router-balance router-z tokenizer width",
+           position preset residual-init router-balance router-z tokenizer width",
         ],
     ),
     ("finetune", &[TRAINING, COLUMNS, "buckets class-weights from-scratch grades lambda max-length metric model task"]),

@@ -175,6 +175,14 @@ fn position(keys: &Keys, base: f32) -> Found<Position> {
 
 /// The sliding window, which all layers have or none.
 fn window(keys: &Keys, kind: &Kind, layers: usize) -> Found<Option<usize>> {
+    // Only Qwen has attention by layers.
+    if let ("qwen2" | "qwen3", Some(Value::Array(types))) = (kind.model_type, keys.get("layer_types")) {
+        let is_known = |name: &&Value| *name == "full_attention" || *name == "sliding_attention";
+        if let Some(other) = types.iter().find(|name| !is_known(name)) {
+            let name = one_line(&other.to_string());
+            return Err(format!("layer_types has {name}; only full_attention and sliding_attention are supported"));
+        }
+    }
     let given = if keys.has("sliding_window") { keys.whole("sliding_window", 1..=usize::MAX)? } else { kind.window };
     let Some(size) = given else { return Ok(None) };
     let all = match kind.model_type {
