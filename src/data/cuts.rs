@@ -9,6 +9,8 @@
 //! What comes after a cut is encoded behind the characters before it ([`Cuts::context`]), whose ids are then left out, because
 //! some steps treat the beginning of a text in their own way (`Prepend`, `Strip`, `add_prefix_space`).
 
+use std::sync::LazyLock;
+
 use regex::Regex;
 use serde_json::Value;
 
@@ -89,14 +91,21 @@ impl Cuts {
     }
 }
 
+/// Whether normalizers may leave a character out, so that two spaces come together: marks, control and format characters.
+fn is_removable(c: char) -> bool {
+    static REMOVABLE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"[\p{M}\p{C}]").expect("a class of characters"));
+    !c.is_ascii_graphic() && c != ' ' && REMOVABLE.is_match(c.encode_utf8(&mut [0; 4]))
+}
+
 impl Places {
     fn last(&self, text: &str) -> Option<usize> {
         let places = text.rmatch_indices([' ', '\n']);
         let cut = |(at, found): (usize, &str)| {
             let before = text[..at].chars().next_back()?;
             let after = text[at + 1..].chars().next()?;
-            let visible = |c: char| !c.is_whitespace() && !c.is_control() && !self.space.contains(c);
-            if after.is_whitespace() || !(before.is_ascii_graphic() || (!self.ascii && visible(before))) {
+            let visible = |c: char| !c.is_whitespace() && !is_removable(c) && !self.space.contains(c);
+            let is_joined = after.is_whitespace() || is_removable(after);
+            if is_joined || !(before.is_ascii_graphic() || (!self.ascii && visible(before))) {
                 return None;
             }
             let at = if found == " " { at } else { at + 1 };
