@@ -8,6 +8,8 @@
 const ROWS: u32 = 1u;
 const V: u32 = 64u;
 const THREADS: u32 = 64u;
+// Exponentials that a thread adds up before they go into its sum.
+const PART: u32 = 64u;
 
 // Element type of the logits.
 alias X_TYPE = f32;
@@ -32,9 +34,14 @@ fn main(
         largest = max(largest, f32(logits[row * V + i]));
     }
     largest = workgroup_max(largest, thread);
+    // In parts: thousands of small numbers added to a large sum in order would all round the same way.
     var sum = 0.0;
-    for (var i = thread; i < V; i += THREADS) {
-        sum += exp(f32(logits[row * V + i]) - largest);
+    for (var first = thread; first < V; first += PART * THREADS) {
+        var part = 0.0;
+        for (var i = first; i < min(V, first + PART * THREADS); i += THREADS) {
+            part += exp(f32(logits[row * V + i]) - largest);
+        }
+        sum += part;
     }
     let total = largest + log(workgroup_sum(sum, thread));
     if thread == 0u {
