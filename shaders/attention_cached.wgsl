@@ -2,9 +2,10 @@
 // by attention_cached_combine. Reference: src/ops/attention_cached.rs
 //
 //   qkv (B, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS    cache (B, 2, KVH, T, HS): rows FIRST.., keys, then values
+//   positions (rows): of each row's query
 //   parts (B, NH, SPLITS, HS + 4): the sum of exp(score - max) v, then max and the sum of exp(score - max)
 //
-// use: index step reduce window
+// use: index reduce window
 const B: u32 = 1u;
 const FIRST: u32 = 0u;
 const T: u32 = 64u;
@@ -32,7 +33,7 @@ const_assert HS % 4u == 0u && NH % KVH == 0u && ACROSS <= THREADS && ACROSS <= H
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> cache: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> parts: array<vec4<f32>>;
-@group(0) @binding(3) var<uniform> step: Step;
+@group(0) @binding(3) var<storage, read> positions: array<u32>;
 
 var<workgroup> weights: array<f32, SPLIT>;
 var<workgroup> slices: array<vec4<f32>, SLICES * HV>;
@@ -44,14 +45,18 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let group = workgroup_index(id, count);
+    if group >= B * NH * SPLITS {
+        return;
+    }
     let first = group % SPLITS * SPLIT;
-    let seen = first_key(step.position);
-    if group >= B * NH * SPLITS || first > step.position || first + SPLIT <= seen {
+    let row = group / (NH * SPLITS);
+    let position = positions[FIRST + row];
+    let seen = first_key(position);
+    if first > position || first + SPLIT <= seen {
         return;
     }
     let start = max(first, seen) - first;
-    let keys = min(SPLIT, step.position + 1u - first);
-    let row = group / (NH * SPLITS);
+    let keys = min(SPLIT, position + 1u - first);
     let head = group / SPLITS % NH;
     let part = ((FIRST + row) * NH * SPLITS + group % (NH * SPLITS)) * (HV + 1u);
     let k = ((row * 2u * KVH + head / (NH / KVH)) * T + first) * HV;

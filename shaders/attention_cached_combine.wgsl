@@ -1,11 +1,12 @@
 // attention_cached_combine: y = sum of the splits' values over the sum of their weights, each rescaled to the common maximum;
 // a thread per vec4 of y. Reference: src/ops/attention_cached.rs
 //
-//   parts (LEN / HV heads of all rows, SPLITS, HS + 4): values, maximum, sum    y (LEN) vec4
+//   parts (LEN / HV heads of all rows, SPLITS, HS + 4): values, maximum, sum    positions (rows)    y (LEN) vec4
 //
-// use: index step window
+// use: index window
 const LEN: u32 = 256u;
 const T: u32 = 64u;
+const NH: u32 = 1u;
 const HS: u32 = 64u;
 const WINDOW: u32 = T;
 const SPLIT: u32 = 64u;
@@ -15,7 +16,7 @@ const HV: u32 = HS / 4u;
 
 @group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
-@group(0) @binding(2) var<uniform> step: Step;
+@group(0) @binding(2) var<storage, read> positions: array<u32>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -28,12 +29,13 @@ fn main(
         return;
     }
     let start = i / HV * SPLITS * (HV + 1u);
+    let position = positions[i / (NH * HV)];
     // The first split with a key that the query sees.
-    let first = first_key(step.position) / SPLIT;
+    let first = first_key(position) / SPLIT;
     var most = parts[start + first * (HV + 1u) + HV].x;
     var sum = parts[start + first * (HV + 1u) + HV].y;
     var values = parts[start + first * (HV + 1u) + i % HV];
-    for (var s = first + 1u; s <= step.position / SPLIT; s++) {
+    for (var s = first + 1u; s <= position / SPLIT; s++) {
         let part = start + s * (HV + 1u);
         let seen = parts[part + HV];
         let larger = max(most, seen.x);

@@ -1,9 +1,9 @@
-// cache_append: keys and values of qkv[b, s] to the cache at row + b, position + s, a thread per vec4.
+// cache_append: keys and values of qkv[b, s] to the cache at row + b, first_position(b) + s, a thread per vec4.
 //
 //   qkv (B * S, ROW): rows FIRST_FED.., q | k | v    cache (ROWS, 2, KVH, T, HS): rows FIRST_ROW..    HV = HS / 4
 //
 // Reference: src/ops/cache_append.rs
-// use: index step
+// use: index step first_position
 const LEN: u32 = 256u;
 const S: u32 = 1u;
 const T: u32 = 64u;
@@ -35,7 +35,7 @@ fn main(
     let fed = FIRST_FED + i / KV;
     // Below the first row this wraps to a number beyond any row.
     let row = step.row + fed / S - FIRST_ROW;
-    let t = step.position + fed % S;
+    let t = first_position(fed / S) + fed % S;
     // A head's keys, or its values.
     let part = i % KV / HV;
     if row < ROWS && t < T {

@@ -2,7 +2,7 @@
 //
 //   ids (rows) u32    wte (TOKENS, C): tokens FIRST_TOKEN.. of the table    wpe (positions, C)    y (LEN / C, C): rows FIRST_ROW..
 //
-// The shared file brings wpe; another one in its place, nothing.
+// The shared file brings wpe; others in its place, a position for each row, or nothing.
 // A table beyond one binding takes several dispatches; each writes the rows whose token it holds. Reference: src/ops/embedding.rs
 // use: index position_learned
 const LEN: u32 = 256u;
@@ -30,6 +30,6 @@ fn main(
     // Below the first token this wraps to a number beyond any table.
     let token = ids[row] - FIRST_TOKEN;
     if token < TOKENS {
-        y[i] = wte[token * C + i % C] + position(row % T, i % C);
+        y[i] = wte[token * C + i % C] + position(row, i % C);
     }
 }

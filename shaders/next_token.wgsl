@@ -2,12 +2,15 @@
 // row. Reference: src/ops/next_token.rs
 //
 //   logits (B, COLUMNS), of which V count    ids (B): the token fed last, replaced by the next    report (B, 2): id, log p
+//   positions (B): of the token fed last, replaced by the next one's    seeds (B)
 //
 // No sort: a token is kept if the number (top-k) or the mass (top-p) of the tokens above it is below a target, and the lowest
 // logit for which that holds is found four bits at a time, from counts over the whole row.
-// use: index step random logit seen
+// use: index random logit seen
 const COLUMNS: u32 = 64u;
 const V: u32 = 64u;
+// Positions stay below it.
+const CONTEXT: u32 = 64u;
 const THREADS: u32 = 64u;
 // 0 takes the most likely token.
 const TEMPERATURE: f32 = 1.0;
@@ -24,7 +27,8 @@ const DIGITS: u32 = 15u;
 
 @group(0) @binding(2) var<storage, read_write> ids: array<u32>;
 @group(0) @binding(3) var<storage, read_write> report: array<u32>;
-@group(0) @binding(4) var<uniform> step: Step;
+@group(0) @binding(4) var<storage, read_write> positions: array<u32>;
+@group(0) @binding(5) var<storage, read> seeds: array<u32>;
 
 var<workgroup> shares: array<f32, DIGITS * THREADS>;
 var<workgroup> totals: array<f32, DIGITS>;
@@ -77,7 +81,7 @@ fn lowest_kept(row: u32, fed: u32, thread: u32, most: f32, by_mass: bool, goal: 
 
 // An exponentially distributed number for a token, exact also where it is small, which decides.
 fn exponential(row: u32, i: u32) -> f32 {
-    let words = threefry(vec2<u32>(i / 2u, step.position), vec2<u32>(step.seed + row, SALT));
+    let words = threefry(vec2<u32>(i / 2u, positions[row]), vec2<u32>(seeds[row], SALT));
     let t = (f32(select(words.x, words.y, i % 2u == 1u)) + 0.5) / 4294967296.0;
     return select(-log(1.0 - min(t, 0.9999999)), t + t * t * (0.5 + t * (1.0 / 3.0)), t < 0.01);
 }
@@ -141,6 +145,7 @@ fn main(
         }
         let log_probability = logit(row, best) - raw.x - log(raw.y);
         ids[row] = best;
+        positions[row] = min(positions[row] + 1u, CONTEXT - 1u);
         report[2u * row] = best;
         report[2u * row + 1u] = told(log_probability, raw.z);
         remember(row, fed);

@@ -1,7 +1,7 @@
 // rope: turns pairs of columns of the first HEADS heads of each row by the angles of the row's position, in place; a thread per
 // two pairs. Backward is the same by the negative angle. Reference: src/ops/rope.rs
 //
-//   x (LEN / (HEADS * HS / 4), COLUMNS): rows FIRST.. of (B, T)    table (T, HS): cos | sin
+//   x (LEN / (HEADS * HS / 4), COLUMNS): rows FIRST.. of the tensor    table (T, HS): cos | sin, of the rows in turn
 // use: index
 const LEN: u32 = 256u;
 const FIRST: u32 = 0u;

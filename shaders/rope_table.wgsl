@@ -1,11 +1,13 @@
 // rope_table: cos | sin of position * frequency, a thread per pair. Reference: src/ops/rope.rs
 //
-//   table (LEN / HALF, 2 HALF), rows FIRST.. of the tensor, row t at position step.position + t
+//   table (LEN / HALF, 2 HALF), rows FIRST.. of the tensor
+//
+// The shared file says the position of a row.
 //
 // WGSL's own sin and cos may be off by 2^-11, and by anything beyond one turn. Here the angle, which is an f32 as in
 // transformers, is cut to a part of a turn in integers: no rounding, and nothing that a compiler may fuse or reorder. (Payne and
 // Hanek 1983, for angles below 2^24.) Then come the Taylor series of both within an eighth of a turn to either side.
-// use: index step
+// use: index row_positions
 const LEN: u32 = 256u;
 const FIRST: u32 = 0u;
 const HALF: u32 = 2u;
@@ -13,7 +15,6 @@ const HALF: u32 = 2u;
 const FREQUENCIES: array<f32, HALF> = array(1.0f, 0.01f);
 
 @group(0) @binding(0) var<storage, read_write> table: array<f32>;
-@group(0) @binding(1) var<uniform> step: Step;
 
 // 2^64 / (2 pi): high and low word.
 const TURNS: vec2<u32> = vec2<u32>(0x28be60dbu, 0x9391054au);
@@ -71,7 +72,7 @@ fn main(
     }
     var frequencies = FREQUENCIES;
     let row = i / HALF;
-    let values = cos_sin(f32(step.position + FIRST + row) * frequencies[i % HALF]);
+    let values = cos_sin(f32(row_position(FIRST + row)) * frequencies[i % HALF]);
     table[row * 2u * HALF + i % HALF] = values.x;
     table[row * 2u * HALF + HALF + i % HALF] = values.y;
 }

@@ -10,6 +10,7 @@ pub mod encoder;
 mod found;
 mod guard;
 pub mod labelled;
+pub mod lines;
 mod parquet;
 pub mod pieces;
 pub mod preferences;

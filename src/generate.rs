@@ -15,9 +15,9 @@ use crate::formats::upload::upload;
 use crate::graph::Graph;
 use crate::models::network::Network;
 use beam::{BeamOptions, BeamSearch, Hypothesis, Next};
-use decoder::{Choice, Decoder};
+use decoder::{Choice, Decoder, Start};
 
-pub use decoder::MOST_ROWS;
+pub use decoder::{MOST_ROWS, positions_name};
 
 /// What one token was.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,9 +76,8 @@ impl Generator {
         Ok(Generator { decoder: Decoder::new(executor, network, vocabulary, rows)? })
     }
 
-    /// Draws up to `tokens` tokens in each row after `prompt`, of which the last tokens that fit the context are seen; row r
-    /// draws with seed `seed + r`. `take(row, token)` gets each token in order as it arrives and returns whether the row
-    /// goes on.
+    /// Draws up to `tokens` tokens in each row after `prompt`; row r draws with seed `seed + r`. `take(row, token)` gets each
+    /// row's tokens in order and returns whether the row goes on. See [`Generator::generate`].
     ///
     /// Panics if `prompt` is empty.
     pub fn sample(
@@ -90,30 +89,64 @@ impl Generator {
         seed: u32,
         take: &mut dyn FnMut(usize, Token) -> Result<bool>,
     ) -> Result<()> {
-        let rows = self.decoder.rows();
+        let request = |row| Request { prompt: prompt.to_vec(), tokens, seed: seed.wrapping_add(row) };
+        self.generate(executor, &mut (0..self.decoder.rows() as u32).map(request), draw, take)
+    }
+
+    /// Draws texts for all requests, as many at a time as there are rows: where a text ends, the next request takes its row.
+    /// `take(n, token)` gets the tokens of request number n in order, as they arrive, and returns whether the text goes on. A
+    /// text is the same whatever is drawn beside it, but for ties by rounding.
+    ///
+    /// Panics if a prompt is empty.
+    pub fn generate(
+        &mut self,
+        executor: &mut dyn Executor,
+        requests: &mut dyn Iterator<Item = Request>,
+        draw: &Draw,
+        take: &mut dyn FnMut(usize, Token) -> Result<bool>,
+    ) -> Result<()> {
+        let generated = self.generate_steps(executor, requests, draw, take);
+        // Steps that were queued before their text had ended are under way still.
+        let last = self.decoder.collect(executor, true);
+        generated.and(last.map(|_| ()))
+    }
+
+    fn generate_steps(
+        &mut self,
+        executor: &mut dyn Executor,
+        requests: &mut dyn Iterator<Item = Request>,
+        draw: &Draw,
+        take: &mut dyn FnMut(usize, Token) -> Result<bool>,
+    ) -> Result<()> {
         let choice = Choice::Draw(draw.clone());
-        self.decoder.start(executor, prompt, &choice)?;
-        let mut texts = vec![prompt.to_vec(); rows];
-        let mut going = vec![true; rows];
-        let mut queued = 0;
-        while queued < tokens && going.contains(&true) {
-            if self.decoder.is_full() {
+        let mut rows = Rows { texts: (0..self.decoder.rows()).map(|_| None).collect(), queued: 0, arrived: 0 };
+        let mut requests = requests.enumerate().filter(|(_, request)| request.tokens > 0).fuse();
+        loop {
+            let started = rows.fill(&mut requests);
+            if !started.is_empty() {
+                let starts = started.iter().map(|row| rows.start(*row)).collect::<Vec<_>>();
+                self.decoder.start(executor, &choice, &starts)?;
+            }
+            if rows.texts.iter().all(Option::is_none) {
+                return Ok(());
+            }
+            let is_full = |decoder: &Decoder, rows: &Rows| {
+                (0..rows.texts.len()).filter(|row| rows.wants(*row) && decoder.is_full(*row)).collect::<Vec<_>>()
+            };
+            if !is_full(&self.decoder, &rows).is_empty() {
                 // The texts so far are needed to read the last of them again.
-                for step in self.decoder.collect(executor, true)? {
-                    deliver(&step, &mut texts, &mut going, take)?;
+                rows.deliver(&self.decoder.collect(executor, true)?, take)?;
+                for row in is_full(&self.decoder, &rows) {
+                    self.decoder.slide(executor, row, &rows.text(row).ids)?;
                 }
-                self.decoder.slide(executor, &texts)?;
             }
-            self.decoder.step(executor, &choice, seed)?;
-            queued += 1;
-            for step in self.decoder.collect(executor, false)? {
-                deliver(&step, &mut texts, &mut going, take)?;
+            let goes_on = (0..rows.texts.len()).any(|row| rows.wants(row));
+            if goes_on {
+                self.decoder.step(executor, &choice)?;
+                rows.queued += 1;
             }
+            rows.deliver(&self.decoder.collect(executor, !goes_on)?, take)?;
         }
-        for step in self.decoder.collect(executor, true)? {
-            deliver(&step, &mut texts, &mut going, take)?;
-        }
-        Ok(())
     }
 
     /// The best continuations of `prompt` by beam search; the generator's rows are the beams.
@@ -129,14 +162,16 @@ impl Generator {
         assert_eq!(self.decoder.rows(), options.beams, "a row for every beam");
         let count = options.candidates().min(self.decoder.vocabulary());
         let choice = Choice::Best { count, repetition_penalty: options.repetition_penalty };
-        self.decoder.start(executor, prompt, &choice)?;
+        self.begin(executor, prompt, &choice)?;
         let mut search = BeamSearch::new(*options, tokens);
         let mut texts = vec![prompt.to_vec(); options.beams];
         for _ in 0..tokens {
-            if self.decoder.is_full() {
-                self.decoder.slide(executor, &texts)?;
+            for (row, text) in texts.iter().enumerate() {
+                if self.decoder.is_full(row) {
+                    self.decoder.slide(executor, row, text)?;
+                }
             }
-            self.decoder.step(executor, &choice, 0)?;
+            self.decoder.step(executor, &choice)?;
             let candidates = self.decoder.candidates(executor, &choice)?;
             let Next::Continue { ids, parents } = search.advance(&candidates) else { break };
             texts = parents.iter().map(|parent| texts[*parent as usize].clone()).collect();
@@ -149,10 +184,16 @@ impl Generator {
     /// Logits (rows, V) of the token after `prompt`.
     pub fn logits(&mut self, executor: &mut dyn Executor, prompt: &[u32]) -> Result<Vec<f32>> {
         let choice = Choice::Draw(Draw::GREEDY);
-        self.decoder.start(executor, prompt, &choice)?;
-        self.decoder.step(executor, &choice, 0)?;
+        self.begin(executor, prompt, &choice)?;
+        self.decoder.step(executor, &choice)?;
         self.decoder.collect(executor, true)?;
         self.decoder.logits(executor, &choice)
+    }
+
+    /// Makes every row `prompt`.
+    fn begin(&mut self, executor: &mut dyn Executor, prompt: &[u32], choice: &Choice) -> Result<()> {
+        let starts = (0..self.decoder.rows()).map(|row| Start { row, prompt, seed: 0 });
+        self.decoder.start(executor, choice, &starts.collect::<Vec<_>>())
     }
 
     /// Frees the programs, the caches and the other states of generation; no other generator of as many rows may be in use.
@@ -161,22 +202,84 @@ impl Generator {
     }
 }
 
-/// The graph that decodes one greedy token in each of `rows` rows, as [`Generator::sample`] replays it; its output `logits`
-/// is (rows, 1, V).
+/// The graph that decodes one greedy token in each of `rows` rows, as [`Generator::generate`] replays it; its output `logits`
+/// is (rows, 1, V). The state that [`positions_name`] names says where each row stands.
 pub fn decode_graph(network: &Network, rows: usize) -> Graph {
     decoder::decode_graph(network, network.config().vocab_size, rows, &Choice::Draw(Draw::GREEDY))
 }
 
-/// Hands one step's tokens on; rows that have ended stay silent.
-fn deliver(
-    step: &[Token],
-    texts: &mut [Vec<u32>],
-    going: &mut [bool],
-    take: &mut dyn FnMut(usize, Token) -> Result<bool>,
-) -> Result<()> {
-    for (row, token) in step.iter().enumerate() {
-        texts[row].push(token.id);
-        going[row] = going[row] && take(row, *token)?;
+/// A text to generate.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// At least one token; the last of them that fit the context are seen.
+    pub prompt: Vec<u32>,
+    /// How many are drawn at most.
+    pub tokens: usize,
+    pub seed: u32,
+}
+
+/// The texts under way, one in each row that has one.
+struct Rows {
+    texts: Vec<Option<Text>>,
+    /// Steps that were queued, and steps whose tokens have arrived.
+    queued: u64,
+    arrived: u64,
+}
+
+struct Text {
+    /// Of the request.
+    number: usize,
+    seed: u32,
+    /// The prompt and what has arrived.
+    ids: Vec<u32>,
+    /// The step that draws its first token, and one past the step that draws its last.
+    first: u64,
+    end: u64,
+}
+
+impl Rows {
+    /// Gives free rows to the next requests, and says which.
+    fn fill(&mut self, requests: &mut dyn Iterator<Item = (usize, Request)>) -> Vec<usize> {
+        let mut started = vec![];
+        for row in 0..self.texts.len() {
+            if self.texts[row].is_some() {
+                continue;
+            }
+            let Some((number, Request { prompt, tokens, seed })) = requests.next() else { break };
+            let (first, end) = (self.queued, self.queued + tokens as u64);
+            self.texts[row] = Some(Text { number, seed, ids: prompt, first, end });
+            started.push(row);
+        }
+        started
     }
-    Ok(())
+
+    fn text(&self, row: usize) -> &Text {
+        self.texts[row].as_ref().expect("a text under way")
+    }
+
+    fn start(&self, row: usize) -> Start<'_> {
+        Start { row, prompt: &self.text(row).ids, seed: self.text(row).seed }
+    }
+
+    /// Whether the row's text needs another step.
+    fn wants(&self, row: usize) -> bool {
+        self.texts[row].as_ref().is_some_and(|text| self.queued < text.end)
+    }
+
+    /// Hands the tokens of steps on, and frees the rows of texts that end with them.
+    fn deliver(&mut self, steps: &[Vec<Token>], take: &mut dyn FnMut(usize, Token) -> Result<bool>) -> Result<()> {
+        for step in steps {
+            let number = self.arrived;
+            self.arrived += 1;
+            for (place, token) in self.texts.iter_mut().zip(step) {
+                // A row may have got its text after the step was queued.
+                let Some(text) = place.as_mut().filter(|text| number >= text.first) else { continue };
+                text.ids.push(token.id);
+                if !take(text.number, *token)? || number + 1 == text.end {
+                    *place = None;
+                }
+            }
+        }
+        Ok(())
+    }
 }

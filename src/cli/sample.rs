@@ -10,7 +10,8 @@ use settings::Choices;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use texts::Writer;
+use std::time::Instant;
+use texts::{Writer, Written};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::formats::folder::Weights;
@@ -31,6 +32,9 @@ pub struct Sample {
     /// File with the text to continue
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
+    /// File of prompts, .jsonl with a `prompt` in each object: prints one JSON object per text, in the order of the file
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "prompt_file"])]
+    prompts: Option<PathBuf>,
     /// Positions that the cache holds, of a model with rotary positions [default: the model's context, at most 4096]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
@@ -68,15 +72,28 @@ impl Sample {
         let mut executor = global.open()?;
         let Files { config, weights, tokenizer, .. } = files;
         let network = Network::new(config);
-        let generator = Generator::new(executor.as_mut(), &network, &weights, vocabulary, settings.rows())?;
+        let prompts = if let Prompt::Many(prompts) = &prompt { prompts.len() } else { 1 };
+        let rows = settings.rows(prompts);
+        let generator = Generator::new(executor.as_mut(), &network, &weights, vocabulary, rows)?;
         drop(weights);
         let interrupted = Arc::new(AtomicBool::new(false));
         let seed = settings.seed;
-        let (json, echo) = (self.json, matches!(prompt, Prompt::Text(_)));
+        let json = self.json || matches!(prompt, Prompt::Many(_));
+        let echo = matches!(prompt, Prompt::Text(_));
         let mut writer =
             Writer { executor, generator, tokenizer, settings, json, echo, interrupted: interrupted.clone() };
         match prompt {
-            Prompt::Text(text) => writer.write(&text, seed),
+            Prompt::Text(text) => writer.write(&[text], seed).map(|_| ()),
+            Prompt::Many(prompts) => {
+                let start = Instant::now();
+                let Written { texts, tokens } = writer.write(&prompts, seed)?;
+                let seconds = start.elapsed().as_secs_f64();
+                let speed = tokens as f64 / seconds;
+                global.say(&format!(
+                    "{texts} texts, {tokens} tokens in {seconds:.1} s, {rows} at a time: {speed:.0} tokens/s"
+                ));
+                Ok(())
+            }
             Prompt::Typed => {
                 stop_at_interrupt(global, interrupted);
                 prompt::converse(global, &mut writer)

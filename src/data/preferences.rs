@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
+use super::lines::{self, Row};
+use crate::error::Result;
 use crate::fail;
-use crate::files::one_line;
 
 /// One pair.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -25,24 +25,15 @@ pub struct Preference {
     pub margin: f32,
 }
 
+const ROW: Row = Row { one: "preference", many: "preferences", form: "an object with `chosen` and `rejected` texts" };
+
 /// All pairs of a file; errors name the line.
 pub fn read(path: &Path) -> Result<Vec<Preference>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read the preferences", path))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-    let pairs = lines.map(|(line, text)| pair(path, line, text)).collect::<Result<Vec<_>>>()?;
-    if pairs.is_empty() {
-        fail!(Input, "{} has no preferences in it", path.display());
-    }
-    Ok(pairs)
+    lines::read(path, ROW)?.into_iter().map(|(line, pair)| checked(path, line, pair)).collect()
 }
 
-fn pair(path: &Path, line: usize, text: &str) -> Result<Preference> {
-    let place = format!("line {line} of {}", path.display());
-    let pair: Preference = serde_json::from_str(text).map_err(|why| {
-        let why = one_line(&why.to_string());
-        Error::Input(format!("{place} is no preference ({why}): write an object with `chosen` and `rejected` texts"))
-    })?;
+fn checked(path: &Path, line: usize, pair: Preference) -> Result<Preference> {
+    let place = lines::place(path, line);
     if pair.chosen == pair.rejected {
         fail!(Input, "{place}: the chosen and the rejected answer are the same; remove the pair");
     }

@@ -40,8 +40,16 @@ pub(super) struct Decoder {
     vocabulary: usize,
     rows: usize,
     programs: Programs<Kind>,
-    /// Position of the token that is fed next.
-    position: usize,
+    /// Of each row, the position of the token that is fed next.
+    positions: Vec<usize>,
+}
+
+/// A text that a row begins with.
+pub(super) struct Start<'a> {
+    pub row: usize,
+    /// At least one token.
+    pub prompt: &'a [u32],
+    pub seed: u32,
 }
 
 /// Tokens that the shortest prefill window holds.
@@ -57,7 +65,7 @@ impl Decoder {
             network.declare(&mut g);
             g
         })?;
-        Ok(Decoder { network: network.clone(), vocabulary, rows, programs, position: 0 })
+        Ok(Decoder { network: network.clone(), vocabulary, rows, programs, positions: vec![0; rows] })
     }
 
     pub fn rows(&self) -> usize {
@@ -68,46 +76,57 @@ impl Decoder {
         self.vocabulary
     }
 
-    /// Whether the cache has no room for the token that is fed next.
-    pub fn is_full(&self) -> bool {
-        self.position == self.network.config().context
+    /// Whether a row's cache has no room for the token that is fed next.
+    pub fn is_full(&self, row: usize) -> bool {
+        self.positions[row] == self.network.config().context
     }
 
-    /// Makes every row the last tokens of `prompt` that fit the context, the last of them not fed yet.
-    pub fn start(&mut self, executor: &mut dyn Executor, prompt: &[u32], choice: &Choice) -> Result<()> {
-        let (last, before) = prompt.split_last().expect("a prompt of at least one token");
+    /// Makes rows the last tokens of their prompts that fit the context, the last of them not fed yet; the other rows stay.
+    /// A prompt that several rows have is read once.
+    ///
+    /// Panics if a prompt is empty.
+    pub fn start(&mut self, executor: &mut dyn Executor, choice: &Choice, starts: &[Start]) -> Result<()> {
         self.decode_program(executor, choice)?; // allocates what is written here
+        let mut parents: Vec<u32> = (0..self.rows as u32).collect();
+        for (n, Start { row, prompt, .. }) in starts.iter().enumerate() {
+            let (_, before) = prompt.split_last().expect("a prompt of at least one token");
+            let kept = before.len().min(self.network.config().context - 1);
+            self.positions[*row] = kept;
+            match starts[..n].iter().find(|earlier| earlier.prompt == *prompt) {
+                Some(earlier) => parents[*row] = earlier.row as u32,
+                None => self.prefill(executor, *row, &before[before.len() - kept..])?,
+            }
+        }
+        self.gather(executor, choice, &parents)?;
         let words = seen_words(self.vocabulary);
-        let mut seen = vec![0u32; words];
-        let known = before.iter().filter(|id| (**id as usize) < self.vocabulary);
-        known.for_each(|id| seen[*id as usize / 32] |= 1 << (id % 32));
-        executor.write_state(&self.name("seen"), bytemuck::cast_slice(&seen.repeat(self.rows)))?;
-        self.feed(executor, &vec![*last; self.rows])?;
-        let kept = before.len().min(self.network.config().context - 1);
-        self.prefill(executor, 0, &before[before.len() - kept..])?;
-        self.position = kept;
-        if self.rows > 1 && kept > 0 {
-            self.gather(executor, choice, &vec![0; self.rows])?;
+        for Start { row, prompt, seed } in starts {
+            let (last, before) = prompt.split_last().expect("a prompt of at least one token");
+            let mut seen = vec![0u32; words];
+            let known = before.iter().filter(|id| (**id as usize) < self.vocabulary);
+            known.for_each(|id| seen[*id as usize / 32] |= 1 << (id % 32));
+            executor.write_state_at(&self.name("seen"), row * words, bytemuck::cast_slice(&seen))?;
+            let position = self.positions[*row] as u32;
+            for (what, value) in [("ids", *last), ("positions", position), ("seeds", *seed)] {
+                executor.write_state_at(&self.name(what), *row, &[f32::from_bits(value)])?;
+            }
         }
         Ok(())
     }
 
-    /// Makes room where the cache is full: reads the last half of each text again, from position 0.
-    pub fn slide(&mut self, executor: &mut dyn Executor, texts: &[Vec<u32>]) -> Result<()> {
+    /// Makes room where a row's cache is full: reads the last half of its text again, from position 0.
+    pub fn slide(&mut self, executor: &mut dyn Executor, row: usize, text: &[u32]) -> Result<()> {
         let kept = self.network.config().context / 2;
-        for (row, text) in texts.iter().enumerate() {
-            let (_, before) = text.split_last().expect("a text of more than a context");
-            self.prefill(executor, row, &before[before.len() - kept..])?;
-        }
-        self.position = kept;
-        Ok(())
+        let (_, before) = text.split_last().expect("a text of more than a context");
+        self.prefill(executor, row, &before[before.len() - kept..])?;
+        self.positions[row] = kept;
+        executor.write_state_at(&self.name("positions"), row, &[f32::from_bits(kept as u32)])
     }
 
     /// Queues one decode step, which feeds the token that the last one drew.
-    pub fn step(&mut self, executor: &mut dyn Executor, choice: &Choice, seed: u32) -> Result<()> {
+    pub fn step(&mut self, executor: &mut dyn Executor, choice: &Choice) -> Result<()> {
         let program = self.decode_program(executor, choice)?;
-        executor.run(program, 0, &Step { position: self.position as u32, seed, ..Step::default() })?;
-        self.position += 1;
+        executor.run(program, 0, &Step::default())?;
+        self.positions.iter_mut().for_each(|position| *position += 1);
         if let Choice::Draw(_) = choice {
             executor.post(&self.name("report"), 0)?;
         }
@@ -139,11 +158,10 @@ impl Decoder {
 
     /// Row r continues what row `parents[r]` was, with the token `ids[r]`.
     pub fn follow(&mut self, executor: &mut dyn Executor, choice: &Choice, ids: &[u32], parents: &[u32]) -> Result<()> {
-        self.feed(executor, ids)?;
-        if parents.iter().zip(0..).any(|(parent, row)| *parent != row) {
-            self.gather(executor, choice, parents)?;
-        }
-        Ok(())
+        let positions: Vec<u32> = self.positions.iter().map(|position| *position as u32).collect();
+        executor.write_state(&self.name("ids"), bytemuck::cast_slice(ids))?;
+        executor.write_state(&self.name("positions"), bytemuck::cast_slice(&positions))?;
+        self.gather(executor, choice, parents)
     }
 
     /// Waits for the logits (rows, V) of the last step.
@@ -159,11 +177,6 @@ impl Decoder {
         [format!("{prefix}cache.{rows}."), format!("{prefix}decode.{rows}.")]
             .iter()
             .for_each(|states| executor.free_states(states));
-    }
-
-    /// Sets the tokens that the next step feeds.
-    fn feed(&self, executor: &mut dyn Executor, ids: &[u32]) -> Result<()> {
-        executor.write_state(&self.name("ids"), bytemuck::cast_slice(ids))
     }
 
     /// Fills a row of the cache from position 0 on.
@@ -182,7 +195,11 @@ impl Decoder {
         executor.run(program, 0, &Step { row: row as u32, ..Step::default() })
     }
 
+    /// Makes each row what its parent was.
     fn gather(&mut self, executor: &mut dyn Executor, choice: &Choice, parents: &[u32]) -> Result<()> {
+        // Up to the longest row that is copied: what stands behind the end of a shorter one is overwritten when reached.
+        let copied = parents.iter().zip(0..).filter(|(parent, row)| **parent != *row);
+        let Some(filled) = copied.map(|(parent, _)| self.positions[*parent as usize]).max() else { return Ok(()) };
         self.decode_program(executor, choice)?;
         let (network, vocabulary, rows) = (&self.network, self.vocabulary, self.rows);
         let program = self.programs.get(executor, Kind::Reorder, || {
@@ -196,7 +213,7 @@ impl Decoder {
             g
         })?;
         executor.write(program, "parents", bytemuck::cast_slice(parents))?;
-        executor.run(program, 0, &Step { position: self.position as u32, ..Step::default() })
+        executor.run(program, 0, &Step { position: filled as u32, ..Step::default() })
     }
 
     fn prefill_program(&mut self, executor: &mut dyn Executor, window: usize) -> Result<Program> {
@@ -225,19 +242,27 @@ fn state_name(network: &Network, rows: usize, what: &str) -> String {
     format!("{}decode.{rows}.{what}", network.prefix())
 }
 
+/// The name of the state that holds the position of each row.
+pub fn positions_name(network: &Network, rows: usize) -> String {
+    state_name(network, rows, "positions")
+}
+
 /// One decode step: the next token of each row.
 pub(super) fn decode_graph(network: &Network, vocabulary: usize, rows: usize, choice: &Choice) -> Graph {
     let mut g = Graph::new();
     let ids = g.state_u32(&state_name(network, rows, "ids"), &[rows, 1]);
     let report = g.state(&state_name(network, rows, "report"), &[rows, 2]);
     let seen = g.state_u32(&state_name(network, rows, "seen"), &[rows, seen_words(vocabulary)]);
-    let logits = network.inference().decode(&mut g, ids);
+    let positions = g.state_u32(&state_name(network, rows, "positions"), &[rows]);
+    let seeds = g.state_u32(&state_name(network, rows, "seeds"), &[rows]);
+    let logits = network.inference().decode(&mut g, ids, positions);
     g.output("logits", logits);
     g.scope("choice");
     match choice.clone() {
         Choice::Draw(Draw { repetition_penalty, temperature, top_k, top_p, min_p }) => {
-            let op = NextToken { vocabulary, repetition_penalty, temperature, top_k, top_p, min_p };
-            g.apply(op, &[logits, seen, ids, report]);
+            let context = network.config().context;
+            let op = NextToken { vocabulary, context, repetition_penalty, temperature, top_k, top_p, min_p };
+            g.apply(op, &[logits, seen, ids, report, positions, seeds]);
         }
         Choice::Best { count, repetition_penalty } => {
             let best = g.apply(BestTokens { vocabulary, count, repetition_penalty }, &[logits, seen, ids]);

@@ -8,6 +8,7 @@ use crate::ops::attention_cached::AttentionCached;
 use crate::ops::cache_append::CacheAppend;
 use crate::ops::cast::cast;
 use crate::ops::dropout::Dropout;
+use crate::ops::embedding::Embedding;
 use crate::ops::gelu::Form;
 use crate::ops::layernorm::LayerNorm;
 use crate::ops::matmul::Matmul;
@@ -22,8 +23,18 @@ pub enum CacheMode {
     Off,
     /// Sequences are whole, and their keys and values fill a cache of this many rows.
     Prefill { rows: usize },
-    /// One new position of each row is appended to a cache of this many rows, and attends to it.
-    Decode { rows: usize },
+    /// One new position of each row, (rows) u32, is appended to a cache of this many rows, and attends to it.
+    Decode { rows: usize, positions: Tensor },
+}
+
+impl CacheMode {
+    /// A position for each row, where they differ.
+    pub fn positions(self) -> Option<Tensor> {
+        match self {
+            CacheMode::Decode { positions, .. } => Some(positions),
+            CacheMode::Off | CacheMode::Prefill { .. } => None,
+        }
+    }
 }
 
 /// How a training graph computes.
@@ -120,13 +131,15 @@ impl Model<'_> {
 
     /// Attention (B, T, NH * HS) of whole sequences, or of one new position to the cache; qkv (B, T, q | k | v).
     pub(super) fn attention(&self, g: &mut Graph, qkv: Tensor, layer: usize, cache: CacheMode) -> Tensor {
-        let Config { heads, kv_heads, window, dropout, .. } = *self.config;
-        if let CacheMode::Prefill { rows } | CacheMode::Decode { rows } = cache {
+        let Config { heads, kv_heads, dropout, .. } = *self.config;
+        let window = self.config.window.filter(|_| !self.config.full_layers.contains(&layer));
+        if let CacheMode::Prefill { rows } | CacheMode::Decode { rows, .. } = cache {
             assert!(!self.compute.mixed, "caches are f32, and so is what is generated");
             let kept = self.cache(g, layer, rows);
-            let kept = g.apply(CacheAppend, &[qkv, kept]);
-            if let CacheMode::Decode { .. } = cache {
-                return g.apply(AttentionCached { window }, &[qkv, kept]);
+            let inputs = [qkv, kept].into_iter().chain(cache.positions()).collect::<Vec<_>>();
+            let kept = g.apply(CacheAppend, &inputs);
+            if let CacheMode::Decode { positions, .. } = cache {
+                return g.apply(AttentionCached { window }, &[qkv, kept, positions]);
             }
         }
         let dropout = if self.training { dropout.attention } else { 0.0 };
@@ -140,11 +153,28 @@ impl Model<'_> {
         g.state_of(self.network, &name, &[rows, 2, kv_heads, context, head_size])
     }
 
-    /// The angles of rotary positions for `time` positions from `Step::position` on, the same in all layers; nothing where
-    /// positions are learned.
-    pub(super) fn angles(&self, g: &mut Graph, time: usize) -> Option<Tensor> {
+    /// The sum of the embeddings of tokens, ids (B, T) of `table`, and of learned positions, where `wpe` is their table.
+    pub(super) fn embedding(
+        &self,
+        g: &mut Graph,
+        ids: Tensor,
+        table: Tensor,
+        wpe: Option<Tensor>,
+        cache: CacheMode,
+    ) -> Tensor {
+        let positions = cache.positions().filter(|_| wpe.is_some());
+        let inputs = [ids, table].into_iter().chain(wpe).chain(positions).collect::<Vec<_>>();
+        g.apply(Embedding, &inputs) // (B, T, C)
+    }
+
+    /// The angles of rotary positions of ids (B, T), the same in all layers: (T, HS) from `Step::position` on, or (B, HS) with
+    /// T = 1 where each row has a position of its own. Nothing where positions are learned.
+    pub(super) fn angles(&self, g: &mut Graph, ids: Tensor, cache: CacheMode) -> Option<Tensor> {
         let Position::Rope { base, scaling } = self.config.position else { return None };
-        Some(g.apply(RopeTable { time, head_size: self.config.head_size, base, scaling }, &[]))
+        let positions = cache.positions();
+        let time = g.shape(positions.unwrap_or(ids)).columns();
+        let table = RopeTable { time, head_size: self.config.head_size, base, scaling };
+        Some(g.apply(table, positions.as_slice()))
     }
 
     /// Turns the heads of q and k.

@@ -39,6 +39,8 @@ pub struct Config {
     pub head_norm: bool,
     /// How many positions attention sees at most, the newest included; all before it if `None`.
     pub window: Option<usize>,
+    /// Layers that see all positions before although there is a window, in rising order (`layer_types`).
+    pub full_layers: Vec<usize>,
     pub dropout: Dropout,
     /// Standard deviation of the initial weights.
     pub initializer_range: f32,
@@ -183,6 +185,7 @@ impl Config {
             attention_bias: (true, true),
             head_norm: false,
             window: None,
+            full_layers: vec![],
             dropout: Dropout::default(),
             initializer_range: 0.02,
             scaled_residual: true,

@@ -15,7 +15,6 @@ use super::config::{Config, Dropout, FeedForward};
 use super::family::Family;
 use super::keys::{Found, Keys};
 use crate::graph::{Depth, Dtype, Graph, Tensor};
-use crate::ops::embedding::Embedding;
 
 /// The family's name.
 pub const NAME: &str = "GPT";
@@ -31,7 +30,7 @@ impl Family for Gpt {
         g.depth(Depth::Embedding);
         let tokens = m.table(g, self.embedding(), &[v, c]);
         let positions = m.table(g, POSITIONS, &[context, c]);
-        let mut x = g.apply(Embedding, &[ids, tokens, positions]); // (B, T, C)
+        let mut x = m.embedding(g, ids, tokens, Some(positions), cache); // (B, T, C)
         x = m.drop_embedding(g, x);
         for layer in 0..layers {
             g.depth(Depth::Block(layer));

@@ -14,7 +14,6 @@ use super::config::{Config, FeedForward, Position};
 use super::family::Family;
 use super::keys::{Found, Keys};
 use crate::graph::{Depth, Graph, Tensor};
-use crate::ops::embedding::Embedding;
 use crate::ops::swiglu::SwiGlu;
 
 /// The family's name.
@@ -29,16 +28,10 @@ impl Family for Gpt2 {
         let Config { vocab_size: v, context, width: c, layers, position, .. } = *m.config;
         g.scope("embedding");
         g.depth(Depth::Embedding);
-        let time = g.shape(ids).columns();
         let wte = m.table(g, "wte.weight", &[v, c]);
-        let mut x = match position {
-            Position::Learned => {
-                let wpe = m.table(g, "wpe.weight", &[context, c]);
-                g.apply(Embedding, &[ids, wte, wpe]) // (B, T, C)
-            }
-            Position::Rope { .. } => g.apply(Embedding, &[ids, wte]),
-        };
-        let angles = m.angles(g, time);
+        let wpe = (position == Position::Learned).then(|| m.table(g, "wpe.weight", &[context, c]));
+        let mut x = m.embedding(g, ids, wte, wpe, cache); // (B, T, C)
+        let angles = m.angles(g, ids, cache);
         x = m.drop_embedding(g, x);
         for layer in 0..layers {
             g.depth(Depth::Block(layer));

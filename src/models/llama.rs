@@ -15,7 +15,6 @@ use super::config::{Config, Experts, FeedForward, Norm, Position};
 use super::family::Family;
 use super::keys::{Found, Keys};
 use crate::graph::{Depth, Dtype, Graph, Initial, Tensor};
-use crate::ops::embedding::Embedding;
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::Scaling;
 use crate::ops::swiglu::SwiGlu;
@@ -32,11 +31,10 @@ impl Family for Llama {
         let Config { vocab_size: v, width: c, layers, .. } = *m.config;
         g.scope("embed_tokens");
         g.depth(Depth::Embedding);
-        let time = g.shape(ids).columns();
         let table = m.table(g, self.embedding(), &[v, c]);
-        let mut x = g.apply(Embedding, &[ids, table]); // (B, T, C)
+        let mut x = m.embedding(g, ids, table, None, cache); // (B, T, C)
         x = m.drop_embedding(g, x);
-        let angles = m.angles(g, time).expect("rotary positions");
+        let angles = m.angles(g, ids, cache).expect("rotary positions");
         for layer in 0..layers {
             g.depth(Depth::Block(layer));
             x = g.region(|g| block(m, g, x, angles, layer, cache));

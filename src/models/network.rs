@@ -178,10 +178,10 @@ impl Model<'_> {
         self.config.family().hidden(self, g, ids, CacheMode::Prefill { rows });
     }
 
-    /// Logits (B, 1, V) after one more token of each row, ids (B, 1), at position `Step::position` of a cache of B rows.
-    pub fn decode(&self, g: &mut Graph, ids: Tensor) -> Tensor {
+    /// Logits (B, 1, V) after one more token of each row, ids (B, 1), at the row's position, positions (B), of a cache of B rows.
+    pub fn decode(&self, g: &mut Graph, ids: Tensor, positions: Tensor) -> Tensor {
         let rows = g.shape(ids).rows();
-        let x = self.config.family().hidden(self, g, ids, CacheMode::Decode { rows });
+        let x = self.config.family().hidden(self, g, ids, CacheMode::Decode { rows, positions });
         self.head(g, x)
     }
 

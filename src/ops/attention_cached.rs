@@ -1,7 +1,8 @@
-//! attention_cached: attention of one new position per row to itself and all before it, whose keys and values are cached.
+//! attention_cached: attention of one new position of each row to itself and all before it, whose keys and values are cached.
 //!
 //!   qkv (B, 1, C + 2 KVC): q | k | v, of which q is read;  cache (B, 2, KVH, T, HS): keys, then values
-//!   y (B, 1, C) at position `Step::position`, whose own keys and values are in the cache already
+//!   positions (B) u32: where each row's query stands, whose own keys and values are in the cache already
+//!   y (B, 1, C)
 //!   parts (B, NH, splits, HS + 4), slot 1, scratch: for each split the unscaled sum of values, then its maximum and its sum
 //!
 //! Time is split so that one long row keeps a whole GPU busy; a second kernel combines the splits: flash-decoding (Dao, Haziza,
@@ -11,6 +12,7 @@
 use super::attention::{Attention, Mask, Size};
 use super::case::{Case, Draw};
 use super::elementwise::{bytes, elementwise};
+use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::sync::Arc;
@@ -31,7 +33,7 @@ impl AttentionCached {
         let (qkv, cache) = (inputs[0], inputs[1]);
         let [batch, 2, kv_heads, time, hs] = cache.dims[..] else { panic!("attention_cached does not fit {inputs:?}") };
         let heads = (qkv.columns() / hs.max(1)).saturating_sub(2 * kv_heads);
-        let fits = qkv.dims == [batch, 1, (heads + 2 * kv_heads) * hs];
+        let fits = qkv.dims == [batch, 1, (heads + 2 * kv_heads) * hs] && inputs[2].len() == batch;
         assert!(fits, "attention_cached does not fit {inputs:?}");
         let mask = Mask::Causal { window: self.window };
         let attention = Attention { heads, kv_heads, mask, ..Attention::default() };
@@ -74,7 +76,7 @@ impl Op for AttentionCached {
                 .read(0)
                 .read_range(1, bytes(&rows, row))
                 .write(1)
-                .step()
+                .read(2)
                 .groups(limits.fold(rows.len() * heads * splits))
         };
         let mut dispatches: Vec<Dispatch> =
@@ -83,12 +85,13 @@ impl Op for AttentionCached {
             elementwise(shader!("attention_cached_combine"), batch * heads * hs / 4, limits)
                 .constant("T", time)
                 .constant("WINDOW", size.window)
+                .constant("NH", heads)
                 .constant("HS", hs)
                 .constant("SPLIT", SPLIT)
                 .constant("SPLITS", splits)
                 .read_back(1)
                 .write(0)
-                .step(),
+                .read(2),
         );
         dispatches
     }
@@ -97,7 +100,7 @@ impl Op for AttentionCached {
         unreachable!("attention_cached stands in generation only")
     }
 
-    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
+    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let size @ Size { t: time, heads, kv_heads, hs, .. } = self.size(&shapes.inputs);
         for (i, y) in outputs[0].chunks_mut(hs).enumerate() {
             let (b, head) = (i / heads, i % heads);
@@ -105,7 +108,7 @@ impl Op for AttentionCached {
             let shared = head / (heads / kv_heads);
             let kept =
                 |t: usize, part: usize| &inputs[1][(((b * 2 + part) * kv_heads + shared) * time + t) * hs..][..hs];
-            let seen = size.seen(step.position as usize);
+            let seen = size.seen(as_ids(inputs[2])[b] as usize);
             let scores: Vec<f64> = seen.clone().map(|t| size.score(q, kept(t, 0))).collect();
             let most = scores.iter().copied().fold(f64::MIN, f64::max);
             let total: f64 = scores.iter().map(|s| (s - most).exp()).sum();
@@ -135,7 +138,11 @@ pub const CASES: &[Case] = &[
     Case {
         name: "attention_cached at the first position, 3 heads of 4",
         op: || Arc::new(AttentionCached { window: None }),
-        inputs: &[(&[2, 1, 36], Draw::Uniform(1.0)), (&[2, 2, 3, 9, 4], Draw::Uniform(1.0))],
+        inputs: &[
+            (&[2, 1, 36], Draw::Uniform(1.0)),
+            (&[2, 2, 3, 9, 4], Draw::Uniform(1.0)),
+            (&[2], Draw::Words(|| vec![0, 0])),
+        ],
         gradient: false,
         position: 0,
         atol: 2e-6,
@@ -145,9 +152,13 @@ pub const CASES: &[Case] = &[
     Case {
         name: "attention_cached at 200 of 300, 3 heads of 20",
         op: || Arc::new(AttentionCached { window: None }),
-        inputs: &[(&[3, 1, 180], Draw::Uniform(1.0)), (&[3, 2, 3, 300, 20], Draw::Uniform(1.0))],
+        inputs: &[
+            (&[3, 1, 180], Draw::Uniform(1.0)),
+            (&[3, 2, 3, 300, 20], Draw::Uniform(1.0)),
+            (&[3], Draw::Words(|| vec![200, 0, 299])),
+        ],
         gradient: false,
-        position: 200,
+        position: 0,
         atol: 2e-6,
         rtol: 2e-6,
         reason: REASON,
@@ -155,9 +166,13 @@ pub const CASES: &[Case] = &[
     Case {
         name: "attention_cached at the last of 128, 2 heads of 128",
         op: || Arc::new(AttentionCached { window: None }),
-        inputs: &[(&[2, 1, 768], Draw::Uniform(1.0)), (&[2, 2, 2, 128, 128], Draw::Uniform(1.0))],
+        inputs: &[
+            (&[2, 1, 768], Draw::Uniform(1.0)),
+            (&[2, 2, 2, 128, 128], Draw::Uniform(1.0)),
+            (&[2], Draw::Words(|| vec![127, 0])),
+        ],
         gradient: false,
-        position: 127,
+        position: 0,
         atol: 2e-6,
         rtol: 2e-6,
         reason: REASON,
@@ -165,9 +180,13 @@ pub const CASES: &[Case] = &[
     Case {
         name: "attention_cached, GPT-2's 12 heads of 64 at 1000 of 1024",
         op: || Arc::new(AttentionCached { window: None }),
-        inputs: &[(&[1, 1, 2304], Draw::Uniform(1.0)), (&[1, 2, 12, 1024, 64], Draw::Uniform(1.0))],
+        inputs: &[
+            (&[1, 1, 2304], Draw::Uniform(1.0)),
+            (&[1, 2, 12, 1024, 64], Draw::Uniform(1.0)),
+            (&[1], Draw::Words(|| vec![1000])),
+        ],
         gradient: false,
-        position: 1000,
+        position: 0,
         atol: 2e-6,
         rtol: 2e-6,
         reason: REASON,
@@ -175,9 +194,13 @@ pub const CASES: &[Case] = &[
     Case {
         name: "attention_cached, beyond one binding: 22 rows of 1024x1536",
         op: || Arc::new(AttentionCached { window: None }),
-        inputs: &[(&[22, 1, 2304], Draw::Uniform(1.0)), (&[22, 2, 12, 1024, 64], Draw::Uniform(1.0))],
+        inputs: &[
+            (&[22, 1, 2304], Draw::Uniform(1.0)),
+            (&[22, 2, 12, 1024, 64], Draw::Uniform(1.0)),
+            (&[22], Draw::Ids(1024)),
+        ],
         gradient: false,
-        position: 66,
+        position: 0,
         atol: 2e-6,
         rtol: 2e-6,
         reason: REASON,
@@ -185,9 +208,13 @@ pub const CASES: &[Case] = &[
     Case {
         name: "attention_cached at 99 of 130, 9 heads of 64 over 3 of keys",
         op: || Arc::new(AttentionCached { window: None }),
-        inputs: &[(&[2, 1, 960], Draw::Uniform(1.0)), (&[2, 2, 3, 130, 64], Draw::Uniform(1.0))],
+        inputs: &[
+            (&[2, 1, 960], Draw::Uniform(1.0)),
+            (&[2, 2, 3, 130, 64], Draw::Uniform(1.0)),
+            (&[2], Draw::Words(|| vec![99, 0])),
+        ],
         gradient: false,
-        position: 99,
+        position: 0,
         atol: 2e-6,
         rtol: 2e-6,
         reason: REASON,
@@ -195,9 +222,13 @@ pub const CASES: &[Case] = &[
     Case {
         name: "attention_cached at 299 of 300 in a window of 100, 6 heads of 20 over 2 of keys",
         op: || Arc::new(AttentionCached { window: Some(100) }),
-        inputs: &[(&[2, 1, 200], Draw::Uniform(1.0)), (&[2, 2, 2, 300, 20], Draw::Uniform(1.0))],
+        inputs: &[
+            (&[2, 1, 200], Draw::Uniform(1.0)),
+            (&[2, 2, 2, 300, 20], Draw::Uniform(1.0)),
+            (&[2], Draw::Words(|| vec![299, 0])),
+        ],
         gradient: false,
-        position: 299,
+        position: 0,
         atol: 2e-6,
         rtol: 2e-6,
         reason: REASON,
@@ -205,9 +236,13 @@ pub const CASES: &[Case] = &[
     Case {
         name: "attention_cached at 64 of 200 in a window of 1, 2 heads of 8",
         op: || Arc::new(AttentionCached { window: Some(1) }),
-        inputs: &[(&[3, 1, 48], Draw::Uniform(1.0)), (&[3, 2, 2, 200, 8], Draw::Uniform(1.0))],
+        inputs: &[
+            (&[3, 1, 48], Draw::Uniform(1.0)),
+            (&[3, 2, 2, 200, 8], Draw::Uniform(1.0)),
+            (&[3], Draw::Words(|| vec![64, 0, 199])),
+        ],
         gradient: false,
-        position: 64,
+        position: 0,
         atol: 2e-6,
         rtol: 2e-6,
         reason: REASON,
@@ -215,9 +250,13 @@ pub const CASES: &[Case] = &[
     Case {
         name: "attention_cached at 30 of 200 in a window of 100, 4 heads of 8 over 1 of keys",
         op: || Arc::new(AttentionCached { window: Some(100) }),
-        inputs: &[(&[1, 1, 48], Draw::Uniform(1.0)), (&[1, 2, 1, 200, 8], Draw::Uniform(1.0))],
+        inputs: &[
+            (&[1, 1, 48], Draw::Uniform(1.0)),
+            (&[1, 2, 1, 200, 8], Draw::Uniform(1.0)),
+            (&[1], Draw::Words(|| vec![30])),
+        ],
         gradient: false,
-        position: 30,
+        position: 0,
         atol: 2e-6,
         rtol: 2e-6,
         reason: REASON,

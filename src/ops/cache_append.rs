@@ -3,17 +3,18 @@
 //!   qkv (B, S, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS;  cache (rows, 2, KVH, T, HS): keys, then values, in place
 //!
 //! What one head reads stands together, so that it streams from memory. Row b of qkv goes to row `Step::row + b`, its first
-//! position to `Step::position`. Positions from T on, which only fill up a window, and rows that the cache lacks are dropped.
+//! position to `positions[b]`, (B) u32, or to `Step::position` where those are not given. Positions from T on, which only fill up a window, and rows that the cache lacks are dropped.
 //! Cost: k | v is read and written once.
 
 use super::case::{Case, Draw};
 use super::elementwise::{bytes, elementwise};
+use crate::graph::op::as_ids;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// cache[row + b, position + s] = k | v of qkv[b, s].
+/// cache[row + b, position + s] = k | v of qkv[b, s]; a third input is a position for each row b.
 #[derive(Debug)]
 pub struct CacheAppend;
 
@@ -29,7 +30,8 @@ impl Op for CacheAppend {
             }
             _ => false,
         };
-        assert!(fits, "cache_append takes (B, S, C + 2 KVC) and (rows, 2, KVH, T, HS), not {inputs:?}");
+        let fits = fits && inputs.get(2).is_none_or(|positions| positions.len() == inputs[0].dims[0]);
+        assert!(fits, "cache_append takes (B, S, C + 2 KVC), (rows, 2, KVH, T, HS) and B positions, not {inputs:?}");
         vec![inputs[1].clone()]
     }
 
@@ -38,7 +40,7 @@ impl Op for CacheAppend {
         let [rows, _, kv_heads, time, hs] = cache.dims[..] else { unreachable!("checked in outputs") };
         let row = 2 * kv_heads * time * hs;
         let piece = |(fed, kept): (Range<usize>, Range<usize>)| {
-            elementwise(shader!("cache_append"), fed.len() * 2 * kv_heads * hs / 4, limits)
+            let d = elementwise(shader!("cache_append"), fed.len() * 2 * kv_heads * hs / 4, limits)
                 .constant("S", qkv.dims[1])
                 .constant("T", time)
                 .constant("KVH", kv_heads)
@@ -49,7 +51,8 @@ impl Op for CacheAppend {
                 .constant("ROWS", kept.len())
                 .read_range(0, bytes(&fed, qkv.columns()))
                 .write_range(0, bytes(&kept, row))
-                .step()
+                .step();
+            if shapes.inputs.len() > 2 { d.swap("first_position", "first_position_by_row").read(2) } else { d }
         };
         let caches = limits.entry_chunks(rows, row as u64 * 4);
         let feds = limits.row_chunks(qkv.rows(), (qkv.columns() * 4) as u64);
@@ -64,7 +67,8 @@ impl Op for CacheAppend {
         let [rows, _, kv_heads, time, hs] = shapes.inputs[1].dims[..] else { unreachable!("checked in outputs") };
         let fed = shapes.inputs[0].dims[1];
         for (n, qkv) in inputs[0].chunks(shapes.inputs[0].columns()).enumerate() {
-            let (row, t) = (step.row as usize + n / fed, step.position as usize + n % fed);
+            let first = inputs.get(2).map_or(step.position, |positions| as_ids(positions)[n / fed]);
+            let (row, t) = (step.row as usize + n / fed, first as usize + n % fed);
             if row < rows && t < time {
                 for (part, values) in qkv[qkv.len() - 2 * kv_heads * hs..].chunks(hs).enumerate() {
                     outputs[0][((row * 2 * kv_heads + part) * time + t) * hs..][..hs].copy_from_slice(values);
@@ -100,6 +104,20 @@ pub const CASES: &[Case] = &[
         inputs: &[(&[1, 7, 36], Draw::Uniform(1.0)), (&[2, 2, 1, 9, 12], Draw::Uniform(1.0))],
         gradient: false,
         position: 5,
+        atol: 0.0,
+        rtol: 0.0,
+        reason: "a copy",
+    },
+    Case {
+        name: "cache_append of one position to 4 rows of 9, each at a position of its own, one past the end",
+        op: || Arc::new(CacheAppend),
+        inputs: &[
+            (&[4, 1, 36], Draw::Uniform(1.0)),
+            (&[4, 2, 3, 9, 4], Draw::Uniform(1.0)),
+            (&[4], Draw::Words(|| vec![8, 0, 9, 4])),
+        ],
+        gradient: false,
+        position: 2,
         atol: 0.0,
         rtol: 0.0,
         reason: "a copy",

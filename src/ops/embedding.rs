@@ -2,7 +2,7 @@
 //! 3.1), or wte[ids[b, t]] alone.
 //!
 //!   ids (B, T) u32;  wte (V, C);  wpe (positions, C), positions >= T, where positions are learned;  y (B, T, C)
-//!   the position of the first token comes with each replay (`Step::position`): 0 but for a token after a cache
+//!   positions (B) u32, where each row has a position of its own: that of its first token; else `Step::position` for all
 //!
 //! Backward adds rows of dy that share a token, without atomics and in the order of their positions: a first kernel links
 //! each position to the next one with the same token, a second walks each chain from its first position.
@@ -17,7 +17,7 @@ use crate::shader;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// y = wte[ids] + wpe, or wte[ids] of two inputs.
+/// y = wte[ids] + wpe, or wte[ids] of two inputs; a fourth input is a position for each row.
 #[derive(Debug)]
 pub struct Embedding;
 
@@ -33,6 +33,8 @@ impl Op for Embedding {
             assert!(wte.columns() == wpe.columns(), "embedding does not fit {inputs:?}");
             assert!(ids.columns() <= wpe.rows(), "{} positions are more than the {} of wpe", ids.columns(), wpe.rows());
         }
+        let fits = inputs.get(3).is_none_or(|positions| positions.len() == ids.rows());
+        assert!(fits, "embedding takes a position for each row, not {inputs:?}");
         vec![Shape::f32(&[ids.rows(), ids.columns(), wte.columns()])]
     }
 
@@ -53,7 +55,8 @@ impl Op for Embedding {
                     .write_range(0, bytes(&rows, c));
                 dispatches.push(match shapes.inputs.len() {
                     2 => tokens.swap("position_learned", "position_none"),
-                    _ => tokens.step().read(2),
+                    3 => tokens.step().read(2),
+                    _ => tokens.swap("position_learned", "position_by_row").read(3).read(2),
                 });
             }
         }
@@ -62,6 +65,7 @@ impl Op for Embedding {
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
         let inputs = &g.nodes()[node].inputs;
+        assert!(inputs.len() < 4, "a position for each row stands in generation only");
         let vocabulary = g.shape(inputs[1]).rows();
         let positions = inputs.get(2).map(|wpe| g.shape(*wpe).rows());
         let ids = inputs[0];
@@ -76,7 +80,8 @@ impl Op for Embedding {
             let token = &inputs[1][*id as usize * c..][..c];
             y.copy_from_slice(token);
             if let Some(wpe) = inputs.get(2) {
-                let position = &wpe[(step.position as usize + row % t) * c..][..c];
+                let first = inputs.get(3).map_or(step.position, |positions| as_ids(positions)[row / t]);
+                let position = &wpe[(first as usize + row % t) * c..][..c];
                 y.iter_mut().zip(position).for_each(|(y, position)| *y += position);
             }
         }

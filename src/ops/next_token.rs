@@ -1,13 +1,15 @@
 //! next_token: each row's next token, drawn from its logits without leaving the device.
 //!
 //!   logits (B, columns);  seen (B, words) u32: a bit per token, in place;  ids (B, 1) u32: fed last, becomes the next, in place
+//!   positions (B) u32: of the token fed last, becomes the next one's, in place;  seeds (B) u32
 //!   report (B, 2), in place: the next id's bits, and its log-probability (nats) under softmax of the unprocessed logits,
 //!   NaN where one of those is not finite
 //!
 //! In the order, and with the meaning, of Hugging Face transformers: a repetition penalty on every token of the row (Keskar et
 //! al. 2019, section 4.1), temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024).
-//! Of tokens with equal logits, a cut keeps all or none. The random number is Threefry's of the row's seed, `Step::seed` plus
-//! the row, the position and the token: a row draws the same on every device, whatever stands beside it.
+//! Of tokens with equal logits, a cut keeps all or none. The random number is Threefry's of the row's seed, its position and the
+//! token: a row draws the same on every device, whatever stands beside it. A position stays at the context's last: a row that
+//! has ended goes on being fed, unheard, and must not leave the cache.
 //! Cost: two passes over the logits for the most likely token, four to draw one, and eight more for each of top-k and top-p.
 
 use super::case::{Case, Draw};
@@ -23,6 +25,8 @@ use std::sync::Arc;
 pub struct NextToken {
     /// Ids below this may be drawn.
     pub vocabulary: usize,
+    /// Positions stay below this.
+    pub context: usize,
     /// Logits of tokens that the row has seen are divided by this if positive and multiplied if negative; 1 for none.
     pub repetition_penalty: f32,
     /// Divides the logits; 0 takes the most likely token, the first of equals.
@@ -72,8 +76,8 @@ pub(super) fn penalised(x: f32, i: usize, fed: u32, seen: &[u32], penalty: f32) 
 }
 
 impl NextToken {
-    /// The id that the device draws for `row` from logits that are finite.
-    fn choose(&self, logits: &[f32], seen: &[u32], fed: u32, row: usize, step: &Step) -> usize {
+    /// The id that the device draws from a row's logits, which are finite, at a position and with a seed.
+    fn choose(&self, logits: &[f32], seen: &[u32], fed: u32, (position, seed): (u32, u32)) -> usize {
         let scale = if self.temperature == 0.0 { 1.0 } else { self.temperature };
         let process = |(i, x): (usize, &f32)| penalised(*x, i, fed, seen, self.repetition_penalty) / scale;
         let x: Vec<f32> = logits.iter().enumerate().map(process).collect();
@@ -82,7 +86,7 @@ impl NextToken {
             return first_of_largest(&x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
         }
         let kept = self.weights(&x);
-        let arrival = |(i, weight): (usize, &f64)| weight / exponential(i as u32, row as u32, step);
+        let arrival = |(i, weight): (usize, &f64)| weight / exponential(i as u32, position, seed);
         first_of_largest(&kept.iter().enumerate().map(arrival).collect::<Vec<_>>())
     }
 
@@ -115,9 +119,9 @@ impl NextToken {
     }
 }
 
-/// Twin of the shader's: exponentially distributed, of a token in a row at the step's position.
-fn exponential(token: u32, row: u32, step: &Step) -> f64 {
-    let words = threefry([token / 2, step.position], [step.seed.wrapping_add(row), SALT]);
+/// Twin of the shader's: exponentially distributed, of a token at a position.
+fn exponential(token: u32, position: u32, seed: u32) -> f64 {
+    let words = threefry([token / 2, position], [seed, SALT]);
     let t = (f64::from(words[token as usize % 2]) + 0.5) / 4_294_967_296.0;
     -(-t).ln_1p()
 }
@@ -128,12 +132,15 @@ impl Op for NextToken {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        let [logits, seen, ids, report] = inputs else { panic!("next_token takes four tensors, not {inputs:?}") };
+        let [logits, seen, ids, report, positions, seeds] = inputs else {
+            panic!("next_token takes six tensors, not {inputs:?}")
+        };
         let rows = ids.len();
         let fits =
             logits.rows() == rows && report.len() == 2 * rows && seen.len() == rows * seen_words(self.vocabulary);
+        let fits = fits && positions.len() == rows && seeds.len() == rows;
         assert!(fits && (1..=logits.columns()).contains(&self.vocabulary), "next_token does not fit {inputs:?}");
-        vec![(*ids).clone(), (*report).clone(), (*seen).clone()]
+        vec![(*ids).clone(), (*report).clone(), (*seen).clone(), (*positions).clone()]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
@@ -141,6 +148,7 @@ impl Op for NextToken {
         let dispatch = Dispatch::new(shader!("next_token"))
             .constant("COLUMNS", logits.columns())
             .constant("V", self.vocabulary)
+            .constant("CONTEXT", self.context)
             .constant("THREADS", vocabulary_threads(self.vocabulary, limits))
             .constant("TEMPERATURE", self.temperature)
             .constant("TOP_K", self.top_k)
@@ -152,7 +160,8 @@ impl Op for NextToken {
             .write(2)
             .write(0)
             .write(1)
-            .step()
+            .write(3)
+            .read(5)
             .groups(limits.fold(logits.rows()));
         vec![dispatch]
     }
@@ -161,15 +170,17 @@ impl Op for NextToken {
         unreachable!("next_token stands in generation only")
     }
 
-    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
+    fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let (columns, words) = (shapes.inputs[0].columns(), seen_words(self.vocabulary));
         for (row, logits) in inputs[0].chunks(columns).enumerate() {
             let is_broken = !logits[..self.vocabulary].iter().all(|x| x.is_finite());
             let logits = finite(&logits[..self.vocabulary]);
             let fed = as_ids(inputs[2])[row];
             let seen: &mut [u32] = &mut bytemuck::cast_slice_mut(&mut outputs[2])[row * words..][..words];
-            let chosen = self.choose(&logits, seen, fed, row, step);
+            let (position, seed) = (as_ids(inputs[4])[row], as_ids(inputs[5])[row]);
+            let chosen = self.choose(&logits, seen, fed, (position, seed));
             seen[fed as usize / 32] |= 1 << (fed % 32);
+            outputs[3][row] = f32::from_bits((position + 1).min(self.context as u32 - 1));
             outputs[0][row] = f32::from_bits(chosen as u32);
             outputs[1][2 * row] = f32::from_bits(chosen as u32);
             let log_probability = (f64::from(logits[chosen]) - log_sum_exp(logits.iter().copied())) as f32;
@@ -182,12 +193,19 @@ impl Op for NextToken {
     }
 
     fn in_place(&self) -> Vec<(usize, usize)> {
-        vec![(0, 2), (1, 3), (2, 1)]
+        vec![(0, 2), (1, 3), (2, 1), (3, 4)]
     }
 }
 
-const GREEDY: NextToken =
-    NextToken { vocabulary: 61, repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+const GREEDY: NextToken = NextToken {
+    vocabulary: 61,
+    context: 12,
+    repetition_penalty: 1.0,
+    temperature: 0.0,
+    top_k: 0,
+    top_p: 1.0,
+    min_p: 0.0,
+};
 const REASON: &str = "the id is exact; a log-probability near -4 carries an exp and a log of a few 1e-7";
 
 /// A case over `rows` rows with the words that a vocabulary needs.
@@ -201,9 +219,11 @@ macro_rules! case {
                 (&[$rows, $words], Draw::Exact(u32::MAX)),
                 (&[$rows, 1], Draw::Exact($op.vocabulary as u32)),
                 (&[$rows, 2], Draw::Uniform(1.0)),
+                (&[$rows], Draw::Exact(12)),
+                (&[$rows], Draw::Ids(u32::MAX)),
             ],
             gradient: false,
-            position: 9,
+            position: 0,
             atol: 2e-6,
             rtol: 1e-6,
             reason: REASON,

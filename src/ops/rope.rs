@@ -1,15 +1,17 @@
 //! rope: rotary position embedding (Su et al. 2021) of the heads that come first in a row, such as q and k of q | k | v, in
 //! the form in which Hugging Face stores weights: element i of a head turns with element i + HS / 2.
 //!
-//!   x, y (B, T, columns), f32 or f16, in place: heads of HS columns, the first `heads` of which turn;  table (T, HS): cos | sin
+//!   x, y (B, T, columns), f32 or f16, in place: heads of HS columns, the first `heads` of which turn;  table (T, HS): cos | sin,
+//!   or (B, HS) with T = 1: an angle for each row
 //!   y[i] = x[i] cos - x[i + HS/2] sin,  y[i + HS/2] = x[i + HS/2] cos + x[i] sin,  angle = position * inverse frequency i
 //!
 //! Backward turns by the negative angle. rope_table makes the table, once for all layers, at positions from `Step::position`
-//! on. Its angle is a product of two f32, as in transformers, which computes its cos and sin likewise.
+//! on, or at the position of each row. Its angle is a product of two f32, as in transformers, which computes its cos and sin likewise.
 //! Cost: 3 FLOPs per element that turns, read and written once.
 
 use super::case::{Case, Draw};
 use super::elementwise::{bytes, bytes_of, elementwise};
+use crate::graph::op::as_ids;
 use crate::graph::{Constant, Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::f32::consts::PI;
@@ -63,7 +65,7 @@ impl Scaling {
     }
 }
 
-/// table (T, HS) of cos | sin. Has no inputs.
+/// table (T, HS) of cos | sin. Its only input, where it has one, are T positions, u32.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
     pub time: usize,
@@ -85,19 +87,20 @@ impl Op for RopeTable {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        assert!(inputs.is_empty(), "rope_table takes nothing, not {inputs:?}");
+        let fits = inputs.len() < 2 && inputs.iter().all(|positions| positions.len() == self.time);
+        assert!(fits, "rope_table takes nothing, or {} positions, not {inputs:?}", self.time);
         assert!(self.head_size.is_multiple_of(2), "rope_table turns pairs of columns, not heads of {}", self.head_size);
         vec![Shape::f32(&[self.time, self.head_size])]
     }
 
-    fn dispatch(&self, _shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
+    fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let piece = |rows: Range<usize>| {
-            elementwise(shader!("rope_table"), rows.len() * self.head_size / 2, limits)
+            let d = elementwise(shader!("rope_table"), rows.len() * self.head_size / 2, limits)
                 .constant("FIRST", rows.start)
                 .constant("HALF", self.head_size / 2)
                 .constant("FREQUENCIES", Constant::Table(self.frequencies().into()))
-                .write_range(0, bytes(&rows, self.head_size))
-                .step()
+                .write_range(0, bytes(&rows, self.head_size));
+            if shapes.inputs.is_empty() { d.step() } else { d.swap("row_positions", "row_positions_given").read(0) }
         };
         limits.row_chunks(self.time, self.head_size as u64 * 4).into_iter().map(piece).collect()
     }
@@ -106,11 +109,12 @@ impl Op for RopeTable {
         vec![]
     }
 
-    fn reference(&self, _shapes: &Shapes, _inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
+    fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
         let frequencies = self.frequencies();
         for (t, row) in outputs[0].chunks_mut(self.head_size).enumerate() {
+            let position = inputs.first().map_or(step.position + t as u32, |positions| as_ids(positions)[t]);
             for (i, frequency) in frequencies.iter().enumerate() {
-                let angle = f64::from((step.position + t as u32) as f32 * frequency);
+                let angle = f64::from(position as f32 * frequency);
                 row[i] = angle.cos() as f32;
                 row[self.head_size / 2 + i] = angle.sin() as f32;
             }
@@ -138,8 +142,8 @@ impl Op for Rope {
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let fits = inputs.len() == 2 && inputs[0].dims.len() == 3 && inputs[1].dims.len() == 2;
-        let fits = fits && inputs[0].dims[1] == inputs[1].rows();
-        assert!(fits, "rope takes (B, T, columns) and a table (T, HS), not {inputs:?}");
+        let fits = fits && (inputs[0].dims[1] == inputs[1].rows() || inputs[0].dims[..2] == [inputs[1].rows(), 1]);
+        assert!(fits, "rope takes (B, T, columns) and a table (T, HS), or (B, HS) with T = 1, not {inputs:?}");
         let hs = inputs[1].columns();
         let fits =
             hs.is_multiple_of(4) && inputs[0].columns().is_multiple_of(hs) && self.heads * hs <= inputs[0].columns();
@@ -152,7 +156,7 @@ impl Op for Rope {
         let piece = |rows: Range<usize>| {
             elementwise(shader!("rope"), rows.len() * self.heads * hs / 4, limits)
                 .constant("FIRST", rows.start)
-                .constant("T", x.dims[1])
+                .constant("T", shapes.inputs[1].rows())
                 .constant("HEADS", self.heads)
                 .constant("HS", hs)
                 .constant("COLUMNS", x.columns())
@@ -171,7 +175,7 @@ impl Op for Rope {
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
-        let (time, columns, hs) = (shapes.inputs[0].dims[1], shapes.inputs[0].columns(), shapes.inputs[1].columns());
+        let (time, columns, hs) = (shapes.inputs[1].rows(), shapes.inputs[0].columns(), shapes.inputs[1].columns());
         for (r, row) in outputs[0].chunks_mut(columns).enumerate() {
             let (cos, sin) = inputs[1][r % time * hs..][..hs].split_at(hs / 2);
             for head in row.chunks_mut(hs).take(self.heads) {

@@ -6,7 +6,7 @@ use wgpt::checks::check_close;
 use wgpt::executor::{Executor, Program};
 use wgpt::formats::folder::{Weights, read_config};
 use wgpt::generate::beam::{BeamOptions, BeamSearch, EarlyStopping, Next};
-use wgpt::generate::{Draw, Generator, Token};
+use wgpt::generate::{Draw, Generator, Request, Token};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{Family, Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
@@ -189,13 +189,19 @@ fn counts(device: &mut dyn Executor, op: &NextToken, logits: &[f32], draws: usiz
     let seen = g.state_u32("seen", &[rows, seen_words(v)]);
     let ids = g.state_u32("ids", &[rows, 1]);
     let report = g.state("report", &[rows, 2]);
-    g.apply(op.clone(), &[x, seen, ids, report]);
+    let positions = g.state_u32("positions", &[rows]);
+    let seeds = g.state_u32("seeds", &[rows]);
+    g.apply(op.clone(), &[x, seen, ids, report, positions, seeds]);
     let plan = Plan::new(&g, device.limits()).unwrap();
     let program = device.load(&g, plan).unwrap();
     device.write(program, "logits", bytemuck::cast_slice(&logits.repeat(rows))).unwrap();
     let mut counts = vec![0.0; v];
-    for position in 0..draws / rows {
-        device.run(program, 0, &Step { position: position as u32, seed: 99, ..Step::default() }).unwrap();
+    // Every row has a seed of its own, and its position goes on by itself.
+    let words = |values: &[u32]| values.iter().map(|value| f32::from_bits(*value)).collect::<Vec<_>>();
+    device.write_state("positions", &words(&vec![0; rows])).unwrap();
+    device.write_state("seeds", &words(&(99..99 + rows as u32).collect::<Vec<_>>())).unwrap();
+    for _ in 0..draws / rows {
+        device.run(program, 0, &Step::default()).unwrap();
         let ids = device.read_state("ids").unwrap();
         ids.iter().for_each(|id| counts[id.to_bits() as usize] += 1.0);
     }
@@ -208,6 +214,7 @@ fn what_is_drawn_follows_the_exact_probabilities() {
     let logits: Vec<f32> = (0..23).map(|i| ((i * 7 % 23) as f32 - 11.0) / 5.0).collect();
     let plain = NextToken {
         vocabulary: logits.len(),
+        context: 1 << 20,
         repetition_penalty: 1.0,
         temperature: 1.0,
         top_k: 0,
@@ -378,6 +385,64 @@ fn greedy_text_and_beams_are_those_of_transformers() {
                     assert!(off < 1e-4 + 2e-6 * score.abs(), "{name}, {label}: {} for {score}", found.score);
                 }
             }
+        }
+    }
+}
+
+/// Prompts of different lengths, also longer than the context, with different numbers of tokens: more than there are rows.
+fn requests() -> Vec<Request> {
+    let request = |(n, (prompt, tokens)): (usize, (usize, usize))| Request {
+        prompt: ids(prompt).into_iter().map(|id| (id + n as u32) % VOCABULARY as u32).collect(),
+        tokens,
+        seed: 40 + n as u32,
+    };
+    let sizes = [(3, 30), (1, 4), (17, 60), (60, 9), (2, 0), (8, 12), (8, 12), (33, 20), (5, 1)];
+    sizes.into_iter().enumerate().map(request).collect()
+}
+
+/// The request that ends before it has all its tokens, and after how many.
+const ENDS: (usize, usize) = (2, 21);
+
+/// The texts of requests, and the numbers of the requests whose tokens came, in the order in which they came.
+fn texts(
+    device: &mut dyn Executor,
+    generator: &mut Generator,
+    requests: &[Request],
+    draw: &Draw,
+) -> (Vec<Vec<Token>>, Vec<usize>) {
+    let (mut texts, mut order) = (vec![vec![]; requests.len()], vec![]);
+    let ends = |n: usize, tokens: usize| requests[n].seed == 40 + ENDS.0 as u32 && tokens == ENDS.1;
+    let mut take = |n: usize, token: Token| {
+        texts[n].push(token);
+        order.push(n);
+        Ok(!ends(n, texts[n].len()))
+    };
+    generator.generate(device, &mut requests.iter().cloned(), draw, &mut take).unwrap();
+    (texts, order)
+}
+
+#[test]
+fn a_text_is_the_same_alone_and_in_a_batch_and_the_next_takes_the_row_of_one_that_ends() {
+    let requests = requests();
+    for (label, mut device) in devices() {
+        let device = device.as_mut();
+        let mut one = generator(device, 1);
+        let mut three = Generator::of_store(device, network(), VOCABULARY, 3).unwrap();
+        for draw in [Draw::GREEDY, Draw { temperature: 1.0, repetition_penalty: 1.3, ..Draw::GREEDY }] {
+            let (batched, order) = texts(device, &mut three, &requests, &draw);
+            for (n, (request, batched)) in requests.iter().zip(batched).enumerate() {
+                let alone = texts(device, &mut one, &[request.clone()], &draw).0.remove(0);
+                let ids = |text: &[Token]| text.iter().map(|token| token.id).collect::<Vec<_>>();
+                assert_eq!(ids(&batched), ids(&alone), "text {n} on {label}");
+                assert_eq!(batched.len(), if n == ENDS.0 { ENDS.1 } else { request.tokens }, "text {n} on {label}");
+                let probabilities = |text: &[Token]| text.iter().map(|token| token.log_probability).collect::<Vec<_>>();
+                // Kernels for other numbers of rows sum in another order.
+                check_close("log-probabilities", &probabilities(&batched), &probabilities(&alone), 1e-5, 1e-5).unwrap();
+            }
+            // The fourth text begins while the first and the third are under way: a row that ends is given away at once.
+            let first = |n: usize| order.iter().position(|m| *m == n).unwrap();
+            let last = |n: usize| order.iter().rposition(|m| *m == n).unwrap();
+            assert!(first(3) > last(1) && first(3) < last(0) && first(3) < last(2), "{label}: {order:?}");
         }
     }
 }

@@ -27,7 +27,7 @@ use wgpt::ops::rope::Scaling;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{Optimizer, TrainingGraph};
 
-const CASES: [&str; 11] = [
+const CASES: [&str; 12] = [
     "llama",
     "llama3_rope_biased",
     "llama_linear_rope_bfloat16",
@@ -37,6 +37,7 @@ const CASES: [&str; 11] = [
     "mixtral_window_half",
     "qwen2",
     "qwen2_window",
+    "qwen2_windows",
     "qwen3",
     "qwen3_untied_half",
 ];
@@ -191,6 +192,10 @@ fn configs_from_the_wild_are_read_with_the_defaults_of_transformers() {
     assert_eq!((qwen3.head_size, qwen3.head_norm), (128, true));
     let qwen2 = parse("qwen2", json!({"num_key_value_heads": 2, "sliding_window": 8, "max_window_layers": 2})).unwrap();
     assert_eq!((qwen2.attention_bias, qwen2.window), ((true, false), None));
+    let windows =
+        json!({"num_key_value_heads": 2, "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1});
+    let qwen2 = parse("qwen2", windows).unwrap();
+    assert_eq!((qwen2.window, &qwen2.full_layers[..]), (Some(8), &[0][..]));
     // As files were before version 5 of transformers.
     let scaling = json!({"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3",
         "original_max_position_embeddings": 8192});
@@ -222,9 +227,8 @@ fn what_a_config_asks_for_and_is_not_there_is_refused_by_its_name() {
     refused("llama", json!({"rms_norm_eps": 0.0}), "rms_norm_eps");
     refused("llama", json!({"architectures": ["LlamaForTokenClassification"]}), "LlamaForCausalLM");
     refused("llama", json!({"quantization_config": {"bits": 4}}), "quantization_config");
-    let window =
-        json!({"num_key_value_heads": 4, "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1});
-    refused("qwen2", window, "1 of 2 layers");
+    let types = json!({"num_key_value_heads": 4, "layer_types": ["full_attention"]});
+    refused("qwen2", types, "layer_types names 1 layers");
     refused("phi3", json!({}), "phi3");
     let experts = |extra: Value| {
         let mut object = json!({"num_key_value_heads": 4, "num_local_experts": 4});

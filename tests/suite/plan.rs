@@ -63,7 +63,8 @@ pub fn preset_graphs(preset: &str, dropout: f32) -> [Graph; 3] {
     evaluation.output("loss", loss);
     let mut generation = Graph::new();
     let ids = generation.state_u32("ids", &[2, 1]);
-    let logits = model.decode(&mut generation, ids);
+    let positions = generation.input("positions", Shape::u32(&[2]));
+    let logits = model.decode(&mut generation, ids, positions);
     generation.output("logits", logits);
     [training, evaluation, generation]
 }

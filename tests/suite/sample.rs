@@ -136,6 +136,30 @@ fn texts_end_at_stop_texts_and_stop_tokens() {
 }
 
 #[test]
+fn prompts_of_a_file_are_continued_together_in_their_order_each_as_alone() {
+    let (place, _) = place();
+    place.write(
+        "prompts.jsonl",
+        "{\"prompt\": \"The cat\"}\n\n{\"prompt\": \"a\", \"id\": 7}\n{\"prompt\": \"sat on mats. The cat sat on\"}\n",
+    );
+    let rest = ["--tokens", "30", "--count", "2", "--temperature", "1.1"];
+    let together = ["--prompts", "prompts.jsonl", "--batch", "4"];
+    let together = records(&place, &[&rest[..], &together[..]].concat());
+    let prompts = ["The cat", "a", "sat on mats. The cat sat on"];
+    let alone = prompts.map(|prompt| records(&place, &[&rest[..], &["--prompt", prompt]].concat()));
+    let of = |record: &Record| (record.prompt.clone(), record.text.clone(), record.ids.clone(), record.seed);
+    assert_eq!(together.iter().map(of).collect::<Vec<_>>(), alone.iter().flatten().map(of).collect::<Vec<_>>());
+    let output = sample(&place, &["--prompts", "prompts.jsonl", "--tokens", "3"], b"");
+    has(&stderr(&output), &["3 texts, 9 tokens in ", "3 at a time", "tokens/s"]);
+    place.write("bad.jsonl", "{\"prompt\": \"a\"}\n{\"text\": \"a\"}\n");
+    has(&error(&sample(&place, &["--prompts", "bad.jsonl"], b""), 1), &["line 2 of bad.jsonl", "`prompt`"]);
+    place.write("bad.jsonl", "{\"prompt\": \"\"}\n");
+    has(&error(&sample(&place, &["--prompts", "bad.jsonl"], b""), 1), &["line 1 of bad.jsonl", "empty"]);
+    place.write("bad.jsonl", "\n");
+    has(&error(&sample(&place, &["--prompts", "bad.jsonl"], b""), 1), &["bad.jsonl has no prompts"]);
+}
+
+#[test]
 fn a_prompt_comes_from_standard_input_or_a_file() {
     let (place, _) = place();
     let rest = ["--tokens", "5"];
@@ -245,6 +269,9 @@ fn bad_choices_are_named() {
         ("--strategy nonsense", &["nonsense"]),
         ("--seed 99999999999", &["99999999999"]),
         ("--prompt-file x", &["--prompt"]),
+        ("--prompts x", &["--prompt"]),
+        ("--batch 0", &["--batch 0", "1 to 64"]),
+        ("--batch 2 --strategy beam", &["--batch", "--strategy beam", "--beams"]),
     ];
     for (choice, words) in cases {
         let arguments: Vec<&str> = ["--prompt", "The"].into_iter().chain(choice.split(' ')).collect();

@@ -203,7 +203,7 @@ const FLAGS: &[(&str, &[&str])] = &[
     (
         "sample",
         &[
-            "beams context count early-stopping json length-penalty min-p model prompt prompt-file repetition-penalty seed stop \
+            "batch beams context count early-stopping json length-penalty min-p model prompt prompt-file prompts repetition-penalty seed stop \
            stop-token strategy temperature tokens top-k top-p",
         ],
     ),

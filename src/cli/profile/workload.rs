@@ -6,7 +6,7 @@ use wgpt::executor::{Executor, Program, Timeline, tuned_plan};
 use wgpt::fail;
 use wgpt::formats::folder::{Weights, read_config};
 use wgpt::formats::upload::upload;
-use wgpt::generate::{MOST_ROWS, decode_graph};
+use wgpt::generate::{MOST_ROWS, decode_graph, positions_name};
 use wgpt::graph::{Graph, Plan, Shape, Step};
 use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
@@ -165,6 +165,8 @@ fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     let plan = tuned_plan(executor, &graph)?;
     let program = load(executor, &graph, plan, available_bytes)?;
     initialise(wanted, executor, &network)?;
+    let position = f32::from_bits(context as u32 - 1);
+    executor.write_state(&positions_name(&network, rows), &vec![position; rows])?;
     // Two FLOPs per weight that is multiplied by, and the scores and sums of attention over what is cached.
     let weights = config.multiplied_count();
     let attention = 4 * config.layers * config.heads * config.head_size * context;
@@ -175,7 +177,7 @@ fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
         graph,
         program,
         segments: vec![0],
-        step: Step { position: context as u32 - 1, seed: 1, ..Step::default() },
+        step: Step::default(),
         last: format!("decode.{rows}.report"),
     })
 }

@@ -6,9 +6,11 @@ use crate::cli::{Global, cache_folder, console};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Behavior, Config, Editor};
+use serde::Deserialize;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use wgpt::data::lines::{self, place};
 use wgpt::data::pieces::BYTE_ORDER_MARK;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
@@ -21,6 +23,8 @@ const MOST_HISTORY: usize = 1000;
 /// What is to be continued.
 pub enum Prompt {
     Text(String),
+    /// Of a file; errors have named its lines.
+    Many(Vec<String>),
     /// One after the other, as they are typed.
     Typed,
 }
@@ -28,6 +32,9 @@ pub enum Prompt {
 impl Prompt {
     /// The prompt that was asked for, read to its end.
     pub fn of(sample: &Sample) -> Result<Prompt> {
+        if let Some(path) = &sample.prompts {
+            return Ok(Prompt::Many(read_prompts(path)?));
+        }
         let (text, from) = match (&sample.prompt, &sample.prompt_file) {
             (Some(text), _) => (text.clone(), "--prompt".to_string()),
             (None, Some(path)) => {
@@ -45,6 +52,21 @@ impl Prompt {
         }
         Ok(Prompt::Text(text))
     }
+}
+
+/// A line of a file of prompts; other columns are passed over.
+#[derive(Deserialize)]
+struct Row {
+    prompt: String,
+}
+
+fn read_prompts(path: &Path) -> Result<Vec<String>> {
+    let row = lines::Row { one: "prompt", many: "prompts", form: "an object with a text called `prompt`" };
+    let prompt = |(line, Row { prompt }): (usize, Row)| match prompt.is_empty() {
+        true => fail!(Input, "the prompt in {} is empty: give at least one character to continue", place(path, line)),
+        false => Ok(prompt),
+    };
+    lines::read(path, row)?.into_iter().map(prompt).collect()
 }
 
 /// All of a text, without the line break that ends a file (unless there is nothing else).
@@ -91,9 +113,9 @@ pub fn converse(global: &Global, writer: &mut Writer) -> Result<()> {
                 let _ = editor.append_history(&history);
                 interrupted.store(false, Ordering::SeqCst);
                 let seed = writer.settings.seed.wrapping_add(n.wrapping_mul(writer.settings.count as u32));
-                match writer.write(&line, seed) {
+                match writer.write(&[line], seed) {
                     Err(Error::Input(problem)) => console::message(format_args!("error: {problem}")),
-                    other => other?,
+                    other => _ = other?,
                 }
             }
             Err(ReadlineError::Interrupted) => {}

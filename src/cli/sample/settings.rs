@@ -54,7 +54,10 @@ pub struct Choices {
     /// Texts to generate
     #[arg(long, value_name = "N", default_value_t = 1)]
     count: usize,
-    /// Seed of the first text; each further one has the next
+    /// Texts that are generated at once, where there are as many [default: 64]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Seed of a prompt's first text; each further one has the next
     #[arg(long, default_value_t = 1337)]
     seed: u32,
 }
@@ -83,6 +86,7 @@ pub struct Settings {
     pub method: Method,
     limit: Limit,
     pub count: usize,
+    batch: usize,
     pub seed: u32,
     pub stop_tokens: Vec<u32>,
     pub stops: Vec<String>,
@@ -116,6 +120,9 @@ impl Choices {
         number("length-penalty", self.length_penalty, |_| true, "a finite number")?;
         if self.beams.is_some_and(|beams| !(1..=MOST_ROWS).contains(&beams)) {
             fail!(Usage, "--beams {} is not from 1 to {MOST_ROWS}", self.beams.unwrap_or_default());
+        }
+        if self.batch.is_some_and(|rows| !(1..=MOST_ROWS).contains(&rows)) {
+            fail!(Usage, "--batch {} is not from 1 to {MOST_ROWS}", self.batch.unwrap_or_default());
         }
         let counted = [("tokens", self.tokens), ("count", Some(self.count))];
         if let Some((flag, _)) = counted.into_iter().find(|(_, value)| *value == Some(0)) {
@@ -174,6 +181,7 @@ impl Choices {
                 _ => Limit::New(TOKENS),
             },
             count: self.count,
+            batch: self.batch.unwrap_or(MOST_ROWS),
             seed: self.seed,
             stop_tokens,
             stops: stops.chain(model.stop_strings.iter().cloned()).collect(),
@@ -188,6 +196,9 @@ impl Choices {
             ("top-p", self.top_p.is_some()),
             ("min-p", self.min_p.is_some()),
         ];
+        if strategy == Strategy::Beam && self.batch.is_some() {
+            fail!(Usage, "--batch does not go with --strategy beam, which extends --beams texts at once: leave it out");
+        }
         let of_beam = [
             ("beams", self.beams.is_some()),
             ("length-penalty", self.length_penalty.is_some()),
@@ -237,10 +248,10 @@ impl Settings {
         }
     }
 
-    /// Texts that a generator for these settings works on at once.
-    pub fn rows(&self) -> usize {
+    /// Texts that a generator for these settings works on at once, for so many prompts.
+    pub fn rows(&self, prompts: usize) -> usize {
         match &self.method {
-            Method::Draw(_) => self.count.min(MOST_ROWS),
+            Method::Draw(_) => self.count.saturating_mul(prompts).min(self.batch),
             Method::Beam(options) => options.beams,
         }
     }

@@ -6,11 +6,13 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::error::{Error, Result};
+use wgpt::error::Result;
 use wgpt::executor::Executor;
+use wgpt::fail;
+use wgpt::files::one_line;
 use wgpt::generate::beam::{BeamOptions, Hypothesis};
 use wgpt::generate::stop::{Continuation, Finish, first_stop};
-use wgpt::generate::{Draw, Generator, Token};
+use wgpt::generate::{Draw, Generator, Request, Token};
 
 /// A model on a device, with everything that is settled about its texts.
 pub struct Writer {
@@ -26,51 +28,70 @@ pub struct Writer {
     pub interrupted: Arc<AtomicBool>,
 }
 
+/// How much was generated.
+pub struct Written {
+    pub texts: usize,
+    pub tokens: usize,
+}
+
 impl Writer {
-    /// Generates and prints the texts that continue a prompt, the first with this seed.
-    pub fn write(&mut self, prompt: &str, seed: u32) -> Result<()> {
-        let ids = self.tokenizer.encode_prompt(prompt)?;
-        if ids.is_empty() {
-            return Err(Error::Input("the tokenizer has no tokens for the prompt: give it more to continue".into()));
-        }
+    /// Generates and prints the texts that continue each prompt, in their order; of each prompt the first with this seed.
+    pub fn write(&mut self, prompts: &[String], seed: u32) -> Result<Written> {
+        let encode = |prompt: &str| match self.tokenizer.encode_prompt(prompt)? {
+            ids if ids.is_empty() => {
+                let shown = one_line(prompt);
+                fail!(Input, "the tokenizer has no tokens for the prompt `{shown}`: give it more to continue")
+            }
+            ids => Ok(ids),
+        };
+        let prompts =
+            prompts.iter().map(|prompt| Ok((prompt.as_str(), encode(prompt)?))).collect::<Result<Vec<_>>>()?;
         match self.settings.method.clone() {
-            Method::Draw(draw) => self.draw(prompt, &ids, &draw, seed),
-            Method::Beam(options) => self.search(prompt, &ids, options),
+            Method::Draw(draw) => self.draw(&prompts, &draw, seed),
+            Method::Beam(options) => {
+                let mut written = Written { texts: 0, tokens: 0 };
+                for (prompt, ids) in &prompts {
+                    let Written { texts, tokens } = self.search(prompt, ids, options)?;
+                    written = Written { texts: written.texts + texts, tokens: written.tokens + tokens };
+                }
+                Ok(written)
+            }
         }
     }
 
     /// Texts that are drawn token by token, shown as they come.
-    fn draw(&mut self, prompt: &str, ids: &[u32], draw: &Draw, seed: u32) -> Result<()> {
+    fn draw(&mut self, prompts: &[(&str, Vec<u32>)], draw: &Draw, seed: u32) -> Result<Written> {
         let Writer { executor, generator, tokenizer, settings, interrupted, .. } = self;
-        let (rows, tokens) = (settings.rows(), settings.tokens(ids.len())?);
-        for first in (0..settings.count).step_by(rows) {
-            let seed = seed.wrapping_add(first as u32);
-            let mut texts: Vec<Continuation> = (first..settings.count.min(first + rows))
-                .map(|_| {
-                    Continuation::new(tokenizer, tokens, &settings.stop_tokens, &settings.stops).after(tokenizer, ids)
-                })
-                .collect::<Result<_>>()?;
-            let mut printer = Printer { prompt, json: self.json, echo: self.echo, ..Printer::default() };
-            let label = |n: usize| Label { seed: Some(seed.wrapping_add(n as u32)), score: None };
-            generator.sample(executor.as_mut(), ids, tokens, draw, seed, &mut |row, token| {
-                // The last round may have fewer texts than rows.
-                let Some(text) = texts.get_mut(row) else { return Ok(false) };
-                text.push(token)?;
-                let goes_on = text.finish().is_none() && !interrupted.load(Ordering::SeqCst);
-                printer.update(&texts, label)?;
-                Ok(goes_on)
-            })?;
-            if interrupted.load(Ordering::SeqCst) {
-                return printer.break_off();
-            }
-            texts.iter_mut().try_for_each(|text| text.close(Finish::Length))?;
+        let (count, limits) = (settings.count, prompts.iter().map(|(_, ids)| settings.tokens(ids.len())));
+        let limits = limits.collect::<Result<Vec<usize>>>()?;
+        let text = |n: usize| {
+            let (ids, tokens) = (&prompts[n / count].1, limits[n / count]);
+            Continuation::new(tokenizer, tokens, &settings.stop_tokens, &settings.stops).after(tokenizer, ids)
+        };
+        let mut texts = (0..prompts.len() * count).map(text).collect::<Result<Vec<Continuation>>>()?;
+        let seed = |n: usize| seed.wrapping_add((n % count) as u32);
+        let request = |n: usize| {
+            let (prompt, tokens) = (prompts[n / count].1.clone(), limits[n / count]);
+            Request { prompt, tokens, seed: seed(n) }
+        };
+        let label = |n: usize| Label { prompt: prompts[n / count].0, seed: Some(seed(n)), score: None };
+        let mut printer = Printer { json: self.json, echo: self.echo, ..Printer::default() };
+        let stopped = || interrupted.load(Ordering::SeqCst);
+        let mut requests = (0..texts.len()).take_while(|_| !stopped()).map(request);
+        generator.generate(executor.as_mut(), &mut requests, draw, &mut |n, token| {
+            texts[n].push(token)?;
+            let goes_on = texts[n].finish().is_none() && !stopped();
             printer.update(&texts, label)?;
+            Ok(goes_on)
+        })?;
+        if stopped() {
+            printer.break_off()?;
         }
-        Ok(())
+        Ok(written(&texts))
     }
 
     /// The best texts that beam search finds, shown when it is over.
-    fn search(&mut self, prompt: &str, ids: &[u32], options: BeamOptions) -> Result<()> {
+    fn search(&mut self, prompt: &str, ids: &[u32], options: BeamOptions<'static>) -> Result<Written> {
         let Writer { executor, generator, tokenizer, settings, interrupted, .. } = self;
         let tokens = settings.tokens(ids.len())?;
         // Bytes of a stop text, and a few more tokens for the neighbours that a decoder may look at.
@@ -92,13 +113,19 @@ impl Writer {
             Ok(text)
         };
         let texts = found.iter().map(text).collect::<Result<Vec<Continuation>>>()?;
-        let mut printer = Printer { prompt, json: self.json, echo: self.echo, ..Printer::default() };
-        printer.update(&texts, |n| Label { seed: None, score: Some(found[n].score) })
+        let mut printer = Printer { json: self.json, echo: self.echo, ..Printer::default() };
+        printer.update(&texts, |n| Label { prompt, seed: None, score: Some(found[n].score) })?;
+        Ok(written(&texts))
     }
 }
 
-/// What tells the texts of a prompt apart.
-struct Label {
+fn written(texts: &[Continuation]) -> Written {
+    Written { texts: texts.len(), tokens: texts.iter().map(|text| text.ids().len()).sum() }
+}
+
+/// Where a text comes from.
+struct Label<'a> {
+    prompt: &'a str,
     seed: Option<u32>,
     score: Option<f32>,
 }
@@ -120,8 +147,7 @@ struct Record<'a> {
 
 /// Prints texts in their order: the first that is not complete appears as it grows, and those after it wait.
 #[derive(Default)]
-struct Printer<'a> {
-    prompt: &'a str,
+struct Printer {
     json: bool,
     echo: bool,
     /// Texts that are printed to their end.
@@ -132,16 +158,17 @@ struct Printer<'a> {
     shown: usize,
 }
 
-impl Printer<'_> {
+impl Printer {
     /// Prints what is new.
-    fn update(&mut self, texts: &[Continuation], label: impl Fn(usize) -> Label) -> Result<()> {
+    fn update<'a>(&mut self, texts: &[Continuation], label: impl Fn(usize) -> Label<'a>) -> Result<()> {
         let mut new = String::new();
         while let Some(text) = texts.get(self.complete) {
             if self.json {
                 let Some(_) = text.finish() else { break };
                 new += &self.record(text, label(self.complete));
             } else {
-                new += if self.is_begun || !self.echo { "" } else { self.prompt.trim_start_matches('\n') };
+                let prompt = label(self.complete).prompt;
+                new += if self.is_begun || !self.echo { "" } else { prompt.trim_start_matches('\n') };
                 new += &text.text()[self.shown..];
                 (self.is_begun, self.shown) = (true, text.text().len());
                 let Some(_) = text.finish() else { break };
@@ -160,7 +187,7 @@ impl Printer<'_> {
 
     fn record(&self, text: &Continuation, label: Label) -> String {
         let record = Record {
-            prompt: self.prompt,
+            prompt: label.prompt,
             text: text.text(),
             ids: text.ids(),
             log_probabilities: text.log_probabilities(),

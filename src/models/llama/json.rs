@@ -93,6 +93,7 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
     let (layers, context) = (size("num_hidden_layers", MOST_LAYERS)?, size("max_position_embeddings", MOST_CONTEXT)?);
     let sizes = Config::new(size("vocab_size", MOST_VOCABULARY)?, context, layers, heads, width);
     let all_biased = keys.flag("attention_bias")?.unwrap_or(false);
+    let (window, full_layers) = window(keys, kind, layers)?;
     let config = Config {
         family: NAME,
         scaled_residual: false,
@@ -110,7 +111,8 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
             _ => (all_biased, all_biased),
         },
         head_norm: kind.head_norm,
-        window: window(keys, kind, layers)?,
+        window,
+        full_layers,
         dropout: Dropout { attention: keys.number("attention_dropout")?.unwrap_or(0.0), ..Dropout::default() },
         initializer_range: keys.number("initializer_range")?.unwrap_or(0.02),
         bos_token_id: keys.tokens("bos_token_id").first().copied(),
@@ -173,34 +175,37 @@ fn position(keys: &Keys, base: f32) -> Found<Position> {
     Ok(Position::Rope { base, scaling })
 }
 
-/// The sliding window, which all layers have or none.
-fn window(keys: &Keys, kind: &Kind, layers: usize) -> Found<Option<usize>> {
+/// The sliding window and, where not all layers have it, those that have none.
+fn window(keys: &Keys, kind: &Kind, layers: usize) -> Found<(Option<usize>, Vec<usize>)> {
     // Only Qwen has attention by layers.
-    if let ("qwen2" | "qwen3", Some(Value::Array(types))) = (kind.model_type, keys.get("layer_types")) {
-        let is_known = |name: &&Value| *name == "full_attention" || *name == "sliding_attention";
-        if let Some(other) = types.iter().find(|name| !is_known(name)) {
-            let name = one_line(&other.to_string());
+    let types = match (kind.model_type, keys.get("layer_types")) {
+        ("qwen2" | "qwen3", Some(Value::Array(types))) => Some(types),
+        _ => None,
+    };
+    for name in types.into_iter().flatten() {
+        if name != "full_attention" && name != "sliding_attention" {
+            let name = one_line(&name.to_string());
             return Err(format!("layer_types has {name}; only full_attention and sliding_attention are supported"));
         }
     }
-    let given = if keys.has("sliding_window") { keys.whole("sliding_window", 1..=usize::MAX)? } else { kind.window };
-    let Some(size) = given else { return Ok(None) };
-    let all = match kind.model_type {
-        "llama" => return Ok(None), // transformers does not look at it
-        "mistral" | "mixtral" => return Ok(Some(size)),
-        _ => keys.flag("use_sliding_window")?.unwrap_or(false),
-    };
-    let from = keys.whole("max_window_layers", 0..=usize::MAX)?.unwrap_or(28);
-    let sliding = match keys.get("layer_types") {
-        Some(Value::Array(types)) => types.iter().filter(|name| *name == "sliding_attention").count(),
-        _ if all => layers.saturating_sub(from),
-        _ => 0,
-    };
-    match sliding {
-        0 => Ok(None),
-        n if n == layers => Ok(Some(size)),
-        n => Err(format!("a sliding window in {n} of {layers} layers is not supported, only in all or none")),
+    if let Some(types) = types.filter(|types| types.len() != layers) {
+        return Err(format!("layer_types names {} layers, and num_hidden_layers is {layers}", types.len()));
     }
+    let given = if keys.has("sliding_window") { keys.whole("sliding_window", 1..=usize::MAX)? } else { kind.window };
+    let Some(size) = given else { return Ok((None, vec![])) };
+    match kind.model_type {
+        "llama" => return Ok((None, vec![])), // transformers does not look at it
+        "mistral" | "mixtral" => return Ok((Some(size), vec![])),
+        _ if !keys.flag("use_sliding_window")?.unwrap_or(false) => return Ok((None, vec![])),
+        _ => {}
+    }
+    let from = keys.whole("max_window_layers", 0..=usize::MAX)?.unwrap_or(28);
+    let is_full = |layer: &usize| match types {
+        Some(types) => types[*layer] == "full_attention",
+        None => *layer < from,
+    };
+    let full: Vec<usize> = (0..layers).filter(is_full).collect();
+    Ok(if full.len() == layers { (None, vec![]) } else { (Some(size), full) })
 }
 
 pub(super) fn write(config: &Config, dtype: &'static str) -> String {
@@ -217,6 +222,7 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
     let mut rope = scaling.clone().unwrap_or_else(|| Map::from_iter([("rope_type".into(), "default".into())]));
     rope.insert("rope_theta".into(), short(base));
     let windowed = !matches!(model_type, "mistral" | "mixtral") && config.window.is_some();
+    let layer_type = |layer| if config.full_layers.contains(&layer) { "full_attention" } else { "sliding_attention" };
     let experts = config.experts();
     let written = ConfigJson {
         architectures: [kind.architecture],
@@ -231,7 +237,8 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
         initializer_range: config.initializer_range,
         intermediate_size: config.inner,
         max_position_embeddings: config.context,
-        max_window_layers: windowed.then_some(0),
+        layer_types: windowed.then(|| (0..config.layers).map(layer_type).collect()),
+        max_window_layers: windowed.then(|| (0..).find(|layer| !config.full_layers.contains(layer)).unwrap_or(0)),
         mlp_bias: false,
         model_type,
         num_attention_heads: config.heads,
@@ -290,6 +297,9 @@ struct ConfigJson {
     initializer_range: f32,
     intermediate_size: usize,
     max_position_embeddings: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layer_types: Option<Vec<&'static str>>,
+    /// As `layer_types`, of configurations that have none: the first layer with a window.
     #[serde(skip_serializing_if = "Option::is_none")]
     max_window_layers: Option<usize>,
     mlp_bias: bool,

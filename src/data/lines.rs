@@ -1,0 +1,44 @@
+//! `.jsonl`: a JSON object on each line. Lines are counted from 1; empty lines are skipped.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use super::pieces::BYTE_ORDER_MARK;
+use crate::error::{Error, Result};
+use crate::fail;
+use crate::files::one_line;
+
+/// What errors call the rows of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub one: &'static str,
+    pub many: &'static str,
+    /// What a row looks like: "an object with ...".
+    pub form: &'static str,
+}
+
+/// All rows of a file with their lines, at least one; errors name the line.
+pub fn read<T: DeserializeOwned>(path: &Path, row: Row) -> Result<Vec<(usize, T)>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(&format!("read the {}", row.many), path))?;
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let read = |(line, text): (usize, &str)| match serde_json::from_str(text) {
+        Ok(value) => Ok((line, value)),
+        Err(why) => {
+            // A row is one line, and the error names that of the file.
+            let why = one_line(&why.to_string()).replace(" at line 1 column ", ", column ");
+            fail!(Input, "{} is no {} ({why}): write {}", place(path, line), row.one, row.form)
+        }
+    };
+    let rows = lines.map(read).collect::<Result<Vec<_>>>()?;
+    if rows.is_empty() {
+        fail!(Input, "{} has no {} in it", path.display(), row.many);
+    }
+    Ok(rows)
+}
+
+/// What errors call a line.
+pub fn place(path: &Path, line: usize) -> String {
+    format!("line {line} of {}", path.display())
+}
