@@ -1,11 +1,11 @@
 // attention_cached: one query per row and head over SPLIT keys of the cache, a workgroup for each. The splits are combined
 // by attention_cached_combine. Reference: src/ops/attention_cached.rs
 //
-//   qkv (B, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS    cache (B, 2, KVH, T, HS): rows FIRST.., keys, then values
+//   qkv (B, ROW): q, or q | k | v, C = NH * HS, KVC = KVH * HS    cache (B, 2, KVH, T, HS): rows FIRST.., keys, then values
 //   positions (rows): of each row's query
 //   parts (B, NH, SPLITS, HS + 4): the sum of exp(score - max) v, then max and the sum of exp(score - max)
 //
-// use: index reduce window
+// use: index reduce window bias_none
 const B: u32 = 1u;
 const FIRST: u32 = 0u;
 const T: u32 = 64u;
@@ -18,15 +18,21 @@ const SPLIT: u32 = 64u;
 const THREADS: u32 = 64u;
 // Threads side by side along a head's columns.
 const ACROSS: u32 = 16u;
+// A row of the tensor with the queries, in vec4.
+const ROW: u32 = 48u;
+const SCALE: f32 = 1.0 / sqrt(f32(HS));
+// Of a bias, whose queries and keys are the positions of the cache.
+const BIAS_BINDING: u32 = 4u;
+const TQ: u32 = T;
+const TK: u32 = T;
+const DISTANCES: u32 = 2u * T - 1u;
 
 const SPLITS: u32 = (T + SPLIT - 1u) / SPLIT;
-// Lengths in vec4: a head, a row of qkv.
+// A head in vec4.
 const HV: u32 = HS / 4u;
-const ROW: u32 = (NH + 2u * KVH) * HV;
 // Columns, in vec4, of a thread, and threads that share a column.
 const COLUMNS: u32 = (HV + ACROSS - 1u) / ACROSS;
 const SLICES: u32 = THREADS / ACROSS;
-const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const MASKED: f32 = -1e30;
 const_assert HS % 4u == 0u && NH % KVH == 0u && ACROSS <= THREADS && ACROSS <= HV;
 
@@ -50,13 +56,15 @@ fn main(
     }
     let first = group % SPLITS * SPLIT;
     let row = group / (NH * SPLITS);
+    // One past the last key that the query sees: 0 where it sees none.
     let position = positions[FIRST + row];
+    let end = position + 1u;
     let seen = first_key(position);
-    if first > position || first + SPLIT <= seen {
+    if first >= end || first + SPLIT <= seen {
         return;
     }
     let start = max(first, seen) - first;
-    let keys = min(SPLIT, position + 1u - first);
+    let keys = min(SPLIT, end - first);
     let head = group / SPLITS % NH;
     let part = ((FIRST + row) * NH * SPLITS + group % (NH * SPLITS)) * (HV + 1u);
     let k = ((row * 2u * KVH + head / (NH / KVH)) * T + first) * HV;
@@ -72,7 +80,8 @@ fn main(
         for (var x = 0u; x < HV; x++) {
             products += q[x] * cache[k + key * HV + x];
         }
-        let score = products.x + products.y + products.z + products.w;
+        let product = products.x + products.y + products.z + products.w;
+        let score = biased(vec4<f32>(product), head, vec4<u32>(position), vec4<u32>(first + key)).x;
         weights[key] = score;
         most = max(most, score);
     }

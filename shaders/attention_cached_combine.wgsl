@@ -30,6 +30,11 @@ fn main(
     }
     let start = i / HV * SPLITS * (HV + 1u);
     let position = positions[i / (NH * HV)];
+    // Wrapped: a query that sees no key.
+    if position + 1u == 0u {
+        y[i] = vec4<f32>();
+        return;
+    }
     // The first split with a key that the query sees.
     let first = first_key(position) / SPLIT;
     var most = parts[start + first * (HV + 1u) + HV].x;

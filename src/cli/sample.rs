@@ -83,7 +83,7 @@ impl Sample {
         let mut writer =
             Writer { executor, generator, tokenizer, settings, json, echo, interrupted: interrupted.clone() };
         match prompt {
-            Prompt::Text(text) => writer.write(&[text], seed).map(|_| ()),
+            Prompt::Text(text) => writer.write(&[text.into()], seed).map(|_| ()),
             Prompt::Many(prompts) => {
                 let start = Instant::now();
                 let Written { texts, tokens } = writer.write(&prompts, seed)?;

@@ -139,7 +139,7 @@ impl Model<'_> {
             let inputs = [qkv, kept].into_iter().chain(cache.positions()).collect::<Vec<_>>();
             let kept = g.apply(CacheAppend, &inputs);
             if let CacheMode::Decode { positions, .. } = cache {
-                return g.apply(AttentionCached { window }, &[qkv, kept, positions]);
+                return g.apply(AttentionCached { window, ..AttentionCached::default() }, &[qkv, kept, positions]);
             }
         }
         let dropout = if self.training { dropout.attention } else { 0.0 };

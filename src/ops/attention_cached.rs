@@ -1,7 +1,11 @@
 //! attention_cached: attention of one new position of each row to itself and all before it, whose keys and values are cached.
 //!
-//!   qkv (B, 1, C + 2 KVC): q | k | v, of which q is read;  cache (B, 2, KVH, T, HS): keys, then values
-//!   positions (B) u32: where each row's query stands, whose own keys and values are in the cache already
+//!   qkv (B, 1, C + 2 KVC): q | k | v, of which q is read, or q (B, 1, C) apart;  cache (B, 2, KVH, T, HS): keys, then values
+//!   positions (B) u32: the last key that each row's query sees, its own while decoding, whose keys and values are in the cache
+//!   already. Where a query attends to keys from elsewhere, the last of them: their number less one, which wraps where a row has
+//!   none, whose y is 0
+//!   bias (NH, 2 T - 1), where there is one: added to the scaled scores, element j - i + T - 1 of a head's row for key j of a query
+//!   at position i, as in `attention` of T positions
 //!   y (B, 1, C)
 //!   parts (B, NH, splits, HS + 4), slot 1, scratch: for each split the unscaled sum of values, then its maximum and its sum
 //!
@@ -17,11 +21,17 @@ use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Ste
 use crate::shader;
 use std::sync::Arc;
 
-/// y = softmax(q k^T / sqrt(HS)) v over the cache.
-#[derive(Debug)]
+/// y = softmax(scale q k^T + bias) v over the cache.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct AttentionCached {
     /// How many keys the query sees at most, its own included; all before it if `None`.
     pub window: Option<usize>,
+    /// Whether q stands alone: for keys that come from elsewhere.
+    pub apart: bool,
+    /// Whether a bias by head and distance is added to the scores.
+    pub bias: bool,
+    /// What scores are multiplied by: 1 / sqrt(HS) if `None`.
+    pub scale: Option<f32>,
 }
 
 /// Keys of one split: enough that combining is cheap, few enough that a thousand keys make work for many cores.
@@ -32,12 +42,17 @@ impl AttentionCached {
     fn size(&self, inputs: &[&Shape]) -> Size {
         let (qkv, cache) = (inputs[0], inputs[1]);
         let [batch, 2, kv_heads, time, hs] = cache.dims[..] else { panic!("attention_cached does not fit {inputs:?}") };
-        let heads = (qkv.columns() / hs.max(1)).saturating_sub(2 * kv_heads);
-        let fits = qkv.dims == [batch, 1, (heads + 2 * kv_heads) * hs] && inputs[2].len() == batch;
+        let beside = if self.apart { 0 } else { 2 * kv_heads };
+        let heads = (qkv.columns() / hs.max(1)).saturating_sub(beside);
+        let fits = qkv.dims == [batch, 1, (heads + beside) * hs] && inputs[2].len() == batch;
+        let fits = fits && inputs.len() == 3 + usize::from(self.bias);
+        let fits = fits && (!self.bias || inputs[3].dims == [heads, 2 * time - 1]);
         assert!(fits, "attention_cached does not fit {inputs:?}");
         let mask = Mask::Causal { window: self.window };
-        let attention = Attention { heads, kv_heads, mask, ..Attention::default() };
-        Size { t: time, keys: time, window: self.window.unwrap_or(time).min(time), ..attention.size(&[qkv]) }
+        let attention = Attention { heads, kv_heads, mask, scale: self.scale, ..Attention::default() };
+        let packed = Shape { dims: vec![batch, 1, (heads + 2 * kv_heads) * hs], dtype: qkv.dtype };
+        let window = self.window.unwrap_or(time).min(time);
+        Size { t: time, keys: time, window, apart: self.apart, ..attention.size(&[&packed]) }
     }
 }
 
@@ -62,7 +77,7 @@ impl Op for AttentionCached {
         // Threads side by side along a head's columns; those beyond share out the keys.
         let across = threads.min(hs / 4);
         let partial = |rows: std::ops::Range<usize>| {
-            Dispatch::new(shader!("attention_cached"))
+            let d = Dispatch::new(shader!("attention_cached"))
                 .constant("B", rows.len())
                 .constant("FIRST", rows.start)
                 .constant("T", time)
@@ -73,11 +88,14 @@ impl Op for AttentionCached {
                 .constant("SPLIT", SPLIT)
                 .constant("THREADS", threads)
                 .constant("ACROSS", across)
+                .constant("ROW", size.row() / 4)
                 .read(0)
                 .read_range(1, bytes(&rows, row))
                 .write(1)
                 .read(2)
-                .groups(limits.fold(rows.len() * heads * splits))
+                .groups(limits.fold(rows.len() * heads * splits));
+            let d = if let Some(scale) = self.scale { d.constant("SCALE", scale) } else { d };
+            if self.bias { d.swap("bias_none", "bias_distance").read(3) } else { d }
         };
         let mut dispatches: Vec<Dispatch> =
             limits.entry_chunks(batch, row as u64 * 4).into_iter().map(partial).collect();
@@ -105,11 +123,20 @@ impl Op for AttentionCached {
         for (i, y) in outputs[0].chunks_mut(hs).enumerate() {
             let (b, head) = (i / heads, i % heads);
             let q = &inputs[0][b * size.row() + head * hs..][..hs];
+            let position = as_ids(inputs[2])[b];
+            if position == u32::MAX {
+                y.fill(0.0);
+                continue;
+            }
             let shared = head / (heads / kv_heads);
             let kept =
                 |t: usize, part: usize| &inputs[1][(((b * 2 + part) * kv_heads + shared) * time + t) * hs..][..hs];
-            let seen = size.seen(as_ids(inputs[2])[b] as usize);
-            let scores: Vec<f64> = seen.clone().map(|t| size.score(q, kept(t, 0))).collect();
+            let seen = size.seen(position as usize);
+            let bias = |t: usize| match self.bias {
+                true => f64::from(inputs[3][size.bias_at(head, position as usize, t)]),
+                false => 0.0,
+            };
+            let scores: Vec<f64> = seen.clone().map(|t| size.score(q, kept(t, 0)) + bias(t)).collect();
             let most = scores.iter().copied().fold(f64::MIN, f64::max);
             let total: f64 = scores.iter().map(|s| (s - most).exp()).sum();
             let weighted = |x: usize| {
@@ -137,7 +164,7 @@ const REASON: &str =
 pub const CASES: &[Case] = &[
     Case {
         name: "attention_cached at the first position, 3 heads of 4",
-        op: || Arc::new(AttentionCached { window: None }),
+        op: || Arc::new(AttentionCached::default()),
         inputs: &[
             (&[2, 1, 36], Draw::Uniform(1.0)),
             (&[2, 2, 3, 9, 4], Draw::Uniform(1.0)),
@@ -151,7 +178,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached at 200 of 300, 3 heads of 20",
-        op: || Arc::new(AttentionCached { window: None }),
+        op: || Arc::new(AttentionCached::default()),
         inputs: &[
             (&[3, 1, 180], Draw::Uniform(1.0)),
             (&[3, 2, 3, 300, 20], Draw::Uniform(1.0)),
@@ -165,7 +192,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached at the last of 128, 2 heads of 128",
-        op: || Arc::new(AttentionCached { window: None }),
+        op: || Arc::new(AttentionCached::default()),
         inputs: &[
             (&[2, 1, 768], Draw::Uniform(1.0)),
             (&[2, 2, 2, 128, 128], Draw::Uniform(1.0)),
@@ -179,7 +206,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached, GPT-2's 12 heads of 64 at 1000 of 1024",
-        op: || Arc::new(AttentionCached { window: None }),
+        op: || Arc::new(AttentionCached::default()),
         inputs: &[
             (&[1, 1, 2304], Draw::Uniform(1.0)),
             (&[1, 2, 12, 1024, 64], Draw::Uniform(1.0)),
@@ -193,7 +220,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached, beyond one binding: 22 rows of 1024x1536",
-        op: || Arc::new(AttentionCached { window: None }),
+        op: || Arc::new(AttentionCached::default()),
         inputs: &[
             (&[22, 1, 2304], Draw::Uniform(1.0)),
             (&[22, 2, 12, 1024, 64], Draw::Uniform(1.0)),
@@ -207,7 +234,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached at 99 of 130, 9 heads of 64 over 3 of keys",
-        op: || Arc::new(AttentionCached { window: None }),
+        op: || Arc::new(AttentionCached::default()),
         inputs: &[
             (&[2, 1, 960], Draw::Uniform(1.0)),
             (&[2, 2, 3, 130, 64], Draw::Uniform(1.0)),
@@ -221,7 +248,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached at 299 of 300 in a window of 100, 6 heads of 20 over 2 of keys",
-        op: || Arc::new(AttentionCached { window: Some(100) }),
+        op: || Arc::new(AttentionCached { window: Some(100), ..AttentionCached::default() }),
         inputs: &[
             (&[2, 1, 200], Draw::Uniform(1.0)),
             (&[2, 2, 2, 300, 20], Draw::Uniform(1.0)),
@@ -235,7 +262,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached at 64 of 200 in a window of 1, 2 heads of 8",
-        op: || Arc::new(AttentionCached { window: Some(1) }),
+        op: || Arc::new(AttentionCached { window: Some(1), ..AttentionCached::default() }),
         inputs: &[
             (&[3, 1, 48], Draw::Uniform(1.0)),
             (&[3, 2, 2, 200, 8], Draw::Uniform(1.0)),
@@ -249,11 +276,40 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "attention_cached at 30 of 200 in a window of 100, 4 heads of 8 over 1 of keys",
-        op: || Arc::new(AttentionCached { window: Some(100) }),
+        op: || Arc::new(AttentionCached { window: Some(100), ..AttentionCached::default() }),
         inputs: &[
             (&[1, 1, 48], Draw::Uniform(1.0)),
             (&[1, 2, 1, 200, 8], Draw::Uniform(1.0)),
             (&[1], Draw::Words(|| vec![30])),
+        ],
+        gradient: false,
+        position: 0,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: REASON,
+    },
+    Case {
+        name: "attention_cached with a bias and a scale at 99, 0 and 129 of 130, 4 heads of 8 over 2 of keys",
+        op: || Arc::new(AttentionCached { bias: true, scale: Some(1.0), ..AttentionCached::default() }),
+        inputs: &[
+            (&[3, 1, 64], Draw::Uniform(0.5)),
+            (&[3, 2, 2, 130, 8], Draw::Uniform(1.0)),
+            (&[3], Draw::Words(|| vec![99, 0, 129])),
+            (&[4, 259], Draw::Uniform(1.0)),
+        ],
+        gradient: false,
+        position: 0,
+        atol: 2e-6,
+        rtol: 2e-6,
+        reason: REASON,
+    },
+    Case {
+        name: "attention_cached to keys from elsewhere: 70, 1, none and 66 of 70, 3 heads of 20",
+        op: || Arc::new(AttentionCached { apart: true, ..AttentionCached::default() }),
+        inputs: &[
+            (&[4, 1, 60], Draw::Uniform(1.0)),
+            (&[4, 2, 3, 70, 20], Draw::Uniform(1.0)),
+            (&[4], Draw::Words(|| vec![69, 0, u32::MAX, 65])),
         ],
         gradient: false,
         position: 0,

@@ -155,6 +155,8 @@ fn prompts_of_a_file_are_continued_together_in_their_order_each_as_alone() {
     has(&error(&sample(&place, &["--prompts", "bad.jsonl"], b""), 1), &["line 2 of bad.jsonl", "`prompt`"]);
     place.write("bad.jsonl", "{\"prompt\": \"\"}\n");
     has(&error(&sample(&place, &["--prompts", "bad.jsonl"], b""), 1), &["line 1 of bad.jsonl", "empty"]);
+    place.write("bad.jsonl", "{\"prompt\": \"a\"}\n{\"prompt\": \"aQ\"}\n");
+    has(&error(&sample(&place, &["--prompts", "bad.jsonl"], b""), 1), &["line 2 of bad.jsonl: ", "'Q'"]);
     place.write("bad.jsonl", "\n");
     has(&error(&sample(&place, &["--prompts", "bad.jsonl"], b""), 1), &["bad.jsonl has no prompts"]);
 }

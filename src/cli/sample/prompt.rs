@@ -1,7 +1,7 @@
 //! Where prompts come from: the command line, a file, standard input, or somebody at a terminal.
 
 use super::Sample;
-use super::texts::Writer;
+use super::texts::{Given, Writer};
 use crate::cli::{Global, cache_folder, console};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
@@ -23,8 +23,8 @@ const MOST_HISTORY: usize = 1000;
 /// What is to be continued.
 pub enum Prompt {
     Text(String),
-    /// Of a file; errors have named its lines.
-    Many(Vec<String>),
+    /// Of a file.
+    Many(Vec<Given>),
     /// One after the other, as they are typed.
     Typed,
 }
@@ -60,11 +60,11 @@ struct Row {
     prompt: String,
 }
 
-fn read_prompts(path: &Path) -> Result<Vec<String>> {
+fn read_prompts(path: &Path) -> Result<Vec<Given>> {
     let row = lines::Row { one: "prompt", many: "prompts", form: "an object with a text called `prompt`" };
     let prompt = |(line, Row { prompt }): (usize, Row)| match prompt.is_empty() {
         true => fail!(Input, "the prompt in {} is empty: give at least one character to continue", place(path, line)),
-        false => Ok(prompt),
+        false => Ok(Given { text: prompt, place: Some(place(path, line)) }),
     };
     lines::read(path, row)?.into_iter().map(prompt).collect()
 }
@@ -113,7 +113,7 @@ pub fn converse(global: &Global, writer: &mut Writer) -> Result<()> {
                 let _ = editor.append_history(&history);
                 interrupted.store(false, Ordering::SeqCst);
                 let seed = writer.settings.seed.wrapping_add(n.wrapping_mul(writer.settings.count as u32));
-                match writer.write(&[line], seed) {
+                match writer.write(&[line.into()], seed) {
                     Err(Error::Input(problem)) => console::message(format_args!("error: {problem}")),
                     other => _ = other?,
                 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::error::Result;
+use wgpt::error::{Error, Result};
 use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::files::one_line;
@@ -28,6 +28,19 @@ pub struct Writer {
     pub interrupted: Arc<AtomicBool>,
 }
 
+/// A text to continue.
+pub struct Given {
+    pub text: String,
+    /// What errors call it, where it is one of many.
+    pub place: Option<String>,
+}
+
+impl From<String> for Given {
+    fn from(text: String) -> Given {
+        Given { text, place: None }
+    }
+}
+
 /// How much was generated.
 pub struct Written {
     pub texts: usize,
@@ -36,7 +49,7 @@ pub struct Written {
 
 impl Writer {
     /// Generates and prints the texts that continue each prompt, in their order; of each prompt the first with this seed.
-    pub fn write(&mut self, prompts: &[String], seed: u32) -> Result<Written> {
+    pub fn write(&mut self, prompts: &[Given], seed: u32) -> Result<Written> {
         let encode = |prompt: &str| match self.tokenizer.encode_prompt(prompt)? {
             ids if ids.is_empty() => {
                 let shown = one_line(prompt);
@@ -44,8 +57,13 @@ impl Writer {
             }
             ids => Ok(ids),
         };
-        let prompts =
-            prompts.iter().map(|prompt| Ok((prompt.as_str(), encode(prompt)?))).collect::<Result<Vec<_>>>()?;
+        let located = |error, place: &Option<String>| match (error, place) {
+            (Error::Input(why), Some(place)) => Error::Input(format!("{place}: {why}")),
+            (error, _) => error,
+        };
+        let encode = |given: &Given| encode(&given.text).map_err(|error| located(error, &given.place));
+        let ids = prompts.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let prompts: Vec<(&str, Vec<u32>)> = prompts.iter().map(|given| given.text.as_str()).zip(ids).collect();
         match self.settings.method.clone() {
             Method::Draw(draw) => self.draw(&prompts, &draw, seed),
             Method::Beam(options) => {
