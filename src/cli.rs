@@ -13,6 +13,7 @@ mod profile;
 mod reward;
 mod run;
 mod sample;
+mod sft;
 mod tokenizer;
 mod train;
 
@@ -65,6 +66,8 @@ enum Command {
     Train(Box<train::Train>),
     /// Fine-tune a model with a head on labelled data
     Finetune(Box<finetune::Finetune>),
+    /// Fine-tune a model on dialogues or completions, with the loss on the answers
+    Sft(Box<sft::FineTune>),
     /// Train a reward model on preferences
     Reward(Box<reward::RewardModel>),
     /// Labels and probabilities of data, by a fine-tuned model
@@ -93,6 +96,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Train(train) => train.run(global),
         Command::Finetune(finetune) => finetune.run(global),
+        Command::Sft(sft) => sft.run(global),
         Command::Reward(reward) => reward.run(global),
         Command::Predict(predict) => predict.run(global),
         Command::Sample(sample) => sample.run(global),

@@ -2,9 +2,11 @@
 
 pub mod batches;
 pub mod buckets;
+pub mod chat_template;
 pub mod corpora;
 pub mod corpus;
 pub mod cuts;
+pub mod dialogues;
 mod encode;
 pub mod encoder;
 mod found;

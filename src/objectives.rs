@@ -4,3 +4,4 @@ pub mod labelled;
 pub mod pretrain;
 pub mod recipe;
 pub mod reward;
+pub mod sft;

@@ -41,6 +41,7 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod router;
 pub mod router_losses;
+pub mod row_dot;
 pub mod scalars;
 pub mod scale;
 pub mod squared_error;
@@ -99,6 +100,7 @@ pub fn cases() -> Vec<&'static Case> {
         rope::CASES,
         router::CASES,
         router_losses::CASES,
+        row_dot::CASES,
         scalars::CASES,
         scale::CASES,
         squared_error::CASES,

@@ -82,6 +82,11 @@ pub fn bars(quiet: bool) -> ProgressDrawTarget {
     if !quiet && io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
 }
 
+/// Whether standard error is a terminal.
+pub fn shows_messages() -> bool {
+    io::stderr().is_terminal()
+}
+
 /// Whether standard output is a terminal.
 pub fn shows_data() -> bool {
     io::stdout().is_terminal()

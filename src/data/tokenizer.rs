@@ -33,6 +33,7 @@ use tokenizers::{
     tokenizer::SplitDelimiterBehavior,
 };
 
+use super::chat_template::ChatTemplate;
 use super::guard::caught;
 use super::source::Source;
 use super::vocabulary::{self, ADDED_FILE, MERGES_FILE, MODEL_FILE, SETTINGS_FILE, VOCABULARY_FILE};
@@ -201,6 +202,18 @@ impl Tokenizer {
     /// The same with what a folder says of its tokenizer besides `tokenizer.json`.
     pub fn with_settings_of(self, folder: &Path) -> Result<Tokenizer> {
         Ok(Tokenizer { beside: Beside::read(&read_in(folder), folder)?, ..self })
+    }
+
+    /// The chat template that its folder has, compiled.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        let Some(source) = self.beside.chat_template() else { return Ok(None) };
+        let [bos, eos] = ["bos_token", "eos_token"].map(|role| self.beside.special(role).unwrap_or_default());
+        ChatTemplate::new(&source, &bos, &eos).map(Some)
+    }
+
+    /// The same with another chat template.
+    pub fn with_chat_template(self, text: &str) -> Tokenizer {
+        Tokenizer { beside: self.beside.with_chat_template(text), ..self }
     }
 
     /// Whether its folder says how texts are to be generated, which [`Tokenizer::save`] writes as well.

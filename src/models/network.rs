@@ -9,10 +9,12 @@ use crate::graph::{Depth, Dtype, Graph, Initial, NetworkId, Parameter, Shape, Te
 use crate::ops::add::Add;
 use crate::ops::cast::cast;
 use crate::ops::chunked_classifier::{ChunkedClassifier, ChunkedCrossEntropy};
+use crate::ops::chunked_token_log_prob::ChunkedTokenLogProb;
 use crate::ops::classifier::Classifier;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::matmul::Matmul;
 use crate::ops::router_losses::RouterLosses;
+use crate::ops::token_log_prob::TokenLogProb;
 
 /// A model whose states have names that start with `prefix`: a policy and its reference are two networks in one store.
 #[derive(Clone, Debug)]
@@ -136,6 +138,24 @@ impl Model<'_> {
                     Some(seed) => g.apply(Classifier { weight }, &[logits, targets, seed]),
                     None => g.apply(CrossEntropy, &[logits, targets]),
                 }
+            }
+        }
+    }
+
+    /// The log-probability (B*T), in nats, of each target (B, T) of hidden states (B, T, C), 0 where it is ignored; with a gradient
+    /// for each.
+    pub fn token_log_probs(&self, g: &mut Graph, x: Tensor, targets: Tensor) -> Tensor {
+        match self.compute.classifier_rows {
+            Some(rows) if rows < g.shape(targets).len() => {
+                let table = self.head_weight(g);
+                let (x, table) = (cast(g, x, self.activation()), cast(g, table, self.activation()));
+                g.scope("lm_head and log-probabilities");
+                g.apply(ChunkedTokenLogProb { rows }, &[x, table, targets])
+            }
+            _ => {
+                let logits = self.head(g, x);
+                g.scope("log-probabilities");
+                g.apply(TokenLogProb, &[logits, targets])
             }
         }
     }

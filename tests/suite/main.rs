@@ -10,6 +10,7 @@ mod cooperative;
 mod cooperative_attention;
 mod data;
 mod demo;
+mod dialogues;
 mod evaluate;
 mod export;
 mod finetune;

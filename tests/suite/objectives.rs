@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::tempdir;
+use wgpt::checks::check_close;
 use wgpt::data::buckets::epoch_len;
+use wgpt::data::dialogues::{Encoded, Encoder, Form};
 use wgpt::data::labelled::Task;
 use wgpt::data::labelled::sequences::Special;
 use wgpt::data::labelled::target::{Answer, Target};
@@ -17,13 +19,14 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::gpu::Gpu;
-use wgpt::graph::Depth;
+use wgpt::graph::{Depth, Graph, Plan, Shape, Step};
 use wgpt::models::config::{Config, FeedForward};
 use wgpt::models::presets::PRESETS;
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::{self, Labelled, Options};
 use wgpt::objectives::reward::{self, Pairs, Reward};
+use wgpt::objectives::sft::{self, Sft};
 use wgpt::reference::Cpu;
 use wgpt::train::checkpoint::{Mode, RunFolder};
 use wgpt::train::objective::Objective;
@@ -41,7 +44,7 @@ type Made = (Box<dyn Objective>, Settings);
 type Kind = (&'static str, fn(Choices) -> Made);
 
 /// Every objective, and experts under two of them.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     ("pretraining", |choices| pretraining("demo", choices)),
     ("pretraining with experts", |choices| pretraining("mixtral", choices)),
     ("classify", |choices| task(Task::Classify, config("demo"), choices)),
@@ -49,6 +52,7 @@ const KINDS: [Kind; 7] = [
     ("similar", |choices| task(Task::Similar, config("demo"), choices)),
     ("choose", |choices| task(Task::Choose, config("llama-mini"), choices)),
     ("reward", reward),
+    ("sft", sft),
 ];
 
 /// Small, quick, and without what is measured on the way.
@@ -124,6 +128,68 @@ fn reward(choices: Choices) -> Made {
     let pairs = Pairs::encode(&pairs, &Tokenizer::bytes().unwrap(), 24).unwrap();
     let objective = Reward::new(config("demo"), 0.01, &settings, (pairs.clone(), pairs));
     (Box::new(objective), settings)
+}
+
+/// Prompts with completions of different lengths.
+fn examples() -> Vec<Encoded> {
+    let tokenizer = Tokenizer::bytes().unwrap();
+    let encoder = Encoder { tokenizer: &tokenizer, template: None, end: Some(10) };
+    let form = |i: usize| Form::Completion { prompt: "ab".repeat(1 + i % 3), completion: "cad".repeat(1 + i % 4) };
+    (0..8).map(|i| encoder.encode(&form(i)).unwrap()).collect()
+}
+
+fn sft(choices: Choices) -> Made {
+    let settings = choices.resolve(&sft::RECIPE, |batch| epoch_len(8, batch)).unwrap();
+    let objective = Sft::new(config("demo"), &settings, (examples(), examples()));
+    (Box::new(objective), settings)
+}
+
+#[test]
+fn a_step_of_sft_is_the_same_however_its_examples_are_split() {
+    // One batch of all examples is an epoch: whatever their order, a step sees all of them.
+    let run = |batch: usize| {
+        let split = Choices { batch: Some(batch), accumulate: Some(8 / batch), steps: Some(3), ..base() };
+        outcome(sft, split)
+    };
+    let (whole, losses) = run(8);
+    for batch in [1, 2, 4] {
+        let (parts, of_parts) = run(batch);
+        // The same terms, summed in another order.
+        close("losses", &of_parts, &losses, 2e-6);
+        for ((name, got), (_, want)) in parts.iter().zip(&whole).filter(|((name, _), _)| !name.starts_with("step.")) {
+            let [got, want] = [got, want].map(|bits| bits.iter().map(|b| f32::from_bits(*b)).collect::<Vec<_>>());
+            check_close(name, &got, &want, 2e-4, 1e-4).unwrap_or_else(|why| panic!("batch {batch}: {why}"));
+        }
+    }
+}
+
+#[test]
+fn the_loss_of_sft_is_that_of_the_learned_targets_alone() {
+    let choices = Choices { batch: Some(8), accumulate: Some(1), steps: Some(1), ..base() };
+    let (mut trainer, records) = trained(trainer(Cpu::default(), sft(Choices { lr: Some(1e-12), ..choices })));
+    // The model's own logits, example by example.
+    let network = trainer.objective().networks()[0].clone();
+    let (mut sum, mut count) = (0.0, 0);
+    for Encoded { ids, learned, .. } in examples() {
+        let mut g = Graph::new();
+        let input = g.input("ids", Shape::u32(&[1, ids.len()]));
+        let logits = network.inference().logits(&mut g, input);
+        g.output("logits", logits);
+        let executor = trainer.executor();
+        let plan = Plan::new(&g, executor.limits()).unwrap();
+        let program = executor.load(&g, plan).unwrap();
+        executor.write(program, "ids", bytemuck::cast_slice(&ids)).unwrap();
+        executor.run(program, 0, &Step::default()).unwrap();
+        let logits = executor.read(program, "logits").unwrap();
+        for (row, target) in logits.chunks(259).zip(&ids[1..]).zip(&learned[1..]).filter(|(_, l)| **l).map(|(r, _)| r) {
+            let total: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+            sum += total.ln() - f64::from(row[*target as usize]);
+            count += 1;
+        }
+    }
+    assert_eq!(count, examples().iter().map(Encoded::targets).sum::<usize>());
+    // f32 logits of a small model.
+    close("loss", &[records[0].loss], &[(sum / f64::from(count as u32)) as f32], 1e-5);
 }
 
 fn trainer(device: impl Executor + 'static, (objective, settings): Made) -> Trainer {

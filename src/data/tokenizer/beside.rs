@@ -15,7 +15,9 @@ use crate::models::keys::{Keys, unheeded};
 /// Further files that are written as they were read. How texts are to be generated is no matter of a tokenizer, but of those
 /// who made the model's words.
 pub const FILES: [&str; 5] =
-    ["special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", GENERATION_FILE];
+    ["special_tokens_map.json", "added_tokens.json", TEMPLATE_FILE, TEMPLATE_JSON, GENERATION_FILE];
+const TEMPLATE_FILE: &str = "chat_template.jinja";
+const TEMPLATE_JSON: &str = "chat_template.json";
 pub(super) const GENERATION_FILE: &str = "generation_config.json";
 const SPECIAL_TOKENS_FILE: &str = FILES[0];
 
@@ -34,7 +36,7 @@ pub const KEYS: &[(&str, Use)] = &[
     ("backend", Harmless),
     ("bos_token", Harmless), // names of tokens: what is done with them stands in tokenizer.json and generation_config.json
     ("chat_control_tokens", Harmless),
-    ("chat_template", Harmless), // kept; prompts are taken as they are
+    ("chat_template", Harmless), // kept, and used by sft; prompts are taken as they are
     ("clean_up_tokenization_spaces", Elsewhere),
     ("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", Warned(&[])),
     ("cls_token", Harmless),
@@ -121,6 +123,34 @@ impl Beside {
         self.files.iter().any(|(kept, _)| *kept == name)
     }
 
+    /// The chat template, from the first of the three places that has it.
+    pub fn chat_template(&self) -> Option<String> {
+        let file = |name: &str| {
+            let (_, bytes) = self.files.iter().find(|(kept, _)| *kept == name)?;
+            Some(String::from_utf8_lossy(bytes).into_owned())
+        };
+        let in_json =
+            |text: String| serde_json::from_str::<Value>(&text).ok()?.get("chat_template").and_then(default_template);
+        let settings = || self.settings.as_ref()?.get("chat_template").and_then(default_template);
+        file(TEMPLATE_FILE).or_else(|| file(TEMPLATE_JSON).and_then(in_json)).or_else(settings)
+    }
+
+    /// The same with another chat template, in the place that goes before the others.
+    pub fn with_chat_template(mut self, text: &str) -> Beside {
+        self.files.retain(|(name, _)| ![TEMPLATE_FILE, TEMPLATE_JSON].contains(name));
+        self.files.push((TEMPLATE_FILE, text.as_bytes().to_vec()));
+        if let Some(settings) = &mut self.settings {
+            settings.remove("chat_template");
+        }
+        self
+    }
+
+    /// The text of a special token by its role, such as `bos_token`.
+    pub fn special(&self, role: &str) -> Option<String> {
+        let token = self.settings.as_ref()?.get(role)?;
+        token.as_str().or(token["content"].as_str()).map(str::to_string)
+    }
+
     /// Writes all files. Those of a tokenizer that was there before and that this one does not have are removed: they would
     /// contradict it.
     pub fn write(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
@@ -154,6 +184,17 @@ impl Beside {
             }
         }
         (settings, Beside { settings: None, files })
+    }
+}
+
+/// A template that stands alone, or of a list of named ones the default.
+fn default_template(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(named) => {
+            named.iter().find(|one| one["name"] == "default")?["template"].as_str().map(str::to_string)
+        }
+        _ => None,
     }
 }
 

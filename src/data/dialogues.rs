@@ -1,0 +1,238 @@
+//! Examples for supervised fine-tuning, as trl has them: `.jsonl`, one of these objects a line.
+//!
+//!   {"text"}                          all of it is learned
+//!   {"prompt", "completion"}          texts, or lists of messages: the completion is learned
+//!   {"messages": [{"role", "content"}]}, or "conversations" with "from" and "value" (ShareGPT): the assistant's turns are learned
+//!
+//! Tokens that are learned are found by rendering prefixes: a turn goes from where the dialogue before it, opened for an answer,
+//! ends, to where the dialogue with it ends. So the token that ends a turn is learned too.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::chat_template::{ASSISTANT, ChatTemplate, Message};
+use super::lines::{self, Row, place};
+use super::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::fail;
+
+/// An example, and its line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    pub line: usize,
+    pub form: Form,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Form {
+    Text(String),
+    Completion {
+        prompt: String,
+        completion: String,
+    },
+    /// The assistant's turns from message `learned` on are learned.
+    Dialogue {
+        messages: Vec<Message>,
+        learned: usize,
+    },
+}
+
+/// A row as it is written.
+#[derive(Deserialize)]
+struct Written {
+    text: Option<String>,
+    prompt: Option<Part>,
+    completion: Option<Part>,
+    messages: Option<Vec<Message>>,
+    conversations: Option<Vec<Turn>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Part {
+    Text(String),
+    Messages(Vec<Message>),
+}
+
+/// A message as ShareGPT has it.
+#[derive(Deserialize)]
+struct Turn {
+    from: String,
+    value: String,
+}
+
+const ROW: Row = Row {
+    one: "example",
+    many: "examples",
+    form: "an object with `messages`, with `prompt` and `completion`, or with `text`",
+};
+
+/// All examples of a file; errors name the line.
+pub fn read(path: &Path) -> Result<Vec<Example>> {
+    let example = |(line, written): (usize, Written)| {
+        let form = form(written).map_err(|why| Error::Input(format!("{}: {why}", place(path, line))))?;
+        Ok(Example { line, form })
+    };
+    lines::read(path, ROW)?.into_iter().map(example).collect()
+}
+
+/// What a row is, or what is wrong with it.
+fn form(written: Written) -> std::result::Result<Form, String> {
+    let form = match written {
+        Written { messages: Some(messages), .. } => Form::Dialogue { messages, learned: 0 },
+        Written { conversations: Some(turns), .. } => {
+            let message = |Turn { from, value }: Turn| Message { role: role(from), content: value };
+            Form::Dialogue { messages: turns.into_iter().map(message).collect(), learned: 0 }
+        }
+        Written { prompt: Some(Part::Text(prompt)), completion: Some(Part::Text(completion)), .. } => {
+            Form::Completion { prompt, completion }
+        }
+        Written { prompt: Some(Part::Messages(mut prompt)), completion: Some(Part::Messages(completion)), .. } => {
+            let learned = prompt.len();
+            prompt.extend(completion);
+            Form::Dialogue { messages: prompt, learned }
+        }
+        Written { prompt: Some(_), completion: Some(_), .. } => {
+            return Err(
+                "`prompt` is a text and `completion` a list of messages, or the other way round: write both alike"
+                    .into(),
+            );
+        }
+        Written { text: Some(text), .. } => Form::Text(text),
+        _ => return Err(format!("there is nothing to learn from: write {}", ROW.form)),
+    };
+    check(&form)?;
+    Ok(form)
+}
+
+/// ShareGPT's names of roles.
+fn role(from: String) -> String {
+    match from.as_str() {
+        "human" => "user".into(),
+        "gpt" | "chatgpt" | "bing" | "bard" => ASSISTANT.into(),
+        _ => from,
+    }
+}
+
+fn check(form: &Form) -> std::result::Result<(), String> {
+    match form {
+        Form::Text(text) if text.trim().is_empty() => Err("the text is empty: remove the row".into()),
+        Form::Completion { completion, .. } if completion.trim().is_empty() => {
+            Err("the completion is empty: remove the row, or write one".into())
+        }
+        Form::Text(_) | Form::Completion { .. } => Ok(()),
+        Form::Dialogue { messages, learned } => {
+            let answers = || messages[*learned..].iter().filter(|message| message.role == ASSISTANT);
+            if answers().next().is_none() {
+                return Err("no message of the assistant is to be learned: remove the row, or write an answer".into());
+            }
+            if answers().any(|message| message.content.trim().is_empty()) {
+                return Err("an answer of the assistant is empty: remove the row, or write one".into());
+            }
+            let system = messages.iter().rposition(|message| message.role == "system");
+            if system.is_some_and(|at| at > 0) {
+                return Err("a system message stands behind others: put it first".into());
+            }
+            let twice = messages.windows(2).any(|pair| pair[0].role == pair[1].role);
+            if twice || messages.iter().find(|m| m.role != "system").is_some_and(|m| m.role == ASSISTANT) {
+                return Err("roles are out of order: user and assistant take turns, and the user begins".into());
+            }
+            Ok(())
+        }
+    }
+}
+
+/// An example as tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    pub ids: Vec<u32>,
+    /// Which tokens are learned: they are targets of the position before them.
+    pub learned: Vec<bool>,
+    /// Whether the tokens of a prompt were not those of the same text with its completion: the border lies before its end.
+    pub parted: bool,
+}
+
+impl Encoded {
+    /// Targets that count.
+    pub fn targets(&self) -> usize {
+        self.learned.iter().skip(1).filter(|learned| **learned).count()
+    }
+
+    /// Keeps the first `longest` tokens; whether any were cut.
+    pub fn cut(&mut self, longest: usize) -> bool {
+        let is_longer = self.ids.len() > longest;
+        self.ids.truncate(longest);
+        self.learned.truncate(longest);
+        is_longer
+    }
+}
+
+/// What examples are encoded with.
+pub struct Encoder<'a> {
+    pub tokenizer: &'a Tokenizer,
+    /// For dialogues.
+    pub template: Option<&'a ChatTemplate>,
+    /// The token that ends a text or a completion.
+    pub end: Option<u32>,
+}
+
+impl Encoder<'_> {
+    pub fn encode(&self, form: &Form) -> Result<Encoded> {
+        match form {
+            Form::Text(text) => {
+                let ids = self.ended(self.tokenizer.encode_prompt(text)?);
+                Ok(Encoded { learned: vec![true; ids.len()], ids, parted: false })
+            }
+            Form::Completion { prompt, completion } => {
+                let before = if prompt.is_empty() { vec![] } else { self.tokenizer.encode_prompt(prompt)? };
+                let ids = self.ended(self.tokenizer.encode_prompt(&format!("{prompt}{completion}"))?);
+                let start = common(&before, &ids);
+                let learned = (0..ids.len()).map(|at| at >= start).collect();
+                Ok(Encoded { ids, learned, parted: start < before.len() })
+            }
+            Form::Dialogue { messages, learned } => self.dialogue(messages, *learned),
+        }
+    }
+
+    fn dialogue(&self, messages: &[Message], from: usize) -> Result<Encoded> {
+        let Some(template) = self.template else {
+            fail!(
+                Input,
+                "dialogues need a chat template, and the model's folder has none: give one with --template chatml, plain or FILE"
+            );
+        };
+        let text = template.render(messages, false)?;
+        let ids = self.tokenizer.encode(&text)?;
+        let (mut learned, mut parted) = (vec![false; ids.len()], false);
+        let turns = (from..messages.len()).filter(|at| messages[*at].role == ASSISTANT);
+        for at in turns {
+            let (before, with) = (template.render(&messages[..at], true)?, template.render(&messages[..=at], false)?);
+            if !with.starts_with(&before) || !text.starts_with(&with) {
+                fail!(
+                    Input,
+                    "the chat template writes message {} otherwise when others follow or precede it, so what the assistant wrote \
+                     cannot be told: use another with --template",
+                    at + 1
+                );
+            }
+            let [before, with] = [&before, &with].map(|text| self.tokenizer.encode(text));
+            let (before, with) = (before?, with?);
+            let (start, end) = (common(&before, &ids), common(&with, &ids));
+            parted |= start < before.len() || end < with.len();
+            learned[start..end].fill(true);
+        }
+        Ok(Encoded { ids, learned, parted })
+    }
+
+    /// Ids with the token that ends a text.
+    fn ended(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        ids.extend(self.end.filter(|end| ids.last() != Some(end)));
+        ids
+    }
+}
+
+/// Length of the common prefix.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
