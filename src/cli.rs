@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, and the only place that prints. Data goes to stdout, messages to stderr.
 
+mod chat;
 pub mod console;
 mod data;
 mod doctor;
@@ -16,6 +17,7 @@ mod sample;
 mod sft;
 mod tokenizer;
 mod train;
+mod typed;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -74,6 +76,8 @@ enum Command {
     Predict(predict::Predict),
     /// Generate text
     Sample(sample::Sample),
+    /// Talk with a model through its chat template
+    Chat(chat::Chat),
     /// Loss, perplexity and bits per byte of data, or the logits of given token ids
     Eval(eval::Eval),
     /// Write a model as a Hugging Face folder or a GGUF file
@@ -100,6 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Reward(reward) => reward.run(global),
         Command::Predict(predict) => predict.run(global),
         Command::Sample(sample) => sample.run(global),
+        Command::Chat(chat) => chat.run(global),
         Command::Eval(eval) => eval.run(global),
         Command::Export(export) => export.run(global),
         Command::Tokenizer(tokenizer) => tokenizer.run(global),

@@ -4,8 +4,9 @@ use super::{Global, host_memory, interrupts};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use wgpt::data::chat_template::built_in;
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::error::Result;
+use wgpt::error::{Error, Result};
 use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::formats::folder::{CONFIG_FILE, Weights};
@@ -298,6 +299,18 @@ fn report(
     }
     global.say(hint);
     Ok(())
+}
+
+/// The text of a template that is named, or in a file.
+pub fn template_text(template: &str) -> Result<String> {
+    if let Some(text) = built_in(template) {
+        return Ok(text.into());
+    }
+    let path = Path::new(template);
+    if !path.exists() {
+        fail!(Usage, "--template {template} is neither chatml, nor plain, nor a file: give one of them");
+    }
+    std::fs::read_to_string(path).map_err(Error::io("read the chat template", path))
 }
 
 /// Progress on standard error.

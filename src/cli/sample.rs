@@ -1,13 +1,13 @@
 //! `wgpt sample`: generates text from a model folder, streaming it as it is decoded.
 
 mod prompt;
-mod settings;
+pub(super) mod settings;
 mod texts;
 
 use super::Global;
 use prompt::Prompt;
 use settings::Choices;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -49,24 +49,20 @@ pub struct Sample {
 const MOST_CONTEXT: usize = 4096;
 
 /// A model's files, read but not on a device yet.
-struct Files {
-    config: Config,
-    weights: Weights,
-    tokenizer: Tokenizer,
-    generation: GenerationConfig,
+pub(super) struct Files {
+    pub config: Config,
+    pub weights: Weights,
+    pub tokenizer: Tokenizer,
+    pub generation: GenerationConfig,
 }
 
 impl Sample {
     pub fn run(&self, global: &Global) -> Result<()> {
         self.choices.check()?;
         super::check_device(&global.device)?;
-        let files = self.files(global)?;
+        let files = Files::open(global, self.model.as_deref(), self.context)?;
         // Tokens that pad the vocabulary have no text.
         let vocabulary = files.tokenizer.vocabulary_size();
-        for key in &files.generation.unsupported {
-            global
-                .say(&format!("warning: the model's generation_config.json asks for {key}, which is not implemented"));
-        }
         let settings = self.choices.settle(&files.generation, &files.ends(), vocabulary)?;
         let prompt = Prompt::of(self)?;
         let mut executor = global.open()?;
@@ -100,22 +96,28 @@ impl Sample {
             }
         }
     }
+}
 
-    fn files(&self, global: &Global) -> Result<Files> {
-        let source = global.model(self.model.as_deref())?;
+impl Files {
+    /// The files of a model that is to generate, with at most `context` positions in its cache, saying what is not done of what
+    /// they ask for.
+    pub fn open(global: &Global, model: Option<&Path>, context: Option<usize>) -> Result<Files> {
+        let source = global.model(model)?;
         let config = source.config()?;
         let generation = source.generation_config()?;
         let tokenizer = source.tokenizer()?.for_model(config.vocab_size, &source.path(""))?;
         tokenizer.warnings().iter().for_each(|warning| global.say(&format!("warning: {warning}")));
+        for key in &generation.unsupported {
+            global
+                .say(&format!("warning: the model's generation_config.json asks for {key}, which is not implemented"));
+        }
         let weights = source.weights(&config)?;
-        let config = config.within_context(self.context, MOST_CONTEXT)?;
+        let config = config.within_context(context, MOST_CONTEXT)?;
         Ok(Files { config, weights, tokenizer, generation })
     }
-}
 
-impl Files {
     /// The tokens that end a text.
-    fn ends(&self) -> Vec<u32> {
+    pub fn ends(&self) -> Vec<u32> {
         let mut ends = self.generation.eos_token_id.clone();
         if ends.is_empty() {
             ends.extend(&self.config.eos_token_id);
@@ -126,7 +128,7 @@ impl Files {
 }
 
 /// Ctrl-C ends the text under way; a second one before that happens ends the process.
-fn stop_at_interrupt(global: &Global, interrupted: Arc<AtomicBool>) {
+pub(super) fn stop_at_interrupt(global: &Global, interrupted: Arc<AtomicBool>) {
     let handler = ctrlc::set_handler(move || {
         if interrupted.swap(true, Ordering::SeqCst) {
             std::process::exit(130);

@@ -1,10 +1,9 @@
 //! `wgpt sft`: supervised fine-tuning on dialogues, prompts with completions, or texts.
 
-use super::run::{Prepared, RunOptions, TRAINING, create_folder, resumed};
+use super::run::{Prepared, RunOptions, TRAINING, create_folder, resumed, template_text};
 use super::{Global, console};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
-use wgpt::data::chat_template::built_in;
+use std::path::PathBuf;
 use wgpt::data::dialogues::{self, Encoded, Encoder};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
@@ -127,21 +126,9 @@ impl FineTune {
             arguments: serde_json::to_value(arguments).expect("paths and numbers always serialise"),
             summary,
             title,
-            hint: format!("model in {out}; try: wgpt sample --model {out}"),
+            hint: format!("model in {out}; try: wgpt chat --model {out}"),
         }
     }
-}
-
-/// The text of a template that is named, or in a file.
-fn template_text(template: &str) -> Result<String> {
-    if let Some(text) = built_in(template) {
-        return Ok(text.into());
-    }
-    let path = Path::new(template);
-    if !path.exists() {
-        fail!(Usage, "--template {template} is neither chatml, nor plain, nor a file: give one of them");
-    }
-    std::fs::read_to_string(path).map_err(Error::io("read the chat template", path))
 }
 
 /// Training and validation examples, saying what was cut and dropped.

@@ -164,7 +164,29 @@ fn a_model_learns_answers_and_its_folder_keeps_the_template() {
     assert!(losses.len() == 2 && losses[1] < losses[0], "{losses:?}");
     let resumed = place.wgpt("sft --out run --resume --steps 6 -q");
     assert!(resumed.status.success(), "{}", stderr(&resumed));
-    assert!(place.wgpt("sample --model run --prompt a --tokens 3 -q").status.success());
+    let answers = |arguments: &str, input: &str| {
+        place.write("input", input);
+        let file = std::fs::File::open(place.path("input")).unwrap();
+        let output = place.command(&format!("chat --model run {arguments} -q")).stdin(file).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let lines = answers("--json --strategy greedy --tokens 9", "who found it\n\nwho is sad\n/reset\nwho found it\n");
+    let answer = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    let said: Vec<_> = lines.lines().map(answer).collect();
+    assert!(said.len() == 3 && said[0]["role"] == "assistant", "{lines}");
+    assert_eq!(said[0]["content"], said[2]["content"], "the conversation began again");
+    // What the model sees is what it saw in training: the same text, in one prompt.
+    let seen = place.wgpt("sample --model run --strategy greedy --tokens 9 --json -q --prompt-file seen");
+    assert!(!seen.status.success());
+    place.write("seen", "who found it. ");
+    let seen = place.wgpt("sample --model run --strategy greedy --tokens 9 --json -q --prompt-file seen");
+    let seen = answer(&String::from_utf8(seen.stdout).unwrap());
+    assert!(seen["text"].as_str().unwrap().starts_with(said[0]["content"].as_str().unwrap()), "{seen} {}", said[0]);
+    assert_eq!(
+        answers("--strategy greedy --tokens 9", "who found it\n").trim_end(),
+        said[0]["content"].as_str().unwrap().trim_end()
+    );
 
     let refused = |arguments: &str, code: i32, words: &[&str]| has(&error(&place.wgpt(arguments), code), words);
     refused("sft --out new --data train.jsonl", 1, &["line 1 of ", "train.jsonl", "chat template", "--template"]);

@@ -209,6 +209,13 @@ const FLAGS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "chat",
+        &[
+            "batch beams context count early-stopping json length-penalty min-p model repetition-penalty seed stop stop-token \
+           strategy system temperature template tokens top-k top-p",
+        ],
+    ),
+    (
         "eval",
         &[
             "batch choices context data ext ids items json label logits model question seed separator shots stride task text \

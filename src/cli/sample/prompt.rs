@@ -2,14 +2,10 @@
 
 use super::Sample;
 use super::texts::{Given, Writer};
-use crate::cli::{Global, cache_folder, console};
-use rustyline::error::ReadlineError;
-use rustyline::history::FileHistory;
-use rustyline::{Behavior, Config, Editor};
+use crate::cli::{Global, typed};
 use serde::Deserialize;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use wgpt::data::lines::{self, place};
 use wgpt::data::pieces::BYTE_ORDER_MARK;
 use wgpt::error::{Error, Result};
@@ -17,8 +13,6 @@ use wgpt::fail;
 
 /// Bytes of a prompt that are read; no context is that long.
 const MOST_BYTES: u64 = 16 << 20;
-/// Prompts that the history keeps.
-const MOST_HISTORY: usize = 1000;
 
 /// What is to be continued.
 pub enum Prompt {
@@ -88,40 +82,12 @@ fn read(from: impl Read, name: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Continues prompts as they are typed, until the end of input or `/quit`. A prompt that cannot be continued is no reason
-/// to end.
+/// Continues prompts as they are typed, until the end of input or `/quit`.
 pub fn converse(global: &Global, writer: &mut Writer) -> Result<()> {
-    let failed = |error: ReadlineError| match error {
-        ReadlineError::Io(source) => Error::Io { action: "read the prompt".into(), source },
-        other => Error::Input(format!("cannot read the prompt: {other}; give it with --prompt")),
-    };
-    // Where texts go to a file, the prompt line still goes to the terminal.
-    let behavior = if console::shows_data() { Behavior::Stdio } else { Behavior::PreferTerm };
-    let config = Config::builder().behavior(behavior).auto_add_history(true).max_history_size(MOST_HISTORY);
-    let mut editor = Editor::<(), FileHistory>::with_config(config.map_err(failed)?.build()).map_err(failed)?;
-    let history = cache_folder().join("prompts.txt");
-    // A history that cannot be read or written is missed by nobody who can do without one.
-    let _ = std::fs::create_dir_all(cache_folder());
-    let _ = editor.load_history(&history);
-    global.say("Enter continues the prompt, Ctrl-C stops a text, Ctrl-D or /quit ends");
+    let hint = "Enter continues the prompt, Ctrl-C stops a text, Ctrl-D or /quit ends";
     let interrupted = writer.interrupted.clone();
-    for n in 0u32.. {
-        match editor.readline("> ") {
-            Ok(line) if line.trim() == "/quit" => break,
-            Ok(line) if line.is_empty() => {}
-            Ok(line) => {
-                let _ = editor.append_history(&history);
-                interrupted.store(false, Ordering::SeqCst);
-                let seed = writer.settings.seed.wrapping_add(n.wrapping_mul(writer.settings.count as u32));
-                match writer.write(&[line.into()], seed) {
-                    Err(Error::Input(problem)) => console::message(format_args!("error: {problem}")),
-                    other => _ = other?,
-                }
-            }
-            Err(ReadlineError::Interrupted) => {}
-            Err(ReadlineError::Eof) => break,
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    Ok(())
+    typed::lines(global, hint, &interrupted, &mut |n, line| {
+        let seed = writer.settings.seed.wrapping_add(n.wrapping_mul(writer.settings.count as u32));
+        writer.write(&[line.into()], seed).map(|_| ())
+    })
 }
