@@ -1,4 +1,4 @@
-//! What a token costs by the number of experts, of which it uses two: training and decoding of the mixtral preset on the best
+//! The cost of a token by the number of experts, of which it uses two: training and decoding of the mixtral preset on the best
 //! adapter, beside the llama-mini preset, whose feed-forward part is as large as two of them.
 //!
 //! A token's share is that of forward and backward; the update, which works on every parameter once per step, is a column of
