@@ -46,11 +46,11 @@ pub struct Model<'a> {
     pub network: NetworkId,
     pub training: bool,
     pub compute: Compute,
-    /// What the routers of the layers with experts have decided, in the order of the layers.
+    /// The routers' outputs of the layers with experts, in the order of the layers.
     pub routed: RefCell<Vec<Routed>>,
 }
 
-/// What a layer's router has decided.
+/// The outputs of a layer's router.
 #[derive(Clone, Copy)]
 pub struct Routed {
     /// (B, T, E)
@@ -68,7 +68,7 @@ pub(super) enum Stored {
     OutIn,
 }
 
-/// What a part of a block adds to the residual stream.
+/// The output of a part of a block, before it is added to the residual stream.
 pub(super) enum Branch {
     /// x W, or x W + b, which is not made yet.
     Projection {
@@ -122,7 +122,7 @@ impl Model<'_> {
     pub(super) fn attention(&self, g: &mut Graph, qkv: Tensor, layer: usize, cache: CacheMode) -> Tensor {
         let Config { heads, kv_heads, window, dropout, .. } = *self.config;
         if let CacheMode::Prefill { rows } | CacheMode::Decode { rows } = cache {
-            assert!(!self.compute.mixed, "caches are f32, and so is what is generated");
+            assert!(!self.compute.mixed, "caches and decoding are f32");
             let kept = self.cache(g, layer, rows);
             let kept = g.apply(CacheAppend, &[qkv, kept]);
             if let CacheMode::Decode { .. } = cache {
@@ -185,7 +185,7 @@ impl Model<'_> {
         self.product(g, x, weights, None, Matmul { tb, output: self.activation(), ..Matmul::default() })
     }
 
-    /// As [`Model::linear`], for what [`Model::add_residual`] adds to the residual stream, which is f32.
+    /// As [`Model::linear`], for the projections that [`Model::add_residual`] adds to the residual stream, which is f32.
     pub(super) fn projection(
         &self,
         g: &mut Graph,
@@ -203,7 +203,7 @@ impl Model<'_> {
         }
     }
 
-    /// The residual stream `x` and what attention (`part` 0) or the feed-forward part (1) of a layer adds to it, of which
+    /// The residual stream `x` plus the output of attention (`part` 0) or of the feed-forward part (1) of a layer, of which
     /// elements are dropped in training. Without dropout the projection's kernel adds.
     pub(super) fn add_residual(
         &self,
@@ -250,7 +250,7 @@ impl Model<'_> {
         if self.training && p > 0.0 { g.apply(Dropout { p, salt }, &[x]) } else { x }
     }
 
-    /// What the standard deviation of projections onto the residual stream is multiplied by.
+    /// Factor of the standard deviation of projections onto the residual stream.
     pub(super) fn residual_scale(&self) -> f64 {
         if self.config.scaled_residual { 1.0 / (2.0 * self.config.layers as f64).sqrt() } else { 1.0 }
     }
