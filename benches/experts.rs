@@ -1,4 +1,4 @@
-//! What a token costs by the number of experts, of which it uses two: training and decoding of the mixtral preset on the best
+//! The cost of a token by the number of experts, of which it uses two: training and decoding of the mixtral preset on the best
 //! adapter, beside the llama-mini preset, whose feed-forward part is as large as two of them.
 //!
 //! A token's share is that of forward and backward; the update, which works on every parameter once per step, is a column of
@@ -83,11 +83,13 @@ fn training(gpu: &mut Gpu, network: &Network) -> Result<(f64, f64)> {
 fn decoding(gpu: &mut Gpu, network: &Network) -> Result<f64> {
     let mut g = Graph::new();
     let ids = g.input("ids", Shape::u32(&[1, 1]));
-    let logits = network.inference().decode(&mut g, ids);
+    let positions = g.input("positions", Shape::u32(&[1]));
+    let logits = network.inference().decode(&mut g, ids, positions);
     g.output("logits", logits);
     let plan = Plan::new(&g, gpu.limits())?;
     let program = gpu.load(&g, plan)?;
     gpu.write(program, "ids", bytemuck::cast_slice(&[7u32]))?;
+    gpu.write(program, "positions", bytemuck::cast_slice(&[127u32]))?;
     seconds(gpu, program, 0)
 }
 
@@ -99,7 +101,7 @@ fn ids(len: usize) -> Vec<u32> {
 /// Seconds of a segment, the least of twenty blocks of replays: what else runs on the machine only adds. Learning rate 0 keeps
 /// the weights.
 fn seconds(gpu: &mut Gpu, program: Program, segment: usize) -> Result<f64> {
-    let step = Step { position: 127, ..Step::default() };
+    let step = Step::default();
     let mut replay = |times: u32| -> Result<f64> {
         let start = Instant::now();
         for _ in 0..times {

@@ -1,4 +1,4 @@
-//! What pre-training is worth: the demo model and the same network from random weights, fine-tuned on the four built-in tasks
+//! The gain of pre-training: the demo model and the same network from random weights, fine-tuned on the four built-in tasks
 //! with the same examples and steps, with and without the language model's loss, three seeds each.
 //!
 //!     cargo bench --bench finetune        (or: make finetune-demo)
@@ -60,7 +60,7 @@ struct Arguments {
     without_lambda: bool,
     #[arg(long, default_value_t = 3)]
     seeds: u64,
-    /// What `cargo bench` passes
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }

@@ -37,7 +37,7 @@ struct Arguments {
     /// Texts at once
     #[arg(long, default_value_t = 1)]
     rows: usize,
-    /// What `cargo bench` passes
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }

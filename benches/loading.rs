@@ -1,4 +1,4 @@
-//! How fast a model of GPT-2's size gets from its file to a device, and what host memory that takes.
+//! Time and host memory of loading a model of GPT-2's size from its file to a device.
 //!
 //!     cargo bench --bench loading
 //!
@@ -115,7 +115,7 @@ fn growth(before: Option<u64>, peak: Option<u64>) -> Option<u64> {
     Some(peak?.saturating_sub(before?))
 }
 
-/// Sets the peak to what is resident now, which it returns.
+/// Resets the peak to the resident memory, which it returns.
 fn reset_peak() -> Option<u64> {
     fs::write("/proc/self/clear_refs", "5").ok()?;
     status("VmRSS:")

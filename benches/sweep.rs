@@ -1,4 +1,4 @@
-//! What the tuner chose for matrix products beside the best of a sweep over tile shapes that it is not given all of.
+//! The tuner's choices for matrix products beside the best of a sweep over more tile shapes than it is given.
 //!
 //! `cargo bench --bench sweep`: for each product the GFLOP/s of the choice, of the best shape of the sweep, and the ratio.
 

@@ -39,7 +39,7 @@ struct Arguments {
     /// Measure contexts of 256, 1024 and 4096 instead, with as many tokens per batch in each
     #[arg(long)]
     contexts: bool,
-    /// What `cargo bench` passes
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
     #[command(flatten)]

@@ -64,7 +64,7 @@ struct Arguments {
     /// Where to draw the accuracies, an .svg file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// What `cargo bench` passes
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -74,7 +74,7 @@ const STORY_BYTES: (usize, usize) = (2 << 20, 200 << 10);
 /// Of four choices.
 const CHANCE: f64 = 0.25;
 
-/// What is known of the model after some steps.
+/// Measures of the model after some steps.
 struct Row {
     step: u64,
     accuracy: Accuracy,

@@ -29,7 +29,7 @@ fn main(
     let fed = ids[row];
     let raw = largest_and_sum(row, thread);
     let total = raw.x + log(raw.y);
-    // What the last pass found: the next is lower, or equal with a larger id.
+    // The last pass's token: the next is lower, or equal with a larger id.
     var last = 3.4e38;
     var last_id = 0u;
     for (var n = 0u; n < COUNT; n++) {

@@ -1,4 +1,4 @@
-// ceiling_cooperative: products of cooperative matrices without memory: what the matrix units can do at most.
+// ceiling_cooperative: products of cooperative matrices without memory: the peak of matrix units.
 //
 //   x (TILE * TILE)    y (LEN): for each thread an element of the workgroup's sums
 //

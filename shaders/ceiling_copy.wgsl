@@ -1,4 +1,4 @@
-// ceiling_copy: y = x, four words per thread: what the memory can do at most. Reference: src/ops/ceiling.rs
+// ceiling_copy: y = x, four words per thread: the peak of memory. Reference: src/ops/ceiling.rs
 //
 //   x, y (4 QUADS)
 // use: index

@@ -1,4 +1,4 @@
-// ceiling_fma: eight independent chains x <- x a + b per thread: what the arithmetic units can do at most.
+// ceiling_fma: eight independent chains x <- x a + b per thread: the peak of arithmetic.
 //
 //   x, y (LEN)    coefficients (2): a, b, which no compiler can know
 //

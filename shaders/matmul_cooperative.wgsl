@@ -33,7 +33,7 @@ const LANES: u32 = 32u;
 
 alias A_TYPE = f16;
 alias B_TYPE = f16;
-// What A and B are multiplied in.
+// The type in which A and B are multiplied.
 alias SLICE_TYPE = f16;
 
 // The parts of a tile, one for each subgroup.

@@ -29,7 +29,7 @@ impl Case {
 }
 
 impl Problem {
-    /// Compares every output with what the reference made of it; the error budget's share of each, or the first element that is
+    /// Compares every output with that of the reference; the error budget's share of each, or the first element that is
     /// over it.
     pub fn compare(
         &self,
@@ -50,7 +50,7 @@ impl Problem {
         Ok(compared)
     }
 
-    /// Runs the problem with margins around its buffers, once for each [`Fill`], and compares every output with what the
+    /// Runs the problem with margins around its buffers, once for each [`Fill`], and compares every output with that of the
     /// reference made of it. Nothing outside may be written, and other margins must leave the results the same to the bit: on
     /// a device without bounds checks this shows kernels that write or read beside their tensors.
     pub fn check_surrounded(

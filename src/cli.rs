@@ -88,7 +88,7 @@ enum Command {
     /// Turn text into token shards ahead of training
     #[command(subcommand)]
     Data(data::Command),
-    /// What each kernel of a step takes, and how near it comes to what the device can do
+    /// Time of each kernel of a step, and its share of the device's ceilings
     Profile(Box<profile::Profile>),
     /// Adapters, limits, and every op against the reference on this device
     Doctor(doctor::Doctor),
@@ -115,7 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 impl Global {
-    /// Opens the device, announcing it, and a software adapter as what it is.
+    /// Opens the device and announces it, with a warning for a software adapter.
     fn open(&self) -> Result<Box<dyn Executor>> {
         if self.device.eq_ignore_ascii_case("cpu") {
             self.say("device: the CPU reference (correct and slow)");
@@ -134,7 +134,7 @@ impl Global {
         Ok(gpu)
     }
 
-    /// Has a device keep what it compiles and measures.
+    /// Has a device keep compiled pipelines and measurements on disk.
     fn prepare(&self, gpu: &mut Gpu) {
         gpu.keep_pipelines(&cache_folder());
         gpu.enable_tuning(&cache_folder(), self.retune, progress_of_trials(self));
@@ -192,7 +192,7 @@ fn force_variants(gpu: &mut Gpu) {
     }
 }
 
-/// Bytes that buffers may take where they are host memory: 90% of what is free. `None` on a GPU, whose memory wgpu does not
+/// Bytes that buffers may take where they are host memory: 90% of the free memory. `None` on a GPU, whose memory wgpu does not
 /// tell; there the allocation itself fails with our own error.
 fn host_memory(executor: &dyn Executor) -> Option<u64> {
     if executor.limits().family != Family::Software {

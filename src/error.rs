@@ -1,4 +1,4 @@
-//! The one error type: what went wrong, where, and what to do about it, in one sentence.
+//! The one error type: cause, place and remedy in one sentence.
 //!
 //! Graph mistakes (a shape that does not fit) are programming errors and panic with the op's and the tensors' names.
 //! Everything that input, files, devices or memory can cause is an [`Error`], and `main` turns it into an exit code.
@@ -8,13 +8,13 @@ use std::path::Path;
 /// Result with the crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A failure that a user can cause or meet. Every message is one line: what, where, what to do.
+/// A failure that a user can cause or meet. Every message is one line: cause, place, remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The command line or a configuration file asks for something impossible. Exit code 2.
     #[error("{0}")]
     Usage(String),
-    /// Data, a model folder or a checkpoint is not what it should be.
+    /// Data, a model folder or a checkpoint is invalid.
     #[error("{0}")]
     Input(String),
     /// The operating system refused a read or a write.

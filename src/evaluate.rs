@@ -1,8 +1,7 @@
-//! Evaluation without fine-tuning: how likely a model finds given tokens after given others, and what follows from
-//! that.
+//! Evaluation without fine-tuning: the log-probabilities of given tokens after given others, and metrics of
+//! them.
 //!
-//! What is scored, and how texts become tokens, is as in EleutherAI's lm-evaluation-harness, so that figures can be
-//! compared.
+//! Requests and their tokens are those of EleutherAI's lm-evaluation-harness, so that figures can be compared.
 
 pub mod choose;
 pub mod cloze;

@@ -1,4 +1,4 @@
-//! What a plan is run on: the GPU through wgpu, or the CPU through the ops' references. Callers see one trait.
+//! The executors of plans: the GPU through wgpu, or the CPU through the ops' references. Callers see one trait.
 
 pub mod programs;
 pub mod store;
@@ -18,7 +18,7 @@ pub struct Program(pub usize);
 pub struct Timeline {
     /// In order, without overlaps.
     pub kernels: Vec<KernelTime>,
-    /// What the host did meanwhile, in order, without overlaps.
+    /// The host's work meanwhile, in order, without overlaps.
     pub host: Vec<(&'static str, Range<f64>)>,
 }
 
@@ -81,7 +81,7 @@ pub fn check_host_memory(bytes: u64) -> Result<()> {
     }
 }
 
-/// Bytes of host memory that buffers may take: 90% of what is free, of the machine or of the container that this runs in.
+/// Bytes of host memory that buffers may take: 90% of the free memory of the machine or of the container that this runs in.
 pub fn free_host_memory() -> Option<u64> {
     let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
@@ -106,7 +106,7 @@ pub trait Executor {
     /// Has [`Executor::limits`] choose these variants by class, so that a run goes on with the same bits.
     fn settle(&mut self, _chosen: &BTreeMap<String, String>) {}
 
-    /// Allocates what `plan`, which was made from `graph`, needs and is not in the store yet (zero-filled), and compiles. Of
+    /// Allocates the buffers of `plan`, which was made from `graph`, that the store lacks (zero-filled), and compiles. Of
     /// plans with states in common, one that stores them together ([`Graph::together`]) comes before those that do not.
     fn load(&mut self, graph: &Graph, plan: Plan) -> Result<Program>;
 
@@ -136,7 +136,7 @@ pub trait Executor {
         Ok(values)
     }
 
-    /// As [`Executor::read`], of what may hold anything: trials of kernels, token ids as bits.
+    /// As [`Executor::read`], of values that may not be finite: trials of kernels, token ids as bits.
     fn read_any(&mut self, program: Program, output: &str) -> Result<Vec<f32>>;
 
     /// Writes a named state of the store; `values` has exactly its size.

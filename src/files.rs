@@ -15,7 +15,7 @@ use fault::{Step, point};
 /// Bytes buffered before a write reaches the operating system.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Replaces `path` by what `write` writes: temporary file in the same folder, sync, rename, sync of the folder.
+/// Replaces `path` by the output of `write`: temporary file in the same folder, sync, rename, sync of the folder.
 ///
 /// On any failure (a full disk, an error from `write`) the file from before is untouched and the temporary one is
 /// removed. The new file has ordinary permissions (0666 less the umask on Unix), as [`File::create`] gives.
@@ -36,7 +36,7 @@ pub fn write_synced(file: File, write: impl FnOnce(&mut BufWriter<File>) -> io::
     point(Step::Write)?;
     let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, file);
     if let Err(error) = write(&mut buffered) {
-        let _unwritten = buffered.into_parts(); // dropping the buffer would try to write what is left
+        let _unwritten = buffered.into_parts(); // dropping the buffer would try to write the rest
         return Err(error);
     }
     buffered.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
@@ -67,7 +67,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(Sha256::digest(bytes).as_slice())
 }
 
-/// A writer that also hashes what passes through it.
+/// A writer that also hashes its bytes.
 pub struct HashingWriter<W> {
     inner: W,
     hasher: Sha256,
@@ -126,7 +126,7 @@ fn temporary_builder() -> tempfile::Builder<'static, 'static> {
     builder
 }
 
-/// What temporary files are called at the front, so that leftovers of a killed process can be recognised.
+/// Prefix of temporary files, so that leftovers of a killed process can be recognised.
 pub const TEMPORARY_PREFIX: &str = ".wgpt-tmp-";
 
 fn hex(bytes: &[u8]) -> String {

@@ -36,10 +36,11 @@ pub enum Leaf {
     Input,
 }
 
-/// Elements at whose multiples the members of states that are stored together start: as bytes, what every device can bind at.
+/// Members of states that are stored together start at multiples of so many elements: in bytes, an offset that every device can
+/// bind at.
 pub const PLACE: usize = 64;
 
-/// What a node computes.
+/// The op of a node, or its kind of leaf.
 #[derive(Clone, Debug)]
 pub enum Source {
     Leaf(Leaf),
@@ -131,9 +132,9 @@ impl Graph {
         self.leaf(name, Leaf::Input, shape, None)
     }
 
-    /// Stores f32 states one after another in one buffer and returns the whole of it as a state (n) called `name`: what is
-    /// done to all of them is then one op. `members` are their newest versions; once the whole exists, ops work on that.
-    /// Each member starts at a multiple of [`PLACE`] elements, and what lies between is 0.
+    /// Stores f32 states one after another in one buffer and returns the whole of it as a state (n) called `name`, so that
+    /// an update of all of them is one op. `members` are their newest versions; once the whole exists, ops work on that.
+    /// Each member starts at a multiple of [`PLACE`] elements, and the elements between are 0.
     #[track_caller]
     pub fn together(&mut self, name: &str, members: &[Tensor]) -> Tensor {
         for member in members {
@@ -204,8 +205,8 @@ impl Graph {
         self.scope = scope.into();
     }
 
-    /// Makes what `build` appends a region: a part whose inner values the backward pass may compute again, from what goes
-    /// into it, so that they need not be kept (see [`Graph::recompute_regions`]).
+    /// Makes the nodes that `build` appends a region: a part whose inner values the backward pass may compute again from its
+    /// inputs, so that they need not be kept (see [`Graph::recompute_regions`]).
     pub fn region(&mut self, build: impl FnOnce(&mut Graph) -> Tensor) -> Tensor {
         let start = self.nodes.len();
         let made = build(self);
@@ -213,12 +214,12 @@ impl Graph {
         made
     }
 
-    /// Says what differentiation will start from, before there is a loss: ops may then make gradients in the forward pass.
+    /// Sets the gradient of the loss before there is a loss: ops may then make gradients in the forward pass.
     pub fn set_seed(&mut self, seed: Tensor) {
         self.seed = Some(seed);
     }
 
-    /// What differentiation will start from, where that is known.
+    /// The gradient of the loss, where it is known already.
     pub fn seed(&self) -> Option<Tensor> {
         self.seed
     }

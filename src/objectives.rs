@@ -1,4 +1,4 @@
-//! Objectives: what a run minimises, one file each.
+//! The objectives of runs, one file each.
 
 pub mod labelled;
 pub mod pretrain;

@@ -65,7 +65,7 @@ const SHARED: &[Shader] = &[
 ];
 
 /// Replaces the right-hand side of `const NAME: T = ...;`, or of `alias NAME = ...;`, for each constant, and appends the
-/// shared files named in the `// use: a b` line, each as itself or as what `swaps` puts in its place. An unknown constant or
+/// shared files named in the `// use: a b` line, each as itself or as its replacement in `swaps`. An unknown constant or
 /// file panics: both are ours. WGSL allows any order of declarations, so line numbers in errors stay those of the file;
 /// `enable f16;`, where an operand is f16, goes in front of the first line.
 pub fn specialise(shader: Shader, constants: &[(&str, Constant)], swaps: &[(&str, &str)]) -> String {
@@ -79,7 +79,7 @@ pub struct Specialised {
     pub files: Vec<(String, usize)>,
 }
 
-/// As [`specialise`], with the text of shared files from `library`; what is wrong with a file that is not ours is an error.
+/// As [`specialise`], with the text of shared files from `library`; a mistake in a file that is not ours is an error.
 pub fn specialise_from<'a>(
     shader: Shader,
     constants: &[(&str, Constant)],

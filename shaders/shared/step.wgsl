@@ -1,4 +1,4 @@
-// What changes from replay to replay. Host side: graph::Step.
+// The values that change from replay to replay. Host side: graph::Step.
 struct Step {
     step: u32,
     micro_batch: u32,

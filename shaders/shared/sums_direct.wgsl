@@ -10,7 +10,7 @@ fn begin(row: u32, column: u32) -> SUM_MATRIX {
     return SUM_MATRIX();
 }
 
-// Subgroups that repeat a part store it again: all have loaded what was there before any stores.
+// Subgroups that repeat a part store it again: all have loaded the old values before any stores.
 fn finish(sums: SUM_MATRIX, row: u32, column: u32, lane: Lane) {
     let first = row * LDC + C_COLUMN + column;
     coopStoreT(sums, &c[first], LDC);

@@ -1,4 +1,4 @@
-//! Kernels on cooperative matrices against the reference: what `wgpt doctor` has to see pass before a device chooses them.
+//! Kernels on cooperative matrices against the reference: `wgpt doctor` must see them pass before a device chooses them.
 
 use super::Compared;
 use crate::executor::Executor;
@@ -12,7 +12,7 @@ use crate::shaders::specialise;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What the names of variants on cooperative matrices start with.
+/// Prefix of the names of variants on cooperative matrices.
 const NAME: &str = "cooperative";
 
 /// A case with one of its variants on cooperative matrices.
@@ -57,8 +57,8 @@ pub fn digest(limits: &Limits) -> String {
     sha256_hex(texts.concat().as_bytes())
 }
 
-/// Runs all of them against the reference and hands each to `each`, a case and its variants with what came of it. What a driver
-/// refuses is wrong, too.
+/// Runs all of them against the reference and hands each to `each`, a case and its variants with the comparison. A variant
+/// that the driver refuses is an error, too.
 pub fn check(gpu: &mut Gpu, seed: u64, mut each: impl FnMut(String, Result<Vec<Compared>, String>)) {
     let limits = gpu.limits().clone();
     let mut built: Option<(String, Built, Vec<Vec<f32>>)> = None;

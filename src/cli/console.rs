@@ -92,7 +92,7 @@ pub fn shows_data() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Says what went wrong, where something did, and waits for messages to arrive; the exit code.
+/// Prints the error, if there is one, and waits for messages to arrive; the exit code.
 pub fn end(result: Result<()>) -> u8 {
     let code = match &result {
         Ok(()) => 0,
@@ -111,7 +111,7 @@ pub fn end(result: Result<()>) -> u8 {
     code
 }
 
-/// Prints help, or what is wrong with the command line; the exit code.
+/// Prints help, or the mistake in the command line; the exit code.
 pub fn end_of_usage(error: &clap::Error) -> u8 {
     let text = error.render();
     if !error.use_stderr() {

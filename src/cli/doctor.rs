@@ -1,4 +1,4 @@
-//! `wgpt doctor`: what devices there are, whether every op is right on the chosen one, how fast it is, and what fits.
+//! `wgpt doctor`: the adapters, every op against the reference on the chosen one, its speed, and the presets that fit.
 
 mod presets;
 
@@ -74,7 +74,7 @@ struct Described {
     workgroup_bytes: u64,
 }
 
-/// One case of an op: the share of its error budget, or what is wrong.
+/// One case of an op: the share of its error budget, or its error.
 #[derive(Serialize)]
 struct Checked {
     case: String,
@@ -86,7 +86,7 @@ struct Checked {
 impl Doctor {
     pub fn run(&self, global: &Global) -> Result<()> {
         if global.device.eq_ignore_ascii_case("cpu") {
-            fail!(Usage, "the CPU is what ops are checked against: give --device auto or part of an adapter's name");
+            fail!(Usage, "ops are checked against the CPU: give --device auto or part of an adapter's name");
         }
         if !cases().iter().any(|case| case.name.contains(&self.ops)) {
             fail!(Usage, "no case's name contains `{}`: give the start of an op's, such as matmul", self.ops);
@@ -140,7 +140,7 @@ impl Doctor {
             self.tell(|| checked.to_string())?;
             report.cases.push(checked);
         }
-        // What the cases allocated is freed with the device.
+        // The cases' buffers are freed with the device.
         drop(gpu);
         let passed = self.check_cooperative(Gpu::with(chosen.clone(), family, checks)?, report)?;
         let mut gpu = Gpu::with(chosen, family, checks)?;

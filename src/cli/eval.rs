@@ -18,7 +18,7 @@ pub struct Eval {
     /// Model folder, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
     #[arg(long)]
     model: Option<PathBuf>,
-    /// What to evaluate: a file of text, .jsonl or .bin, or a folder of them; for choose and cloze a .jsonl, .csv or .tsv
+    /// Evaluation data: a file of text, .jsonl or .bin, or a folder of them; for choose and cloze a .jsonl, .csv or .tsv
     /// with named columns; without it, built-in stories that no model was trained on
     #[arg(long)]
     data: Option<PathBuf>,
@@ -29,61 +29,61 @@ pub struct Eval {
     #[arg(long, value_enum, default_value_t = Kind::Perplexity)]
     task: Kind,
     /// Sequences evaluated at once
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, help_heading = "Windows")]
     batch: usize,
     /// Tokens from one window of the context to the next, so that each token is scored once with at least context - N
     /// before it [default: windows follow each other]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Windows")]
     stride: Option<usize>,
     /// Tokens that a model with rotary positions sees at once [default: its context, at most 1024]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Windows")]
     window: Option<usize>,
     /// Solved examples from --train before each question of choose or cloze
-    #[arg(long, value_name = "K", default_value_t = 0)]
+    #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Solved examples")]
     shots: usize,
     /// File that solved examples are drawn from
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Solved examples")]
     train: Option<PathBuf>,
     /// Seed of the draw
-    #[arg(long, default_value_t = 1337)]
+    #[arg(long, default_value_t = 1337, help_heading = "Solved examples")]
     seed: u32,
-    /// What stands between solved examples and the question [default: an empty line]
-    #[arg(long, value_name = "TEXT", default_value = SEPARATOR, hide_default_value = true)]
+    /// Separator between solved examples and the question [default: an empty line]
+    #[arg(long, value_name = "TEXT", default_value = SEPARATOR, hide_default_value = true, help_heading = "Solved examples")]
     separator: String,
     /// Column of the texts whose last word is asked [default: text]
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", help_heading = "Columns")]
     text: Option<String>,
-    /// Column of what stands before the choices [default: context]
-    #[arg(long, value_name = "COLUMN")]
+    /// Column of the text before the choices [default: context]
+    #[arg(long, value_name = "COLUMN", help_heading = "Columns")]
     context: Option<String>,
     /// Column of a question between context and choice [default: none]
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", help_heading = "Columns")]
     question: Option<String>,
-    /// Column of the list of choices, or what the names of numbered columns begin with: choices0, choices1, ...
+    /// Column of the list of choices, or the prefix of numbered columns: choices0, choices1, ...
     /// [default: choices]
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", help_heading = "Columns")]
     choices: Option<String>,
     /// Column of the right choice's number [default: label]
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", help_heading = "Columns")]
     label: Option<String>,
-    /// Where to write what each example got, one JSON object per line
-    #[arg(long, value_name = "FILE")]
+    /// File for the result of each example, one JSON object per line
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     items: Option<PathBuf>,
     /// Results of choose and cloze as JSON; those of perplexity always are
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
     /// A JSON file of token ids, [[...], ...], all sequences of one length
-    #[arg(long, requires = "logits", conflicts_with = "data")]
+    #[arg(long, requires = "logits", conflicts_with = "data", help_heading = "Output")]
     ids: Option<PathBuf>,
     /// Where to write the logits of --ids, a safetensors file with one tensor `logits`
-    #[arg(long, requires = "ids")]
+    #[arg(long, requires = "ids", help_heading = "Output")]
     logits: Option<PathBuf>,
 }
 
 /// Tokens of a window unless more are asked for.
 const MOST_WINDOW: usize = 1024;
 
-/// What `--task` names.
+/// The values of `--task`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Kind {
     Perplexity,

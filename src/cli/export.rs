@@ -26,7 +26,7 @@ pub struct Export {
     /// The folder (hugging-face) or file (gguf) to write
     #[arg(long)]
     out: PathBuf,
-    /// What to write [default: gguf where --out ends in .gguf, otherwise hugging-face]
+    /// Output format [default: gguf where --out ends in .gguf, otherwise hugging-face]
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// How matrices are stored; q8_0 is for gguf
@@ -52,7 +52,7 @@ enum Dtype {
 }
 
 const SETTINGS_FILE: &str = "tokenizer_config.json";
-/// What a folder may have beside its weights, copied as it is.
+/// Files that a folder may have beside its weights, copied as they are.
 const BESIDE: [&str; 4] = [TOKENIZER_FILE, SETTINGS_FILE, "vocab.json", "merges.txt"];
 
 impl Export {
@@ -170,7 +170,7 @@ impl Export {
     }
 }
 
-/// The `config.json` of a classifier of `transformers`: with what its own says of the head.
+/// The `config.json` of a classifier of `transformers`, with its own keys of the head.
 fn classifier_json(source: &ModelSource, config: &Config, weights: WeightType) -> Result<String> {
     const OF_HEAD: [&str; 6] =
         ["architectures", "id2label", "label2id", "num_labels", "problem_type", "tie_word_embeddings"];

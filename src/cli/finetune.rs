@@ -35,7 +35,7 @@ pub struct Finetune {
     /// Folder for the fine-tuned model; its checkpoints and log go to training/ in it
     #[arg(long)]
     out: PathBuf,
-    /// What is asked: classify, entail, similar or choose
+    /// The task: classify, entail, similar or choose
     #[arg(long, value_parser = task_named, required_unless_present = "resume")]
     task: Option<Task>,
     /// Labelled training data: .jsonl, .csv or .tsv with named columns
@@ -58,7 +58,7 @@ pub(super) fn task_named(name: &str) -> std::result::Result<Task, String> {
     Task::named(name).map_err(|error| error.to_string())
 }
 
-/// What a checkpoint keeps of the command.
+/// The command's own record in a checkpoint.
 #[derive(Serialize, Deserialize)]
 struct Arguments {
     task: TaskFile,
@@ -68,7 +68,7 @@ struct Arguments {
     measure: Option<Measure>,
     buckets: usize,
     class_weights: ClassWeights,
-    /// What the user chose of the run.
+    /// The user's choices of the run.
     #[serde(default)]
     choices: Value,
     /// Tells the data from other data.
@@ -84,7 +84,7 @@ impl Finetune {
 
     fn start(&self, global: &Global) -> Result<()> {
         let (Some(task), Some(data)) = (self.task, self.data.as_deref()) else {
-            fail!(Usage, "--task and --data say what to learn: give both");
+            fail!(Usage, "a new run needs a task and its data: give --task and --data");
         };
         let source = global.model(self.model.as_deref())?;
         let pretrained = source.config()?;

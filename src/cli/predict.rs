@@ -14,7 +14,7 @@ use wgpt::objectives::labelled::folder::{Finetuned, open};
 use wgpt::objectives::labelled::prepare::prepare;
 use wgpt::objectives::labelled::scorer::measure;
 
-/// What messages call it.
+/// Its name in messages.
 const STANDARD_INPUT: &str = "standard input";
 
 #[derive(clap::Args)]
@@ -62,7 +62,7 @@ impl Predict {
         Ok(())
     }
 
-    /// The rows, and what messages call where they are from.
+    /// The rows, and the name of their source in messages.
     fn examples(&self, model: &Finetuned) -> Result<(PathBuf, Vec<Example>)> {
         let mut columns = model.task.columns.clone();
         columns.extend(self.columns.names());

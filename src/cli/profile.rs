@@ -1,4 +1,4 @@
-//! `wgpt profile`: what each kernel of a training or decode step takes, and how near it comes to what the device can do.
+//! `wgpt profile`: time of each kernel of a training or decode step, and its share of the device's ceilings.
 
 mod kernel;
 pub mod record;
@@ -24,29 +24,30 @@ pub struct Profile {
     #[command(flatten)]
     wanted: Wanted,
     /// Measurements of each kernel, after one that warms up
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Clock")]
     repeat: usize,
     /// Write the last replay as a trace for ui.perfetto.dev
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     trace: Option<PathBuf>,
     /// Draw the kernels below the device's roofline
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     svg: Option<PathBuf>,
     /// Save the profile, to compare with
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
-    /// Say what got faster and what slower since a saved profile
-    #[arg(long, value_name = "FILE")]
+    /// Compare with a saved profile: kernels that got faster, kernels that got slower
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     compare: Option<PathBuf>,
     /// Check and time one kernel's cases with its shader as it is on disk
     #[arg(long, value_name = "NAME", requires = "shaders",
-        conflicts_with_all = ["model", "preset", "batch", "context", "precision", "train", "decode", "trace", "svg", "json", "compare"])]
+        conflicts_with_all = ["model", "preset", "batch", "context", "precision", "train", "decode", "trace", "svg", "json", "compare"],
+        help_heading = "One kernel")]
     kernel: Option<String>,
     /// Folder with the shader, and in `shared` the files it uses
-    #[arg(long, value_name = "DIR", requires = "kernel")]
+    #[arg(long, value_name = "DIR", requires = "kernel", help_heading = "One kernel")]
     shaders: Option<PathBuf>,
     /// Time by the host's clock, as where a device has no timestamps
-    #[arg(long)]
+    #[arg(long, help_heading = "Clock")]
     host_clock: bool,
 }
 
@@ -111,6 +112,6 @@ fn read(path: &Path) -> Result<Record> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
     serde_json::from_str(&text).map_err(|e| {
         let why = one_line(&e.to_string());
-        Error::Input(format!("{} is not what wgpt profile --json writes ({why}): save one with it", path.display()))
+        Error::Input(format!("{} is no profile of wgpt profile --json ({why}): save one with it", path.display()))
     })
 }

@@ -1,4 +1,4 @@
-//! What all commands that train have in common: the device, memory advice, the console, the run to its end, closing lines.
+//! The common part of all commands that train: the device, memory advice, the console, the run to its end, closing lines.
 
 use super::{Global, host_memory, interrupts};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,7 +31,7 @@ pub struct RunOptions {
     /// Replace the run in --out
     #[arg(long, conflicts_with = "resume", help_heading = "Run")]
     pub overwrite: bool,
-    /// Go on although the data is not what it was when the run was started
+    /// Resume although the data has changed since the run was started
     #[arg(long, requires = "resume", help_heading = "Run")]
     pub accept_changed_data: bool,
     /// Lose the device before this step, once for each time it is given
@@ -67,7 +67,7 @@ pub fn create_folder(out: &Path, options: &RunOptions) -> Result<RunFolder> {
     RunFolder::create_in(out, TRAINING, options.mode())
 }
 
-/// What a command has prepared of a run.
+/// A run that a command has prepared.
 pub struct Prepared<'a> {
     pub global: &'a Global,
     pub options: &'a RunOptions,
@@ -79,17 +79,17 @@ pub struct Prepared<'a> {
     pub objective: Box<dyn Objective>,
     pub settings: Settings,
     pub tokenizer: Option<Tokenizer>,
-    /// What the command needs to make the objective again.
+    /// The command's own record, to make the objective again.
     pub arguments: serde_json::Value,
     /// The model and the data, for people.
     pub summary: String,
     /// The plot's title.
     pub title: String,
-    /// What to do with the model.
+    /// Advice on using the model.
     pub hint: String,
 }
 
-/// The last checkpoint of a run, and what it says of the run.
+/// The last checkpoint of a run, and its record of the run.
 pub struct Resumed {
     pub folder: RunFolder,
     pub checkpoint: LoadedCheckpoint,
@@ -113,15 +113,15 @@ pub fn resumed(
     let state = run_state(&checkpoint)?;
     if !is_ours(&state.objective) {
         let objective = &state.objective;
-        fail!(Usage, "the run in {} is of {objective}, which is not what wgpt {command} trains", root.display());
+        fail!(Usage, "the run in {} is of {objective}, which wgpt {command} does not train", root.display());
     }
     let tokenizer = saved_tokenizer(&checkpoint)?.map(|tokenizer| tokenizer.with_settings_of(root)).transpose()?;
     Ok(Resumed { folder, checkpoint, state, tokenizer })
 }
 
 /// Refuses flags beside --resume that say something else than the run in `out` does; those that say the same do no harm.
-/// `given` and `kept` are what the user chose, now and when the run was started, as objects; what was not chosen then is
-/// compared with the run's settings.
+/// `given` and `kept` are the user's choices, now and when the run was started, as objects; a choice that is new is compared
+/// with the run's settings.
 pub fn check_same(out: &Path, given: &Value, kept: &Value, settings: &Settings) -> Result<()> {
     let settings = serde_json::to_value(settings).expect("settings always serialise");
     for (key, value) in given.as_object().into_iter().flatten() {
@@ -142,7 +142,7 @@ pub fn check_same(out: &Path, given: &Value, kept: &Value, settings: &Settings) 
 }
 
 impl RunOptions {
-    /// Refuses data that is not what it was when the run was started, or warns where that is accepted. `what` has changed, if
+    /// Refuses data that has changed since the run was started, or warns where that is accepted. `what` has changed, if
     /// anything has.
     pub fn check_data(&self, global: &Global, what: Option<&str>) -> Result<()> {
         match what {
@@ -182,7 +182,7 @@ impl Prepared<'_> {
         rest.go(trainer, folder, state.evaluations)
     }
 
-    /// Opens the device, and says what the run is and takes.
+    /// Opens the device, and announces the run, its data and its memory.
     fn planned(&self, variants: &ChosenVariants) -> Result<(Box<dyn Executor>, Blueprint)> {
         let global = self.global;
         let mut executor = global.open()?;
@@ -200,7 +200,7 @@ impl Prepared<'_> {
         Ok((executor, blueprint))
     }
 
-    /// Allocates and compiles; the rest of what was prepared, and the trainer.
+    /// Allocates and compiles; returns the trainer, and the rest of the prepared run.
     fn load(self, planned: (Box<dyn Executor>, Blueprint)) -> Result<(Rest, Trainer)> {
         let Prepared { global, options, command, out, best, objective, settings, .. } = self;
         let closing = Rest {
@@ -219,7 +219,7 @@ impl Prepared<'_> {
     }
 }
 
-/// What a run needs beside its trainer and its folder.
+/// Parts of a run beside its trainer and its folder.
 struct Rest {
     global: Global,
     faults: Vec<u64>,

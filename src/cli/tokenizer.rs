@@ -133,7 +133,7 @@ enum Target<'a> {
 }
 
 impl Target<'_> {
-    /// Refuses what cannot be written before any work is done.
+    /// Refuses a path that cannot be written before any work is done.
     fn of(path: &Path, overwrite: bool) -> Result<Target<'_>> {
         let is_file = !path.is_dir() && path.extension().is_some_and(|extension| extension == "json");
         let file = if is_file { path.to_path_buf() } else { path.join(FILE_NAME) };

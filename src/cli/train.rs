@@ -55,7 +55,7 @@ pub struct Train {
     options: RunOptions,
 }
 
-/// What a checkpoint keeps of the command.
+/// The command's own record in a checkpoint.
 #[derive(Serialize, Deserialize)]
 struct Arguments {
     data: Option<PathBuf>,
@@ -64,7 +64,7 @@ struct Arguments {
     context: usize,
     #[serde(default)]
     extensions: Option<Extensions>,
-    /// What the user chose of the model and the run.
+    /// The user's choices of the model and the run.
     #[serde(default)]
     choices: Value,
     /// Tells the data from other data.
@@ -206,7 +206,7 @@ fn base_tokenizer(global: &Global, dir: &Path, config: &Config, named: Option<&s
     let has_own = source.bytes(FILE_NAME)?.is_some_and(|json| !json.is_empty()) || source.has("vocab.json");
     let own = if has_own { Some(source.tokenizer()?) } else { None };
     let tokenizer = match (own, named) {
-        (None, None) => return Tokenizer::load(dir).map(Some), // says what is missing
+        (None, None) => return Tokenizer::load(dir).map(Some), // the error names the missing files
         (None, Some(kind @ ("char" | "bytes"))) => {
             fail!(
                 Usage,

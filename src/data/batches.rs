@@ -1,8 +1,8 @@
 //! Batches of windows of tokens: inputs, and targets that are the same window one token later.
 //!
 //! Training windows are random, as in nanoGPT. The state is plain data, a seed and the number of batches drawn: batch
-//! `n` depends on these two alone, so `seek` costs no more than drawing one batch and a resumed run sees what an
-//! uninterrupted one would have. The generator is PCG XSL RR 128/64 (O'Neill 2014), which can jump ahead in its
+//! `n` depends on these two alone, so `seek` costs no more than drawing one batch and a resumed run sees the
+//! batches of an uninterrupted one. The generator is PCG XSL RR 128/64 (O'Neill 2014), which can jump ahead in its
 //! sequence and gives the same numbers on every machine.
 //!
 //! Validation windows are spread evenly over the tokens and the same every time.
@@ -79,7 +79,7 @@ impl Batches {
         self.position = position;
     }
 
-    /// What the batches are drawn from.
+    /// The tokens that batches are drawn from.
     pub fn tokens(&self) -> &Arc<Tokens> {
         &self.tokens
     }

@@ -52,7 +52,7 @@ pub struct Group {
     pub examples: Vec<usize>,
 }
 
-/// Groups examples, given each one's bucket and an order. What is left over of a bucket goes to the next longer one, so that
+/// Groups examples, given each one's bucket and an order. The remainder of a bucket goes to the next longer one, so that
 /// only one group is not full.
 pub fn group(buckets: &[usize], order: &[usize], batch: usize) -> Vec<Group> {
     let mut groups = vec![];

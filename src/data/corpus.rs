@@ -15,16 +15,16 @@ use crate::{error::Result, fail};
 /// The vocabulary that `.bin` data is taken to have where nothing says otherwise: GPT-2's.
 pub const GPT2_VOCABULARY_SIZE: usize = 50_257;
 
-/// What to train on and what to hold out.
+/// The training part and the validation part of the data.
 #[derive(Clone, Debug)]
 pub struct Corpus {
     pub training: Arc<Tokens>,
     pub validation: Arc<Tokens>,
     /// Every id is below it.
     pub vocabulary_size: usize,
-    /// What was assumed, one sentence each, to tell the user.
+    /// Assumptions, one sentence each, to tell the user.
     pub notes: Vec<String>,
-    /// What looks wrong with the data.
+    /// Warnings about the data.
     pub warnings: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ impl Corpus {
     }
 }
 
-/// What data a run was given: the SHA-256 of its token ids, wherever they are kept.
+/// The data of a run: the SHA-256 of its token ids, wherever they are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataDigest {
     pub training: String,
@@ -75,7 +75,7 @@ pub struct DataDigest {
 }
 
 impl DataDigest {
-    /// What has changed since `before`, in words; nothing where nothing has.
+    /// The change since `before`, in words; nothing where there is none.
     pub fn changed_since(&self, before: &DataDigest) -> Option<&'static str> {
         match (self.training == before.training, self.validation == before.validation) {
             (true, true) => None,

@@ -1,12 +1,12 @@
 //! Where a text may be cut so that the ids of its parts, one after another, are those of the whole.
 //!
-//! A tokenizer normalises a text, splits it at added tokens, pre-tokenises what lies between, and runs its model on each
+//! A tokenizer normalises a text, splits it at added tokens, pre-tokenises the parts between, and runs its model on each
 //! pre-token. A cut is right where a pre-token starts whatever stands farther away. Such places are told from the steps
 //! that a `tokenizer.json` names: before a single space between words, or after a single line break, away from added
 //! tokens. Without a pre-tokenizer, BPE merges never cross the space if no token of the vocabulary does. A step that is not
 //! known here makes a document indivisible: it is encoded as a whole, and refused if it is longer than [`MOST_BYTES`].
 //!
-//! What comes after a cut is encoded behind the characters before it ([`Cuts::context`]), whose ids are then left out, because
+//! The text after a cut is encoded behind the characters before it ([`Cuts::context`]), whose ids are then left out, because
 //! some steps treat the beginning of a text in their own way (`Prepend`, `Strip`, `add_prefix_space`).
 
 use std::sync::LazyLock;
@@ -32,14 +32,14 @@ enum Kind {
     Nowhere(String),
 }
 
-/// What a step of a tokenizer allows.
+/// The cuts that a step of a tokenizer allows.
 #[derive(Debug)]
 struct Places {
     /// Only an ASCII character may stand before the space: other ones may be joined, or removed.
     ascii: bool,
     /// Also after a single line break.
     newlines: bool,
-    /// What spaces become: in a text it is like one.
+    /// The character that replaces spaces: in a text it counts as one.
     space: String,
     /// Tokens that are found before a text is split, and how many bytes around a cut must be free of them.
     added: Option<(Regex, usize)>,
@@ -59,7 +59,7 @@ impl Cuts {
         Cuts(places.map_or_else(Kind::Nowhere, Kind::Between))
     }
 
-    /// The last place within the text at which it, and what comes after it, may be cut.
+    /// The last place within the text at which it, whatever text follows, may be cut.
     pub(super) fn last(&self, text: &str) -> Option<usize> {
         match &self.0 {
             Kind::Anywhere => Some(between_words(text)),
@@ -81,7 +81,7 @@ impl Cuts {
         }
     }
 
-    /// What of the text before a cut goes before the text after it.
+    /// The characters before a cut that are put before the text after it.
     pub(super) fn context<'t>(&self, before: &'t str) -> &'t str {
         if self.is_anywhere() {
             return "";
@@ -116,7 +116,7 @@ impl Places {
 
     fn is_far_from_added(&self, text: &str, at: usize) -> bool {
         let Some((added, margin)) = &self.added else { return true };
-        // What stands behind the end of the text is not known yet.
+        // The text behind the end is not known yet.
         if at + 1 + margin > text.len() {
             return false;
         }
@@ -134,7 +134,7 @@ fn added(inner: &tokenizers::Tokenizer) -> Result<Option<(Regex, usize)>, String
         if let Some(normalizer) = inner.get_normalizer().filter(|_| token.normalized) {
             let mut normalized = NormalizedString::from(token.content.as_str());
             if normalizer.normalize(&mut normalized).is_ok() {
-                // Whatever the case of the text, and without what is put before it.
+                // Whatever the case of the text, and without its prefix.
                 spellings.push(normalized.get().trim_start_matches('\u{2581}').to_string());
             }
         }
@@ -145,7 +145,7 @@ fn added(inner: &tokenizers::Tokenizer) -> Result<Option<(Regex, usize)>, String
     let all = spellings.iter().map(|spelling| regex::escape(spelling)).collect::<Vec<_>>().join("|");
     let flag = if inner.get_normalizer().is_some() { "i" } else { "" };
     let regex = Regex::new(&format!("(?{flag}:{all})")).map_err(|_| "it has too many added tokens".to_string())?;
-    // A character may have four times the bytes of what it is normalised to.
+    // A character may have four times the bytes of its normal form.
     let margin = if inner.get_normalizer().is_some() { 4 * longest + 16 } else { longest };
     Ok(Some((regex, margin)))
 }
@@ -156,7 +156,7 @@ struct Steps {
     newlines: bool,
     /// A normalizer leaves characters out, so that two line breaks may come together.
     removes: bool,
-    /// What a space has become.
+    /// The replacement of a space.
     space: String,
 }
 
@@ -190,7 +190,7 @@ fn unknown(part: &str, step: &Value) -> String {
         Some(pattern) => format!(" of {pattern}"),
         None => String::new(),
     };
-    crate::files::one_line(&format!("its {part} {shown}{pattern} may join what a cut would separate"))
+    crate::files::one_line(&format!("its {part} {shown}{pattern} may join the texts on both sides of a cut"))
 }
 
 impl Steps {
@@ -200,7 +200,7 @@ impl Steps {
             "Lowercase" | "NFC" | "NFD" | "NFKC" | "NFKD" | "Prepend" => {}
             "BertNormalizer" | "Bert" | "StripAccents" => self.removes = true,
             "Nmt" => (self.ascii, self.newlines) = (true, false),
-            // It ends both parts of a text: neither of a visible character nor of what comes after one.
+            // It strips both ends of a text, but neither visible characters nor combining marks after them.
             "Strip" | "StripNormalizer" => (self.ascii, self.newlines) = (true, false),
             // It goes by graphemes, and ASCII characters stand for themselves.
             "Precompiled" => (self.ascii, self.newlines) = (true, false),
@@ -217,7 +217,7 @@ impl Steps {
                 self.space = content.to_string();
             }
             (Some(pattern), _) if !pattern.contains([' ', '\n', '\u{2581}']) => {
-                // What it writes must not look like the end of a word.
+                // Its output must not look like the end of a word.
                 let plain = !content.is_empty() && !content.contains([' ', '\n', '\u{2581}']);
                 if !plain {
                     return Err(unknown("normalizer", step));
@@ -231,7 +231,7 @@ impl Steps {
         Ok(())
     }
 
-    /// Whether a pre-tokenizer always begins a pre-token at the cut; one that may join what lies around it is refused.
+    /// Whether a pre-tokenizer always begins a pre-token at the cut; one that may join the texts on both sides is refused.
     fn splits(&mut self, step: &Value) -> Result<bool, String> {
         let spaced = self.space == " ";
         match step["type"].as_str().unwrap_or_default() {
@@ -292,7 +292,7 @@ impl Steps {
     }
 }
 
-/// Whether what a pre-tokenizer finds is not joined with what lies beside it.
+/// Whether a pre-tokenizer never joins a match with the text beside it.
 fn is_apart(step: &Value) -> bool {
     matches!(step["behavior"].as_str(), None | Some("Isolated" | "Removed" | "Contiguous"))
 }
@@ -312,7 +312,7 @@ const WORDS: [&str; 9] = [
     r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
 ];
 
-/// Regular expressions of pre-tokenizers that only find what lies within words.
+/// Regular expressions of pre-tokenizers whose matches lie within words.
 const WITHIN_WORDS: [&str; 5] = [r"\p{N}", r"\p{N}{1,3}", r"\d", r"[0-9]", "[一-龥぀-ゟ゠-ヿ]+"];
 
 /// Where to end a part where words end, if there is a place: before a space that follows a word, or else after a single

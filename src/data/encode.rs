@@ -32,7 +32,7 @@ impl Default for Sizes {
     }
 }
 
-/// What has been encoded.
+/// The outcome of encoding.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Encoded {
     pub documents: u64,

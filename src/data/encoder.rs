@@ -29,7 +29,7 @@ pub struct Encoder<'a> {
     words: Option<Words>,
 }
 
-/// What is needed to go word by word.
+/// The parts of the encoder that go word by word.
 struct Words {
     pattern: &'static Regex,
     /// Tokens that are found in the text before it is split; a text with one of them goes through the crate.
@@ -73,7 +73,7 @@ impl Encoder<'_> {
         match ids.strip_prefix(&head[..]) {
             Some(ids) => Ok(ids.to_vec()),
             None => {
-                let reason = format!("the tokenizer joins what stands on both sides of {before:?}; report it");
+                let reason = format!("the tokenizer joins the texts on both sides of {before:?}; report it");
                 Err(Unencodable { offset: None, reason })
             }
         }

@@ -1,4 +1,4 @@
-//! The files of a path: what their names say that they hold, and what they are for.
+//! The files of a path: format and part (training, validation, test), by their names.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -28,10 +28,10 @@ pub(super) struct Found {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extensions(Vec<String>);
 
-/// Extensions that say what a file holds.
+/// Extensions of known formats.
 const KNOWN: [(&str, Format); 4] =
     [("txt", Format::Text), ("jsonl", Format::Lines), ("parquet", Format::Parquet), ("bin", Format::Ids)];
-/// What `wgpt data prepare` and others leave beside token ids.
+/// Files that `wgpt data prepare` and others leave beside token ids.
 const BESIDE_IDS: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "meta.json"];
 /// Extensions that a note lists.
 const MOST_LISTED: usize = 6;
@@ -72,7 +72,7 @@ pub(super) enum Compression {
     Zstandard,
 }
 
-/// What a file's name says: its extension but for that of its compression, and this.
+/// A file's extension without that of its compression, and the compression.
 fn extension(path: &Path) -> (String, Option<Compression>) {
     let last = |path: &Path| path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let compression = match last(path).as_str() {
@@ -83,7 +83,7 @@ fn extension(path: &Path) -> (String, Option<Compression>) {
     (last(Path::new(path.file_stem().unwrap_or_default())), Some(compression))
 }
 
-/// What a file's extension says that it holds.
+/// The format by a file's extension.
 pub(super) fn format(path: &Path) -> Option<Format> {
     let extension = extension(path).0;
     KNOWN.iter().find(|(known, _)| *known == extension).map(|(_, format)| *format)
@@ -94,7 +94,7 @@ pub(super) fn compression(path: &Path) -> Option<Compression> {
     extension(path).1
 }
 
-/// Opens a file to be read, unpacked if its name says that it is compressed. `count` wraps what reads the file itself.
+/// Opens a file to be read, unpacked if its name says that it is compressed. `count` wraps the reader of the file itself.
 pub(super) fn reader<R: Read + 'static>(path: &Path, count: impl FnOnce(File) -> R) -> Result<Box<dyn Read>> {
     let file = count(File::open(path).map_err(Error::io("open", path))?);
     Ok(match compression(path) {
@@ -134,7 +134,7 @@ fn is_text(path: &Path) -> Result<bool> {
     Ok(valid && !bytes.contains(&0))
 }
 
-/// The files of a folder, and what is to be said of those that are left out.
+/// The files of a folder, and sentences about those that are left out.
 pub(super) fn folder(path: &Path, extensions: &Extensions) -> Result<(Found, Vec<String>)> {
     let mut search = Search { extensions, visited: HashSet::new(), files: vec![], left_out: BTreeMap::new() };
     search.find(path)?;
@@ -173,7 +173,7 @@ pub(super) fn folder(path: &Path, extensions: &Extensions) -> Result<(Found, Vec
         }
         (_, None) => {
             let (validation, files): (Vec<_>, Vec<_>) = ids.into_iter().partition(|file| words(file).contains(&"val"));
-            // A folder of nothing but validation files is what somebody wants to evaluate on.
+            // A folder of nothing but validation files is meant for evaluation.
             let (files, validation) = if files.is_empty() { (validation, files) } else { (files, validation) };
             Ok((Found { files, validation, are_ids: true }, notes))
         }
@@ -245,7 +245,7 @@ fn listed(left_out: &BTreeMap<String, usize>) -> String {
     shown.collect::<Vec<_>>().join(", ") + &more
 }
 
-/// What a file is for.
+/// The part of the data that a file is for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Role {
     Training,
@@ -253,7 +253,7 @@ enum Role {
     Test,
 }
 
-/// What a file's name says that it is for, or else the name of the innermost folder that says it.
+/// The part that a file's name says, or else the name of the innermost folder that says one.
 fn role(path: &Path) -> Option<Role> {
     path.ancestors().find_map(|part| words(part).into_iter().find_map(role_of))
 }

@@ -9,7 +9,7 @@ thread_local! {
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `work` gives, or the message of its panic. What `work` was changing then must not be used again, unless it is a
+/// The value of `work`, or the message of its panic. Values that `work` was changing must then not be used again, except a
 /// tokenizer's cache.
 pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static SILENCE: Once = Once::new();

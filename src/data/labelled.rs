@@ -1,7 +1,7 @@
 //! Labelled examples, read from and written to files with named columns: `.jsonl`, `.csv` and `.tsv`.
 //!
 //! - `.jsonl`: one object per line; texts are strings, labels strings, numbers or booleans, choices a list of strings.
-//! - `.csv`: a header, then rows, as RFC 4180 has them: commas, and quotes around what needs them.
+//! - `.csv`: a header, then rows, as RFC 4180 has them: commas, and quotes around fields that need them.
 //! - `.tsv`: a header, then rows; tabs separate and quotes are characters like any other (IANA's definition).
 //!
 //! In `.csv` and `.tsv` the choices are columns named by a number at the end, from 0 or from 1 on: `choices0`,
@@ -22,7 +22,7 @@ use std::path::Path;
 
 use crate::{error::Result, fail};
 
-/// What is asked about an example.
+/// The question that is asked about an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Which class a text is of.
@@ -38,7 +38,7 @@ pub enum Task {
 impl Task {
     pub const ALL: [Task; 4] = [Task::Classify, Task::Entail, Task::Similar, Task::Choose];
 
-    /// What the command line calls it.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Task::Classify => "classify",
@@ -89,7 +89,7 @@ impl Column {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Form {
     pub texts: Vec<Column>,
-    /// The list of choices, or what the names of their numbered columns begin with.
+    /// The list of choices, or the prefix of numbered columns.
     pub choices: Option<Column>,
     pub label: Column,
 }
@@ -121,13 +121,13 @@ enum Format {
     Tabs,
 }
 
-/// What the file's extension says.
+/// The format that the file's extension says.
 fn format(path: &Path) -> Result<Format> {
     let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
     match extension.as_deref() {
         Some("jsonl") => Ok(Format::Lines),
         Some("csv") => Ok(Format::Commas),
         Some("tsv") => Ok(Format::Tabs),
-        _ => fail!(Usage, "{} is neither .jsonl, .csv nor .tsv; name it by what it holds", path.display()),
+        _ => fail!(Usage, "{} is neither .jsonl, .csv nor .tsv; name it by its format", path.display()),
     }
 }

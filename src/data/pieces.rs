@@ -22,7 +22,7 @@ use crate::{
 /// A line of a `.jsonl` file is held in memory as a whole, so it must end somewhere.
 const LONGEST_LINE_BYTES: u64 = 256 << 20;
 
-/// What some programs put at the beginning of UTF-8 text.
+/// The byte order mark that some programs put at the beginning of UTF-8 text.
 pub const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// A stretch of text within one document.
@@ -147,7 +147,7 @@ impl Iterator for Pieces<'_> {
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     file: Arc<str>,
-    /// What the document is in its file, such as a line, and its number, counted from one.
+    /// The kind of place of the document in its file, such as a line, and its number, counted from one.
     record: Option<(&'static str, u64)>,
 }
 
@@ -169,7 +169,7 @@ impl Place {
     }
 }
 
-/// Counts what passes through it.
+/// Counts the bytes that pass through it.
 struct Counted<R> {
     inner: R,
     read: Arc<AtomicU64>,
@@ -191,7 +191,7 @@ struct TextReader<'a> {
     rest: Vec<u8>,
     /// Where `rest` begins in the document.
     offset: u64,
-    /// The end of what was handed out.
+    /// The end of the text that was handed out.
     before: String,
     /// Whether it may begin with a byte order mark, which is not text.
     may_be_marked: bool,
@@ -228,7 +228,7 @@ impl<'a> TextReader<'a> {
             }
             let valid = match std::str::from_utf8(&self.rest) {
                 Ok(text) => text,
-                // A character that continues beyond what was read.
+                // A character that continues beyond the bytes that were read.
                 Err(cause) if cause.error_len().is_none() && !ends => valid_part(&self.rest, cause.valid_up_to()),
                 Err(cause) => {
                     let position = self.place.position(self.offset + cause.valid_up_to() as u64);

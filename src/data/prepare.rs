@@ -3,8 +3,8 @@
 //! ```text
 //! train_000000.bin ...   ids in llm.c's layout (see `tokens`): u16, or u32 for vocabularies beyond 65,536
 //! val_000000.bin ...     the same, held out
-//! tokenizer.json tokenizer_config.json   what they were made with
-//! meta.json              what is in the folder
+//! tokenizer.json tokenizer_config.json   the tokenizer of the ids
+//! meta.json              sizes, counts and origin of the ids
 //! ```
 //!
 //! The ids are those that training on the text itself would have. The folder is written beside its own place and
@@ -35,33 +35,33 @@ use crate::{
     files::{TEMPORARY_PREFIX, replacement::Replacement, sync_directory, write_bytes},
 };
 
-/// What describes the folder.
+/// The file that describes the folder.
 pub const META_FILE: &str = "meta.json";
 const FORMAT: &str = "wgpt tokens 1";
 const TRAINING: &str = "train";
 const VALIDATION: &str = "val";
 
-/// What to prepare.
+/// The choices of a preparation.
 pub struct Preparation<'a> {
     pub data: &'a Source,
     pub validation: Validation<'a>,
     pub shard_tokens: u64,
     pub out: &'a Path,
-    /// Replace what an earlier preparation left in `out`.
+    /// Replace an earlier preparation in `out`.
     pub overwrite: bool,
     /// Set to stop; nothing is left behind.
     pub interrupted: Arc<AtomicBool>,
 }
 
-/// What is held out.
+/// The part that is held out.
 #[derive(Clone, Copy)]
 pub enum Validation<'a> {
-    /// This part of the tokens, at the end. 0.1 is what training on the text would hold out.
+    /// This part of the tokens, at the end. Training on the text itself holds out 0.1.
     Fraction(f64),
     Source(&'a Source),
 }
 
-/// What was written.
+/// The outcome: sizes and counts of the files.
 #[derive(Debug)]
 pub struct Prepared {
     pub training: Part,
@@ -70,7 +70,7 @@ pub struct Prepared {
     pub text_bytes: u64,
     /// Bytes of one id.
     pub id_bytes: u64,
-    /// What the user should know, one sentence each.
+    /// Notes for the user, one sentence each.
     pub notes: Vec<String>,
 }
 
@@ -97,7 +97,7 @@ struct Meta<'a> {
 }
 
 impl Preparation<'_> {
-    /// Refuses what cannot be done before any text is read.
+    /// Refuses choices that cannot be carried out before any text is read.
     pub fn check(&self) -> Result<()> {
         let sources = match self.validation {
             Validation::Source(source) => [Some(self.data), Some(source)],

@@ -9,7 +9,7 @@
 //! `.bin` files are mapped where they are. Their ids are looked through once, and `ids-<what>-<state>.json` remembers
 //! the largest and a digest of all.
 //!
-//! What lies between documents is told in `encode`.
+//! The tokens between documents are described in `encode`.
 
 use std::{
     fs::{self, File},
@@ -78,7 +78,7 @@ pub fn map(source: &Source, vocabulary_size: usize, cache: &Path) -> Result<Toke
     Ok(Tokens::from_files(files, max_id, digest.finalize().into()).named(source.name()).with_warnings(warnings))
 }
 
-/// What is in a folder of shards.
+/// The content of a folder of shards.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Index {
     width: Option<Width>,
@@ -226,14 +226,14 @@ fn shard_path(folder: &Path, number: usize) -> PathBuf {
     folder.join(format!("{number:06}.ids"))
 }
 
-/// What was found in a `.bin` file.
+/// Counts of a `.bin` file.
 #[derive(Serialize, Deserialize)]
 struct Seen {
     max_id: u32,
     sha256: Digest,
 }
 
-/// Looks a `.bin` file through, or takes what the cache remembers of it.
+/// Counts the ids of a `.bin` file, or takes the counts of it in the cache.
 fn look_through(file: &IdFile, cache: &Path) -> Result<Seen> {
     fs::create_dir_all(cache).map_err(Error::io("create the folder", cache))?;
     let key = Key::of("ids", std::slice::from_ref(&file.path), &[])?;
@@ -249,10 +249,10 @@ fn look_through(file: &IdFile, cache: &Path) -> Result<Seen> {
     Ok(seen)
 }
 
-/// What a cached result was made from.
+/// The source of a cached result.
 #[derive(PartialEq)]
 struct Key {
-    /// Kind and hash of what it is about; a later state of the same replaces it.
+    /// Kind and hash of the source; a later state of the same source replaces it.
     what: String,
     state: String,
 }

@@ -8,11 +8,11 @@
 //! - `.txt.gz`, `.jsonl.zst` and the like: the same, compressed.
 //!
 //! A folder is searched for these, folders in it included, in sorted order. Names that begin with a dot are left out, and
-//! what else is left out is told ([`Source::notes`]).
+//! other files that are left out are listed in [`Source::notes`].
 //!
 //! Files that say that they are for validation are held out: `.bin` files of a folder whose names have the word `val` in
-//! them; beside a file or folder called `train` those called `val`, `valid`, `validation` or `dev`, and what is called
-//! `test` is left out. `train.bin` and `val.bin`, `fineweb_train_000001.bin` and `fineweb_val_000000.bin`, `train.txt` and
+//! them; beside a file or folder called `train` those called `val`, `valid`, `validation` or `dev`, and those called
+//! `test` are left out. `train.bin` and `val.bin`, `fineweb_train_000001.bin` and `fineweb_val_000000.bin`, `train.txt` and
 //! `valid.txt`, `train/` and `val/`.
 //! A `tokenizer.json` beside `.bin` files is the one that they were made with, as `wgpt data prepare` leaves it.
 //!
@@ -81,12 +81,12 @@ impl Source {
         Source { column: column.into(), ..self }
     }
 
-    /// What messages call it: its path.
+    /// Its name in messages: its path.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What of a folder is not read, one sentence each, to tell the user.
+    /// Files of a folder that are not read, one sentence each, to tell the user.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -122,7 +122,7 @@ impl Source {
         file.is_file().then_some(file)
     }
 
-    /// The bytes of all its files, or of its text in memory: what progress is measured against.
+    /// The bytes of all its files, or of its text in memory: the whole that progress is a share of.
     pub fn size_bytes(&self) -> u64 {
         match &self.kind {
             Kind::Memory(text) => text.len() as u64,
@@ -130,7 +130,8 @@ impl Source {
         }
     }
 
-    /// Every character of the text and of what is held out beside it, and the newline that separates documents if there are several.
+    /// Every character of the text and of validation files beside it, and the newline that separates documents if there are
+    /// several.
     pub fn alphabet(&self) -> Result<BTreeSet<char>> {
         if !self.is_text() {
             let remedy = "give the tokenizer.json that they were made with";

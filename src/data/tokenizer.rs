@@ -51,7 +51,7 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// The token between documents, and at the end of a text, of BERT's tokenizers.
 pub const SEPARATOR: &str = "[SEP]";
 
-/// BERT's special tokens in the order of their ids, and what the Hugging Face libraries call their roles.
+/// BERT's special tokens in the order of their ids, and the names of their roles in the Hugging Face libraries.
 pub(crate) const BERT_TOKENS: [(&str, &str); 5] = [
     ("pad_token", "[PAD]"),
     ("unk_token", "[UNK]"),
@@ -66,7 +66,7 @@ pub struct Tokenizer {
     kind: Kind,
     /// The bytes of its `tokenizer.json`, for `save` and `hash`.
     json: Vec<u8>,
-    /// What its folder says of it besides.
+    /// The tokenizer's other files in its folder.
     beside: Beside,
     /// Ids that a model has, where they are fewer than those here.
     limit: Option<usize>,
@@ -199,7 +199,7 @@ impl Tokenizer {
         }
     }
 
-    /// The same with what a folder says of its tokenizer besides `tokenizer.json`.
+    /// The same with a folder's other files of its tokenizer besides `tokenizer.json`.
     pub fn with_settings_of(self, folder: &Path) -> Result<Tokenizer> {
         Ok(Tokenizer { beside: Beside::read(&read_in(folder), folder)?, ..self })
     }
@@ -221,7 +221,7 @@ impl Tokenizer {
         self.beside.has(beside::GENERATION_FILE)
     }
 
-    /// What the folder that it is from asks for and is not done, one sentence each, to tell the user.
+    /// Settings of its folder that have no effect here, one sentence each, to tell the user.
     pub fn warnings(&self) -> Vec<String> {
         self.beside.settings.as_ref().map_or(vec![], |settings| beside::warnings(settings, self))
     }
@@ -242,7 +242,7 @@ impl Tokenizer {
         })
     }
 
-    /// Writes `tokenizer.json` into the folder, and what its folder said besides, or else a `tokenizer_config.json` that makes
+    /// Writes `tokenizer.json` into the folder, and the tokenizer's other files, or else a `tokenizer_config.json` that makes
     /// the Hugging Face libraries use that file as it is. Each is written to a temporary name, synced and renamed.
     pub fn save(&self, dir: &Path) -> Result<()> {
         write_bytes(&dir.join(FILE_NAME), &self.json)?;
@@ -255,7 +255,7 @@ impl Tokenizer {
         self.beside.write_settings(dir, self)
     }
 
-    /// What the `tokenizers` crate made of a `tokenizer.json`; none of characters and bytes.
+    /// The `tokenizers` crate's object of a `tokenizer.json`; none for characters and bytes.
     pub(super) fn inner(&self) -> Option<&tokenizers::Tokenizer> {
         match &self.kind {
             Kind::File { inner, .. } => Some(inner),

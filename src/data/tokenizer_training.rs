@@ -33,7 +33,7 @@ use crate::{
     fail,
 };
 
-/// What goes in front of a token that continues a word.
+/// Prefix of a token that continues a word.
 const CONTINUATION: &str = "##";
 /// Characters that a WordPiece vocabulary has, the most frequent ones; words with others are unknown. BERT's number.
 const MOST_CHARACTERS: usize = 1000;
@@ -42,7 +42,7 @@ const LONGEST_WORDPIECE: usize = 100;
 /// The crate adds up the counts of pairs in 32 bits.
 const MOST_PAIRS: u64 = i32::MAX as u64;
 
-/// What to train.
+/// The choices of a training.
 #[derive(Clone, Debug)]
 pub struct Recipe {
     pub kind: Kind,
@@ -64,17 +64,17 @@ pub enum Kind {
     },
 }
 
-/// What was made.
+/// The outcome: the tokenizer and its counts.
 pub struct Trained {
     pub tokenizer: Tokenizer,
     pub text_bytes: u64,
     /// Different words.
     pub words: usize,
-    /// What the user should know, one sentence each.
+    /// Notes for the user, one sentence each.
     pub notes: Vec<String>,
 }
 
-/// What is going on.
+/// The stages of training, for progress.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Progress {
     /// The text is read; so many bytes of its files are done.
@@ -84,7 +84,7 @@ pub enum Progress {
 }
 
 impl Recipe {
-    /// Trains on a text. The text is read once and not kept; what stays is a table of its words.
+    /// Trains on a text. The text is read once and not kept; only a table of its words is.
     pub fn train(&self, source: &Source, sizes: Sizes, progress: &mut dyn FnMut(Progress)) -> Result<Trained> {
         let special = self.special_tokens()?;
         let words = if self.kind == Kind::Bpe { Words::Gpt2 } else { Words::Bert };

@@ -49,7 +49,7 @@ pub struct Tokens {
     max_id: u32,
     text_bytes: Option<u64>,
     digest: Digest,
-    /// What looks wrong with them, one sentence each.
+    /// Warnings about them, one sentence each.
     warnings: Arc<[String]>,
 }
 
@@ -91,13 +91,13 @@ impl Tokens {
         Tokens { name: "the data".into(), shards, range: 0..end, max_id, text_bytes: None, digest, warnings: [].into() }
     }
 
-    /// The same with what looks wrong with them.
+    /// The same with warnings about them.
     pub(crate) fn with_warnings(mut self, warnings: Vec<String>) -> Tokens {
         self.warnings = warnings.into();
         self
     }
 
-    /// What looks wrong with them, one sentence each, to tell the user.
+    /// Warnings about them, one sentence each, to tell the user.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -127,7 +127,7 @@ impl Tokens {
         Tokens { range, text_bytes: None, ..self.clone() }
     }
 
-    /// What messages call it.
+    /// Its name in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -147,7 +147,7 @@ impl Tokens {
         self.max_id
     }
 
-    /// The number of bytes of text that the ids stand for, if known: what bits per byte are counted over.
+    /// The number of bytes of text that the ids stand for, if known: the divisor of bits per byte.
     pub fn text_bytes(&self) -> Option<u64> {
         self.text_bytes
     }
@@ -342,7 +342,7 @@ impl IdFile {
         (max_id, hasher.finish())
     }
 
-    /// What looks wrong with a file without a header: four bytes for an id, of which two are zeros.
+    /// A warning about a file without a header that looks like four bytes for an id: two of them are zeros.
     pub fn suspicion(&self) -> Option<String> {
         if self.offset_bytes > 0 || self.width != Width::U16 || self.count < FEWEST_SUSPECTED {
             return None;

@@ -1,4 +1,4 @@
-//! Older tokenizer files, `vocab.json` and `merges.txt`: made into what a `tokenizer.json` holds. How a text is split is not
+//! Older tokenizer files, `vocab.json` and `merges.txt`: made into the content of a `tokenizer.json`. How a text is split is not
 //! in them; it follows from the tokenizer's class, which `tokenizer_config.json` or else the model's type names.
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,7 +12,7 @@ pub const VOCABULARY_FILE: &str = "vocab.json";
 pub const MERGES_FILE: &str = "merges.txt";
 /// Tokens that were added to the vocabulary after training, where there are any.
 pub const ADDED_FILE: &str = "added_tokens.json";
-/// Where the class stands, `add_prefix_space`, and what is special about added tokens.
+/// The file with the class, `add_prefix_space`, and the properties of added tokens.
 pub const SETTINGS_FILE: &str = "tokenizer_config.json";
 /// Where the model's type stands.
 pub const MODEL_FILE: &str = "config.json";
@@ -166,5 +166,5 @@ fn merges(bytes: &[u8]) -> Result<Vec<(String, String)>, String> {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(bytes).map_err(|cause| format!("{file} is not what it should be ({cause})"))
+    serde_json::from_slice(bytes).map_err(|cause| format!("{file} is invalid ({cause})"))
 }

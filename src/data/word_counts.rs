@@ -1,7 +1,7 @@
 //! How often each word of a corpus occurs: all that is kept of a text when a tokenizer is trained on it.
 //!
 //! Text is read in pieces, split into words on all cores, and counted in one table. Sums do not depend on their order,
-//! and what is left out when the table is full is decided after each block of text from the table alone, so that the
+//! and words that are dropped when the table is full are chosen after each block of text from the table alone, so that the
 //! counts are the same for any number of threads.
 
 use std::{collections::HashMap, sync::LazyLock};

@@ -6,7 +6,7 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 /// Magic numbers of frames that hold no data: this one and the fifteen after it.
 const SKIPPABLE: u32 = 0x184D_2A50;
-/// Memory that a frame may ask for: what `zstd --long=29` writes.
+/// Memory that a frame may ask for, as `zstd --long=29` writes it.
 const MOST_WINDOW_BYTES: u64 = 1 << 29;
 
 /// Reads all frames of a file as one.

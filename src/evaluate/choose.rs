@@ -9,7 +9,7 @@ use super::scorer::Scorer;
 use crate::data::labelled::Example;
 use crate::error::{Error, Result};
 
-/// What the model made of one example.
+/// The model's scores of one example.
 #[derive(Clone, Debug, Serialize)]
 pub struct Chosen {
     /// The example's line in its file; 0 if it has none.

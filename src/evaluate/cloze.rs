@@ -1,4 +1,4 @@
-//! The last word of a text, predicted from what comes before it, as for LAMBADA (Paperno et al. 2016).
+//! The last word of a text, predicted from the words before it, as for LAMBADA (Paperno et al. 2016).
 
 use serde::Serialize;
 
@@ -9,12 +9,12 @@ use crate::data::labelled::Example;
 use crate::error::{Error, Result};
 use crate::fail;
 
-/// What the model made of one last word.
+/// The model's score of one last word.
 #[derive(Clone, Debug, Serialize)]
 pub struct Completed {
     /// The text's line in its file; 0 if it has none.
     pub line: usize,
-    /// The word, with what follows it.
+    /// The word, with the punctuation that follows it.
     pub word: String,
     /// Of the word and the space before it, in nats.
     pub log_likelihood: f64,

@@ -1,4 +1,4 @@
-//! What is measured of predictions: accuracy, macro F1, Matthews correlation, Pearson, Spearman, and the confusion matrix.
+//! Metrics of predictions: accuracy, macro F1, Matthews correlation, Pearson, Spearman, and the confusion matrix.
 //! Where a figure is not defined (one class only, a constant), it is 0 as in scikit-learn, or NaN for Pearson and Spearman as
 //! in SciPy.
 

@@ -1,8 +1,8 @@
 //! Texts to requests, as lm-evaluation-harness makes them.
 //!
-//! Context and target are encoded as one text, and what goes beyond the context's own tokens is the target. White
-//! space at the end of a context belongs to the target, as tokenizers of words have it. What a tokenizer puts before
-//! every text, such as LLaMA's `<s>`, stands there too. What is too long is cut at the beginning.
+//! Context and target are encoded as one text, and the tokens after the context's own are the target. White
+//! space at the end of a context belongs to the target, as tokenizers of words have it. Tokens that a tokenizer puts before
+//! every text, such as LLaMA's `<s>`, come first. A sequence that is too long is cut at the beginning.
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
@@ -12,7 +12,7 @@ use crate::data::labelled::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::{error::Result, fail};
 
-/// What stands between solved examples, and before the one that is asked.
+/// The separator between solved examples, and before the question.
 pub const SEPARATOR: &str = "\n\n";
 
 /// Makes requests that a model can take.
@@ -32,7 +32,7 @@ impl Prompter<'_> {
         let start = self.tokenizer.encode_prompt(before)?.len();
         let scored = whole.len().saturating_sub(start);
         if start == 0 || scored == 0 {
-            fail!(Input, "its tokens cannot be told from those of what comes before it; write more text");
+            fail!(Input, "its tokens cannot be told from those of the text before it; write more text");
         }
         if scored > self.context {
             fail!(Input, "it has {scored} tokens, more than the {} that the model can see", self.context);

@@ -23,7 +23,7 @@ pub struct Request {
     pub scored: usize,
 }
 
-/// What a model makes of a request.
+/// A model's answer to a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Score {
     /// Sum over the scored tokens, in nats.
@@ -140,7 +140,7 @@ impl<'a> Scorer<'a> {
 }
 
 impl Drop for Scorer<'_> {
-    /// Frees what the programs hold on the device, which may be used on.
+    /// Frees the programs' buffers and pipelines; the device stays usable.
     fn drop(&mut self) {
         self.programs.unload(self.executor);
     }

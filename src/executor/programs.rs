@@ -4,7 +4,7 @@ use super::{Executor, Program, tuned_plan};
 use crate::error::Result;
 use crate::graph::Graph;
 
-/// Programs by what tells their shapes apart.
+/// Programs by a key of their shapes.
 #[derive(Debug)]
 pub struct Programs<K> {
     loaded: Vec<(K, Program)>,
@@ -33,7 +33,7 @@ impl<K: PartialEq> Programs<K> {
         self.loaded.is_empty()
     }
 
-    /// Frees what the programs hold by themselves.
+    /// Frees the programs' own buffers.
     pub fn unload(&mut self, executor: &mut dyn Executor) {
         self.loaded.drain(..).for_each(|(_, program)| executor.unload(program));
     }

@@ -1,5 +1,5 @@
-//! The store of named states, which all loaded plans share: which buffer holds each, and where. A buffer is what an executor
-//! makes of one.
+//! The store of named states, which all loaded plans share: which buffer holds each, and where. The type of a buffer is
+//! the executor's own.
 
 use crate::error::Result;
 use crate::fail;
@@ -30,8 +30,8 @@ impl<B> Default for Store<B> {
 
 impl<B> Store<B> {
     /// Where the store holds buffer `index` of a plan, a buffer of states: the buffer, and the byte at which the plan's
-    /// begins in it. One that a plan stores by itself may lie among others in the store; what a plan stores together must be
-    /// so in the store, or not be there yet: then `make` allocates it.
+    /// begins in it. One that a plan stores by itself may lie among others in the store; states that a plan stores together must
+    /// be together in the store, or not be there yet: then `make` allocates them.
     pub fn hold(&mut self, plan: &Plan, index: usize, make: impl FnOnce(&Buffer) -> Result<B>) -> Result<(usize, u64)> {
         let states: Vec<&State> = plan.states.iter().filter(|s| s.buffer == index).collect();
         let bytes = |s: &State, first: u64| first + s.start_byte..first + s.start_byte + s.shape.size_bytes();

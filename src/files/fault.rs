@@ -4,7 +4,7 @@
 
 use std::io;
 
-/// What a step does.
+/// The kind of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Needs room on the disk.

@@ -14,7 +14,7 @@ const LOCK_FILE: &str = ".wgpt-building";
 /// The old folder, or its files, between two renames where one cannot do.
 const OLD_PREFIX: &str = ".wgpt-old-";
 
-/// Whether an entry of the old folder stays, by its path in that: a folder with all that is in it, or else what it says of that.
+/// Whether an entry of the old folder stays, by its path there: a folder stays whole, or is asked about entry by entry.
 pub type Keeps<'a> = dyn Fn(&Path) -> bool + 'a;
 
 /// A folder that is being built, beside the one whose place it will take.
@@ -39,7 +39,7 @@ impl Replacement {
         }
         let action = || Error::io("make a folder beside", target);
         let target = resolved(target).map_err(Error::io("make the folder", target))?;
-        recover(&target).map_err(Error::io("clear what an earlier process left beside", &target))?;
+        recover(&target).map_err(Error::io("clear leftovers of an earlier process beside", &target))?;
         let building = make_building(&target).map_err(action())?;
         let lock = lock(&building.join(LOCK_FILE)).map_err(action())?;
         Ok(Replacement { target, building, lock: Some(lock), is_done: false })
@@ -55,7 +55,7 @@ impl Replacement {
         &self.target
     }
 
-    /// Puts the new folder in place of the old one, of which stays what `keeps` says, unless there is something new of that
+    /// Puts the new folder in place of the old one, whose entries stay where `keeps` says so and the new one has none of that
     /// name. Files must have been synced as they were written.
     pub fn commit(mut self, keeps: &Keeps) -> Result<()> {
         let swapped = self.swap(keeps).map_err(Error::io("replace the folder", &self.target))?;
@@ -74,7 +74,7 @@ impl Replacement {
         if exists {
             for entry in entries(&self.target)?.iter().filter(|entry| !is_ours(&entry.file_name())) {
                 let (name, new) = (entry.file_name(), self.building.join(entry.file_name()));
-                // What is replaced within the folder stays where it is, but for what lies in a folder that is replaced.
+                // Entries that are replaced within the folder stay where they are, but for those in a folder that is replaced.
                 if !is_inside || new.exists() || !keeps(Path::new(&name)) {
                     carry_over(&entry.path(), &new, Path::new(&name), keeps)?;
                 }
@@ -153,7 +153,7 @@ impl Drop for Replacement {
     }
 }
 
-/// Puts back what a process left that ended while it replaced `target`, and removes what nobody builds any more.
+/// Puts back the old folder of a process that ended while it replaced `target`, and removes folders that nobody builds any more.
 pub fn recover(target: &Path) -> io::Result<()> {
     let folder = parent(target);
     let old = folder.join(format!("{OLD_PREFIX}{}", name_of(target)));
@@ -194,7 +194,7 @@ fn resolved(target: &Path) -> io::Result<PathBuf> {
     if let Ok(path) = target.canonicalize() {
         return Ok(path);
     }
-    // A link to nothing: what it names is made.
+    // A link to nothing: its target is made.
     if let Ok(to) = fs::read_link(target) {
         return resolved(&parent(target).join(to));
     }
@@ -286,8 +286,8 @@ fn lock(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Gives what stays of an entry a second name without moving it, so that the old folder stays whole: hard links, or copies where
-/// there are none.
+/// Gives the parts of an entry that stay a second name without moving them, so that the old folder stays whole: hard links, or
+/// copies where there are none.
 fn carry_over(from: &Path, to: &Path, path: &Path, keeps: &Keeps) -> io::Result<()> {
     let kind = fs::symlink_metadata(from)?.file_type();
     if kind.is_dir() {

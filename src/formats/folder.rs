@@ -230,7 +230,7 @@ fn check_weights(file: &TensorFile, name: &str, values: &[f32]) -> Result<()> {
     check_finite(values, || format!("the weights {} in {}", one_line(name), file.path().display()))
 }
 
-/// Opens every file of a sharded model and checks that each holds what the index says.
+/// Opens every file of a sharded model and checks that each holds the tensors that the index says.
 fn open_shards(source: &ModelSource) -> Result<Vec<TensorFile>> {
     let path = source.path(INDEX_FILE);
     let Some(text) = source.text(INDEX_FILE)? else { return Err(source.lacks(WEIGHTS_FILE)) };
@@ -260,7 +260,7 @@ fn open_shards(source: &ModelSource) -> Result<Vec<TensorFile>> {
     Ok(shards.into_iter().filter_map(|shard| files.remove(shard)).collect())
 }
 
-/// Name and shape of every tensor that a model's files have, and what parameters they make.
+/// Name and shape of every tensor of a model's files, and the parameters that they make.
 fn expected(config: &Config) -> (Vec<(String, Vec<usize>)>, Targets) {
     let (mut tensors, mut targets) = (vec![], Targets::new());
     for (parameter, dims) in config.parameters() {

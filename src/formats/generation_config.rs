@@ -17,7 +17,7 @@ use crate::models::keys::{Found, Keys, Use, shown, unheeded};
 
 pub const GENERATION_CONFIG_FILE: &str = "generation_config.json";
 
-/// What `generation_config.json` says; absent is what it leaves open.
+/// The values of `generation_config.json`; `None` where it has none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct GenerationConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +57,7 @@ pub struct GenerationConfig {
     /// Keys that ask for something which is not implemented or not known: worth a warning, as texts will differ.
     #[serde(skip)]
     pub unsupported: Vec<String>,
-    /// What else the file says.
+    /// The file's other keys.
     #[serde(flatten)]
     pub others: Map<String, Value>,
 }
@@ -73,7 +73,7 @@ pub enum EarlyStopping {
     Never,
 }
 
-/// What is done with each key that `transformers` knows.
+/// How each key that `transformers` knows is treated.
 pub const KEYS: &[(&str, Use)] = &[
     ("_commit_hash", Harmless),
     ("_from_model_config", Harmless),
@@ -186,14 +186,14 @@ impl GenerationConfig {
             .map_err(|problem| Error::Input(format!("{}: {problem}", source.path(CONFIG_FILE).display())))
     }
 
-    /// What a `config.json` says of generation, where older versions of `transformers` kept it.
+    /// The generation settings in a `config.json`, where older versions of `transformers` kept them.
     fn from_model_config(text: &str) -> Found<Self> {
         let keys = Keys::parse(text, CONFIG_FILE)?;
         let asks = |key: &str, value: &Value| {
             let number = value.as_f64().or(value.as_bool().map(|flag| f64::from(u8::from(flag))));
             !DEFAULTS.iter().any(|(known, default)| *known == key && number == Some(*default))
         };
-        // What both files may have says nothing of generation here.
+        // A key that both files may have is no setting of generation here.
         let is_own = |key: &str| KEYS.iter().any(|(known, _)| *known == key) && !key.ends_with("_token_id");
         let kept = keys.entries().filter(|(key, value)| is_own(key) && asks(key, value));
         Self::from_keys(&Keys::of(kept.map(|(key, value)| (key.clone(), value.clone())).collect()))
@@ -204,7 +204,7 @@ impl GenerationConfig {
         Self::parse(text).map_err(|problem| Error::Input(format!("{}: {problem}", origin.display())))
     }
 
-    /// What a model's own configuration says about its texts.
+    /// The settings of a model's own configuration that concern its texts.
     pub fn of(config: &Config) -> Self {
         Self { bos_token_id: config.bos_token_id, eos_token_id: config.eos_token_id.clone(), ..Self::default() }
     }

@@ -1,4 +1,4 @@
-//! GPT-2 as one GGUF file, which llama.cpp and what is built on it load.
+//! GPT-2 as one GGUF file, which llama.cpp and programs built on it load.
 //!
 //! Names, metadata and layout are those of llama.cpp's `gpt2` architecture. Its graph has the tanh form of GELU only. A
 //! linear layer's weight is (inputs, outputs) here and a row of inputs per output there, so it is transposed on the way.
@@ -50,8 +50,8 @@ struct Tensor {
 /// Writes a model as GGUF, atomically; `tokenizer` is the content of its `tokenizer.json`. Of the weights, one matrix at
 /// a time is in memory (none where they are mapped f32), and a chunk of a megabyte.
 ///
-/// What llama.cpp's GPT-2 cannot express is refused, and so are values that the precision cannot hold. Returns sentences on
-/// what is otherwise in the file than a reader would expect.
+/// Models that llama.cpp's GPT-2 cannot express are refused, and so are values that the precision cannot hold. Returns notes on
+/// differences between the file and the model.
 pub fn write(
     path: &Path,
     config: &Config,
@@ -242,7 +242,7 @@ fn write_tensor(w: &mut impl Write, tensor: &Tensor, weights: &Weights) -> io::R
     write_padding(w, tensor.description.size_bytes())
 }
 
-/// What went wrong below a message that says where.
+/// The cause of an error, below a message that says where it happened.
 fn io_error(error: Error) -> io::Error {
     match error {
         Error::Io { source, .. } => source,

@@ -1,6 +1,6 @@
 //! Models of the Hugging Face hub, kept where the Python tools keep them: `models--ORG--NAME/{blobs,snapshots,refs}`.
 //!
-//! The `hf-hub` crate speaks with the hub and lays out the cache. Around it stands what it does not do: a model is used
+//! The `hf-hub` crate speaks with the hub and lays out the cache. This file adds the checks it lacks: a model is used
 //! only when all its files are there and each has the checksum that the hub names; `refs/main` is written last, so a
 //! download that was broken off never looks complete.
 //!
@@ -49,7 +49,7 @@ pub struct Hub {
     pub endpoint: String,
     /// Sent with every request, for private and gated models.
     pub token: Option<String>,
-    /// Take only what is cached.
+    /// Use the cache alone.
     pub offline: bool,
 }
 

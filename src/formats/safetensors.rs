@@ -65,7 +65,7 @@ impl TensorFile {
         Self::from_bytes(path, Bytes::Mapped(map))
     }
 
-    /// Takes a file that is compiled in; `name` is what errors call it.
+    /// Takes a file that is compiled in; `name` is its name in errors.
     pub fn embedded(name: &Path, bytes: &'static [u8]) -> Result<Self> {
         Self::from_bytes(name, Bytes::Embedded(bytes))
     }
@@ -112,8 +112,8 @@ impl TensorFile {
         Ok(values.into())
     }
 
-    /// As [`TensorFile::read`], piece by piece: `take` gets the index of each piece's first value and the values. What
-    /// has been taken no longer counts as this process's memory.
+    /// As [`TensorFile::read`], piece by piece: `take` gets the index of each piece's first value and the values. Pages
+    /// that have been read no longer count as this process's memory.
     pub fn read_pieces(&self, name: &str, mut take: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
         let info = self.readable(name)?;
         let range = self.range(info);
@@ -221,7 +221,7 @@ impl Bytes {
         }
     }
 
-    /// Says that a range is about to be read, and then what follows it. Advice: a failure changes nothing.
+    /// Advises the system that a range, and then the one after it, is about to be read. A failure changes nothing.
     #[cfg_attr(not(unix), expect(unused_variables, reason = "only Unix takes advice"))]
     fn will_need(&self, range: &Range<usize>) {
         #[cfg(unix)]
@@ -246,7 +246,7 @@ impl Bytes {
         if let Bytes::Mapped(map) = self
             && !range.is_empty()
         {
-            // SAFETY: the map is never written, so that its pages hold what the file holds and come back as they were.
+            // SAFETY: the map is never written, so its pages equal the file's and come back as they were.
             let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
         }
     }

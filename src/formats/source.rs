@@ -13,7 +13,7 @@ use crate::fail;
 use crate::models::config::Config;
 use crate::models::known_keys::unheeded_of;
 
-/// A model's files by name: `config.json`, `model.safetensors`, `tokenizer.json` and what else there may be.
+/// A model's files by name: `config.json`, `model.safetensors`, `tokenizer.json` and others.
 #[derive(Debug, Clone)]
 pub enum ModelSource {
     Folder(PathBuf),
@@ -81,7 +81,7 @@ impl ModelSource {
         GenerationConfig::open(self)
     }
 
-    /// What messages call a file.
+    /// A file's name in messages.
     pub fn path(&self, file: &str) -> PathBuf {
         match self {
             ModelSource::Folder(folder) => folder.join(file),

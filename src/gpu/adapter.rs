@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::fail;
 use crate::graph::{Family, Limits};
 
-/// An adapter with what the rest of the program asks about it.
+/// An adapter with the properties that the rest of the program asks for.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     pub(super) inner: wgpu::Adapter,
@@ -21,7 +21,7 @@ pub struct Adapter {
     pub cooperative: Vec<String>,
 }
 
-/// What kernels on cooperative matrices ask for.
+/// The features that kernels on cooperative matrices need.
 const COOPERATIVE: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
 
@@ -118,7 +118,7 @@ pub fn adapters() -> Vec<Adapter> {
     adapters
 }
 
-/// What to install where no adapter is found.
+/// Advice on drivers where no adapter is found.
 const NO_ADAPTER: &str = "no GPU adapter found: install a Vulkan driver (Debian/Ubuntu: apt-get install \
     mesa-vulkan-drivers libvulkan1), or run on the CPU with --device cpu";
 

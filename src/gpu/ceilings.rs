@@ -1,4 +1,4 @@
-//! What a device does at most, measured: multiply-adds in f32 and f16, cooperative matrices, and a large copy.
+//! A device's ceilings, measured: multiply-adds in f32 and f16, cooperative matrices, and a large copy.
 
 use super::device::Device;
 use super::{Adapter, Gpu};
@@ -22,7 +22,7 @@ pub struct Ceilings {
     pub copy_bytes: f64,
 }
 
-/// Runs of each; the fastest counts, since a ceiling is what can be reached.
+/// Runs of each; the fastest counts, since a ceiling is the best that can be reached.
 const RUNS: usize = 6;
 
 impl Ceilings {
@@ -63,7 +63,7 @@ impl Ceilings {
         self.cooperative_flops.filter(|_| kernel.contains("cooperative")).unwrap_or(self.f32_flops)
     }
 
-    /// The least seconds that a kernel's work can take, and whether arithmetic is what takes them.
+    /// The least seconds that a kernel's work can take, and whether arithmetic, not memory, is the limit.
     pub fn floor_seconds(&self, kernel: &str, flops: f64, bytes: f64) -> (f64, bool) {
         let (arithmetic, memory) = (flops / self.flops_of(kernel), bytes / self.copy_bytes);
         (arithmetic.max(memory), arithmetic > memory)

@@ -1,4 +1,4 @@
-//! An open device: buffers with errors of our own, transfers in bounded pieces, and what went wrong behind our back.
+//! An open device: buffers with errors of our own, transfers in bounded pieces, and errors that wgpu reports asynchronously.
 
 use super::adapter::Adapter;
 use crate::error::{Error, Result};
@@ -91,7 +91,7 @@ impl Device {
         }
     }
 
-    /// A zero-filled buffer, or an error that says how much was wanted and for what.
+    /// A zero-filled buffer, or an error with the wanted size and its purpose.
     pub fn buffer(&mut self, label: &str, size_bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);

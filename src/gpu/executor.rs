@@ -45,7 +45,7 @@ pub struct Gpu {
     pub(super) reloaded: Option<ShaderFiles>,
     /// How variants are measured, where they are.
     pub(super) tuning: Option<Tuning>,
-    /// What fills the margins of programs' buffers, where they have margins.
+    /// The fill of the margins around programs' buffers, where they have margins.
     pub(super) margins: Option<Fill>,
 }
 
@@ -115,7 +115,7 @@ impl Gpu {
         self.pipelines.cache = PipelineCache::open(&self.device, &self.adapter, folder);
     }
 
-    /// Restricts what plans may use, so that a test can exercise a smaller device's limits.
+    /// Restricts the limits of plans, so that a test can exercise a smaller device.
     pub fn limits_mut(&mut self) -> &mut Limits {
         &mut self.limits
     }
@@ -291,7 +291,7 @@ impl Executor for Gpu {
         self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
         let timed = self.programs[program.0].segments[segment].is_timed();
         if timed {
-            self.device.wait()?; // what was queued before is not counted
+            self.device.wait()?; // earlier work in the queue is not counted
         }
         let (mut seconds, mut start) = (vec![], Instant::now());
         let loaded = &self.programs[program.0];

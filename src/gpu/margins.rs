@@ -13,7 +13,7 @@ use crate::shaders::specialise;
 use std::collections::HashMap;
 use wgpu::naga;
 
-/// What margins are filled with. Each buffer's words are its own, so that a word copied from one margin to another shows.
+/// The fill of margins. Each buffer's words are its own, so that a word copied from one margin to another shows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fill {
     /// Not a number, as f32 and as f16.
@@ -42,7 +42,7 @@ impl Gpu {
         self.margins = fill;
     }
 
-    /// What a program wrote outside of its buffers, if it did: the first word of a margin that changed.
+    /// A program's first write outside of its buffers, if there is one: the first word of a margin that changed.
     pub fn written_outside(&mut self, program: Program) -> Result<Option<String>> {
         let Some(fill) = self.margins else { return Ok(None) };
         let loaded = &self.programs[program.0];

@@ -1,4 +1,4 @@
-//! What a driver made of shaders, kept on disk, so that a second start compiles nothing. Vulkan only; elsewhere the driver
+//! The driver's compiled shaders, kept on disk, so that a second start compiles nothing. Vulkan only; elsewhere the driver
 //! keeps a cache of its own.
 
 use super::adapter::Adapter;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct PipelineCache {
     path: PathBuf,
     pub inner: wgpu::PipelineCache,
-    /// Digest of what the file holds.
+    /// Digest of the file's content.
     saved: String,
 }
 
@@ -28,13 +28,14 @@ impl PipelineCache {
         let (saved, data) = read(&path).unzip();
         let data = data.as_deref();
         let descriptor = wgpu::PipelineCacheDescriptor { label: Some("wgpt"), data, fallback: true };
-        // SAFETY: the data has the digest that was written with it, so it is what `get_data` returned to an earlier run.
+        // SAFETY: the data has the digest that was written with it, so `get_data` returned it to an earlier run.
         // wgpu checks that it belongs to this driver.
         let inner = unsafe { device.device.create_pipeline_cache(&descriptor) };
         Some(PipelineCache { path, inner, saved: saved.unwrap_or_default() })
     }
 
-    /// Writes what is new to the file. A cache that cannot be written costs time at the next start, and nothing else.
+    /// Writes the cache to the file, if it has changed. A cache that cannot be written costs time at the next start, and nothing
+    /// else.
     pub fn save(&mut self) {
         let Some(data) = self.inner.get_data() else { return };
         let digest = sha256_hex(&data);
@@ -66,7 +67,7 @@ mod tests {
     use crate::gpu::choose;
 
     #[test]
-    fn what_was_saved_is_read_again_and_what_was_damaged_is_not() {
+    fn a_saved_cache_is_read_again_and_a_damaged_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let adapter = choose("auto").unwrap();
         let device = Device::open(&adapter).unwrap();

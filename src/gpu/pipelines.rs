@@ -19,7 +19,7 @@ pub struct Pipeline {
 #[derive(Default)]
 pub struct Pipelines {
     compiled: HashMap<String, Arc<Pipeline>>,
-    /// What the driver keeps from run to run.
+    /// The driver's cache, kept from run to run.
     pub(super) cache: Option<PipelineCache>,
 }
 
@@ -33,7 +33,7 @@ impl Pipelines {
         self.compiled.is_empty()
     }
 
-    /// Pipelines for `kernels`, in their order, compiling what is not there yet. `checks` keeps bounds checks in the
+    /// Pipelines for `kernels`, in their order, compiling those that are missing. `checks` keeps bounds checks in the
     /// shaders.
     pub fn compile(&mut self, device: &Device, kernels: &[&Kernel], checks: bool) -> Result<Vec<Arc<Pipeline>>> {
         let texts: Vec<String> = kernels.iter().map(|k| specialise(k.shader, &k.constants, &k.swaps)).collect();

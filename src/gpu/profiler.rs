@@ -159,7 +159,7 @@ impl Gpu {
     }
 }
 
-/// Times of the commands and of what the host did.
+/// Times of the commands and of the host's work.
 type Times = (Vec<Range<f64>>, Vec<(&'static str, Range<f64>)>);
 
 /// Seconds since the first timestamp. A kernel that starts while the one before it still runs counts from the end of that

@@ -1,4 +1,4 @@
-//! Shaders from disk in place of the built-in ones: what a kernel author edits is what runs.
+//! Shaders from disk in place of the built-in ones, so that a kernel author's edits run without a build.
 
 use super::device::one_line;
 use super::executor::Gpu;
@@ -73,7 +73,7 @@ impl ShaderFiles {
         made.map_err(|why| Error::Input(format!("{}: {why}", self.path(self.shader.stem).display())))
     }
 
-    /// Fails with the file, the line and the column of what is not WGSL.
+    /// Fails with the file, the line and the column of a mistake in the WGSL.
     fn check(&self, made: &Specialised) -> Result<()> {
         let Err((at, why)) = validate(&made.text) else { return Ok(()) };
         let (line, column) = at.map_or((1, 1), |at| (at.line_number as usize, at.line_position));
@@ -87,7 +87,7 @@ impl ShaderFiles {
     }
 }
 
-/// What is not WGSL, and where. What only this device cannot do shows when it compiles.
+/// The mistake in the WGSL, and its place. Features that only this device lacks show when it compiles.
 fn validate(text: &str) -> std::result::Result<(), (Option<naga::SourceLocation>, String)> {
     let module = naga::front::wgsl::parse_str(text).map_err(|e| (e.location(text), e.message().to_string()))?;
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());

@@ -1,12 +1,12 @@
 //! How a segment's commands are handed to the device: in submits, each a bounded amount of work, so that no watchdog fires
-//! and a desktop stays responsive. The first replays go by estimated work; one of them is timed, and what it took sizes the
+//! and a desktop stays responsive. The first replays go by estimated work; one of them is timed, and its time sizes the
 //! submits from then on.
 
 use super::pipelines::Pipeline;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What a submit may take, in seconds.
+/// The target time of a submit, in seconds.
 const TARGET: f64 = 0.05;
 /// The replay that is timed, counted from 0: drivers compile in the first.
 const TIMED: u32 = 1;
@@ -25,7 +25,7 @@ pub(super) enum Action {
     },
 }
 
-/// The commands of a segment, with what they are estimated to take in FLOPs, and the ranges that are submitted together.
+/// The commands of a segment, with their estimated work in FLOPs, and the ranges that are submitted together.
 pub(super) struct Submits<A = Action> {
     actions: Vec<(A, u64)>,
     ranges: Vec<Range<usize>>,
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn submits_follow_what_was_measured() {
+    fn submits_follow_measured_times() {
         let mut submits = Submits::new((0..12).map(|i| (i, 10)).collect(), 30);
         let sizes = |s: &Submits<i32>| s.iter().map(Iterator::count).collect::<Vec<_>>();
         assert_eq!(sizes(&submits), [3, 3, 3, 3]);

@@ -1,7 +1,7 @@
 //! Chooses among the variants of ops by timing them on the adapter: once for each class, outside of any step loop.
 //!
-//! What was measured is kept in a file for each adapter, driver and version of wgpu, and is measured again where the text
-//! of a shader changed. A variant counts only if all of its outputs agree with those of the best guess.
+//! Measurements are kept in a file for each adapter, driver and version of wgpu, and made again where the text of a shader
+//! changed. A variant counts only if all of its outputs agree with those of the best guess.
 
 use super::executor::{Gpu, Loaded};
 use crate::error::{Error, Result};
@@ -29,12 +29,12 @@ const BUDGET: Duration = Duration::from_secs(20);
 /// A variant this many times slower than the fastest so far is not run again.
 const HOPELESS: f64 = 2.0;
 /// Largest difference to the best guess, relative to the largest result of the same tensor: f16 results are good to 5e-4, and
-/// what is wrong with a kernel shows as differences of the size of the results.
+/// a mistake in a kernel shows as differences of the size of the results.
 const TOLERANCE: f32 = 4e-3;
-/// What is compared, as part of a measurement's digest: measurements that compared less are made again.
+/// The version of the comparison, as part of a measurement's digest: measurements that compared less are made again.
 const COMPARED: &str = "every tensor of every output";
 
-/// What was measured on one adapter with one driver.
+/// The measurements on one adapter with one driver.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tuned {
     adapter: String,
@@ -134,8 +134,8 @@ struct Candidates {
 }
 
 impl Gpu {
-    /// Measures variants from now on where graphs need it, and keeps what comes out in `folder`; what that holds already is
-    /// taken, unless `again`.
+    /// Measures variants from now on where graphs need it, and keeps the measurements in `folder`; those that it holds already
+    /// are taken, unless `again`.
     pub fn enable_tuning(&mut self, folder: &Path, again: bool, watch: Watch) {
         let adapter = self.adapter();
         let mut kept = Kept::open(folder, &adapter.name, &format!("{} {}", adapter.backend, adapter.driver));
@@ -147,7 +147,7 @@ impl Gpu {
         self.tuning = Some(Tuning { kept, watch, settled: BTreeSet::new() });
     }
 
-    /// What was measured on this adapter, by class.
+    /// The measurements on this adapter, by class.
     pub fn measured(&self) -> impl Iterator<Item = (&str, &Measured)> {
         let tuned = self.tuning.iter().flat_map(|t| &t.kept.tuned.classes);
         tuned.map(|(class, measured)| (class.as_str(), measured))
@@ -195,7 +195,7 @@ impl Gpu {
         let choices = Arc::make_mut(&mut self.limits_mut().choices);
         measured.iter().for_each(|(class, m)| choices.choose(class, &m.variant));
         tuning.kept.tuned.classes.extend(measured);
-        // What cannot be kept is measured again by the next program, and no reason to end this one.
+        // A measurement that cannot be saved is made again by the next program, and no reason to end this one.
         tuning.kept.save().ok();
         Ok(())
     }

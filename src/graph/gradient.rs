@@ -20,7 +20,7 @@ pub fn gradient(
     let needed = mark(g, loss.node, wanted);
     let mut grads: HashMap<Tensor, Tensor> = HashMap::new();
     grads.insert(loss, seed);
-    // The copies of the region that the walk is in, where what is inside is computed again.
+    // The copies of the current region's nodes, where the region is recomputed.
     let mut copies: HashMap<usize, usize> = HashMap::new();
     for node in (0..=loss.node).rev() {
         let at = Tensor { node, slot: 0 };
@@ -43,8 +43,8 @@ pub fn gradient(
                 g.nodes()[input.node].label,
                 g.shape(part)
             );
-            // What an op made of its gradients when it ran, nobody else reads; what `vjp` hands through, others may, unless it
-            // is the gradient of nothing else.
+            // Nothing else reads the nodes that `vjp` has just appended; a tensor that it passes through has other readers,
+            // unless it is the gradient of nothing else.
             let held = grads.values().chain(parts.iter().flatten()).filter(|other| **other == part).count();
             let own = match part {
                 _ if part.node == node => node,

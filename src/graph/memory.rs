@@ -49,7 +49,7 @@ pub fn peak(lives: &[Life]) -> u64 {
     lives.iter().map(|l| at(l.first)).max().unwrap_or(0)
 }
 
-/// What a piece of storage is for.
+/// The purpose of a piece of storage.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Class {
     /// A named buffer of the store, outside the plan.
@@ -163,7 +163,7 @@ impl Storage {
                 let at = Tensor { node: i, slot };
                 newest.insert(self.of[&at], at);
             }
-            // What is stored together is from here on only reached through the whole.
+            // States that are stored together are from here on only reached through their common buffer.
             g.members(i).for_each(|(member, _)| _ = newest.insert(self.of[&member], Tensor { node: i, slot: 0 }));
         }
     }

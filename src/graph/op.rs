@@ -1,4 +1,4 @@
-//! The one trait an op implements, and what it hands to the planner: dispatches as plain data.
+//! The one trait an op implements, and the dispatches it hands to the planner, as plain data.
 
 use super::{Choices, Dtype, Graph, Shape, Tensor, Variants};
 use std::fmt::Debug;
@@ -27,8 +27,10 @@ pub trait Op: Debug + Send + Sync {
     }
 
     /// Gradients with respect to each input, given that of slot 0: pushes nodes on the graph. `needed` says which inputs
-    /// lead to a wanted parameter; the others may be `None`.
-    fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>>;
+    /// lead to a wanted parameter; the others may be `None`. Ops of backward passes, updates and decoding have none.
+    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
+        panic!("{} has no gradient, and may not stand in a loss", self.name())
+    }
 
     /// The CPU twin. Sums in f64. u32 tensors travel as bits (see [`as_ids`]). Outputs computed in place arrive filled with
     /// that input; the others arrive poisoned with NaN.
@@ -52,8 +54,8 @@ pub trait Op: Debug + Send + Sync {
         0
     }
 
-    /// Columns of each tensor that the rows of output `slot` hold side by side, such as q, k and v: what has a scale of its
-    /// own is compared by itself. One tensor unless an op says otherwise.
+    /// Columns of each tensor that the rows of output `slot` hold side by side, such as q, k and v: tensors with scales of
+    /// their own are compared by themselves. One tensor unless an op says otherwise.
     fn packing(&self, shapes: &Shapes, slot: usize) -> Vec<usize> {
         vec![shapes.outputs[slot].columns()]
     }
@@ -93,7 +95,7 @@ impl std::iter::Sum for Cost {
     }
 }
 
-/// What kind of adapter the kernels are for.
+/// The kind of adapter that kernels are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// Workgroup memory is fast and a barrier is cheap.
@@ -102,7 +104,7 @@ pub enum Family {
     Software,
 }
 
-/// What a dispatch must respect. Plain numbers, so that plans are made and tested without a device.
+/// Limits of a dispatch. Plain numbers, so that plans are made and tested without a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     pub family: Family,
@@ -129,7 +131,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What every WebGPU implementation offers.
+    /// The limits that every WebGPU implementation offers.
     pub fn portable(family: Family) -> Self {
         Limits {
             family,
@@ -320,7 +322,7 @@ impl Dispatch {
         self.bind(Operand::Input(input), Some(range), false)
     }
 
-    /// Binds an output for reading only: what an earlier kernel of the same op wrote.
+    /// Binds an output for reading only, after an earlier kernel of the same op wrote it.
     pub fn read_back(self, output: usize) -> Self {
         self.bind(Operand::Output(output), None, false)
     }
@@ -348,7 +350,7 @@ impl Dispatch {
     }
 }
 
-/// What changes from replay to replay, as the uniform `step` of `shaders/shared/step.wgsl`.
+/// The values that change from replay to replay: the uniform `step` of `shaders/shared/step.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Step {

@@ -7,7 +7,7 @@ use crate::error::Result;
 use std::fmt;
 use std::ops::Range;
 
-/// A buffer of a plan. State is found in the store by the names of what it holds; the others belong to the plan.
+/// A buffer of a plan. State is found in the store by the names of the states in it; the others belong to the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {
     pub class: Class,
@@ -50,7 +50,7 @@ pub struct Kernel {
     pub cost: Cost,
 }
 
-/// What a segment does, in order.
+/// A command of a segment; they run in order.
 #[derive(Clone, Debug)]
 pub enum Command {
     Dispatch(Kernel),
@@ -94,7 +94,7 @@ impl Plan {
         let states = states(g, &place);
         for (i, buffer) in buffers.iter().enumerate() {
             if buffer.size_bytes > limits.buffer_bytes {
-                // What is too large by itself is more use than the name of what it is stored with.
+                // A state that is too large by itself is a more useful name than that of the buffer it is stored in.
                 let state = states.iter().find(|s| s.buffer == i);
                 too_large(state.map_or(&buffer.label, |s| &s.name), buffer.size_bytes, limits)?;
             }
@@ -247,7 +247,7 @@ fn states(g: &Graph, place: &impl Fn(Tensor) -> (usize, u64)) -> Vec<State> {
 }
 
 /// Buffers of all storage, and the place of each, a buffer and a byte in it: temporaries are packed, states may lie within
-/// others, what is left owns its buffer.
+/// others, the remaining one owns its buffer.
 fn allocate(storage: &Storage) -> (Vec<Buffer>, Vec<(usize, u64)>) {
     let mut buffers = vec![];
     let mut place_of = vec![(usize::MAX, 0); storage.entries.len()];

@@ -19,7 +19,7 @@ impl Dtype {
         }
     }
 
-    /// What is added to the name of a class of work in this type: nothing for f32.
+    /// The suffix of a class of work in this type: nothing for f32.
     pub fn suffix(self) -> &'static str {
         match self {
             Dtype::F16 => " f16",

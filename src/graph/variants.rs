@@ -7,9 +7,9 @@ use std::sync::Arc;
 /// The ways there are to run an op at some shapes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variants {
-    /// Ops of one class share a choice: what it is, how it is stored, about how large it is.
+    /// Ops of one class share a choice: the op, its types and layout, its rough size.
     pub class: String,
-    /// Their names, the best guess first: what runs until something was measured.
+    /// Their names, the best guess first, which runs until something was measured.
     pub names: Vec<String>,
     /// Shapes of the op's inputs that stand for the class, no larger than a measurement needs.
     pub inputs: Vec<Shape>,
@@ -42,7 +42,7 @@ impl Choices {
         self.chosen.insert(class.into(), variant.into());
     }
 
-    /// Which of `names` to run for a class: what is forced, what was chosen, or the best guess.
+    /// Which of `names` to run for a class: the forced variant, the chosen one, or the best guess.
     pub fn pick(&self, class: &str, names: &[String]) -> usize {
         let is_forced = |name: &String| self.forced.iter().any(|part| name.contains(part.as_str()));
         let chosen = self.chosen.get(class);
@@ -51,7 +51,7 @@ impl Choices {
 }
 
 impl Graph {
-    /// What runs where there is a choice: variants by class.
+    /// The chosen variants by class.
     pub fn variants(&self, limits: &Limits) -> BTreeMap<String, String> {
         let all = self.choosable(limits).into_iter().map(|(_, _, variants)| variants);
         all.map(|v| (v.class.clone(), v.names[limits.choices.pick(&v.class, &v.names)].clone())).collect()
@@ -84,13 +84,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_forced_goes_before_what_was_measured_and_that_before_the_guess() {
+    fn a_forced_variant_precedes_a_measured_one_and_that_the_guess() {
         let names: Vec<String> = ["tiled 8x8", "tiled 4x4", "vector 4"].map(String::from).into();
         let mut choices = Choices::default();
         assert_eq!(choices.pick("matmul", &names), 0);
         choices.choose("matmul", "tiled 4x4");
         assert_eq!((choices.pick("matmul", &names), choices.pick("attention", &names)), (1, 0));
-        // What is no longer there is no choice.
+        // A variant that no longer exists is no choice.
         choices.choose("matmul", "tiled 2x2");
         assert_eq!(choices.pick("matmul", &names), 0);
         choices.choose("matmul", "tiled 4x4");

@@ -57,11 +57,11 @@ pub struct Model<'a> {
     pub network: NetworkId,
     pub training: bool,
     pub compute: Compute,
-    /// What the routers of the layers with experts have decided, in the order of the layers.
+    /// The routers' outputs of the layers with experts, in the order of the layers.
     pub routed: RefCell<Vec<Routed>>,
 }
 
-/// What a layer's router has decided.
+/// The outputs of a layer's router.
 #[derive(Clone, Copy)]
 pub struct Routed {
     /// (B, T, E)
@@ -79,7 +79,7 @@ pub(super) enum Stored {
     OutIn,
 }
 
-/// What a part of a block adds to the residual stream.
+/// The output of a part of a block, before it is added to the residual stream.
 pub(super) enum Branch {
     /// x W, or x W + b, which is not made yet.
     Projection {
@@ -134,7 +134,7 @@ impl Model<'_> {
         let Config { heads, kv_heads, dropout, .. } = *self.config;
         let window = self.config.window.filter(|_| !self.config.full_layers.contains(&layer));
         if let CacheMode::Prefill { rows } | CacheMode::Decode { rows, .. } = cache {
-            assert!(!self.compute.mixed, "caches are f32, and so is what is generated");
+            assert!(!self.compute.mixed, "caches and decoding are f32");
             let kept = self.cache(g, layer, rows);
             let inputs = [qkv, kept].into_iter().chain(cache.positions()).collect::<Vec<_>>();
             let kept = g.apply(CacheAppend, &inputs);
@@ -215,7 +215,7 @@ impl Model<'_> {
         self.product(g, x, weights, None, Matmul { tb, output: self.activation(), ..Matmul::default() })
     }
 
-    /// As [`Model::linear`], for what [`Model::add_residual`] adds to the residual stream, which is f32.
+    /// As [`Model::linear`], for the projections that [`Model::add_residual`] adds to the residual stream, which is f32.
     pub(super) fn projection(
         &self,
         g: &mut Graph,
@@ -233,7 +233,7 @@ impl Model<'_> {
         }
     }
 
-    /// The residual stream `x` and what attention (`part` 0) or the feed-forward part (1) of a layer adds to it, of which
+    /// The residual stream `x` plus the output of attention (`part` 0) or of the feed-forward part (1) of a layer, of which
     /// elements are dropped in training. Without dropout the projection's kernel adds.
     pub(super) fn add_residual(
         &self,
@@ -280,7 +280,7 @@ impl Model<'_> {
         if self.training && p > 0.0 { g.apply(Dropout { p, salt }, &[x]) } else { x }
     }
 
-    /// What the standard deviation of projections onto the residual stream is multiplied by.
+    /// Factor of the standard deviation of projections onto the residual stream.
     pub(super) fn residual_scale(&self) -> f64 {
         if self.config.scaled_residual { 1.0 / (2.0 * self.config.layers as f64).sqrt() } else { 1.0 }
     }

@@ -1,4 +1,4 @@
-//! What a user gives about a new model: flags, and the same as keys of a configuration file.
+//! The user's choices of a new model: flags, and the same as keys of a configuration file.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub enum PositionKind {
     Rope,
 }
 
-/// What stands between the layers of a feed-forward part.
+/// The nonlinearity of a feed-forward part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lowercase")]
@@ -37,7 +37,7 @@ pub enum ResidualInit {
     Plain,
 }
 
-/// Every choice of a new model, each a flag and a key of the configuration file; what is left out follows from the preset.
+/// Every choice of a new model, each a flag and a key of the configuration file; the preset has the rest.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, rename_all = "kebab-case")]
 #[command(next_help_heading = "Model")]
@@ -129,7 +129,7 @@ impl ModelChoices {
         if sizes || differs(self.width, init.width) || !(1..=init.context).contains(&context) {
             fail!(
                 Usage,
-                "the model given with --init has {} layers, {} heads, width {} and context {}: leave out what differs",
+                "the model given with --init has {} layers, {} heads, width {} and context {}: leave out options that differ",
                 init.layers,
                 init.heads,
                 init.width,

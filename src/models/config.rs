@@ -1,4 +1,4 @@
-//! The shape of a model, whatever its family: what its graph, its parameters and its `config.json` follow from.
+//! The shape of a model, whatever its family: its graph, its parameters and its `config.json` follow from it.
 
 use crate::error::Result;
 use crate::fail;
@@ -50,7 +50,7 @@ pub struct Config {
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text: none, one, or several.
     pub eos_token_id: Vec<u32>,
-    /// What else its `config.json` says.
+    /// Other keys of its `config.json`.
     pub kept: Kept,
 }
 
@@ -95,7 +95,7 @@ pub enum Position {
     },
 }
 
-/// What stands between the two linear layers of a block's feed-forward part.
+/// The nonlinearity between the linear layers of a block's feed-forward part.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FeedForward {
     /// GELU of `inner` channels.
@@ -126,7 +126,7 @@ pub struct Dropout {
     pub embedding: f32,
     /// On the attention weights (`attn_pdrop`).
     pub attention: f32,
-    /// On what each block's attention and MLP add to the residual stream (`resid_pdrop`).
+    /// Of the outputs of each block's attention and MLP (`resid_pdrop`).
     pub residual: f32,
 }
 
@@ -226,7 +226,7 @@ impl Config {
         Ok(Self { context, ..self })
     }
 
-    /// What is wrong with the values, and what to do, or nothing.
+    /// The error in the values, with its remedy, or nothing.
     pub(super) fn problem(&self) -> Option<String> {
         let bounded = [
             ("layers (n_layer)", self.layers, MOST_LAYERS),
@@ -303,7 +303,7 @@ impl Config {
 }
 
 impl Experts {
-    /// What is wrong with the numbers, or nothing.
+    /// The error in the numbers, or nothing.
     fn problem(&self) -> Option<String> {
         if !(1..=MOST_EXPERTS).contains(&self.count) {
             return Some(format!(

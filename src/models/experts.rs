@@ -1,6 +1,6 @@
 //! A feed-forward part of several experts, of which each token uses a few: "Mixtral of Experts" (Jiang et al. 2024), section 2.1.
 //!
-//! A router gives each token its `top` most likely experts, each a SwiGLU of its own; what they make is added up by the router's
+//! A router gives each token its `top` most likely experts, each a SwiGLU of its own; their outputs are summed with the router's
 //! weights. No token is dropped, whatever the load: tokens are sorted by expert, and the experts' layers are grouped matmuls.
 //!
 //! A layer's experts are two parameters, `gate_up_proj` (E, 2 * inner, C) and `down_proj` (E, C, inner). Files hold a tensor for

@@ -1,4 +1,4 @@
-//! What a model family says of itself; everything else is the same for all of them.
+//! The trait of a model family; everything else is the same for all of them.
 
 use std::fmt::Debug;
 
@@ -11,14 +11,14 @@ use crate::graph::{Graph, Tensor};
 
 /// A model file: parameters, graph, and how Hugging Face writes it down.
 pub trait Family: Debug + Sync {
-    /// What people call it.
+    /// Its name in messages.
     fn name(&self) -> &'static str;
 
     /// Values of `model_type` in a `config.json`, that of new models first.
     fn model_types(&self) -> &'static [&'static str];
 
     /// Reads a `config.json`. Absent optional keys take the values that `transformers` gives them; sizes must be present.
-    /// What would change the model's arithmetic and is not implemented is refused by name; keys that are unknown there and
+    /// A key that asks for arithmetic that is not implemented is refused by name; keys that are unknown there and
     /// here are ignored.
     fn read(&self, keys: &Keys) -> Found<Config>;
 
@@ -45,7 +45,7 @@ pub trait Family: Debug + Sync {
         None
     }
 
-    /// What `transformers` puts before the name of every tensor but the head's.
+    /// The prefix that `transformers` gives every tensor but the head's.
     fn prefix(&self) -> &'static str;
 
     /// Name of the token embedding.
@@ -72,7 +72,7 @@ pub(super) fn architectures(keys: &Keys, model: &str, bodies: &[&str]) -> Found<
     }
 }
 
-/// What `transformers` calls the classifier over the body of a language model.
+/// The class of `transformers` for the classifier over the body of a language model.
 pub fn classifier(language_model: &str) -> Option<String> {
     let stem = language_model.strip_suffix("LMHeadModel").or_else(|| language_model.strip_suffix("ForCausalLM"))?;
     Some(format!("{stem}ForSequenceClassification"))

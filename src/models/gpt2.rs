@@ -4,8 +4,8 @@
 //! token embedding is the output projection as well, unless the model has one of its own. Tensors carry the names and
 //! layouts of Hugging Face checkpoints.
 //!
-//! Three of its parts can be exchanged for those of later models, one at a time: the norm, the positions, and what stands
-//! between the layers of the MLP.
+//! Three of its parts can be exchanged for those of later models, one at a time: the norm, the positions, and the
+//! nonlinearity between the layers of the MLP.
 
 pub(super) mod json;
 

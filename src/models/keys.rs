@@ -4,13 +4,13 @@ use serde_json::{Map, Value};
 
 use crate::files::one_line;
 
-/// A value, or what is wrong with it: a message that names the key.
+/// A value, or an error message that names its key.
 pub type Found<T> = std::result::Result<T, String>;
 
-/// What is done with a key of a file that another program wrote.
+/// How a key of a file that another program wrote is treated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Use {
-    /// It is read here; what it asks for is done, or refused by name.
+    /// It is read here, and obeyed or refused by name.
     Obeyed,
     /// It is read by another part of the program, or there where it matters.
     Elsewhere,
@@ -21,8 +21,8 @@ pub enum Use {
     Warned(&'static [f64]),
 }
 
-/// The keys that a program must not pass over silently: those that ask for what is not implemented, and those that no table
-/// has, in alphabetical order.
+/// The keys that a program must not pass over silently: those that ask for features that are not implemented, and those that
+/// no table has, in alphabetical order.
 pub fn unheeded(keys: &Keys, tables: &[&[(&str, Use)]]) -> Vec<String> {
     let asks = |value: &Value, neutral: &[f64]| match value {
         Value::Number(number) => !number.as_f64().is_some_and(|number| neutral.contains(&number)),
@@ -107,7 +107,7 @@ impl Keys {
         value.as_bool().map(Some).ok_or_else(|| format!("{key} is {}, not true or false", shown(value)))
     }
 
-    /// Token ids: a number or a list of numbers. What can never be an id, such as -1, names no token.
+    /// Token ids: a number or a list of numbers. A number that can never be an id, such as -1, names no token.
     pub fn tokens(&self, key: &str) -> Vec<u32> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         match self.get(key) {

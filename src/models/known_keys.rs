@@ -1,4 +1,4 @@
-//! Every key of a `config.json` that `transformers` knows for the model types that are read here, and what is done with it.
+//! Every key of a `config.json` that `transformers` knows for the model types that are read here, and how it is treated.
 //! The test `settings` compares these tables with `transformers`' own lists.
 
 use super::keys::{Found, Keys, Use, unheeded};
@@ -51,7 +51,7 @@ const SHARED: Table = &[
     ("vocab_size", Obeyed),
 ];
 
-/// What older versions kept here: `GenerationConfig` reads it where there is no `generation_config.json`.
+/// Keys of generation that older versions kept here: `GenerationConfig` reads them where there is no `generation_config.json`.
 const GENERATION: Table = &[
     ("bad_words_ids", Elsewhere),
     ("begin_suppress_tokens", Elsewhere),
@@ -154,7 +154,7 @@ const OF_QWEN: Table = &[
     ("use_sliding_window", Elsewhere),
 ];
 
-/// What is done with each key of a `config.json` of a model type.
+/// How each key of a `config.json` of a model type is treated.
 pub fn tables(model_type: &str) -> [Table; 4] {
     let (family, own) = match model_type {
         "openai-gpt" => (GPT, OF_GPT),
@@ -167,7 +167,7 @@ pub fn tables(model_type: &str) -> [Table; 4] {
     [SHARED, GENERATION, family, own]
 }
 
-/// The keys of a `config.json` that are not heeded: they ask for what is not implemented, or nobody knows them here.
+/// The keys of a `config.json` that have no effect: they ask for features that are not implemented, or are unknown here.
 pub fn unheeded_of(text: &str) -> Found<Vec<String>> {
     let keys = Keys::parse(text, "config.json")?;
     let model_type = keys.get("model_type").and_then(|name| name.as_str()).unwrap_or("gpt2").to_string();

@@ -252,7 +252,7 @@ impl Config {
     }
 
     /// Name and shape of every parameter, in the order in which the model uses them. Names and layouts are those of Hugging
-    /// Face checkpoints, without what they put before each; see [`Config::parts`] for those that consist of several.
+    /// Face checkpoints, without their prefix; see [`Config::parts`] for those that consist of several.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
         let network = Network::new(self.clone());
         network.parameters().iter().map(|p| (p.name.clone(), p.dims.clone())).collect()

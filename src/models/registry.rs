@@ -18,7 +18,7 @@ impl Config {
         *found.unwrap_or_else(|| panic!("there is no family called {}", self.family))
     }
 
-    /// Refuses sizes that make no model or that the kernels do not cover, as a usage error that says what to change.
+    /// Refuses sizes that make no model or that the kernels do not cover, as a usage error with the remedy.
     pub fn validate(&self) -> Result<()> {
         self.family_problem().map_or(Ok(()), |problem| Err(Error::Usage(problem)))
     }

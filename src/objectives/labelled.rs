@@ -67,11 +67,11 @@ pub struct Labelled {
     validation: Vec<Item>,
 }
 
-/// What there is to choose of a task's training.
+/// Options of a task's training.
 pub struct Options {
     /// Weight of the language model's loss beside the head's.
     pub lambda: f32,
-    /// What is better; without it, accuracy, or Pearson's correlation of grades.
+    /// The measure of the best model; without it, accuracy, or Pearson's correlation of grades.
     pub measure: Option<Measure>,
     /// Lengths that sequences are padded to, at most so many.
     pub buckets: usize,
@@ -84,7 +84,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Refuses what makes no run of this target, as a usage error.
+    /// Refuses options that this target has no use for, as a usage error.
     pub fn check(&self, target: &Target) -> Result<()> {
         if !(self.lambda.is_finite() && self.lambda >= 0.0) {
             fail!(Usage, "--lambda {} is not a number from 0 up: give one", self.lambda);

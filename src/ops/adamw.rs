@@ -12,7 +12,7 @@
 use super::case::{Case, Draw};
 use super::elementwise::bytes;
 use super::global_norm::report;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Limits, Op, Shape, Shapes, Step};
 use crate::shader;
 use std::ops::Range;
 use std::sync::Arc;
@@ -62,10 +62,6 @@ impl Op for AdamW {
             d.read(4).step()
         };
         limits.row_chunks(shapes.outputs[0].len() / 4, 16).into_iter().map(piece).collect()
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("adamw stands in updates only")
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {

@@ -62,7 +62,7 @@ fn dy_of_b(g: &mut Graph, node: usize, dy: Tensor) -> Tensor {
     cast(g, dy, wanted)
 }
 
-/// a += b: what is left where an op cannot add into a gradient by itself.
+/// a += b: added to a gradient by a kernel of its own, where the op that made b cannot accumulate.
 #[derive(Debug)]
 pub struct AddInPlace;
 

@@ -14,7 +14,7 @@
 
 use super::attention::{Attention, Kernel, Size, dot, part, variants};
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor, Variants};
+use crate::graph::{Cost, Dispatch, Limits, Op, Shape, Shapes, Step, Variants};
 use crate::shader;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -220,10 +220,6 @@ impl Op for AttentionBackward {
         let mut inputs = forward.numbers(size);
         inputs.extend([size.result(), size.statistics(), size.result()]);
         vec![(Arc::new(AttentionBackward { forward, ..self.clone() }), inputs)]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {

@@ -17,7 +17,7 @@ use super::attention::{Attention, Mask, Size};
 use super::case::{Case, Draw};
 use super::elementwise::{bytes, elementwise};
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Family, Limits, Op, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::Arc;
 
@@ -112,10 +112,6 @@ impl Op for AttentionCached {
                 .read(2),
         );
         dispatches
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("attention_cached stands in generation only")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

@@ -1,4 +1,4 @@
-//! best_tokens: the most likely next tokens of each row: what a beam search chooses from.
+//! best_tokens: the most likely next tokens of each row, from which a beam search chooses.
 //!
 //!   logits (B, columns);  seen (B, words) u32: a bit per token, in place;  ids (B, 1) u32: fed last
 //!   best (B, count, 2), slot 0: the id's bits and its log-probability (nats), best first, the smaller id of equals first
@@ -10,7 +10,7 @@ use super::case::{Case, Draw};
 use super::cross_entropy::log_sum_exp;
 use super::next_token::{finite, penalised, seen_words, vocabulary_threads};
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Limits, Op, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::Arc;
 
@@ -53,10 +53,6 @@ impl Op for BestTokens {
             .write(0)
             .groups(limits.fold(logits.rows()));
         vec![dispatch]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("best_tokens stands in generation only")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

@@ -2,14 +2,15 @@
 //!
 //!   qkv (B, S, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS;  cache (rows, 2, KVH, T, HS): keys, then values, in place
 //!
-//! What one head reads stands together, so that it streams from memory. Row b of qkv goes to row `Step::row + b`, its first
-//! position to `positions[b]`, (B) u32, or to `Step::position` where those are not given. Positions from T on, which only fill up a window, and rows that the cache lacks are dropped.
+//! The keys, or values, of one head are contiguous, so that it streams them from memory. Row b of qkv goes to row
+//! `Step::row + b`, its first position to `positions[b]`, (B) u32, or to `Step::position` where those are not given. Positions
+//! from T on, which only fill up a window, and rows that the cache lacks are dropped.
 //! Cost: k | v is read and written once.
 
 use super::case::{Case, Draw};
 use super::elementwise::{bytes, elementwise};
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Limits, Op, Shape, Shapes, Step};
 use crate::shader;
 use std::ops::Range;
 use std::sync::Arc;
@@ -57,10 +58,6 @@ impl Op for CacheAppend {
         let caches = limits.entry_chunks(rows, row as u64 * 4);
         let feds = limits.row_chunks(qkv.rows(), (qkv.columns() * 4) as u64);
         feds.into_iter().flat_map(|f| caches.iter().map(move |c| (f.clone(), c.clone()))).map(piece).collect()
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("cache_append stands in generation only")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {

@@ -1,4 +1,4 @@
-//! cache_reorder: row r of a cache becomes what row `parents[r]` was, in place: beams follow their parents, and the rows of
+//! cache_reorder: row r of a cache becomes a copy of row `parents[r]`, in place: beams follow their parents, and the rows of
 //! a batch share one prompt.
 //!
 //!   x (rows, ..., columns), any 4-byte type;  parents (rows) u32
@@ -10,7 +10,7 @@
 use super::case::{Case, Draw};
 use super::elementwise::elementwise;
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Limits, Op, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::Arc;
 
@@ -47,10 +47,6 @@ impl Op for CacheReorder {
             .write(0)
             .step();
         vec![dispatch]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("cache_reorder stands in generation only")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {

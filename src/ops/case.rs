@@ -13,11 +13,11 @@ pub enum Draw {
     Uniform(f32),
     /// As `Uniform`, in half precision.
     Half(f32),
-    /// Uniform in `low..high`, for what must be positive.
+    /// Uniform in `low..high`, for values that must be positive.
     Between(f32, f32),
     /// Ids below a vocabulary size.
     Ids(u32),
-    /// As `Ids`, and what comes in their place is compared to the bit.
+    /// As `Ids`, and the output in their place is compared to the bit.
     Exact(u32),
     /// Ids below a vocabulary size, one in five ignored.
     Targets(u32),
@@ -31,7 +31,7 @@ pub enum Draw {
 
 /// One op at one shape.
 pub struct Case {
-    /// The op, the shape and what is special, for the reader of a table.
+    /// The op, the shape and the special feature of the case, for the reader of a table.
     pub name: &'static str,
     pub op: fn() -> Arc<dyn Op>,
     /// Dimensions and distribution of each input.
@@ -159,7 +159,7 @@ impl Built {
         kept.map_or(Dtype::F32, |(_, t)| self.graph.shape(*t).dtype)
     }
 
-    /// What comes with a replay: some values, and the problem's position.
+    /// Values of the step uniform for a replay: some numbers, and the problem's position.
     pub fn step(&self) -> Step {
         let position = self.position;
         Step { step: 3, micro_batch: 5, seed: 7, learning_rate: 0.01, position, ..Step::default() }

@@ -1,6 +1,6 @@
-//! cast: y = x in another element type, any shape: the f16 copy of a weight, or of the gradient of what was f32.
+//! cast: y = x in another element type, any shape: the f16 copy of a weight, or of the gradient of an f32 tensor.
 //!
-//! Rounded to the nearest; what is beyond 65504, f16's largest, becomes infinite. The gradient passes through as it is where it
+//! Rounded to the nearest; values beyond 65504, f16's largest, become infinite. The gradient passes through as it is where it
 //! is f32 already: a product makes a weight's gradient in f32, and rounding it to the type of the copy would only lose digits.
 //! Cost: 6 bytes per element.
 

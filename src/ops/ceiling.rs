@@ -1,4 +1,4 @@
-//! ceiling: what a device can do at most, to hold the other kernels against: multiply-adds without memory, and a copy
+//! ceiling: kernels that measure a device's peak, for comparison with all others: multiply-adds without memory, and a copy
 //! without arithmetic.
 //!
 //!   fma: x (LEN), coefficients (2) -> y (LEN), the sum of eight chains x + j/8 <- (..) a + b, `rounds` steps long
@@ -8,7 +8,7 @@
 //! Cost: 16 FLOPs per element and round; 32 side^3 per subgroup and round; 8 bytes per element copied. Measured by `gpu::ceilings`.
 
 use super::case::{Case, Draw};
-use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Dtype, Limits, Op, Shader, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::{Arc, LazyLock};
 
@@ -39,10 +39,6 @@ impl Op for Fma {
         let d = Dispatch::new(shader!("ceiling_fma")).element("Real", real);
         let d = d.constant("LEN", len).constant("ROUNDS", self.rounds);
         vec![d.read(0).read(1).write(0).groups(groups)]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("ceilings stand in no model")
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
@@ -95,10 +91,6 @@ impl Op for Cooperative {
         vec![d.read(0).write(0).groups(limits.fold(len.div_ceil(COOPERATIVE_THREADS)))]
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("ceilings stand in no model")
-    }
-
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let half = |i: usize| half::f16::from_f32(inputs[0][i]).to_f64();
         for (at, y) in outputs[0].iter_mut().enumerate() {
@@ -135,10 +127,6 @@ impl Op for Copy {
         let quads = shapes.inputs[0].len() / 4;
         let d = Dispatch::new(shader!("ceiling_copy")).constant("QUADS", quads);
         vec![d.read(0).write(0).groups(limits.fold(quads.div_ceil(256)))]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("ceilings stand in no model")
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

@@ -1,4 +1,4 @@
-//! What ops share that make logits of some rows of hidden states at a time: chunks of rows, and the matrix products of a chunk.
+//! Helpers of ops that make logits of some rows of hidden states at a time: chunks of rows, and the matrix products of a chunk.
 //!
 //!   x (..., C), W (V, C), both f32 or f16;  targets (rows) u32;  logits of a chunk (rows of it, V), of x's type
 
@@ -24,7 +24,7 @@ pub(super) fn logits_shape(x: &Shape, chunk: usize, v: usize) -> Shape {
     Shape::f32(&[chunk.next_multiple_of(ALIGNED_ROWS).min(x.rows()), v]).with_dtype(x.dtype)
 }
 
-/// Rows of x, and what else there is to know of x and W.
+/// Rows of x, and the shapes and types of x and W.
 pub(super) fn sizes(inputs: &[&Shape]) -> (usize, Sizes) {
     let (c, v, dtype) = (inputs[0].columns(), inputs[1].rows(), inputs[0].dtype);
     (inputs[0].rows(), Sizes { c, v, dtype })

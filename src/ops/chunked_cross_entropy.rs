@@ -10,7 +10,7 @@ use super::chunked::{Sizes, check, logits_shape, sizes};
 use super::chunked_token_log_prob::{Slots, forward, forward_cost, forward_reference, heads};
 use super::token_log_prob::mean_kernel;
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Limits, Op, Shape, Shapes, Step};
 use crate::ops::IGNORED;
 use std::sync::Arc;
 
@@ -42,10 +42,6 @@ impl Op for ChunkedCrossEntropy {
 
     fn parts(&self, shapes: &Shapes) -> Vec<(Arc<dyn Op>, Vec<Shape>)> {
         heads(shapes, self.rows)
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("only evaluation takes losses by chunks without their gradients")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

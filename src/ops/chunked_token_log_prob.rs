@@ -31,7 +31,7 @@ pub struct ChunkedTokenLogProb {
 /// up to 1e-4 of the largest dx in f32; in parts of this length by a tenth of that.
 const SLAB: usize = 2048;
 
-/// Where an op keeps what its row kernels make.
+/// The slots in which an op keeps the outputs of its row kernels.
 pub(super) struct Slots {
     pub log_probs: usize,
     pub lse: usize,
@@ -195,10 +195,6 @@ impl Op for ChunkedTokenLogProbBackward {
             [Product::head(rows, sizes).as_part(), Product::dx(rows, sizes).as_part()].into_iter().chain(dw)
         };
         chunks(all, self.rows).flat_map(of).collect()
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct ClassLoss;
 
-/// What a sum of weights is at least taken to be where it divides.
+/// Lower bound of a sum of weights by which a loss is divided.
 const LEAST_WEIGHT: f64 = 1e-20;
 
 /// The rows of scores, whatever their shape; targets are input 1 of both ops.
@@ -87,10 +87,6 @@ impl Op for ClassLossBackward {
         let (total, dloss, weights) = (Operand::Input(4), Operand::Input(5), Operand::Input(2));
         let rows = rows(shapes, Operand::Output(0), Operand::Input(3));
         rows.backward(&RowGradient::Weighted(total, dloss, weights), limits)
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

@@ -1,6 +1,6 @@
 //! classifier: cross_entropy of training: the loss, and in the same kernel the gradient of the logits, in place.
 //!
-//!   logits (..., V), f32 or f16;  targets (rows) u32, `data::IGNORED` to leave a row out;  seed (1): what differentiation starts from
+//!   logits (..., V), f32 or f16;  targets (rows) u32, `data::IGNORED` to leave a row out;  seed (1): the gradient of the loss
 //!   loss (1) = weight * mean over rows that count of (log-sum-exp(logits) - logits[target]), in nats
 //!   dlogits (..., V) = weight * (softmax(logits) - onehot(target)) * seed / count, in place over the logits
 //!

@@ -1,4 +1,4 @@
-//! combine: y = sum over a token's choices of weight * x[row of the choice]: what the experts made, brought back to the tokens.
+//! combine: y = sum over a token's choices of weight * x[row of the choice]: the experts' outputs, brought back to the tokens.
 //!
 //!   x (P, C), rows sorted by expert;  position (..., k) u32: the row of each pair;  y (..., C)
 //!   weighted only:  weights (..., k);  order (P) u32: the pair at each row
@@ -100,10 +100,6 @@ impl Op for CombineBackward {
             .write(1)
             .groups(limits.fold(rows));
         vec![dispatch]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

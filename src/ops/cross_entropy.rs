@@ -64,7 +64,7 @@ impl Op for CrossEntropy {
     }
 }
 
-/// log(sum of exp(x)), without overflow: the twin of what several shaders compute.
+/// log(sum of exp(x)), without overflow: the twin of a function of several shaders.
 pub(super) fn log_sum_exp(x: impl Iterator<Item = impl Into<f64>> + Clone) -> f64 {
     let x = x.map(Into::into);
     let most = x.clone().fold(f64::MIN, f64::max);
@@ -90,10 +90,6 @@ impl Op for CrossEntropyBackward {
         let (count, v) = (shapes.inputs[0].rows(), shapes.inputs[0].columns());
         let rows = Rows { count, v, dtype, logits, first: 0, targets, lse };
         rows.backward(&RowGradient::Mean(Operand::Input(3), Operand::Input(4)), limits)
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

@@ -1,4 +1,4 @@
-//! What ops share: elementwise dispatches, one thread per element, and the bytes of a range of rows.
+//! Helpers of several ops: elementwise dispatches, one thread per element, and the bytes of a range of rows.
 
 use crate::graph::{Dispatch, Dtype, Limits, Shader};
 use std::ops::Range;

@@ -168,10 +168,6 @@ impl Op for EmbeddingBackward {
         dispatches
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
-    }
-
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let (t, c) = (shapes.inputs[0].columns(), shapes.inputs[1].columns());
         let start = |slot: usize, output: &[f32]| -> Vec<f64> {

@@ -75,10 +75,6 @@ impl Op for ExpertGroups {
         ]
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("an order has no gradient")
-    }
-
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let sorted = sort(as_ids(inputs[0]), self.experts);
         for (output, words) in outputs.iter_mut().zip([sorted.order, sorted.position, sorted.offsets]) {
@@ -95,7 +91,7 @@ impl Op for ExpertGroups {
     }
 }
 
-/// What [`ExpertGroups`] makes of ids.
+/// The outputs of [`ExpertGroups`] for a list of ids.
 pub struct Sorted {
     pub order: Vec<u32>,
     pub position: Vec<u32>,

@@ -121,10 +121,6 @@ impl Op for GatherRowsBackward {
         dispatches
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
-    }
-
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let c = shapes.outputs[0].columns();
         let mut dx = vec![0.0f64; outputs[0].len()];

@@ -96,10 +96,6 @@ impl Op for GeluBackward {
         limits.row_chunks(shapes.outputs[0].len(), 4).into_iter().map(piece).collect()
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
-    }
-
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         for (d, x) in outputs[0].iter_mut().zip(inputs[0]) {
             *d = (f64::from(*d) * gelu_derivative(self.form, f64::from(*x))) as f32;

@@ -1,8 +1,8 @@
 //! global_norm: the norm of all gradients together, the clip factor, and the guard against non-finite numbers.
 //!
 //! [`SquaredSum`] writes sums of squares of gradients that are stored together, one per 16384 elements, into its part of a list:
-//!   gradients (any shape);  squares (P, 2), in place: the sum, and the place (u32 bits) of what makes it not finite
-//! [`GlobalNorm`] reduces the list and publishes what the update and the log need:
+//!   gradients (any shape);  squares (P, 2), in place: the sum, and the place (u32 bits) of the value that makes it not finite
+//! [`GlobalNorm`] reduces the list and publishes the numbers that the update and the log need:
 //!   squares (P, 2);  report (8 and more, see [`super::scalars`]), in place;  loss_sum (1), in place, set to 0 for the next step
 //!   norm = sqrt(sum of squares),  clip = min(1, max_norm / (norm + 1e-6)) (Pascanu et al. 2013; torch.nn.utils.clip_grad_norm_)
 //!
@@ -16,7 +16,7 @@
 use super::case::{Case, Draw};
 use super::elementwise::bytes;
 use super::loss_scale;
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, PLACE, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Family, Limits, Op, PLACE, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::Arc;
 
@@ -31,9 +31,9 @@ pub mod report {
     pub const LOSS: usize = 0;
     /// Gradient norm before clipping.
     pub const NORM: usize = 1;
-    /// What gradients are multiplied by: the factor that clips them, divided by the loss scale they carry.
+    /// The factor of the gradients: it clips them, and divides by the loss scale that they carry.
     pub const CLIP: usize = 2;
-    /// One more than the place of what is not finite, counted over all sums (u32 bits); [`FINE`] if all is finite,
+    /// One more than the place of the value that is not finite, counted over all sums (u32 bits); [`FINE`] if all are finite,
     /// [`LOSS_BAD`] if it is only the loss.
     pub const BAD: usize = 3;
     /// Updates applied so far, this one included (u32 bits): AdamW's step number.
@@ -98,10 +98,6 @@ impl Op for SquaredSum {
         dispatches
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("squared_sum stands in updates only")
-    }
-
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         for (piece, squares) in inputs[0].chunks(ELEMENTS).zip(outputs[0][2 * self.first..].chunks_mut(2)) {
             let sum = piece.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>() as f32;
@@ -160,10 +156,6 @@ impl Op for GlobalNorm {
         ]
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("global_norm stands in updates only")
-    }
-
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let loss = outputs[1][0] / self.micro_batches as f32;
         outputs[1][0] = 0.0;
@@ -181,7 +173,7 @@ impl Op for GlobalNorm {
         let (updates, skipped) = (out[report::UPDATES].to_bits(), out[report::SKIPPED_IN_A_ROW].to_bits());
         let fine = bad == report::FINE;
         out[report::LOSS] = loss;
-        // What is not finite is reported as it is.
+        // A value that is not finite is reported as it is.
         out[report::NORM] = first.map_or(norm as f32, |i| inputs[0][2 * i]);
         out[report::CLIP] = (clip / f64::from(scale)) as f32;
         out[report::BAD] = f32::from_bits(bad);

@@ -10,7 +10,7 @@ use super::case::{Case, Draw};
 use super::expert_groups::{example_ids, sort};
 use super::grouped_matmul::{matrices, matrix_bytes, tiles};
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Family, Limits, Op, Shader, Shape, Shapes, Step};
 use crate::shader;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -100,10 +100,6 @@ impl Op for GroupedWeights {
             }
         }
         dispatches
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

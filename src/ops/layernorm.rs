@@ -110,7 +110,7 @@ impl Op for LayerNormBackward {
         let (x, dy) = (shapes.inputs[0].dtype, shapes.inputs[3].dtype);
         let mut dispatches = vec![];
         for rows in limits.row_chunks(rows, columns as u64 * 4) {
-            // The sums over rows come first: dx may be written over what they read.
+            // The sums over rows come first: dx may be written over the buffers that they read.
             dispatches.push(
                 Dispatch::new(shader!("layernorm_backward_parameters"))
                     .constant("ROWS", rows.len())
@@ -154,10 +154,6 @@ impl Op for LayerNormBackward {
             );
         }
         dispatches
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

@@ -9,7 +9,7 @@
 
 use super::case::{Case, Draw};
 use super::global_norm::report;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Limits, Op, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::Arc;
 
@@ -46,10 +46,6 @@ impl Op for LossScale {
     fn dispatch(&self, _shapes: &Shapes, _limits: &Limits) -> Vec<Dispatch> {
         let d = Dispatch::new(shader!("loss_scale")).constant("FACTOR", self.factor).constant("WORD", report::SCALE);
         vec![d.constant("INITIAL", INITIAL).read(0).write(0)]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("the seed of a gradient has none")
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

@@ -26,7 +26,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use tiling::Tiling;
 
-/// C = op(A) op(B), with what is added before it is stored.
+/// C = op(A) op(B), with an epilogue before it is stored.
 #[derive(Clone, Debug, Default)]
 pub struct Matmul {
     /// A is stored (K, M).
@@ -75,7 +75,7 @@ impl Matmul {
         Size { m, n, k }
     }
 
-    /// What a choice of tiling depends on: transpositions, alignment, type, and each size rounded up to a power of two.
+    /// The class that a choice of tiling is made for: transpositions, alignment, type, and each size rounded up to a power of two.
     fn class(&self, shapes: &Shapes) -> String {
         let letter = |transposed| if transposed { 't' } else { 'n' };
         let Size { m, n, k } = self.size(&shapes.inputs);
@@ -89,7 +89,7 @@ impl Matmul {
     /// f32 round off less in parts. A multiple of 64.
     pub(super) fn dispatch_in_slabs(&self, shapes: &Shapes, depth: usize, limits: &Limits) -> Vec<Dispatch> {
         let size = self.size(&shapes.inputs);
-        // What limits each dimension: the longest row of a matrix whose rows it counts.
+        // The limit of each dimension: the longest row of a matrix whose rows it counts.
         let (a, b) = (shapes.inputs[0].row_bytes(), shapes.inputs[1].row_bytes());
         let c = size.n as u64 * shapes.outputs[0].dtype.size_bytes();
         let m_row = if self.ta { c } else { c.max(a) };
@@ -275,7 +275,7 @@ impl Op for Matmul {
             }
         });
         if let Some(form) = self.gelu {
-            // GELU is of what is kept.
+            // GELU is applied to the stored sum.
             let kept = shapes.outputs[1].dtype;
             let (c, pre) = outputs.split_at_mut(1);
             pre[0] = c[0].iter().map(|x| kept.round(*x)).collect();

@@ -16,7 +16,7 @@ use super::case::{Case, Draw};
 use super::cross_entropy::log_sum_exp;
 use super::dropout::threefry;
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Family, Limits, Op, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub struct NextToken {
 const LEAST_P: f32 = 1e-30;
 /// Salt of the random numbers, so that they are not dropout's.
 const SALT: u32 = 0x746f_6b65;
-/// Stands for what is not finite, in a broken model.
+/// Replaces logits that are not finite, in a broken model.
 const LOWEST: f32 = -3e38;
 
 /// Words of a row of `seen`.
@@ -60,7 +60,7 @@ pub(super) fn vocabulary_threads(vocabulary: usize, limits: &Limits) -> usize {
     }
 }
 
-/// The logits that count, what is not finite replaced.
+/// The logits of the vocabulary, those that are not finite replaced.
 pub(super) fn finite(logits: &[f32]) -> Vec<f32> {
     logits.iter().map(|x| if x.is_finite() { *x } else { LOWEST }).collect()
 }
@@ -164,10 +164,6 @@ impl Op for NextToken {
             .read(5)
             .groups(limits.fold(logits.rows()));
         vec![dispatch]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("next_token stands in generation only")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

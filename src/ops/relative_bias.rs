@@ -139,10 +139,6 @@ impl Op for RelativeBiasBackward {
         vec![d.read(0).write(0)]
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
-    }
-
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let heads = shapes.inputs[0].dims[0];
         let mut sums = vec![0.0f64; outputs[0].len()];

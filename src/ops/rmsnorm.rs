@@ -52,7 +52,7 @@ impl RmsNorm {
 }
 
 impl Size {
-    /// What both kernels over groups have in common, for the rows `rows`.
+    /// The part that both kernels over groups share, for the rows `rows`.
     fn kernel(&self, shader: crate::graph::Shader, rows: &Range<usize>, limits: &Limits) -> Dispatch {
         let threads = limits.row_threads().min((self.c as u32 / 4).next_power_of_two());
         self.constants(Dispatch::new(shader), rows)
@@ -171,7 +171,7 @@ impl Op for RmsNormBackward {
         let (x, dy) = (shapes.inputs[0].dtype, shapes.inputs[3].dtype);
         let mut dispatches = vec![];
         for rows in limits.row_chunks(size.rows, columns as u64 * 4) {
-            // The sums over rows come first: dx may be written over what they read.
+            // The sums over rows come first: dx may be written over the buffers that they read.
             let strips = (rows.len() * count).div_ceil(STRIP_ROWS);
             dispatches.push(
                 size.constants(Dispatch::new(shader!("rmsnorm_backward_parameters")), &rows)
@@ -207,10 +207,6 @@ impl Op for RmsNormBackward {
                 .groups(limits.fold(size.c.div_ceil(64))),
         );
         dispatches
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

@@ -129,7 +129,7 @@ impl Op for RopeTable {
 /// y = rope(x, table), in place over x.
 #[derive(Clone, Debug)]
 pub struct Rope {
-    /// Heads of a row that turn, from the first on; what is behind them passes unchanged.
+    /// Heads of a row that are rotated, from the first on; the columns behind them pass unchanged.
     pub heads: usize,
     /// Turns by the negative angle.
     pub inverse: bool,

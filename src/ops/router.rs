@@ -112,10 +112,6 @@ impl Op for RouterBackward {
         vec![(0..5).fold(dispatch, Dispatch::read).write(0)]
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
-    }
-
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let (experts, top) = (shapes.inputs[0].columns(), self.forward.top);
         for (row, dlogits) in outputs[0].chunks_mut(experts).enumerate() {

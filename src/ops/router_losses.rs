@@ -1,4 +1,4 @@
-//! router_losses: what keeps a mixture's routers balanced and their logits small, of one layer or of several taken together.
+//! router_losses: the balance loss and the z-loss of a mixture's routers, of one layer or of several taken together.
 //!
 //!   logits (..., E) of each layer, then offsets (E + 1) u32 of each layer's groups;  loss (1)
 //!   slopes (E), slot 1, kept for backward;  sums (strips, 2E + 1), scratch
@@ -159,10 +159,6 @@ impl Op for RouterLossesBackward {
             .write(0)
             .groups(limits.fold(rows.div_ceil(64)));
         vec![dispatch]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

@@ -77,10 +77,6 @@ impl Op for RowDotBackward {
         vec![d.read(0).read(1).write(0)]
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
-    }
-
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let n = shapes.outputs[0].columns();
         for (i, dx) in outputs[0].iter_mut().enumerate() {

@@ -7,7 +7,7 @@
 
 use super::case::{Case, Draw};
 use super::global_norm::report;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Limits, Op, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::Arc;
 
@@ -33,10 +33,6 @@ impl Op for AddScalar {
 
     fn dispatch(&self, _shapes: &Shapes, _limits: &Limits) -> Vec<Dispatch> {
         vec![Dispatch::new(shader!("add_scalar")).constant("INDEX", self.index).read(0).write(0)]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("reported numbers have no gradient")
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
@@ -73,10 +69,6 @@ impl Op for ReportScalars {
     fn dispatch(&self, shapes: &Shapes, _limits: &Limits) -> Vec<Dispatch> {
         let d = Dispatch::new(shader!("report_scalars")).constant("N", shapes.inputs[1].len());
         vec![d.constant("FIRST", report::LEN).constant("MICRO_BATCHES", self.micro_batches).write(0).write(1)]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("reported numbers have no gradient")
     }
 
     fn reference(&self, _shapes: &Shapes, _inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

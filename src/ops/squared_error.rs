@@ -16,7 +16,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct SquaredError;
 
-/// What a sum of weights is at least taken to be where it divides.
+/// Lower bound of a sum of weights by which a loss is divided.
 const LEAST_WEIGHT: f64 = 1e-20;
 
 impl Op for SquaredError {
@@ -75,10 +75,6 @@ impl Op for SquaredErrorBackward {
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let d = elementwise(shader!("squared_error_backward"), shapes.inputs[0].len(), limits);
         vec![d.read(0).read(1).read(2).read(3).read(4).write(0)]
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

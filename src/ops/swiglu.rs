@@ -90,10 +90,6 @@ impl Op for SwiGluBackward {
         limits.row_chunks(rows, 2 * f as u64 * dtype.size_bytes()).into_iter().map(piece).collect()
     }
 
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
-    }
-
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let f = shapes.inputs[1].columns();
         for ((x, dy), dx) in inputs[0].chunks(2 * f).zip(inputs[1].chunks(f)).zip(outputs[0].chunks_mut(2 * f)) {

@@ -1,5 +1,5 @@
-//! token_log_prob: the log-probability of a given token in each row of logits, with a gradient for each row: what losses of
-//! heads, preferences and policies are made of.
+//! token_log_prob: the log-probability of a given token in each row of logits, with a gradient for each row: the base of
+//! losses of heads, preferences and policies.
 //!
 //!   logits (..., V), f32 or f16;  targets (rows) u32, `IGNORED` for a row that is left out
 //!   y (rows) = logits[target] - log-sum-exp(logits), in nats; 0 where ignored;  lse (rows): log-sum-exp, kept for backward
@@ -38,7 +38,7 @@ fn mean_threads(limits: &Limits) -> u32 {
     if limits.family == Family::Gpu { 256 } else { 8 }
 }
 
-/// Rows of logits and what their kernels read and write of them.
+/// Rows of logits, and the layout and types of their kernels' buffers.
 pub(super) struct Rows {
     pub count: usize,
     pub v: usize,
@@ -62,7 +62,7 @@ pub(super) enum RowGradient {
 }
 
 impl Rows {
-    /// Kernels over pieces that fit a binding: `kernel` binds what follows the logits, for rows `first..`.
+    /// Kernels over pieces that fit a binding: `kernel` adds the bindings after the logits, for rows `first..`.
     fn pieces(&self, limits: &Limits, kernel: impl Fn(Dispatch, Range<u64>) -> Dispatch, of: Kernel) -> Vec<Dispatch> {
         let piece = |rows: Range<usize>| {
             let d = Dispatch::new(of.shader)
@@ -113,7 +113,7 @@ struct Kernel {
 }
 
 /// Minus the mean of `rows` log-probabilities. Bindings to add: log-probabilities, loss, sum of weights, and the targets, which
-/// say what counts, or where `weighted` the weights.
+/// hold the weights where `weighted`, and otherwise mark the rows that count.
 pub(super) fn mean_kernel(rows: usize, weighted: bool, limits: &Limits) -> Dispatch {
     let d = Dispatch::new(shader!("token_log_prob_mean"));
     let d = d.constant("ROWS", rows).constant("THREADS", mean_threads(limits));
@@ -191,10 +191,6 @@ impl Op for TokenLogProbBackward {
         let (count, v) = (shapes.inputs[0].rows(), shapes.inputs[0].columns());
         let rows = Rows { count, v, dtype, logits, first: 0, targets, lse };
         rows.backward(&RowGradient::Given(Operand::Input(3)), limits)
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("gradients of gradients are not taken")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

@@ -1,4 +1,4 @@
-//! token_scores: how likely a given token is in each row of logits: what evaluation adds up.
+//! token_scores: the log-probability of a given token in each row of logits, which evaluation sums.
 //!
 //!   logits (..., V);  tokens (rows) u32, `data::IGNORED` for a row of zeros
 //!   scores (rows, 2): the token's log-probability (nats), and how many tokens come before it: those that are more
@@ -12,7 +12,7 @@ use super::cross_entropy::log_sum_exp;
 use super::elementwise::bytes;
 use super::token_log_prob::threads;
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Limits, Op, Shape, Shapes, Step};
 use crate::ops::IGNORED;
 use crate::shader;
 use std::ops::Range;
@@ -46,10 +46,6 @@ impl Op for TokenScores {
                 .groups(limits.fold(rows.len()))
         };
         limits.row_chunks(rows, v as u64 * 4).into_iter().map(piece).collect()
-    }
-
-    fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
-        unreachable!("token_scores stands in evaluation only")
     }
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

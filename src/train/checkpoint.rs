@@ -1,4 +1,4 @@
-//! The run folder: a model folder that also holds what is needed to continue training exactly.
+//! The run folder: a model folder with all state that a bit-identical resume needs.
 //!
 //! ```text
 //! run/  config.json model.safetensors tokenizer.json   the newest model, loadable as any model folder
@@ -43,7 +43,7 @@ const KEPT: usize = 3;
 pub const CHECKPOINTS: &str = "checkpoints";
 /// The folder of the best model in that of a run.
 const BEST: &str = "best";
-/// What finetune writes of its validations.
+/// The file of finetune's validations.
 const METRICS_FILE: &str = "metrics.json";
 /// Hashes of a checkpoint's files in the format of `sha256sum -c`; written last.
 const SUMS_FILE: &str = "SHA256SUMS";
@@ -55,7 +55,7 @@ const REPLACED: &str = ".replaced";
 /// A checkpoint that is being deleted.
 const DELETED: &str = ".deleted";
 
-/// What a new run does with a folder that holds one already.
+/// How a new run treats a folder that holds one already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Refuses.
@@ -123,7 +123,7 @@ impl RunFolder {
         if root.exists() && !root.is_dir() {
             fail!(Usage, "{} is a file; give --out the name of a folder", root.display());
         }
-        recover(out).map_err(Error::io("clear what an earlier process left beside", out))?;
+        recover(out).map_err(Error::io("clear leftovers of an earlier process beside", out))?;
         fs::create_dir_all(root).map_err(Error::io("create the folder", root))?;
         let mut run = Self { out: out.to_path_buf(), inner, root: root.clone(), lock: lock(root)?, replaces: None };
         let holds = |names: &[&str]| names.iter().any(|name| root.join(name).exists());
@@ -175,14 +175,14 @@ impl RunFolder {
         Ok(true)
     }
 
-    /// Opens a folder to resume its run, and clears what a crash left behind. Fails if there is nothing to resume.
+    /// Opens a folder to resume its run, and clears the leftovers of a crash. Fails if there is nothing to resume.
     pub fn open(root: &Path) -> Result<Self> {
         Self::open_in(root, "")
     }
 
     /// As [`RunFolder::open`], of the run in the folder `inner` of `out`.
     pub fn open_in(out: &Path, inner: &'static str) -> Result<Self> {
-        recover(out).map_err(Error::io("clear what an earlier process left beside", out))?;
+        recover(out).map_err(Error::io("clear leftovers of an earlier process beside", out))?;
         let root = &join(out, inner);
         if !root.join(CHECKPOINTS).is_dir() {
             fail!(Usage, "{} holds no run to resume; leave out --resume to start one", root.display());
@@ -307,7 +307,7 @@ impl RunFolder {
     }
 
     /// Deletes all but the last three up to `newest`, and any beyond it: those were damaged and training has gone back
-    /// behind them. What cannot be deleted now (Windows keeps mapped files) is tried again after the next save.
+    /// behind them. Deleting is tried again after the next save where it fails (Windows keeps mapped files).
     fn rotate(&self, newest: u64) -> Result<()> {
         let (abandoned, valid): (Vec<_>, Vec<_>) = self.steps()?.into_iter().partition(|&step| step > newest);
         for step in abandoned.into_iter().chain(valid.into_iter().skip(KEPT)) {

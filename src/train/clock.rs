@@ -7,7 +7,7 @@ use std::time::Instant;
 const WINDOW: usize = 8;
 
 /// When the last reports arrived, oldest first, and before them the start of the first step after a pause. Empty while nothing
-/// is queued: what happens until the next step does not count as its time.
+/// is queued: work between two steps does not count as a step's time.
 #[derive(Debug, Default)]
 pub struct StepClock {
     arrivals: VecDeque<Instant>,

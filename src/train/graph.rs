@@ -21,7 +21,7 @@ use crate::ops::scalars::{AddScalar, ReportScalars};
 pub const ACCUMULATE: &str = "accumulate";
 /// The segment that runs once per step.
 pub const UPDATE: &str = "update";
-/// State: what the last step reports (see [`report`]), then the objective's scalars.
+/// State: the last step's report (see [`report`]), then the objective's scalars.
 pub const REPORT: &str = "step.report";
 /// State of models with experts: how many choices went to each (layers, experts) so far, as u32 that wrap.
 pub const EXPERT_LOAD: &str = "step.expert_load";
@@ -29,7 +29,7 @@ const LOSS_SUM: &str = "step.loss_sum";
 const SCALAR_SUMS: &str = "step.scalar_sums";
 const SQUARES: &str = "step.squared_sums";
 
-/// A loss of an objective, and what else it reports.
+/// A loss of an objective, and the scalars that it reports.
 pub struct Loss {
     /// One number, whose gradient is taken. The losses of routers are added to it.
     pub minimised: Tensor,
@@ -45,7 +45,7 @@ impl From<Tensor> for Loss {
     }
 }
 
-/// What the optimiser needs to know when the graph is made; the learning rate comes with each step.
+/// Settings of the optimiser that are fixed when the graph is made; the learning rate comes with each step.
 #[derive(Clone, Copy, Debug)]
 pub struct Optimizer {
     pub beta1: f64,
@@ -174,7 +174,7 @@ impl TrainingGraph {
         self.graph.parameters()
     }
 
-    /// What was not finite, given the report's word about it.
+    /// The tensor that was not finite, by the report's place of it.
     pub fn culprit(&self, bad: u32) -> Option<String> {
         match bad {
             report::FINE => None,

@@ -3,14 +3,14 @@
 
 use crate::graph::{PLACE, Parameter};
 
-/// Most bytes of a group, unless one parameter alone has more: what every WebGPU device allows a buffer to be. It does not
+/// Most bytes of a group, unless one parameter alone has more: the largest buffer of every WebGPU device. It does not
 /// depend on the device, so that whoever shares a store has the same groups.
 const MOST_BYTES: usize = 256 << 20;
 
 /// Parameters that are updated together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
-    /// The name of the buffer of their values; those of gradients and moments add what a parameter's name does.
+    /// The name of the buffer of their values; those of gradients and moments have the suffixes of parameters' names.
     pub name: String,
     /// Indices in the list of parameters, in the order in which they are stored.
     pub members: Vec<usize>,

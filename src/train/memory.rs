@@ -1,4 +1,4 @@
-//! Whether a run fits a device's memory, and what would make it.
+//! Whether a run fits a device's memory, and which options would make it fit.
 
 use super::objective::Objective;
 use super::settings::{Precision, Settings};
@@ -10,7 +10,7 @@ use crate::graph::Limits;
 /// Rows of the classifier that are suggested: enough for fast products, and few logits for any vocabulary.
 const SUGGESTED_ROWS: usize = 512;
 
-/// Fails where a software adapter or the CPU would need more memory than the machine has free, saying what would fit.
+/// Fails where a software adapter or the CPU would need more memory than the machine has free, and names options that fit.
 pub fn check_memory(
     objective: &dyn Objective,
     settings: &Settings,
@@ -51,7 +51,7 @@ pub fn check_memory(
     fail!(OutOfMemory, "{too_much}: {}", found.join(", "))
 }
 
-/// What the run takes, and what other choices would; planning them is quick.
+/// The memory of the run, and of other choices; planning them is quick.
 pub fn advice(objective: &dyn Objective, settings: &Settings, limits: &Limits, blueprint: &Blueprint) -> String {
     let other = |other: Settings| {
         Blueprint::new(objective, &other, limits).map_or("no memory at all".into(), |b| mib(b.memory_bytes()))

@@ -1,4 +1,4 @@
-//! What a run minimises, and on what data: an objective is one file in `objectives`, and gets every option of a run for free.
+//! The objective of a run, its loss and its data: one file in `objectives`, which gets every option of a run for free.
 
 use std::path::Path;
 
@@ -23,9 +23,9 @@ pub struct ShapeKey {
     pub length: usize,
 }
 
-/// What a run minimises.
+/// An objective: the loss that a run minimises, and the data it is computed on.
 pub trait Objective {
-    /// What messages call it.
+    /// Its name in messages.
     fn name(&self) -> &str;
 
     /// The networks in the store. The first is the one that is trained, saved and sampled; the others are trained as well unless
@@ -39,20 +39,20 @@ pub trait Objective {
     /// added by the caller.
     fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss;
 
-    /// Builds what [`Objective::evaluate`] runs, with named outputs; models do not train.
+    /// Builds the graph that [`Objective::evaluate`] runs, with named outputs; models do not train.
     fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey);
 
     /// Micro-batches of `batch` sequences or examples in one pass over the training data.
     fn epoch(&self, batch: usize) -> u64;
 
-    /// Fills micro-batch `number` of the run: a function of the seed and the number alone, so that a run that goes on sees what
-    /// an uninterrupted one would have.
+    /// Fills micro-batch `number` of the run: a function of the seed and the number alone, so that a resumed run sees the
+    /// batches of an uninterrupted one.
     fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()>;
 
     /// Evaluates the parameters as they are on validation data; nothing where there is none.
     fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>>;
 
-    /// Loads what is not trained, such as a reference's weights. Parameters of trained networks are set already.
+    /// Loads networks that are not trained, such as a reference. Parameters of trained networks are set already.
     fn prepare(&mut self, _executor: &mut dyn Executor) -> Result<()> {
         Ok(())
     }
@@ -141,15 +141,15 @@ impl EvaluationPrograms<'_> {
     }
 }
 
-/// What was measured on validation data.
+/// Measures of the validation data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// Mean loss, in nats per token or per example.
     pub loss: f64,
-    /// What decides which model is the best: higher is better. Nothing where it is not defined.
+    /// The measure of the best model: higher is better. Nothing where it is not defined.
     pub value: Option<f64>,
     /// Further numbers, logged under these names.
     pub scalars: Vec<(&'static str, f64)>,
-    /// What people read of them, where the loss alone does not say it.
+    /// The measures as text, where there are more than the loss.
     pub text: String,
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::graph::{Depth, Parameter};
 
-/// What a parameter's learning rate is, as a multiple of the run's.
+/// A parameter's learning rate, as a multiple of the run's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
     pub freeze: Freeze,
@@ -41,7 +41,7 @@ impl Rates {
     }
 }
 
-/// What is not trained.
+/// The parameters that are not trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Freeze {

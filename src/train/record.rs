@@ -1,10 +1,10 @@
-//! What one training step measured: the one record that the log, the console and the plot are made from.
+//! The record of one training step, from which the log, the console line and the plot are made.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// What one training step measured. JSON has no NaN: a loss that is not finite is written as null and read as NaN.
+/// The record of one training step. JSON has no NaN: a loss that is not finite is written as null and read as NaN.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Optimizer steps done, this one included.
@@ -33,7 +33,7 @@ pub struct Record {
     /// one; absent where there are none, and where `val_loss` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_load: Option<Vec<Vec<f32>>>,
-    /// What runs where there is a choice of kernels, by class; only in the first record since the run began or went on.
+    /// The chosen kernels by class; only in the first record since the run began or was resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variants: Option<BTreeMap<String, String>>,
     /// Mixed precision's loss scale after the step; absent in f32.
@@ -42,8 +42,8 @@ pub struct Record {
     /// Why the update of this step was left out; absent for ordinary steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
-    /// Numbers of the objective, under their names: means over the step's micro-batches, and what was measured on validation
-    /// data after it.
+    /// Numbers of the objective, under their names: means over the step's micro-batches, and measures of the
+    /// validation data after it.
     #[serde(flatten)]
     pub scalars: BTreeMap<String, f32>,
 }

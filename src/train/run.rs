@@ -25,28 +25,28 @@ use crate::generate::{Draw, Generator};
 
 /// Times that a lost device is opened again before a run gives up.
 const MOST_LOSSES: usize = 2;
-/// What was measured by each validation, beside the best model.
+/// The file of each validation's measures, beside the best model.
 pub const METRICS_FILE: &str = "metrics.json";
 /// Tokens of a sample text.
 const SAMPLE_TOKENS: usize = 100;
 
-/// What goes into `trainer.json`: with the tensors, everything that is needed to go on.
+/// The content of `trainer.json`: with the tensors, all that a resume needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     pub step: u64,
     /// The objective's name.
     pub objective: String,
     pub settings: Settings,
-    /// What the command needs to make the objective again: where the data is, what the task is.
+    /// The command's own record, to make the objective again: path of the data, task.
     pub command: serde_json::Value,
     #[serde(default)]
     pub evaluations: Vec<Evaluated>,
-    /// What ran where there was a choice of kernels, so that a resumed run has the same bits.
+    /// The chosen kernels by class, so that a resumed run has the same bits.
     #[serde(default)]
     pub variants: ChosenVariants,
 }
 
-/// What was measured on validation data.
+/// Measures of the validation data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluated {
     pub step: u64,
@@ -54,7 +54,7 @@ pub struct Evaluated {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
     pub loss: f64,
-    /// The measure that decides what is best; null where it is not defined.
+    /// The measure of the best model; null where it is not defined.
     pub value: Option<f64>,
     /// Whether no earlier evaluation was as good.
     pub best: bool,
@@ -90,7 +90,7 @@ pub fn run_state(checkpoint: &LoadedCheckpoint) -> Result<RunState> {
     serde_json::from_value(checkpoint.trainer.clone()).map_err(|why| {
         let (step, why) = (checkpoint.step, crate::files::one_line(&why.to_string()));
         Error::Input(format!(
-            "trainer.json of step {step} is not what this version of wgpt writes ({why}): start a new run"
+            "trainer.json of step {step} has not the form of this version of wgpt ({why}): start a new run"
         ))
     })
 }
@@ -118,7 +118,7 @@ pub fn restore(trainer: &mut Trainer, checkpoint: &LoadedCheckpoint) -> Result<(
     trainer.prepare()
 }
 
-/// What a checkpoint holds beside the first network: heads, other trained networks, the optimiser.
+/// The tensors of a checkpoint beside the first network: heads, other trained networks, the optimiser.
 fn other_states(trainer: &Trainer) -> Vec<(String, Vec<usize>)> {
     let network = trainer.network().parameters();
     let is_other = |name: &str| !network.iter().any(|p| p.name == name);
@@ -128,7 +128,7 @@ fn other_states(trainer: &Trainer) -> Vec<(String, Vec<usize>)> {
 
 impl Run {
     /// Trains to the end, or until `interrupted` after the step under way, with a checkpoint either way. Where the device is
-    /// lost the run goes on from its last checkpoint on what `open` opens.
+    /// lost the run goes on from its last checkpoint on the device that `open` opens.
     pub fn go(&mut self, interrupted: &AtomicBool, open: &mut Open) -> Result<End> {
         let mut losses = 0;
         loop {
@@ -292,7 +292,7 @@ impl Run {
         self.sinks.iter_mut().for_each(|sink| sink.note(text));
     }
 
-    /// Keeps what was measured, and the model where it is the best so far: the lowest loss, or the highest of another measure.
+    /// Records a validation, and keeps the model where it is the best so far: the lowest loss, or the highest of another measure.
     /// Without validation data the newest is the best.
     fn evaluated(&mut self, evaluation: Option<Evaluation>, epoch: Option<u64>) -> Result<()> {
         let Some(Evaluation { loss, value, text, .. }) = evaluation else { return self.keep() };

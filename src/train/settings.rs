@@ -1,4 +1,4 @@
-//! What a run is made of, whatever its objective: what the user gave, and what follows from the recipe of the command.
+//! The settings of a run, whatever its objective: the user's choices, and the command's recipe for the rest.
 
 mod choices;
 
@@ -100,7 +100,7 @@ pub enum Warmup {
     Share(f64),
 }
 
-/// What a run does where the user does not say.
+/// Defaults of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe {
     pub batch: usize,
@@ -243,7 +243,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Refuses to freeze what a model does not have, or all of one without a head of its own.
+    /// Refuses to freeze more layers than a model has, or all of a model without a head of its own.
     pub fn check_freeze(&self, config: &Config, has_head: bool) -> Result<()> {
         match self.freeze {
             Freeze::Layers(layers) if layers > config.layers => fail!(

@@ -13,10 +13,10 @@ pub trait Sink {
     /// Takes the record of a step, in the order of the steps.
     fn record(&mut self, record: &Record) -> Result<()>;
 
-    /// Takes a sentence for people: what was evaluated, a sample, a warning.
+    /// Takes a sentence for people: an evaluation, a sample, a warning.
     fn note(&mut self, _text: &str) {}
 
-    /// A checkpoint is about to be saved: what was taken must not be lost.
+    /// A checkpoint is about to be saved: records that were taken must not be lost.
     fn sync(&mut self) -> Result<()> {
         Ok(())
     }

@@ -189,8 +189,8 @@ impl Trainer {
         })
     }
 
-    /// Moves the run to a device that `open` opens, with its programs, once what the old device holds is let go of. All states
-    /// are zero.
+    /// Moves the run to a device that `open` opens, with its programs, once the old device's buffers are freed. All
+    /// states are zero.
     pub fn reload(
         &mut self,
         open: impl FnOnce(&dyn Objective) -> Result<(Box<dyn Executor>, Blueprint)>,
@@ -224,7 +224,7 @@ impl Trainer {
         self.prepare()
     }
 
-    /// Loads what is not trained.
+    /// Loads the networks that are not trained.
     pub fn prepare(&mut self) -> Result<()> {
         let loaded = self.loaded.as_mut().expect("a run is on a device");
         self.objective.prepare(loaded.executor.as_mut())
@@ -309,7 +309,7 @@ impl Trainer {
         self.skipped_in_a_row >= MOST_SKIPPED
     }
 
-    /// What the objective measures on its validation data. Waits; call [`Trainer::finish`] first.
+    /// The objective's measures of its validation data. Waits; call [`Trainer::finish`] first.
     pub fn evaluate(&mut self) -> Result<Option<Evaluation>> {
         let Loaded { executor, evaluation, shapes, .. } = self.loaded.as_mut().expect("a run is on a device");
         let executor = executor.as_mut();
@@ -411,7 +411,7 @@ impl Trainer {
         &self.loaded().shapes
     }
 
-    /// What its steps run where there is a choice of kernels.
+    /// The chosen kernels of its steps, by class.
     pub fn variants(&self) -> &ChosenVariants {
         &self.loaded().variants
     }

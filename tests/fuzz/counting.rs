@@ -1,4 +1,4 @@
-//! An allocator that counts what the current thread holds.
+//! An allocator that counts the bytes that the current thread holds.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -43,7 +43,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What `run` gives, and the most bytes that it held at once on this thread.
+/// The value of `run`, and the most bytes that it held at once on this thread.
 pub fn peak<T>(run: impl FnOnce() -> T) -> (T, usize) {
     let before = HELD.get();
     MOST.set(before);

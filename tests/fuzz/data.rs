@@ -97,7 +97,7 @@ proptest! {
         let good = shard(wide);
         let mut bytes = mutated(&good, &changes);
         if whole_header {
-            // The first words decide what a file is.
+            // The first words decide the format of a file.
             let count = bytes.len().min(8);
             bytes[..count].copy_from_slice(&good[..count]);
         }

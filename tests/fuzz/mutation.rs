@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 
-/// One change; `at` and `with` are reduced to what there is.
+/// One change; `at` and `with` are reduced to the valid range.
 #[derive(Clone, Debug)]
 pub struct Mutation {
     kind: Kind,
@@ -161,7 +161,7 @@ fn numbers(bytes: &[u8]) -> Vec<Range<usize>> {
     found
 }
 
-/// What stands between quotes.
+/// The text between quotes.
 fn texts(bytes: &[u8]) -> Vec<Range<usize>> {
     let quotes: Vec<usize> = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'"').map(|(i, _)| i).collect();
     quotes.chunks_exact(2).map(|pair| pair[0] + 1..pair[1]).collect()

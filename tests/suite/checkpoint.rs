@@ -254,7 +254,7 @@ fn names_with_and_without_prefix_and_old_buffers_are_read() {
 }
 
 #[test]
-fn wrong_model_files_are_refused_with_the_name_of_what_is_wrong() {
+fn wrong_model_files_are_refused_with_the_name_of_the_faulty_part() {
     let folder = tempdir().unwrap();
     let config = small_config();
     let good: Vec<_> = tensors(&config, 1).iter().map(|t| foreign(&t.0, "F32", t)).collect();
@@ -290,7 +290,7 @@ fn wrong_model_files_are_refused_with_the_name_of_what_is_wrong() {
 }
 
 #[test]
-fn what_is_no_model_folder_is_refused() {
+fn folders_without_a_model_are_refused() {
     let folder = tempdir().unwrap();
     let config = small_config();
     let message = one_line(folder::read_config(folder.path()).unwrap_err());
@@ -561,7 +561,7 @@ fn any_damage_to_any_file_falls_back_with_a_warning() {
 }
 
 #[test]
-fn training_that_fell_back_is_what_resumes_next() {
+fn training_that_fell_back_is_resumed_next() {
     let folder = tempdir().unwrap();
     let run = RunFolder::create(folder.path(), Mode::Fresh).unwrap();
     [10, 20].into_iter().for_each(|step| save(&run, step).unwrap());
@@ -576,7 +576,7 @@ fn training_that_fell_back_is_what_resumes_next() {
 }
 
 #[test]
-fn what_a_crash_leaves_behind_is_cleared_and_the_last_complete_checkpoint_resumes() {
+fn leftovers_of_a_crash_are_cleared_and_the_last_complete_checkpoint_resumes() {
     let folder = tempdir().unwrap();
     let run = RunFolder::create(folder.path(), Mode::Fresh).unwrap();
     [10, 20].into_iter().for_each(|step| save(&run, step).unwrap());
@@ -718,7 +718,7 @@ fn a_folder_without_write_permission_is_refused() {
 }
 
 #[test]
-fn overwriting_replaces_what_a_run_makes_and_nothing_else_once_there_is_a_checkpoint() {
+fn overwriting_replaces_a_runs_files_and_no_others_once_there_is_a_checkpoint() {
     let folder = tempdir().unwrap();
     let root = folder.path();
     let run = RunFolder::create(root, Mode::Fresh).unwrap();
@@ -899,7 +899,7 @@ proptest! {
 // --- plot -----------------------------------------------------------------------------------------------------------
 
 #[test]
-fn the_plot_shows_what_it_says() {
+fn the_plot_shows_the_records() {
     let records: Vec<Record> = (1..=400)
         .map(|step| {
             let loss = 1.6 + 2.6 * (-(step as f32) / 60.0).exp() + 0.06 * (step as f32 * 12.9898).sin();

@@ -252,7 +252,7 @@ fn damaged_models_are_refused() {
 }
 
 #[test]
-fn a_model_that_cannot_fit_says_what_would() {
+fn a_model_that_cannot_fit_names_options_that_do() {
     let place = Place::new();
     let output = place.wgpt("train --out run --preset gpt2-xl --batch 64 --tokenizer bytes");
     let message = error(&output, 1);

@@ -39,7 +39,7 @@ struct Variant {
     ta: bool,
     tb: bool,
     accumulate: bool,
-    /// What takes the place of `store`, or `sums_direct`.
+    /// The replacement of `store`, or of `sums_direct`.
     epilogue: &'static str,
     aligned: bool,
     /// M, N, K.

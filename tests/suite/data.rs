@@ -1,4 +1,4 @@
-//! Data: sources, tokenizers, shards, batches, and what each says about bad input.
+//! Data: sources, tokenizers, shards, batches, and the errors of each about bad input.
 
 use std::{
     collections::HashSet,

@@ -13,7 +13,7 @@ fn trained() -> serde_json::Value {
 }
 
 #[test]
-fn its_loss_on_held_out_stories_is_what_is_written_beside_it() {
+fn its_loss_on_held_out_stories_equals_the_documented_one() {
     let output = Place::new().wgpt("eval");
     assert!(output.status.success(), "{}", stderr(&output));
     let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -26,7 +26,7 @@ fn eval(place: &Place, arguments: &str) -> Output {
     place.wgpt(&format!("eval --model {} {arguments}", fixture("model").display()))
 }
 
-/// What it prints as JSON.
+/// Its output as JSON.
 #[track_caller]
 fn json(output: &Output) -> Value {
     assert!(output.status.success(), "{}", stderr(output));
@@ -75,7 +75,7 @@ fn choices_agree_with_the_harness() {
         // The long item.
         has(&stderr(&output), &["2 of 32 texts were cut", "96"]);
     }
-    // What is padded, and beside what, changes nothing.
+    // Padding and other rows change nothing.
     agrees(&place, &eval(&place, &format!("{choose} --batch 1")), &want["choose"]);
     let shot = format!("--shots 1 --train {}", fixture("shot.jsonl").display());
     agrees(&place, &eval(&place, &format!("{choose} {shot}")), &want["one_shot"]);
@@ -124,7 +124,7 @@ fn strided_perplexity_agrees_with_transformers() {
 }
 
 #[test]
-fn scores_do_not_depend_on_what_is_beside_or_behind() {
+fn scores_do_not_depend_on_other_rows_or_padding() {
     let model = demo::model();
     let config = model.config().unwrap();
     let network = Network::new(config.clone());

@@ -1,4 +1,4 @@
-//! `wgpt export` as a user meets it: what is written, and what is never destroyed.
+//! `wgpt export` as a user meets it: written files, and files that are never destroyed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -167,7 +167,7 @@ fn nothing_is_replaced_without_being_asked() {
 }
 
 #[test]
-fn what_was_there_survives_a_failure() {
+fn existing_files_survive_a_failure() {
     let place = Place::new();
     place.works("--model model --out out");
     let before = FILES.map(|file| place.read(&format!("out/{file}")));

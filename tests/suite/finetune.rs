@@ -76,7 +76,7 @@ fn each_task_has_its_sequences() {
 }
 
 #[test]
-fn what_is_long_is_cut_and_questions_and_choices_are_not() {
+fn long_texts_are_cut_and_questions_and_choices_are_not() {
     let of = |task, longest, texts| encode(task, longest, texts).unwrap();
     let cut = |ids| Sequences { ids, cut: true };
     assert_eq!(of(Task::Classify, 5, one("abcdef")), cut(vec![ids(&[&S, &"abc", &E])]));

@@ -1,4 +1,4 @@
-//! Whole fine-tuning runs: they learn, resume with the same bits, stop early, keep the best, and refuse what is wrong.
+//! Whole fine-tuning runs: they learn, resume with the same bits, stop early, keep the best, and refuse wrong options and data.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ impl Sink for Watch {
     }
 }
 
-/// A run with its folder, what it has seen, and what stops it.
+/// A run with its folder, its records, and its interrupt.
 struct Watched {
     run: Run,
     losses: Rc<RefCell<Vec<f32>>>,
@@ -337,7 +337,7 @@ fn pairs_and_choices_are_trained_and_predicted() {
 }
 
 #[test]
-fn what_cannot_be_learned_is_refused_with_its_line() {
+fn examples_that_cannot_be_learned_are_refused_with_their_line() {
     let place = Place::new();
     place.write("good.csv", "text,label\na,x\nb,y\nc,x\nd,y\n");
     let try_with = |name: &str, text: &str, more: &str| {

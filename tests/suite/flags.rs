@@ -4,7 +4,7 @@ use crate::cli::{Place, stderr};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// What a command needs besides the flag.
+/// The other arguments that a command needs beside the flag.
 const COMMANDS: [(&str, &str); 11] = [
     (
         "train",

@@ -35,7 +35,7 @@ fn ids(tokenizer: &tokenizers::Tokenizer, text: impl Into<tokenizers::EncodeInpu
 }
 
 #[test]
-fn a_saved_tokenizer_says_what_other_programs_need() {
+fn a_saved_tokenizer_has_the_keys_that_other_programs_need() {
     let folder = tempdir().unwrap();
     bpe().save(folder.path()).unwrap();
     let settings = json_of(&folder.path().join("tokenizer_config.json"));
@@ -110,7 +110,7 @@ fn dressed() -> TempDir {
 }
 
 #[test]
-fn what_a_base_folder_says_is_written_again() {
+fn settings_of_a_base_folder_are_written_again() {
     let base = dressed();
     let source = ModelSource::folder(base.path());
     let (config, weights) = source.model().unwrap();

@@ -280,7 +280,7 @@ fn compare(model: &Model, file: &File, matrices: u32) -> f32 {
 }
 
 #[test]
-fn metadata_tokens_and_values_are_what_llama_cpp_reads() {
+fn metadata_tokens_and_values_are_those_that_llama_cpp_reads() {
     let model = Model::new(Config { inner: 160, tied: false, ..small() });
     let file = model.written(&bpe(), Precision::F32);
     compare(&model, &file, 0);
@@ -364,7 +364,7 @@ fn the_bytes_tokenizer_ends_texts_with_the_byte_that_no_text_has() {
 }
 
 #[test]
-fn what_llama_cpp_cannot_express_is_refused_in_one_sentence() {
+fn models_that_llama_cpp_cannot_express_are_refused_in_one_sentence() {
     let chars: Json = serde_json::from_slice(Tokenizer::chars("abc").unwrap().json()).unwrap();
     let change = |pointer: &str, value: Json| {
         let mut json = bpe();

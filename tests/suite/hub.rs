@@ -147,7 +147,7 @@ fn checksum(file: &str, bytes: &[u8]) -> (bool, String) {
     (large, digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Remembers what it is told.
+/// Remembers its messages.
 #[derive(Default)]
 struct Recorder {
     sizes: BTreeMap<String, u64>,
@@ -329,7 +329,7 @@ fn shards_are_fetched_as_their_index_names_them_and_only_from_beside_it() {
 }
 
 #[test]
-fn refusals_of_the_hub_say_what_to_do() {
+fn refusals_of_the_hub_name_a_remedy() {
     let cache = tempfile::tempdir().unwrap();
     let server = Server::new(&[("config.json", b"{}"), ("pytorch_model.bin", b"pickle")]);
     let hub = server.hub(cache.path());

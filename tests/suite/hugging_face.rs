@@ -1,4 +1,4 @@
-//! Model folders as `transformers` writes them: what is computed from them, what is written back, and what is refused.
+//! Model folders as `transformers` writes them: values computed from them, files written back, and folders that are refused.
 //! tests/fixtures/gpt2_random.py and gpt2_tokenizer.py make the folders and the numbers.
 
 use std::fs;
@@ -105,7 +105,7 @@ fn logits_of_every_folder_are_those_of_pytorch() {
 }
 
 #[test]
-fn a_tied_tables_gradient_is_the_sum_of_what_an_untied_models_two_get() {
+fn a_tied_tables_gradient_is_the_sum_of_an_untied_models_two() {
     let (untied, weights) = open(&case("inner_50_gelu"));
     let (tied, untied) = (untied.clone(), Config { tied: false, ..untied });
     let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, weight_decay: 0.1, max_norm: 0.0, ..Optimizer::default() };
@@ -140,7 +140,7 @@ fn known(generation: GenerationConfig) -> GenerationConfig {
 }
 
 #[test]
-fn what_is_read_is_written_back_with_every_bit() {
+fn tensors_are_written_back_with_every_bit() {
     for name in CASES {
         let (config, weights) = open(&case(name));
         let written = tempdir().unwrap();
@@ -159,7 +159,7 @@ fn what_is_read_is_written_back_with_every_bit() {
 }
 
 #[test]
-fn halves_are_rounded_to_the_nearest_and_what_does_not_fit_is_refused() {
+fn halves_are_rounded_to_the_nearest_and_values_beyond_f16_are_refused() {
     // A half has 10 bits of fraction; 2^-24 is its smallest number.
     let rounded = [
         (1.0 + 1.0 / 2048.0, 1.0),                        // a tie goes to the even neighbour below

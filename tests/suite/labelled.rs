@@ -1,4 +1,4 @@
-//! Labelled files: what is written is read, in all three formats, and what is wrong is told with its line.
+//! Labelled files: written files are read back in all three formats, and errors name the line.
 
 use crate::cli::{Place, has};
 use wgpt::data::labelled::{Column, Example, Form, Task, read, write};
@@ -22,7 +22,7 @@ fn refused(place: &Place, name: &str, form: &Form, text: impl AsRef<[u8]>, words
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn written_files_are_read_back() {
     let place = Place::new();
     let rows = [
         (Task::Classify, vec![example(2, &["He said \"no\", and é."], &[], Some("sad"))]),
@@ -120,7 +120,7 @@ fn choices_come_as_a_list_or_in_numbered_columns() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_line() {
+fn mistakes_are_reported_with_their_line() {
     let place = Place::new();
     let (classify, choose) = (Task::Classify.form(), Task::Choose.form());
     let cases: &[(&str, &[u8], &[&str])] = &[

@@ -36,7 +36,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Folders that a source imports from: what stands behind `crate::`, or `wgpt::` in the command line.
+/// Folders that a source imports from: the name behind `crate::`, or `wgpt::` in the command line.
 fn imports(source: &str) -> BTreeSet<String> {
     let code: Vec<&str> = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     let code = code.join("\n");

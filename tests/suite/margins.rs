@@ -17,7 +17,7 @@ fn gpus() -> [Gpu; 2] {
     [true, false].map(|checks| Gpu::with(choose("auto").unwrap(), Some(Family::Software), checks).unwrap())
 }
 
-/// What comes of a problem with bounds checks, and as released with margins: nothing, or what is wrong.
+/// The outcome of a problem with bounds checks, and as released with margins: nothing, or the error.
 fn outcomes(problem: &Problem, files: Option<&ShaderFiles>) -> [Option<String>; 2] {
     let [mut checked, mut released] = gpus();
     let built = problem.build(42);
@@ -116,7 +116,7 @@ fn padded(k: usize, mask: fn() -> Vec<u32>) -> Problem {
 }
 
 #[test]
-fn a_kernel_that_reads_what_lies_beside_its_tensor_is_caught() {
+fn a_kernel_that_reads_beside_its_tensor_is_caught() {
     assert_eq!(outcomes(&padded(8, || vec![1; 8]), None), [None, None], "rows of whole quads");
     let [checked, released] = outcomes(&padded(7, || vec![1, 1, 1, 1, 1, 1, 1, 0]), None);
     assert_eq!(checked, None, "with bounds checks a number is read, and times zero it is none");

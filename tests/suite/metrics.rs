@@ -49,7 +49,7 @@ fn correlations_are_those_of_scipy() {
 }
 
 #[test]
-fn what_is_not_defined_is_said_so() {
+fn undefined_metrics_are_reported_as_such() {
     assert!(pearson(&[1.0, 1.0], &[1.0, 2.0]).is_nan() && spearman(&[], &[]).is_nan());
     let none = Confusion::new(2, &[], &[]);
     assert_eq!((none.accuracy(), none.macro_f1(), none.matthews()), (0.0, 0.0, 0.0));

@@ -207,7 +207,7 @@ fn a_loss_scale_that_overflows_backs_off_on_the_device() {
 /// At a scale of 1 there is nothing left to halve: five such steps in a row end a run, as in f32. A loss that is not finite
 /// has nothing to do with the scale.
 #[test]
-fn what_a_smaller_scale_cannot_help_is_counted() {
+fn overflows_that_no_smaller_scale_mends_are_counted() {
     let mut run = mixed(run::Choices::default()).trainer(gpu(Family::Software));
     let mut words = run.executor().read_state(REPORT).unwrap();
     words[report::SCALE] = LEAST;

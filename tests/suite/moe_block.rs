@@ -53,7 +53,7 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     ]
 }
 
-/// What a graph leaves in its outputs and states, after `states` have been set and one replay.
+/// A graph's outputs and states after `states` have been set and one replay.
 fn run(device: &mut dyn Executor, g: &Graph, states: &[(&str, Vec<f32>)], targets: &[f32]) -> Vec<(String, Vec<f32>)> {
     let plan = Plan::new(g, device.limits()).unwrap();
     let names: Vec<String> = plan.states.iter().map(|s| s.name.clone()).collect();

@@ -1,4 +1,4 @@
-//! Networks in one store: prefixes keep them apart, states are freed, and parameters are what the graph declares.
+//! Networks in one store: prefixes keep them apart, states are freed, and parameters are those that the graph declares.
 
 use std::collections::BTreeMap;
 use wgpt::executor::{Executor, tuned_plan};
@@ -6,9 +6,11 @@ use wgpt::generate::{Draw, Generator};
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Depth, Graph, Initial, Parameter, Shape};
 use wgpt::models::blocks::Compute;
+use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
+use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{Optimizer, TrainingGraph};
 
@@ -106,7 +108,7 @@ fn a_generator_gives_its_caches_back() {
     }
 }
 
-/// What a parameter starts from and whether it decays is said where the graph is built.
+/// Initial distribution and weight decay of a parameter are declared where the graph is built.
 #[test]
 fn parameters_are_declared_with_their_initial_values() {
     let by_name = |config: Config| -> BTreeMap<String, Parameter> {
@@ -133,4 +135,30 @@ fn parameters_are_declared_with_their_initial_values() {
     let values = initial_values(&gpt2["h.1.mlp.c_proj.weight"], 1);
     let spread = (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64).sqrt();
     assert!((spread / 0.15 - 1.0).abs() < 0.1, "{spread}");
+}
+
+/// `config.json` names the standard deviation that matrices are drawn with, whatever chose it. Projections onto the residual
+/// stream of GPT and GPT-2 have it divided by sqrt(2 layers), those of LLaMA and Mixtral do not.
+#[test]
+fn config_json_says_the_standard_deviation_of_the_initial_values() {
+    for (preset, layers, given, want, scaled) in [
+        (None, None, None, 0.1, true),
+        (None, Some(3), None, PresetRecipe::of(None).init_std, true),
+        (None, Some(3), Some(0.07), 0.07, true),
+        (Some("gpt-mini"), None, None, 0.1, true),
+        (Some("llama-mini"), None, None, 0.1, false),
+        (Some("mixtral"), None, Some(0.03), 0.03, false),
+    ] {
+        let choices = ModelChoices { preset: preset.map(String::from), layers, init_std: given, ..Default::default() };
+        let config = choices.config(40, PresetRecipe::of(choices.recipe()).init_std).unwrap();
+        let written: serde_json::Value = serde_json::from_str(&config.to_json()).unwrap();
+        assert_eq!(written["initializer_range"].as_f64().map(|std| std as f32), Some(want), "{choices:?}");
+        let residual = if scaled { f64::from(want) / (2.0 * config.layers as f64).sqrt() } else { f64::from(want) };
+        for Parameter { name, initial, .. } in Network::new(config).parameters() {
+            let Initial::Normal { std } = initial else { continue };
+            let onto_residual = ["c_proj.weight", "o_proj.weight", "down_proj.weight", ".w2.weight"];
+            let want = if onto_residual.iter().any(|end| name.ends_with(end)) { residual } else { f64::from(want) };
+            assert!((std - want).abs() < 1e-9, "{choices:?}, {name}: {std} where {want} is right");
+        }
+    }
 }

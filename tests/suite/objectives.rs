@@ -55,7 +55,7 @@ const KINDS: [Kind; 8] = [
     ("sft", sft),
 ];
 
-/// Small, quick, and without what is measured on the way.
+/// Small, quick, and without validations on the way.
 fn base() -> Choices {
     Choices {
         batch: Some(2),
@@ -317,7 +317,7 @@ fn learning_rates_fall_from_layer_to_layer_and_heads_have_their_own() {
     }
 }
 
-/// Keeps what comes, and interrupts a run once so many records have.
+/// Keeps the records, and interrupts a run after so many.
 struct Watch {
     losses: Rc<RefCell<Vec<f32>>>,
     stop: Arc<AtomicBool>,
@@ -334,7 +334,7 @@ impl Sink for Watch {
     }
 }
 
-/// A run in a folder, what it has seen, and what stops it.
+/// A run in a folder, its records, and its interrupt.
 fn run(folder: RunFolder, trainer: Trainer, state: Option<RunState>, after: usize) -> (Run, Arc<AtomicBool>) {
     let stop = Arc::new(AtomicBool::new(false));
     let watch = Watch { losses: Rc::default(), stop: stop.clone(), after };

@@ -27,7 +27,7 @@ use wgpt::train::trainer::Blueprint;
 
 pub const FAMILIES: [Family; 2] = [Family::Gpu, Family::Software];
 
-/// What every WebGPU device offers, but for the size of buffers: GPT-2's activations are larger than that.
+/// The limits of every WebGPU device, but for the size of buffers: GPT-2's activations are larger than that.
 pub fn roomy(family: Family) -> Limits {
     Limits { buffer_bytes: 1 << 40, ..Limits::portable(family) }
 }
@@ -84,7 +84,7 @@ fn training(settings: &Settings, network: &Network, compute: Compute) -> Graph {
     TrainingGraph::new(networks, compute, &settings.optimizer(), |g, m| m[0].loss(g, batch, context)).graph
 }
 
-/// What a device with `limits` would refuse about a plan, or what would race.
+/// Errors of a plan: dispatches that a device with `limits` would refuse, and data races.
 fn problems(plan: &Plan, limits: &Limits) -> Vec<String> {
     let mut found = vec![];
     for kernel in plan.kernels() {
@@ -358,7 +358,7 @@ fn state_that_was_changed_in_place_cannot_be_read_as_it_was() {
 }
 
 #[test]
-fn what_leads_nowhere_is_not_planned() {
+fn dead_nodes_are_skipped() {
     let mut g = Graph::new();
     let (total, x) = (g.state("total", &[3]), g.input("x", Shape::f32(&[3])));
     let twice = g.apply(Add, &[x, x]);

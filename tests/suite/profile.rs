@@ -85,7 +85,7 @@ fn the_table_adds_up_whether_all_kernels_are_shown_or_the_longest() {
         let saved_rows = saved["rows"].as_array().unwrap();
         let saved_ms: f64 = saved_rows.iter().map(|r| number(&r["ms"]["median"])).sum();
         assert!((saved_ms - total.2).abs() <= 0.0005, "{saved_ms} is not {}", total.2);
-        // What the ops say they cost is what the table's rates come from.
+        // The table's rates come from the ops' costs.
         let flops: f64 = saved_rows.iter().map(|r| number(&r["flops"])).sum();
         let (graph, limits) = (small(), choose("auto").unwrap().limits);
         let plan = Plan::new(&graph, &limits).unwrap();
@@ -144,7 +144,7 @@ fn a_roofline_names_the_kernels_and_both_ceilings() {
 }
 
 #[test]
-fn a_comparison_finds_what_was_made_slower_and_what_faster() {
+fn a_comparison_finds_slower_and_faster_kernels() {
     let place = tempfile::tempdir().unwrap();
     run(place.path(), &format!("{SMALL} --json before.json"));
     let mut before = json(place.path(), "before.json");
@@ -278,7 +278,7 @@ fn a_broken_shader_on_disk_is_named_with_the_place() {
 
 /// A profile is a replay like any other: the same numbers come out, and copies have their times.
 #[test]
-fn profiling_computes_what_running_does() {
+fn profiling_computes_the_values_of_running() {
     let mut g = Graph::new();
     let x = g.input("x", Shape::f32(&[100]));
     let doubled = g.apply(Add, &[x, x]);

@@ -39,7 +39,7 @@ fn old_folder(place: &Place) {
 }
 
 #[test]
-fn a_new_folder_replaces_an_old_one_and_keeps_what_it_is_told_to() {
+fn a_new_folder_replaces_an_old_one_and_keeps_chosen_entries() {
     let place = Place::new();
     old_folder(&place);
     let replacement = Replacement::begin(&place.path("out")).unwrap();
@@ -95,7 +95,7 @@ fn a_link_to_a_folder_stays_a_link_and_leads_to_the_new_one() {
 }
 
 #[test]
-fn what_a_killed_process_left_is_put_right() {
+fn leftovers_of_a_killed_process_are_put_right() {
     // Between two renames, where a system cannot exchange folders.
     let place = Place::new();
     place.write(".wgpt-old-out/a", "old");

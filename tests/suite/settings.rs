@@ -1,5 +1,5 @@
 //! No setting is passed over silently: every flag of every command, and every key of the files of `transformers`, is in a table
-//! that says what is done with it.
+//! that says how it is treated.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -120,7 +120,7 @@ fn specialisations_for_larger_devices_keep_within_them() {
 }
 
 #[test]
-fn what_is_invalid_or_too_large_is_seen() {
+fn invalid_or_too_large_dispatches_are_found() {
     let limits = Limits::portable(Family::Gpu);
     let fill = wgpt::shader!("fill");
     let text = specialise(fill, &[], &[]);
@@ -157,7 +157,7 @@ fn files() -> Vec<(String, PathBuf)> {
 }
 
 #[test]
-fn every_file_is_valid_as_it_stands_and_says_what_it_is() {
+fn every_shader_file_is_valid_wgsl_and_opens_with_a_description() {
     let limits = Limits { subgroup: 8, ..Limits::portable(Family::Gpu) };
     for (stem, path) in files() {
         let source: &'static str = String::leak(std::fs::read_to_string(&path).unwrap());

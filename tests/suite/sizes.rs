@@ -104,7 +104,7 @@ impl Op for Launch {
 }
 
 #[test]
-fn what_a_kernel_cannot_hold_is_refused_whatever_the_op() {
+fn sizes_that_a_kernel_cannot_hold_are_refused_whatever_the_op() {
     let with = |op: Launch, elements: usize| {
         let mut g = Graph::new();
         let x = g.input("x", Shape::f32(&[elements]));

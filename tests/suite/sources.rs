@@ -1,4 +1,4 @@
-//! Files of data: what their names say, what is left out, and whether they are what they were.
+//! Files of data: format and part by name, files that are left out, and data that has changed.
 
 use std::fs;
 use std::io::Write;
@@ -93,7 +93,7 @@ fn a_folder_is_searched_for_the_extensions_that_are_asked_for() {
 }
 
 #[test]
-fn compressed_files_are_read_as_what_is_in_them() {
+fn compressed_files_are_read_as_their_content() {
     let lines = "{\"text\": \"one é\"}\n{\"text\": \"two\"}\n";
     let dir = folder(&[
         ("a.txt.gz", &gzip("the text é")),

@@ -139,7 +139,7 @@ proptest! {
 
     // Whatever bytes a model draws, what is streamed is what the whole decodes to.
     #[test]
-    fn any_bytes_stream_to_what_they_decode_to(ids in prop::collection::vec(prop_oneof![0x61u32..0x63, 0x80u32..0x100], 0..90)) {
+    fn streamed_text_of_any_bytes_equals_their_decoding(ids in prop::collection::vec(prop_oneof![0x61u32..0x63, 0x80u32..0x100], 0..90)) {
         let tokenizer = Tokenizer::bytes().unwrap();
         let mut continuation = Continuation::new(&tokenizer, usize::MAX, &[], &[]);
         ids.iter().for_each(|id| continuation.push(Token { id: *id, log_probability: 0.0 }).unwrap());

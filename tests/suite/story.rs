@@ -1,4 +1,4 @@
-//! The built-in corpus: what its exact figures, its unambiguity and its sense rest on.
+//! The built-in corpus: its exact figures, its unambiguity and its sense.
 
 use std::collections::BTreeSet;
 

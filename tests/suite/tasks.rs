@@ -1,4 +1,4 @@
-//! The built-in tasks: what their labels can and cannot be told from.
+//! The built-in tasks: the grammar tells their labels, single words and lengths do not.
 
 use crate::cli::{Place, error, has, stderr};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -245,7 +245,7 @@ fn splits_share_nothing_and_seeds_repeat() {
 }
 
 #[test]
-fn the_command_writes_what_the_library_makes() {
+fn the_command_writes_the_librarys_examples() {
     let place = Place::new();
     for task in Task::ALL {
         let name = task.name();

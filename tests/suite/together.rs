@@ -83,7 +83,7 @@ fn only_the_newest_version_of_a_member_is_stored() {
 
 #[test]
 #[should_panic(expected = "`a` is stored otherwise already")]
-fn what_is_in_the_store_by_itself_cannot_be_stored_together_any_more() {
+fn states_stored_apart_cannot_be_stored_together_later() {
     let mut single = Graph::new();
     single.state("a", &[3]);
     let mut device = Cpu::default();

@@ -15,7 +15,7 @@ use wgpt::data::source::Source;
 use wgpt::data::tokenizer::{Tokenizer, byte_alphabet};
 use wgpt::data::tokens::Tokens;
 
-/// What texts are made of: words, and everything that stands at an awkward border.
+/// The pieces of texts: words, and everything that stands at an awkward border.
 const PARTS: [&str; 60] = [
     "the",
     "The",

@@ -1,4 +1,4 @@
-//! Whole runs of a tiny model: the same numbers on every executor, the same bits every time, and what goes wrong.
+//! Whole runs of a tiny model: the same numbers on every executor, the same bits every time, and failures.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -754,7 +754,7 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
 }
 
 #[test]
-fn what_is_computed_again_changes_no_bit_and_needs_less_memory() {
+fn recomputed_blocks_change_no_bit_and_need_less_memory() {
     for preset in ["demo", "llama-mini", "mixtral"] {
         let setup = |recompute| {
             let run = run::Choices { batch: Some(16), dropout: Some(0.1), accumulate: Some(2), ..Default::default() };

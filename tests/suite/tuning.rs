@@ -140,7 +140,7 @@ fn counter() -> (Arc<AtomicUsize>, Watch) {
     (count, Box::new(watch))
 }
 
-/// What a GPU chooses for [`ones`] and how many trials that took.
+/// A GPU's choice for [`ones`] and the number of trials.
 fn chosen(folder: &std::path::Path, again: bool) -> (String, usize) {
     let mut gpu = gpu(Family::Software);
     let (count, watch) = counter();
@@ -310,7 +310,7 @@ fn a_run_that_goes_on_keeps_its_variants_and_a_name_forces_one() {
 }
 
 #[test]
-fn what_is_tuned_runs_as_it_was_chosen() {
+fn tuned_programs_run_the_chosen_variants() {
     let folder = tempfile::tempdir().unwrap();
     let mut gpu = gpu(Family::Gpu);
     let seen = Arc::new(Mutex::new(vec![]));

@@ -20,7 +20,7 @@ use wgpt::train::graph::{ACCUMULATE, UPDATE};
 use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::trainer::{Blueprint, mib};
 
-/// Training of every preset on a device, and what it is estimated from.
+/// Training of every preset on a device, and the measurements behind the estimates.
 #[derive(Serialize)]
 pub struct Estimates {
     /// The step that was measured.
@@ -52,7 +52,7 @@ struct Estimate {
 /// Largest amount that is tried to be allocated.
 const MOST_BYTES: u64 = 256 << 30;
 
-/// What estimates go by: a step that was measured, and the device.
+/// The base of estimates: a step that was measured, and the device.
 pub struct Basis {
     record: Record,
     ceilings: Ceilings,
@@ -69,7 +69,7 @@ pub fn estimate(gpu: &mut Gpu, ceilings: &Ceilings) -> Result<Basis> {
 }
 
 impl Basis {
-    /// Estimates of all presets. The device must be free again: what fits is found by allocating.
+    /// Estimates of all presets. The device must be free again: allocations show which presets fit.
     pub fn of_presets(self) -> Result<Estimates> {
         let Basis { record, ceilings, adapter, limits, host } = self;
         let ((flops_share, bytes_share), overhead) =

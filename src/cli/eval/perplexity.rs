@@ -24,7 +24,7 @@ use wgpt::ops::IGNORED;
 /// Text of the built-in stories that is evaluated where no data is named.
 pub const STORY_BYTES: usize = 64 << 10;
 
-/// Prints the mean loss of all tokens but the first, and what follows from it.
+/// Prints the mean loss of all tokens but the first, perplexity and bits per byte.
 pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Config, weights: &Weights) -> Result<()> {
     if let Some(stride) = eval.stride.filter(|stride| !(1..config.context).contains(stride)) {
         let most = config.context - 1;

@@ -1,4 +1,4 @@
-//! `wgpt eval --task choose` and `--task cloze`: what the model makes of examples that it was not fine-tuned for.
+//! `wgpt eval --task choose` and `--task cloze`: the model's answers to examples that it was not fine-tuned for.
 
 use super::super::{Global, console};
 use super::{Eval, Kind, progress};

@@ -12,10 +12,10 @@ pub struct Columns {
     /// classify: the text
     #[arg(long, value_name = "COLUMN")]
     text: Option<String>,
-    /// entail: what is given
+    /// entail: the premise
     #[arg(long, value_name = "COLUMN")]
     premise: Option<String>,
-    /// entail: what may follow
+    /// entail: the hypothesis, which may follow
     #[arg(long, value_name = "COLUMN")]
     hypothesis: Option<String>,
     /// similar: one text
@@ -24,13 +24,13 @@ pub struct Columns {
     /// similar: the other text
     #[arg(long, value_name = "COLUMN")]
     second: Option<String>,
-    /// choose: what comes before the choices
+    /// choose: the text before the choices
     #[arg(long, value_name = "COLUMN")]
     context: Option<String>,
     /// choose: a question between context and choices; without it, there is none
     #[arg(long, value_name = "COLUMN")]
     question: Option<String>,
-    /// choose: the list of choices, or what the names of their numbered columns begin with
+    /// choose: the list of choices, or the prefix of numbered columns
     #[arg(long, value_name = "COLUMN")]
     choices: Option<String>,
     /// The label, the grade, or the number of the right choice
@@ -38,7 +38,7 @@ pub struct Columns {
     label: Option<String>,
 }
 
-/// What a task's training has beside the options of every run.
+/// Options of a task's training beside those of every run.
 #[derive(clap::Args, Clone, PartialEq, Default)]
 #[command(next_help_heading = "Task")]
 pub struct TaskOptions {
@@ -51,7 +51,7 @@ pub struct TaskOptions {
     /// How much examples count by their label: balanced, or label=weight,label=weight
     #[arg(long, value_name = "WEIGHTS")]
     pub class_weights: Option<ClassWeights>,
-    /// What is best on the validation data [default: accuracy, or pearson of grades]
+    /// Measure of the best model on the validation data [default: accuracy, or pearson of grades]
     #[arg(long, value_enum)]
     pub metric: Option<Measure>,
     /// Tokens per sequence, at most [default: the model's context]
@@ -60,7 +60,7 @@ pub struct TaskOptions {
     /// Lengths that sequences are padded to, at most so many [default: 4]
     #[arg(long)]
     pub buckets: Option<usize>,
-    /// Start from random weights, to see what pre-training is worth
+    /// Start from random weights, for comparison with pre-trained ones
     #[arg(long)]
     pub from_scratch: bool,
 }

@@ -24,7 +24,7 @@ pub fn run(global: &Global, name: &str, folder: &Path, repeats: usize, host_cloc
     let files = ShaderFiles::read(folder, stem)?;
     global.say(&format!("device: {}", adapter.description()));
     if family != adapter.limits.family {
-        global.say(&format!("note: {stem} is not what this adapter would be given; it is timed here all the same"));
+        global.say(&format!("note: {stem} is no kernel for this kind of adapter; it is timed all the same"));
     }
     // Bounds checks are on while it is not known to be right.
     let mut checked = Gpu::with(adapter.clone(), Some(family), true)?;
@@ -113,7 +113,7 @@ fn time(gpu: &mut Gpu, case: &Case, stem: &'static str, files: &ShaderFiles, rep
     Ok(())
 }
 
-/// Loads a case, and says what its kernels of this shader cost.
+/// Loads a case, and returns the cost of its kernels of this shader.
 fn load(gpu: &mut Gpu, built: &Built, stem: &str) -> Result<(Program, Cost)> {
     let plan = Plan::new(&built.graph, gpu.limits())?;
     let cost = plan.kernels().filter(|k| k.shader.stem == stem).map(|k| k.cost).sum();

@@ -1,4 +1,4 @@
-//! What was measured, as it is printed, saved and compared: kernels of one name and shape are one row.
+//! A profile as it is printed, saved and compared: kernels of one name and shape are one row.
 
 use super::workload::{Workload, shape_text};
 use serde::{Deserialize, Serialize};
@@ -68,7 +68,7 @@ impl Row {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub device: String,
-    /// What was replayed.
+    /// The workload that was replayed.
     pub title: String,
     /// `device` or `host`.
     pub clock: String,
@@ -140,7 +140,7 @@ pub fn measure(
     Ok((record, last))
 }
 
-/// Adds a timeline's kernels to their rows. What an op costs is known, what each of its kernels costs is not: it is shared
+/// Adds a timeline's kernels to their rows. The cost of an op is known, that of each of its kernels is not: it is shared
 /// by their times, so that all kernels of an op show the op's rates.
 fn add(
     sums: &mut HashMap<(String, &'static str, String), Sum>,

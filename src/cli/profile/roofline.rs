@@ -1,4 +1,4 @@
-//! `roofline.svg`: every kernel at its FLOPs per byte and its FLOP/s, below what the device can do.
+//! `roofline.svg`: every kernel at its FLOPs per byte and its FLOP/s, below the device's ceilings.
 //!
 //! "Roofline: An Insightful Visual Performance Model" (Williams, Waterman and Patterson, 2009).
 

@@ -1,4 +1,4 @@
-//! The tables: what each kernel takes, and what changed since an earlier profile.
+//! The tables: time of each kernel, and changes since an earlier profile.
 
 use super::record::{Record, Row};
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ pub fn lines(record: &Record, all: bool) -> Vec<String> {
     lines
 }
 
-/// What comes after the table.
+/// The lines below the table.
 fn totals(record: &Record, whole: &Row) -> Vec<String> {
     let step = record.step_ms;
     let seconds = step.median / 1e3;
@@ -74,7 +74,7 @@ fn totals(record: &Record, whole: &Row) -> Vec<String> {
         ));
         let over = |row: &&Row| ceilings.floor_seconds(&row.kernel, row.flops, row.bytes).0 > row.seconds();
         if record.rows.iter().any(|row| over(&row)) {
-            lines.push("over 100% of the ceiling: what is read was still in a cache".into());
+            lines.push("over 100% of the ceiling: its data was still in a cache".into());
         }
     }
     lines.push(match record.clock.as_str() {
@@ -133,7 +133,7 @@ pub fn flops(per_second: f64) -> String {
     format!("{} {unit}", significant(per_second / size))
 }
 
-/// What got faster and what slower since `before`: ranges that do not touch. Kernels are matched by place and shape, so
+/// Kernels that got faster or slower since `before`: their ranges do not touch. Kernels are matched by place and shape, so
 /// that another shader for the same work compares with the one before.
 pub fn comparison(now: &Record, before: &Record) -> Vec<String> {
     let mut pairs: BTreeMap<(String, String), [Vec<Row>; 2]> = BTreeMap::new();

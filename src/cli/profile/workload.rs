@@ -1,4 +1,4 @@
-//! What is profiled: a training step or a decode step of a model with random or given weights.
+//! The workload of a profile: a training step or a decode step of a model with random or given weights.
 
 use std::path::PathBuf;
 use wgpt::error::Result;
@@ -21,37 +21,37 @@ use wgpt::train::trainer::{check_precision, mib};
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Wanted {
     /// Model folder; its weights are used
-    #[arg(long, value_name = "DIR", conflicts_with = "preset")]
+    #[arg(long, value_name = "DIR", conflicts_with = "preset", help_heading = "Workload")]
     pub model: Option<PathBuf>,
     /// Named model size, with random weights [default: demo]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Workload")]
     pub preset: Option<String>,
     /// Sequences per micro-batch, or texts decoded at once [default: the preset's for training, 1 for decoding]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Workload")]
     pub batch: Option<usize>,
     /// Tokens per sequence, or before the decoded one [default: the model's context]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Workload")]
     pub context: Option<usize>,
     /// Logits for so many tokens at a time, as in wgpt train
-    #[arg(long, value_name = "N", conflicts_with = "decode")]
+    #[arg(long, value_name = "N", conflicts_with = "decode", help_heading = "Workload")]
     pub classifier_rows: Option<usize>,
     /// Floating-point format of a training step [default: f32]
-    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "decode")]
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "decode", help_heading = "Workload")]
     pub precision: Option<Precision>,
     /// Fewer layers than the preset's.
     #[arg(skip)]
     pub layers: Option<usize>,
     /// A training step: one micro-batch and the update (the default)
-    #[arg(long, conflicts_with = "decode")]
+    #[arg(long, conflicts_with = "decode", help_heading = "Workload")]
     pub train: bool,
     /// One decode step with a full context
-    #[arg(long)]
+    #[arg(long, help_heading = "Workload")]
     pub decode: bool,
 }
 
 /// A loaded program and how it is replayed.
 pub struct Workload {
-    /// Model, what is done, batch and context, for people.
+    /// Model, kind of step, batch and context, for people.
     pub title: String,
     pub graph: Graph,
     /// Tokens that one replay reads.
@@ -66,7 +66,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Builds and loads it; `available_bytes` is what buffers may take, where that is known.
+    /// Builds and loads it; `available_bytes` is the limit of buffers' memory, where that is known.
     pub fn load(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Option<u64>) -> Result<Workload> {
         if wanted.decode {
             decoding(wanted, executor, available_bytes)
@@ -167,7 +167,7 @@ fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     initialise(wanted, executor, &network)?;
     let position = f32::from_bits(context as u32 - 1);
     executor.write_state(&positions_name(&network, rows), &vec![position; rows])?;
-    // Two FLOPs per weight that is multiplied by, and the scores and sums of attention over what is cached.
+    // Two FLOPs per weight that is multiplied by, and the scores and sums of attention over the cache.
     let weights = config.multiplied_count();
     let attention = 4 * config.layers * config.heads * config.head_size * context;
     Ok(Workload {
@@ -183,7 +183,7 @@ fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
 }
 
 impl Wanted {
-    /// What people call the model.
+    /// The model's name, for people.
     fn name(&self) -> String {
         match (&self.model, &self.preset) {
             (Some(folder), _) => folder.display().to_string(),
@@ -221,7 +221,7 @@ fn some_ids(count: usize, vocabulary: usize) -> Vec<u32> {
     (0..count as u64).map(|i| ((i.wrapping_mul(2_654_435_761) >> 7) % vocabulary as u64) as u32).collect()
 }
 
-/// Shape of what a kernel works on: M x N x K where its shader has these constants, otherwise the op's inputs.
+/// Shape of a kernel's work: M x N x K where its shader has these constants, otherwise the op's inputs.
 pub fn shape_text(graph: &Graph, executor: &dyn Executor, node: usize, nth: usize) -> String {
     let Some(op) = graph.op(node) else { return String::new() };
     let shapes = graph.shapes(node);

@@ -111,7 +111,7 @@ impl Encode {
                     }
                 }
             }
-            // What comes before a line that cannot be encoded is still written.
+            // Lines before one that cannot be encoded are still written.
             console::data(&text)?;
             failure?;
         }
@@ -300,7 +300,7 @@ impl Text<'_> {
         self.write(&text)
     }
 
-    /// Writes what is left, and begins the next text.
+    /// Writes the rest, and begins the next text.
     fn end(&mut self, after: &str) -> Result<()> {
         self.flush()?;
         let rest = std::mem::replace(&mut self.stream, self.tokenizer.stream()).finish()?;

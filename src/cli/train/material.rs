@@ -1,4 +1,4 @@
-//! What a run is trained on: text or shards with their tokenizer, or the built-in stories.
+//! The data of a run: text or shards with their tokenizer, or the built-in stories.
 
 use super::super::cache_folder;
 use std::path::Path;
@@ -16,7 +16,7 @@ use wgpt::train::settings::Settings;
 /// Bytes of the built-in corpus: training, and held out.
 const STORY_BYTES: (usize, usize) = (2 << 20, 200 << 10);
 
-/// What is trained on.
+/// The data, with its tokenizer.
 pub(super) struct Material {
     pub corpus: Corpus,
     pub tokenizer: Option<Tokenizer>,

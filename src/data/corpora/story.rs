@@ -4,7 +4,7 @@
 //! place, animal, thing, need and outcome stay the same from its first sentence to its last. The characters are the
 //! letters, the period, the comma, the space and the newline.
 //!
-//! What makes the corpus a yardstick is that its entropy is computed, not estimated. The grammar is unambiguous: each
+//! The corpus is a yardstick because its entropy is computed, not estimated. The grammar is unambiguous: each
 //! sequence of draws writes a text that no other sequence writes, and no story begins with another (both checked by
 //! [`Grammar::ambiguity`] over all draws, sentence by sentence). So the map from draws to text is one to one, H(text) =
 //! H(draws), a stream of stories falls into stories in one way, and

@@ -12,7 +12,7 @@
 //! **every half stands in each role equally often**: of two texts that tell of different things, say (x, y) and (x',
 //! y'), the set has these two and the crossed ones (x, y') and (x', y). So no word of either half and no bag of words
 //! tells the label, nor does the first word; halves are drawn until lengths tell nothing either. The right one of
-//! four choices is another for each of the set's four contexts. What is left is what the halves say together.
+//! four choices is another for each of the set's four contexts. Only both halves together tell the label.
 //!
 //! The characters are those of the stories. A text is at most [`MOST_CHARACTERS`] long.
 
@@ -131,7 +131,7 @@ fn choices(split: Split, random: &mut Pcg64) -> Vec<Example> {
         let shared = TALES.cast(random);
         let choices = shuffled(random).map(|row| (row, TALES.say(&plot.second, &plot.told(&shared, row))));
         let most = MOST_CHARACTERS - 1 - choices.iter().map(|(_, choice)| choice.len()).max().unwrap_or(0);
-        // What the choices do not tell of may differ from context to context.
+        // Words that no choice mentions may differ from context to context.
         let mut context = |row: usize| {
             let cast = plot.told(&plot.with_second_half_of(&shared, random), row);
             Some(TALES.say(&plot.first, &cast)).filter(|context| context.len() <= most && split.has(context))

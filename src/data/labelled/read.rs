@@ -1,4 +1,4 @@
-//! Reading: every row is checked, and what is wrong with one is told with its line.
+//! Reading: every row is checked, and an error names its line.
 
 use std::path::Path;
 
@@ -34,7 +34,7 @@ pub fn read(path: &Path, form: &Form, labels: bool) -> Result<Vec<Example>> {
 }
 
 /// The rows of a text that is typed or piped: lines of JSON objects, or lines of the form's texts with tabs between them.
-/// `name` is what errors call it. Labels are read where there are some.
+/// `name` is its name in errors. Labels are read where there are some.
 pub fn read_lines(name: &Path, text: &str, form: &Form) -> Result<Vec<Example>> {
     let reader = Reader { path: name, form, labels: false };
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
@@ -268,7 +268,7 @@ fn numbered(column: &Column, number: usize) -> String {
 
 fn missing(place: &str, column: &Column) -> Error {
     let Column { option, name } = column;
-    Error::Input(format!("{place} has no `{name}`; add it, or say what it is called with --{option}"))
+    Error::Input(format!("{place} has no `{name}`; add it, or name its column with --{option}"))
 }
 
 fn newlines(bytes: &[u8]) -> usize {

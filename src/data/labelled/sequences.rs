@@ -5,7 +5,7 @@
 //! - similar: start first delimiter second extract, and start second delimiter first extract
 //! - choose: start context question delimiter choice extract, for each choice
 //!
-//! What is too long is cut: the end of a text, the longer one of two first; of a context its beginning, because what is asked
+//! Texts that are too long are cut: at the end, the longer one of two first; a context at its beginning, because the question
 //! follows its end. Questions and choices are never cut.
 
 use super::{Example, Task};
@@ -54,7 +54,7 @@ pub struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// The sequences of an example; errors say what of the texts does not fit.
+    /// The sequences of an example; errors name the text that does not fit.
     pub fn encode(&self, example: &Example) -> Result<Sequences> {
         let tokens = |text: &str| self.tokenizer.encode(text);
         let mut texts = example.texts.iter().map(|text| tokens(text)).collect::<Result<Vec<_>>>()?;

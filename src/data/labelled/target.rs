@@ -1,4 +1,4 @@
-//! What a task's head predicts, and the right answers of labelled examples.
+//! The target of a task's head, and the right answers of labelled examples.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +17,7 @@ const MOST_LABELS: usize = 1000;
 /// Labels that a message lists.
 const SHOWN: usize = 8;
 
-/// What a head predicts.
+/// The target of a head.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
@@ -63,7 +63,7 @@ pub fn form(task: Task, names: &BTreeMap<String, String>) -> Result<Form> {
 }
 
 impl Target {
-    /// What is to be learned from training examples: their labels, grades if asked for, or which choice is right.
+    /// The target of training examples: their labels, grades if asked for, or the number of the right choice.
     pub fn of(task: Task, grades: bool, examples: &[Example], path: &Path) -> Result<Target> {
         if grades && task != Task::Similar {
             fail!(Usage, "--grades is for --task similar; --task {} has labels", task.name());

@@ -1,4 +1,4 @@
-//! What a folder says of its tokenizer beside `tokenizer.json`: kept, so that a model that is trained on has it too.
+//! The other files of a tokenizer beside `tokenizer.json`: kept, so that a model that is trained further has them too.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -21,7 +21,7 @@ const TEMPLATE_JSON: &str = "chat_template.json";
 pub(super) const GENERATION_FILE: &str = "generation_config.json";
 const SPECIAL_TOKENS_FILE: &str = FILES[0];
 
-/// What is done with each key of a `tokenizer_config.json` that `transformers` knows.
+/// How each key of a `tokenizer_config.json` that `transformers` knows is treated.
 pub const KEYS: &[(&str, Use)] = &[
     ("__slow_tokenizer", Harmless),
     ("_json_padding", Harmless),
@@ -95,7 +95,7 @@ pub const KEYS: &[(&str, Use)] = &[
     ("vocab_file", Harmless),
 ];
 
-/// What stands beside a `tokenizer.json`.
+/// The files beside a `tokenizer.json`.
 #[derive(Clone, Default)]
 pub(super) struct Beside {
     /// `tokenizer_config.json`.
@@ -173,7 +173,7 @@ impl Beside {
         write_bytes(&folder.join(SETTINGS_FILE), text.as_bytes())
     }
 
-    /// The settings as one object, to be changed: what `special_tokens_map.json` says goes into it.
+    /// The settings as one object, to be changed: the keys of `special_tokens_map.json` are merged into it.
     pub fn merged(&self, tokenizer: &Tokenizer) -> (Map<String, Value>, Beside) {
         let mut settings = self.settings.clone().unwrap_or_else(|| defaults(tokenizer));
         let mut files = self.files.clone();
@@ -198,7 +198,7 @@ fn default_template(value: &Value) -> Option<String> {
     }
 }
 
-/// What makes the Hugging Face libraries use a `tokenizer.json` as it is.
+/// The keys that make the Hugging Face libraries use a `tokenizer.json` as it is.
 fn defaults(tokenizer: &Tokenizer) -> Map<String, Value> {
     let settings = json!({
         // Without this, `AutoTokenizer` takes a model of type gpt2 to have GPT-2's own pre-tokenizer.
@@ -220,7 +220,7 @@ fn defaults(tokenizer: &Tokenizer) -> Map<String, Value> {
     settings
 }
 
-/// What a `tokenizer_config.json` asks for and is not done, one sentence each.
+/// Settings of a `tokenizer_config.json` that have no effect here, one sentence each.
 pub(super) fn warnings(settings: &Map<String, Value>, tokenizer: &Tokenizer) -> Vec<String> {
     let name = SETTINGS_FILE;
     let keys = Keys::of(settings.clone());
@@ -232,7 +232,7 @@ pub(super) fn warnings(settings: &Map<String, Value>, tokenizer: &Tokenizer) -> 
             .push(format!("{name} asks for clean_up_tokenization_spaces: texts here keep spaces before punctuation"));
     }
     let Some(inner) = tokenizer.inner() else { return warnings };
-    // tokenizer.json is what is done; transformers changes it where these say something else.
+    // tokenizer.json decides here; transformers changes it where these keys differ.
     let json: Value = serde_json::from_slice(tokenizer.json()).unwrap_or_default();
     let around = inner.encode_fast("", true).map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
     for (key, role, found) in

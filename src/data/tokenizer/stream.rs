@@ -35,7 +35,7 @@ impl<'a> TextStream<'a> {
         self.shown = self.shown.max(end);
         let (most, keep) = Self::WINDOW;
         if self.ids.len() > most {
-            // What the first of the remaining ids stand for may look different now; what is held back does not.
+            // The text of the first remaining ids may look different now; the text that is held back does not.
             let held_back = text.len().saturating_sub(self.shown);
             self.ids.drain(..self.ids.len() - keep);
             self.shown = self.tokenizer.decode(&self.ids)?.len().saturating_sub(held_back);
@@ -43,14 +43,14 @@ impl<'a> TextStream<'a> {
         Ok(new)
     }
 
-    /// What was held back.
+    /// The text that was held back.
     pub fn finish(self) -> Result<String> {
         let text = self.tokenizer.decode(&self.ids)?;
         Ok(text.get(self.shown..).unwrap_or_default().to_string())
     }
 }
 
-/// The length of the text without what may be the beginning of a character: at most three bytes, each of which a
+/// The length of the text without a possible beginning of a character: at most three bytes, each of which a
 /// decoder may show as a U+FFFD.
 fn complete(text: &str) -> usize {
     let incomplete = text.chars().rev().take(3).take_while(|&c| c == char::REPLACEMENT_CHARACTER).count();

@@ -42,7 +42,7 @@ impl TensorType {
     }
 }
 
-/// What the file says about a tensor.
+/// A tensor's entry in the file.
 pub struct Description {
     pub name: String,
     /// Row-major shape, the last one contiguous; the file lists it the other way round.
@@ -121,7 +121,7 @@ fn write_text(w: &mut impl Write, text: &str) -> io::Result<()> {
     w.write_all(text.as_bytes())
 }
 
-/// Counts what passes through.
+/// Counts the bytes that pass through.
 struct Counting<'a, W> {
     inner: &'a mut W,
     written: u64,

@@ -1,4 +1,4 @@
-//! A `tokenizer.json` as GGUF lists it: tokens by id, what each is, and merges.
+//! A `tokenizer.json` as GGUF lists it: tokens by id, the type of each, and merges.
 //!
 //! llama.cpp rebuilds the tokenizer from these and the name `gpt-2` of a pre-tokenizer, so only GPT-2's kind fits:
 //! byte-level BPE without a normaliser, split by GPT-2's pattern.
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::files::one_line;
 
-/// What llama.cpp does with a token, with its numbers.
+/// llama.cpp's types of tokens, with its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
     /// Text in GPT-2's alphabet of bytes.

@@ -122,7 +122,7 @@ impl<'a> Client<'a> {
     pub fn complete(&self, sha: &str) -> Result<()> {
         let repo = Cache::new(self.cache.clone()).repo(Repo::model(self.name.into()));
         repo.create_ref(sha).map_err(Error::io("write", &self.root().join("refs").join(MAIN)))?;
-        // What the crate writes for a version asked for by its commit; the Python tools have no such file.
+        // The crate writes this file for a version asked for by its commit; the Python tools do not.
         let _ = fs::remove_file(self.root().join("refs").join(sha));
         Ok(())
     }
@@ -166,7 +166,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// A sentence that says what to do.
+    /// A sentence with the remedy.
     fn explain(&self, what: &str, error: ApiError) -> Error {
         let (name, endpoint) = (self.name, &self.hub.endpoint);
         Error::Input(match error {

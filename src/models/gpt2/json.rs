@@ -36,7 +36,7 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
     }
 }
 
-/// What GPT's and GPT-2's files have in common; `model` is what errors call the model. `n_ctx` is the old name of
+/// The keys that GPT's and GPT-2's files share; `model` is the model's name in errors. `n_ctx` is the old name of
 /// `n_positions` and means nothing beside it.
 pub(in crate::models) fn body(keys: &Keys, model: &str) -> Found<Config> {
     let size = |key: &str, shared: &str, most: usize| {
@@ -74,17 +74,32 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
         FeedForward::Gelu(form) => form,
         FeedForward::SwiGlu | FeedForward::Experts(_) => Form::Tanh, // means nothing beside `ablation`
     };
+    let ablated = ablation.then(|| Ablation {
+        norm: config.norm,
+        rope_theta: match config.position {
+            Position::Learned => None,
+            Position::Rope { base, .. } => Some(base),
+        },
+        swiglu: config.feed_forward == FeedForward::SwiGlu,
+    });
     let written = ConfigJson {
-        ablation: ablation.then(|| Ablation {
-            norm: config.norm,
-            rope_theta: match config.position {
-                Position::Learned => None,
-                Position::Rope { base, .. } => Some(base),
-            },
-            swiglu: config.feed_forward == FeedForward::SwiGlu,
-        }),
-        activation_function: name(activation),
+        ablation: ablated,
+        activation_function: Some(name(activation)),
         architectures: if ablation { vec![] } else { vec![ARCHITECTURE] },
+        model_type: if ablation { ABLATION } else { "gpt2" },
+        n_inner: Some((config.inner != 4 * config.width).then_some(config.inner)),
+        ..written_body(config, dtype)
+    };
+    text(&written)
+}
+
+/// The keys that GPT's and GPT-2's files share, as they are written; the others are left out.
+pub(in crate::models) fn written_body(config: &Config, dtype: &'static str) -> ConfigJson {
+    ConfigJson {
+        ablation: None,
+        activation_function: None,
+        afn: None,
+        architectures: vec![],
         attn_pdrop: config.dropout.attention,
         bos_token_id: config.bos_token_id,
         dtype,
@@ -92,19 +107,23 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
         eos_token_id: one_or_list(&config.eos_token_id),
         initializer_range: config.initializer_range,
         layer_norm_epsilon: config.norm_epsilon,
-        model_type: if ablation { ABLATION } else { "gpt2" },
+        model_type: "",
         n_ctx: config.context,
         n_embd: config.width,
         n_head: config.heads,
-        n_inner: (config.inner != 4 * config.width).then_some(config.inner),
+        n_inner: None,
         n_layer: config.layers,
         n_positions: config.context,
         resid_pdrop: config.dropout.residual,
         tie_word_embeddings: config.tied,
         torch_dtype: dtype,
         vocab_size: config.vocab_size,
-    };
-    serde_json::to_string_pretty(&written).expect("a struct of numbers and strings always serialises") + "\n"
+    }
+}
+
+/// The text of a `config.json`.
+pub(in crate::models) fn text(written: &ConfigJson) -> String {
+    serde_json::to_string_pretty(written).expect("a struct of numbers and strings always serialises") + "\n"
 }
 
 /// Whether a part of GPT-2 is exchanged.
@@ -143,14 +162,17 @@ impl Ablation {
     }
 }
 
-/// What is written, in the alphabetical order of `transformers`. Typed so that floats keep their short f32 form.
-/// `dtype` is the name since version 5, `torch_dtype` before.
+/// The written keys, in the alphabetical order of `transformers`. Typed so that floats keep their short f32 form.
+/// `dtype` is the name since version 5, `torch_dtype` before. `afn` is GPT's name of `activation_function`.
 #[derive(Serialize)]
-struct ConfigJson {
+pub(in crate::models) struct ConfigJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     ablation: Option<Ablation>,
-    activation_function: &'static str,
-    architectures: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activation_function: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::models) afn: Option<&'static str>,
+    pub(in crate::models) architectures: Vec<&'static str>,
     attn_pdrop: f32,
     bos_token_id: Option<u32>,
     dtype: &'static str,
@@ -158,11 +180,12 @@ struct ConfigJson {
     eos_token_id: Value,
     initializer_range: f32,
     layer_norm_epsilon: f32,
-    model_type: &'static str,
+    pub(in crate::models) model_type: &'static str,
     n_ctx: usize,
     n_embd: usize,
     n_head: usize,
-    n_inner: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n_inner: Option<Option<usize>>,
     n_layer: usize,
     n_positions: usize,
     resid_pdrop: f32,

@@ -1,5 +1,5 @@
 //! Examples as batches of one length: padding stands at the right, where causal attention never sees it, and has no target. So
-//! a batch gives what its examples give one by one.
+//! a batch has the scores of its examples one by one.
 
 use crate::data::labelled::Task;
 use crate::data::labelled::target::{Answer, Target};
@@ -27,7 +27,7 @@ impl Item {
     }
 }
 
-/// What a program is fed. Rows of a missing example are padding and weigh nothing.
+/// Inputs of a program. Rows of a missing example are padding and weigh nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelledBatch {
     /// (examples * sequences, length).
@@ -39,7 +39,7 @@ pub struct LabelledBatch {
     /// Right answers; 0 where there is none.
     pub classes: Vec<u32>,
     pub grades: Vec<f32>,
-    /// 0 for what is missing or has no answer.
+    /// 0 for examples that are missing or have no answer.
     pub weights: Vec<f32>,
 }
 

@@ -1,6 +1,6 @@
-//! A fine-tuned model's folder: a model folder with the head's weights beside the model's, and `task.json`, which says what
-//! the head means. A classifier is also what `transformers` loads as `...ForSequenceClassification`, whose folders are read
-//! as well: they have no `task.json`, and their texts no added tokens.
+//! A fine-tuned model's folder: a model folder with the head's weights beside the model's, and `task.json`: the head's
+//! task, labels and input form. `transformers` loads a classifier as `...ForSequenceClassification`, and its own folders are
+//! read as well: they have no `task.json`, and their texts no added tokens.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::formats::source::ModelSource;
 use crate::models::config::Config;
 use crate::models::family::classifier;
 
-/// What the head means.
+/// `task.json`: the task of the head, its labels and its input form.
 pub const TASK_FILE: &str = "task.json";
 
 /// `task.json`.
@@ -62,7 +62,7 @@ impl TaskFile {
         let Some(text) = source.text(TASK_FILE)? else { return Ok(None) };
         serde_json::from_str(&text).map(Some).map_err(|error| {
             let (path, problem) = (source.path(TASK_FILE), one_line(&error.to_string()));
-            Error::Input(format!("{} is not what wgpt finetune writes ({problem}); copy it again", path.display()))
+            Error::Input(format!("{} is not a task.json of wgpt finetune ({problem}); copy it again", path.display()))
         })
     }
 }
@@ -132,7 +132,7 @@ pub fn open(source: &ModelSource) -> Result<Finetuned> {
     Ok(Finetuned { config, weights, score, task, tokenizer })
 }
 
-/// What a classifier of `transformers` predicts, from its `config.json`.
+/// The target of a classifier of `transformers`, from its `config.json`.
 fn foreign(source: &ModelSource, config: &Config, outputs: usize) -> Result<TaskFile> {
     let text = source.text(CONFIG_FILE)?.unwrap_or_default();
     let object: Value = serde_json::from_str(&text).unwrap_or_default();

@@ -59,7 +59,7 @@ pub fn graph(network: &Network, head: &Head, length: usize) -> Graph {
     g
 }
 
-/// Adds what scores a batch of sequences of one length: output `scores`, of inputs `ids` and `positions.N`.
+/// Adds the scores of a batch of sequences of one length: output `scores`, of inputs `ids` and `positions.N`.
 pub fn build(g: &mut Graph, model: &Model, head: &Head, length: usize) {
     let ids = g.input("ids", Shape::u32(&[head.batch * head.sequences(), length]));
     let x = model.hidden(g, ids);

@@ -31,7 +31,7 @@ impl Product {
         Product { op: Matmul { tb: true, output: dtype, ..Matmul::default() }, shapes, depth: usize::MAX }
     }
 
-    /// dW = dlogits^T x, or added to what it is; f32 in any case.
+    /// dW = dlogits^T x, or dW += dlogits^T x; f32 in any case.
     pub fn dw(rows: usize, Sizes { c, v, dtype }: Sizes, accumulate: bool) -> Product {
         let [a, b] = [&[rows, v], &[rows, c]].map(|dims| Shape::f32(dims).with_dtype(dtype));
         Product {
@@ -80,7 +80,7 @@ impl Product {
         dispatches
     }
 
-    /// C, from A and B and, where it is added to, from what it was.
+    /// C, from A and B and, where it accumulates, from its old contents.
     pub fn reference(&self, a: &[f32], b: &[f32], c: Vec<f32>) -> Vec<f32> {
         let shapes = Shapes { inputs: self.inputs().iter().collect(), outputs: vec![&self.shapes[2]] };
         let mut outputs = [c];

@@ -57,7 +57,7 @@ impl Tiling {
         }
     }
 
-    /// Without workgroup memory, where a lane's neighbours can be asked for what they hold.
+    /// Without workgroup memory, where lanes of a subgroup can exchange values.
     fn registers(tm: usize, lanes: usize) -> Tiling {
         Tiling {
             constants: vec![("TM", tm), ("LANES", lanes)],
@@ -148,7 +148,7 @@ impl Tiling {
         if half && !few_rows {
             all.extend(Tiling::on_cooperative_matrices(m, n, limits));
         }
-        // What every device can run stands in each list.
+        // Each list has a tiling that every device can run.
         all.retain(|t| t.threads <= limits.invocations as usize && t.workgroup_bytes as u64 <= limits.workgroup_bytes);
         all
     }

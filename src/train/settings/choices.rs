@@ -1,12 +1,12 @@
-//! What a user gives about a run, whatever its objective: flags, and the same as keys of a configuration file.
+//! The user's choices of a run, whatever its objective: flags, and the same as keys of a configuration file.
 
 use super::{Cadence, Precision};
 use crate::train::rates::Freeze;
 use crate::train::schedule::ScheduleKind;
 use serde::{Deserialize, Serialize};
 
-/// Every choice of a run that all objectives have, each a flag and a key of the configuration file; what is left out follows
-/// from the command's recipe.
+/// Every choice of a run that all objectives have, each a flag and a key of the configuration file; the command's recipe
+/// has defaults for those that are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct Choices {
@@ -58,10 +58,10 @@ pub struct Choices {
     /// Freeze the embeddings and so many of the lowest layers; or all: train the task's head alone
     #[arg(long, value_name = "LAYERS|all", help_heading = "Optimiser")]
     pub freeze: Option<Freeze>,
-    /// Floating-point format: mixed halves what activations take, on devices that have f16 [default: f32]
+    /// Floating-point format: mixed halves the memory of activations, on devices that have f16 [default: f32]
     #[arg(long, value_enum, help_heading = "Memory")]
     pub precision: Option<Precision>,
-    /// Compute what is inside a block again in the backward pass: less memory, a third more work
+    /// Compute the activations of a block again in the backward pass: less memory, a third more work
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false", help_heading = "Memory")]
     pub recompute: Option<bool>,
     /// Make logits, their loss and gradients for so many tokens at a time (a multiple of 64, or rounded up to one): less

@@ -13,7 +13,7 @@ use crate::train::checkpoint::RunFolder;
 use crate::train::record::Record;
 use crate::train::sinks::{Sink, log};
 
-/// What to draw. Values that are not finite are left out; without any points the axes are drawn alone.
+/// The curves of a plot. Values that are not finite are left out; without any points the axes are drawn alone.
 #[derive(Debug, Clone, Copy)]
 pub struct Plot<'a> {
     pub title: &'a str,

@@ -1,4 +1,4 @@
-//! Single passages of stories, told with words that are chosen beforehand: what the labelled tasks are made of.
+//! Single passages of stories, told with words that are chosen beforehand: the material of the labelled tasks.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use rand_pcg::Pcg64;
 
 use super::grammar::{Grammar, Piece, draw};
 
-/// A row for every table of a grammar: who and what a passage is about.
+/// A row for every table of a grammar: the persons and things of a passage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cast(Vec<usize>);
 

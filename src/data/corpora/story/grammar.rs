@@ -28,7 +28,7 @@ pub struct Table {
     pub rows: Weighted,
 }
 
-/// One passage of a story and what may follow it.
+/// One passage of a story and the passages that may follow it.
 pub struct Scene {
     /// The tables, each named by one of its marks, whose row is settled from here to the story's end: the first
     /// mention draws it and later ones repeat it. A table never settled is drawn anew at each mention.
@@ -136,9 +136,9 @@ impl Grammar {
     /// where they part.
     ///
     /// A story is read passage by passage. For each passage, all wordings with all words they can take are compared,
-    /// of all scenes that may stand there. If neither begins with the other for any two that agree on what was settled
-    /// before, then a text goes on in one way only; if each mentions whatever its scene settles, that way also tells
-    /// what later passages rely on. By induction a text then has one derivation, and no story begins with another.
+    /// of all scenes that may stand there. If neither begins with the other for any two that agree on the rows settled
+    /// before, then a text goes on in one way only; if each mentions every row that its scene settles, that way also tells
+    /// the rows that later passages rely on. By induction a text then has one derivation, and no story begins with another.
     pub fn ambiguity(&self) -> Option<[String; 2]> {
         self.ambiguity_from(self.start, &self.blank())
     }
@@ -158,7 +158,7 @@ impl Grammar {
         })
     }
 
-    /// The entropy of what a wording draws anew, and its expected length; settled rows are counted where they settle.
+    /// The entropy of the rows that a wording draws anew, and its expected length; settled rows are counted where they settle.
     fn wording_entropy(&self, wording: &'static str, memory: &[Memory]) -> Entropy {
         let length = |text: &str| Entropy { nats_per_story: 0.0, characters_per_story: text.chars().count() as f64 };
         self.pieces(wording).fold(Entropy::default(), |sum, piece| match piece {
@@ -319,7 +319,7 @@ impl Mark {
     }
 }
 
-/// What a story knows of one table.
+/// A story's knowledge of one table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Memory {
     /// Not settled: each mention draws for itself.
@@ -342,7 +342,7 @@ impl Memory {
     }
 }
 
-/// The beginning of a story, what it knows by then, and −ln of the probability of its draws.
+/// The beginning of a story, its knowledge by then, and −ln of the probability of its draws.
 #[derive(Clone)]
 struct Path {
     text: String,
@@ -375,7 +375,7 @@ pub(super) fn draw<T>(options: Weighted<T>, random: &mut Pcg64) -> usize {
     options.iter().position(within).unwrap_or_default()
 }
 
-/// Draws one of the options and then what it stands for: H(weights) + Σ p · `inner`, lengths Σ p · `inner`.
+/// Draws one of the options and then its words: H(weights) + Σ p · `inner`, lengths Σ p · `inner`.
 fn mixture<T: Copy>(options: Weighted<T>, inner: impl Fn(T) -> Entropy) -> Entropy {
     options.iter().fold(Entropy::default(), |sum, &(weight, option)| {
         let p = f64::from(weight) / f64::from(total(options));

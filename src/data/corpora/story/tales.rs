@@ -41,7 +41,7 @@ static TABLES: &[Table] = &[
         marks: "thing",
         rows: &[(5, "ball"), (4, "drum"), (4, "book"), (4, "doll"), (3, "bell"), (3, "ring"), (3, "cup")],
     },
-    // What gets away, how, and how it is caught.
+    // A toy that gets away, how, and how it is caught.
     Table {
         marks: "toy/escape/rescue",
         rows: &[
@@ -51,7 +51,7 @@ static TABLES: &[Table] = &[
             (2, "hat/blew away/ran after it"),
         ],
     },
-    // A need, what ends it, and how.
+    // A need, the gift that ends it, and how.
     Table {
         marks: "need/gift/use",
         rows: &[

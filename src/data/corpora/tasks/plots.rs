@@ -1,4 +1,4 @@
-//! The passages that the halves of examples are, and what must fit between them.
+//! The passages that the halves of examples are, and the word that must fit between them.
 
 use std::collections::BTreeSet;
 
@@ -34,8 +34,8 @@ const NEXT: &[Halves] = &[
 
 const ENDING: &[Halves] = &[HELP[0], HELP[1], (&[&NEED, &SHARING], &[&RELIEF], "need")];
 
-/// Scenes whose two wordings say the same. What they tell of (a need, a gift, a way to get away) comes again later in a story,
-/// where the built-in model predicts it; of names, places and looks it predicts hardly any.
+/// Scenes whose two wordings say the same. Their subjects (a need, a gift, a way to get away) come again later in a story,
+/// where the built-in model predicts them; names, places and looks it hardly predicts.
 const SAME: &[&[&Scene]] = &[&[&NEED], &[&NEED, &SHARING], &[&ESCAPE], &[&RESCUE], &[&GIVING_BACK]];
 
 /// The wordings of two halves.
@@ -79,8 +79,8 @@ impl Plot {
         Plot { first: worded(0), second: worded(1), key: None }
     }
 
-    /// Another cast to tell the halves with, such that the crossed halves do not fit. What both halves tell of is the
-    /// same but for the key; in other words, all of it differs. None if the draw did not give one.
+    /// Another cast to tell the halves with, such that the crossed halves do not fit. The words that both halves share are the
+    /// same but for the key; for `similar` all of them differ. None if the draw did not give one.
     pub fn other(&self, cast: &Cast, random: &mut Pcg64) -> Option<Cast> {
         let shared = &tables(&self.first) & &tables(&self.second);
         let mut other = TALES.cast(random);
@@ -105,7 +105,7 @@ impl Plot {
         self.key.map_or_else(|| cast.clone(), |key| cast.clone().with(key, row))
     }
 
-    /// A new cast that has what the second half tells of from `cast`.
+    /// A new cast with the words of the second half from `cast`.
     pub fn with_second_half_of(&self, cast: &Cast, random: &mut Pcg64) -> Cast {
         tables(&self.second).into_iter().fold(TALES.cast(random), |new, table| new.with(table, cast.row(table)))
     }
