@@ -431,7 +431,7 @@ fn a_text_is_the_same_alone_and_in_a_batch_and_the_next_takes_the_row_of_one_tha
         for draw in [Draw::GREEDY, Draw { temperature: 1.0, repetition_penalty: 1.3, ..Draw::GREEDY }] {
             let (batched, order) = texts(device, &mut three, &requests, &draw);
             for (n, (request, batched)) in requests.iter().zip(batched).enumerate() {
-                let alone = texts(device, &mut one, &[request.clone()], &draw).0.remove(0);
+                let alone = texts(device, &mut one, std::slice::from_ref(request), &draw).0.remove(0);
                 let ids = |text: &[Token]| text.iter().map(|token| token.id).collect::<Vec<_>>();
                 assert_eq!(ids(&batched), ids(&alone), "text {n} on {label}");
                 assert_eq!(batched.len(), if n == ENDS.0 { ENDS.1 } else { request.tokens }, "text {n} on {label}");

@@ -100,8 +100,8 @@ fn an_error_that_cannot_be_told_still_has_its_exit_code() {
 fn training_goes_on_without_its_console() {
     let place = place();
     place.write("input", "");
-    // Validation at every step makes a line of each: more than a pipe holds.
-    let steps = 700;
+    // Validation at every step makes a line of each: more than a pipe of one page holds.
+    let (steps, page) = (80, 4096);
     let train = format!("{TRAIN} --steps {steps} --eval-every 1 --save-every 100000");
     let lines = |run: &str| std::fs::read_to_string(place.path(run).join("log.jsonl")).unwrap().lines().count();
     for (n, redirect) in ["> /dev/full 2>&1", ">&- 2>&-"].into_iter().enumerate() {
@@ -109,14 +109,22 @@ fn training_goes_on_without_its_console() {
         assert_eq!(code, 0, "{redirect}: {text}");
         assert_eq!(lines(&format!("run{n}")), steps);
     }
-    // A reader that has gone, and one that never reads.
+    // A reader that has gone, and one that does not read before the run has ended.
     for (run, reads) in [("gone", false), ("stuck", true)] {
-        let mut child = place.command(&format!("{train} --out {run}")).stderr(Stdio::piped()).spawn().unwrap();
-        let pipe = child.stderr.take().filter(|_| reads);
+        let (reader, writer) = std::io::pipe().unwrap();
+        assert_eq!(rustix::pipe::fcntl_setpipe_size(&writer, page).unwrap(), page);
+        let mut command = place.command(&format!("{train} --out {run}"));
+        let mut child = command.stderr(writer).spawn().unwrap();
+        drop(command); // and with it our end of the pipe for writing
+        let reader = Some(reader).filter(|_| reads);
         assert_eq!(child.wait().unwrap().code(), Some(0), "{run}");
-        drop(pipe);
         assert_eq!(lines(run), steps, "{run}");
         assert!(place.path(run).join("model.safetensors").exists());
+        if let Some(mut reader) = reader {
+            let mut read = vec![];
+            std::io::Read::read_to_end(&mut reader, &mut read).unwrap();
+            assert!(read.len() >= page - 200, "the pipe was full: {} bytes", read.len());
+        }
     }
 }
 
