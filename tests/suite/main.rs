@@ -32,6 +32,7 @@ mod margins;
 mod metrics;
 mod mixed;
 mod moe_block;
+mod moved_data;
 mod networks;
 mod not_finite;
 mod objectives;
