@@ -25,8 +25,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use wgpt::data::source::{Extensions, Source};
 use wgpt::error::Result;
 use wgpt::executor::{Executor, Trial, free_host_memory};
+use wgpt::fail;
 use wgpt::formats::demo;
 use wgpt::formats::source::ModelSource;
 use wgpt::gpu::tuning::Watch;
@@ -97,6 +99,10 @@ enum Command {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let global = &arguments.global;
+    check_device_name(&global.device)?;
+    if global.retune && global.device.eq_ignore_ascii_case("cpu") {
+        fail!(Usage, "--retune measures the kernels of a GPU: leave it out with --device cpu");
+    }
     match &arguments.command {
         Command::Train(train) => train.run(global),
         Command::Finetune(finetune) => finetune.run(global),
@@ -210,9 +216,33 @@ fn cache_folder() -> PathBuf {
     folders.map_or_else(|| std::env::temp_dir().join("wgpt-cache"), |f| f.cache_dir().to_path_buf())
 }
 
-/// Checks the name before anything is opened, so that a wrong one is refused at once.
+/// Checks a name before anything is opened, so that a wrong one is refused at once. Commands that open a device check that there
+/// is one, too.
+fn check_device_name(name: &str) -> Result<()> {
+    if name.eq_ignore_ascii_case("auto") { Ok(()) } else { check_device(name) }
+}
+
+/// Checks that there is a device of the name.
 fn check_device(name: &str) -> Result<()> {
     if name.eq_ignore_ascii_case("cpu") { Ok(()) } else { choose(name).map(|_| ()) }
+}
+
+/// Refuses extensions where no folder is searched for files.
+fn check_extensions(extensions: Option<&Extensions>, places: &[Option<&Path>]) -> Result<()> {
+    match places.iter().flatten().next() {
+        Some(data) if extensions.is_some() && !places.iter().flatten().any(|place| place.is_dir()) => {
+            fail!(Usage, "--ext is for folders, and {} is none: leave it out", data.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a column where no file has any.
+fn check_column<'a>(column: Option<&str>, sources: impl IntoIterator<Item = &'a Source>) -> Result<()> {
+    if column.is_some() && !sources.into_iter().any(Source::has_columns) {
+        fail!(Usage, "--column is for .jsonl and .parquet files, and the data has none: leave it out");
+    }
+    Ok(())
 }
 
 /// Set by Ctrl-C; a second one ends the process at once.

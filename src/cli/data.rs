@@ -37,9 +37,9 @@ pub struct Prepare {
     /// Extensions of the files that a folder is searched for, such as md,py [default: txt,jsonl,parquet]
     #[arg(long, value_name = "LIST")]
     ext: Option<Extensions>,
-    /// The field of .jsonl lines, or the column of .parquet files, that holds the text
-    #[arg(long, default_value = "text")]
-    column: String,
+    /// The field of .jsonl lines, or the column of .parquet files, that holds the text [default: text]
+    #[arg(long)]
+    column: Option<String>,
     /// A tokenizer.json, a folder that holds one, char (one token per character of the data), or bytes
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: String,
@@ -62,10 +62,13 @@ pub struct Prepare {
 
 impl Prepare {
     fn run(&self, global: &Global) -> Result<()> {
+        super::check_extensions(self.ext.as_ref(), &[Some(&self.data), self.val.as_deref()])?;
         let extensions = self.ext.clone().unwrap_or_default();
-        let open = |path: &Path| Ok::<_, Error>(Source::open_with(path, &extensions)?.with_column(&self.column));
+        let open =
+            |path: &Path| Ok::<_, Error>(Source::open_with(path, &extensions)?.with_column(self.column.as_deref()));
         let source = open(&self.data)?;
         let named = self.val.as_deref().map(open).transpose()?;
+        super::check_column(self.column.as_deref(), [&source].into_iter().chain(&named))?;
         source
             .notes()
             .iter()

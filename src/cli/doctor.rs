@@ -24,7 +24,7 @@ pub struct Doctor {
     #[arg(long, value_enum)]
     family: Option<FamilyName>,
     /// Leave out everything that is measured, list the adapters only
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["family", "ops"])]
     list: bool,
     /// Check only the cases whose name contains this
     #[arg(long, value_name = "TEXT", default_value = "")]

@@ -10,7 +10,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use wgpt::data::source::Extensions;
 use wgpt::error::Result;
-use wgpt::evaluate::prompt::SEPARATOR;
 use wgpt::fail;
 
 #[derive(clap::Args)]
@@ -44,12 +43,12 @@ pub struct Eval {
     /// File that solved examples are drawn from
     #[arg(long, value_name = "FILE", help_heading = "Solved examples")]
     train: Option<PathBuf>,
-    /// Seed of the draw
-    #[arg(long, default_value_t = 1337, help_heading = "Solved examples")]
-    seed: u32,
+    /// Seed of the draw [default: 1337]
+    #[arg(long, help_heading = "Solved examples")]
+    seed: Option<u32>,
     /// Separator between solved examples and the question [default: an empty line]
-    #[arg(long, value_name = "TEXT", default_value = SEPARATOR, hide_default_value = true, help_heading = "Solved examples")]
-    separator: String,
+    #[arg(long, value_name = "TEXT", help_heading = "Solved examples")]
+    separator: Option<String>,
     /// Column of the texts whose last word is asked [default: text]
     #[arg(long, value_name = "COLUMN", help_heading = "Columns")]
     text: Option<String>,
@@ -73,7 +72,7 @@ pub struct Eval {
     #[arg(long, help_heading = "Output")]
     json: bool,
     /// A JSON file of token ids, [[...], ...], all sequences of one length
-    #[arg(long, requires = "logits", conflicts_with = "data", help_heading = "Output")]
+    #[arg(long, requires = "logits", conflicts_with_all = ["batch", "data", "ext", "json", "stride", "window"], help_heading = "Output")]
     ids: Option<PathBuf>,
     /// Where to write the logits of --ids, a safetensors file with one tensor `logits`
     #[arg(long, requires = "ids", help_heading = "Output")]
@@ -139,7 +138,11 @@ impl Eval {
         match (self.shots, &self.train) {
             (0, Some(_)) => fail!(Usage, "--train is where --shots K are drawn from; give --shots as well"),
             (1.., None) => fail!(Usage, "--shots needs a file to draw from; give --train FILE"),
-            _ => Ok(()),
+            (0, None) if self.seed.is_some() => fail!(Usage, "--seed is of the draw of --shots; give that as well"),
+            (0, None) if self.separator.is_some() => {
+                fail!(Usage, "--separator stands between solved examples; give --shots as well")
+            }
+            _ => super::check_extensions(self.ext.as_ref(), &[self.data.as_deref()]),
         }
     }
 }

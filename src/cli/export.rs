@@ -172,8 +172,8 @@ impl Export {
 
 /// The `config.json` of a classifier of `transformers`, with its own keys of the head.
 fn classifier_json(source: &ModelSource, config: &Config, weights: WeightType) -> Result<String> {
-    const OF_HEAD: [&str; 6] =
-        ["architectures", "id2label", "label2id", "num_labels", "problem_type", "tie_word_embeddings"];
+    const OF_HEAD: [&str; 7] =
+        ["architectures", "id2label", "label2id", "num_labels", "pad_token_id", "problem_type", "tie_word_embeddings"];
     let own: Map<String, Value> =
         serde_json::from_str(&source.text(CONFIG_FILE)?.unwrap_or_default()).unwrap_or_default();
     let mut all: Map<String, Value> = serde_json::from_str(&config.to_json_for(weights.name())).expect("our own JSON");

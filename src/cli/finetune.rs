@@ -3,28 +3,28 @@
 pub mod options;
 
 use super::Global;
-use super::run::{Prepared, RunOptions, TRAINING, check_same, create_folder, resumed};
+use super::run::{
+    ExampleFiles, Prepared, RunOptions, TRAINING, check_same, check_validation, create_folder, merge, no_tokenizer,
+    resumed, with_tokens,
+};
 use options::{Columns, TaskOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use wgpt::data::buckets::epoch_len;
-use wgpt::data::corpus::DataDigest;
 use wgpt::data::labelled::sequences::{Encoder, Special};
 use wgpt::data::labelled::target::{Target, form};
 use wgpt::data::labelled::{self, Form, Task};
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::error::{Error, Result};
+use wgpt::error::Result;
 use wgpt::evaluate::metrics::Measure;
 use wgpt::fail;
-use wgpt::files::sha256_hex;
 use wgpt::models::config::Config;
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::class_weights::ClassWeights;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::prepare::prepare;
 use wgpt::objectives::labelled::{Labelled, Options, RECIPE};
-use wgpt::train::run::absolute;
 use wgpt::train::settings::{Choices, Settings};
 
 #[derive(clap::Args)]
@@ -62,18 +62,23 @@ pub(super) fn task_named(name: &str) -> std::result::Result<Task, String> {
 #[derive(Serialize, Deserialize)]
 struct Arguments {
     task: TaskFile,
-    data: PathBuf,
-    validation: Option<PathBuf>,
+    #[serde(flatten)]
+    files: ExampleFiles,
     lambda: f32,
     measure: Option<Measure>,
     buckets: usize,
     class_weights: ClassWeights,
-    /// The user's choices of the run.
+    /// The user's choices of the task and the run.
     #[serde(default)]
     choices: Value,
-    /// Tells the data from other data.
-    #[serde(default)]
-    digest: Option<DataDigest>,
+}
+
+impl Arguments {
+    /// Options of the task as they were settled, by the names of their flags.
+    fn settled(&self) -> Value {
+        json!({"lambda": self.lambda, "buckets": self.buckets, "class_weights": self.class_weights,
+            "metric": self.measure, "max_length": self.task.longest})
+    }
 }
 
 impl Finetune {
@@ -86,6 +91,10 @@ impl Finetune {
         let (Some(task), Some(data)) = (self.task, self.data.as_deref()) else {
             fail!(Usage, "a new run needs a task and its data: give --task and --data");
         };
+        check_validation(&self.choices, self.val.as_deref())?;
+        if self.task_options.metric.is_some() && self.val.is_none() {
+            fail!(Usage, "--metric chooses the best model by validation data: give --val, or leave it out");
+        }
         let source = global.model(self.model.as_deref())?;
         let pretrained = source.config()?;
         let (weights, tokenizer) = (source.weights(&pretrained)?, source.tokenizer()?);
@@ -95,7 +104,7 @@ impl Finetune {
         let examples = labelled::read(data, &form, true)?;
         let target = Target::of(task, self.task_options.grades, &examples, data)?;
         let settings = self.choices.clone().resolve(&RECIPE, |batch| epoch_len(examples.len(), batch))?;
-        settings.check_freeze(&pretrained, true)?;
+        settings.check_model(&pretrained, true)?;
         let options = self.task_options.options();
         options.check(&target)?;
         let class_weights = self.task_options.class_weights.clone().unwrap_or(ClassWeights::Equal);
@@ -108,51 +117,38 @@ impl Finetune {
         let Options { lambda, measure, buckets } = options;
         let arguments = Arguments {
             task,
-            data: absolute(data),
-            validation: self.val.as_deref().map(absolute),
+            files: ExampleFiles::new(data, self.val.as_deref())?,
             lambda,
             measure,
             buckets,
             class_weights,
-            choices: json!(self.choices),
-            digest: Some(digest(data, self.val.as_deref())?),
+            choices: self.given(),
         };
-        let places = (data, self.val.as_deref());
-        let prepared = self.prepared(global, config, settings, tokenizer, arguments, places)?;
+        let prepared = self.prepared(global, config, settings, tokenizer, arguments)?;
         let weights = (!self.task_options.from_scratch).then_some(weights);
         prepared.start(|| create_folder(&self.out, &self.options), weights)
     }
 
     fn resume(&self, global: &Global) -> Result<()> {
-        if self.task_options != TaskOptions::default() || self.columns != Columns::default() {
-            fail!(
-                Usage,
-                "--resume takes everything but --steps from the run in {}: leave out the options of the task",
-                self.out.display()
-            );
-        }
         let is_task = |name: &str| Task::named(name).is_ok();
         let mut resumed = resumed(global, (&self.out, TRAINING), "finetune", is_task)?;
-        let damaged = || Error::Input(format!("trainer.json of {} is damaged", self.out.display()));
-        let mut arguments: Arguments = serde_json::from_value(resumed.state.command.clone()).map_err(|_| damaged())?;
-        let tokenizer = resumed.tokenizer.take().ok_or_else(damaged)?;
+        let (mut arguments, tokenizer): (Arguments, _) = resumed.kept()?;
+        let tokenizer = tokenizer.ok_or_else(|| no_tokenizer(&self.out))?;
         let mut settings = resumed.state.settings.clone();
-        check_same(&self.out, &json!(self.choices), &arguments.choices, &settings)?;
+        check_same(&self.out, &self.given(), &merge(arguments.settled(), arguments.choices.clone()), &settings)?;
         if let Some(task) = self.task.filter(|task| *task != arguments.task.task) {
             let own = arguments.task.task.name();
             fail!(Usage, "--resume goes on with --task {own}, not {}: leave it out", task.name());
         }
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
-        arguments.data = self.data.as_deref().map_or(arguments.data, absolute);
-        arguments.validation = self.val.as_deref().map(absolute).or(arguments.validation);
-        let digest = digest(&arguments.data, arguments.validation.as_deref())?;
-        let changed = arguments.digest.as_ref().and_then(|before| digest.changed_since(before));
-        self.options.check_data(global, changed)?;
-        arguments.digest = Some(digest);
+        arguments.files = arguments.files.moved(global, &self.options, (self.data.as_deref(), self.val.as_deref()))?;
         let config = resumed.checkpoint.config.clone();
-        let places = (arguments.data.clone(), arguments.validation.clone());
-        let places = (places.0.as_path(), places.1.as_deref());
-        self.prepared(global, config, settings, tokenizer, arguments, places)?.resume(resumed)
+        self.prepared(global, config, settings, tokenizer, arguments)?.resume(resumed)
+    }
+
+    /// What flags say of the task and the run.
+    fn given(&self) -> Value {
+        merge(merge(json!(self.task_options), json!(self.columns.names())), json!(self.choices))
     }
 
     /// Tokens of a sequence, at most.
@@ -172,11 +168,11 @@ impl Finetune {
         settings: Settings,
         tokenizer: Tokenizer,
         arguments: Arguments,
-        (data, validation): (&Path, Option<&Path>),
     ) -> Result<Prepared<'a>> {
         let TaskFile { task, special, longest, .. } = arguments.task;
         let form = form(task, &arguments.task.columns)?;
         let encoder = Encoder { tokenizer: &tokenizer, task, special, longest, pad: None };
+        let (data, validation) = arguments.files.places();
         let read = |path: &Path| items(global, &encoder, &form, &arguments.task.target, path);
         let mut training = read(data)?;
         arguments.class_weights.apply(&arguments.task.target, &mut training)?;
@@ -211,17 +207,8 @@ impl Finetune {
 
 /// The model's shape with the added tokens, and those, which come after the tokenizer's; a model that has some keeps them.
 fn with_special(pretrained: &Config, tokenizer: &Tokenizer, known: Option<Special>) -> Result<(Config, Special)> {
-    let mut config = pretrained.clone();
     let special = known.unwrap_or_else(|| Special::after(tokenizer.full_vocabulary_size()));
-    config.vocab_size = config.vocab_size.max(special.extract as usize + 1);
-    config.validate()?;
-    Ok((config, special))
-}
-
-/// Tells files of labelled examples from others.
-fn digest(data: &Path, val: Option<&Path>) -> Result<DataDigest> {
-    let of = |path: &Path| Ok::<_, Error>(sha256_hex(&std::fs::read(path).map_err(Error::io("read", path))?));
-    Ok(DataDigest { training: of(data)?, validation: val.map_or(Ok(String::new()), of)? })
+    Ok((with_tokens(pretrained, special.extract)?, special))
 }
 
 /// A file's rows, ready to be fed.

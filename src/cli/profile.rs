@@ -40,7 +40,7 @@ pub struct Profile {
     compare: Option<PathBuf>,
     /// Check and time one kernel's cases with its shader as it is on disk
     #[arg(long, value_name = "NAME", requires = "shaders",
-        conflicts_with_all = ["model", "preset", "batch", "context", "precision", "train", "decode", "trace", "svg", "json", "compare"],
+        conflicts_with_all = ["model", "preset", "batch", "classifier_rows", "context", "precision", "train", "decode", "trace", "svg", "json", "compare"],
         help_heading = "One kernel")]
     kernel: Option<String>,
     /// Folder with the shader, and in `shared` the files it uses

@@ -1,16 +1,20 @@
 //! `wgpt reward`: trains a reward model on preferences.
 
 use super::Global;
-use super::run::{Prepared, RunOptions, TRAINING, create_folder, resumed};
+use super::run::{
+    ExampleFiles, Prepared, RunOptions, TRAINING, check_same, check_validation, create_folder, merge, no_tokenizer,
+    resumed, with_tokens,
+};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use wgpt::data::preferences;
-use wgpt::data::tokenizer::Tokenizer;
-use wgpt::error::{Error, Result};
+use wgpt::data::tokenizer::{Marks, Tokenizer};
+use wgpt::error::Result;
 use wgpt::fail;
 use wgpt::models::config::Config;
+use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::reward::{Pairs, RECIPE, Reward};
-use wgpt::train::run::absolute;
 use wgpt::train::settings::{Choices, Settings};
 
 #[derive(clap::Args)]
@@ -42,10 +46,15 @@ pub struct RewardModel {
 /// What a checkpoint keeps of the command.
 #[derive(Serialize, Deserialize)]
 struct Arguments {
-    data: PathBuf,
-    validation: Option<PathBuf>,
+    #[serde(flatten)]
+    files: ExampleFiles,
     longest: usize,
     centre: f32,
+    /// The token for padding.
+    pad: u32,
+    /// What the user chose of the run.
+    #[serde(default)]
+    choices: Value,
 }
 
 impl RewardModel {
@@ -56,6 +65,10 @@ impl RewardModel {
 
     fn start(&self, global: &Global) -> Result<()> {
         let Some(data) = self.data.as_deref() else { fail!(Usage, "--data says what to learn from: give it") };
+        check_validation(&self.choices, self.val.as_deref())?;
+        if self.choices.classifier_rows.is_some_and(|rows| rows > 0) {
+            fail!(Usage, "--classifier-rows is for logits of words, which a reward model does not have: leave it out");
+        }
         let centre = self.center.unwrap_or(0.0);
         if !(centre.is_finite() && centre >= 0.0) {
             fail!(Usage, "--center {centre} is not a number from 0 up: give one");
@@ -68,30 +81,29 @@ impl RewardModel {
         if !(1..=config.context).contains(&longest) {
             fail!(Usage, "--max-length {longest} must be from 1 to {}, the model's context", config.context);
         }
-        let validation = self.val.as_deref().map(absolute);
-        let arguments = Arguments { data: absolute(data), validation, longest, centre };
-        let (training, held_out) = pairs(global, (data, self.val.as_deref()), longest, &tokenizer)?;
-        let settings = self.choices.clone().resolve(&RECIPE, |batch| training.len().div_ceil(batch) as u64)?;
-        settings.check_freeze(&config, true)?;
-        let prepared = self.prepared(global, config, settings, tokenizer, arguments, (training, held_out));
+        let marks = Marks::of(&tokenizer, TaskFile::read(&source)?.and_then(|task| task.pad));
+        let config = with_tokens(&config, marks.pad)?;
+        let tokenizer = tokenizer.ended(marks, longest)?;
+        let files = ExampleFiles::new(data, self.val.as_deref())?;
+        let arguments = Arguments { files, longest, centre, pad: marks.pad, choices: json!(self.choices) };
+        let pairs = pairs(global, &arguments, &tokenizer)?;
+        let settings = self.choices.clone().resolve(&RECIPE, |batch| pairs.0.len().div_ceil(batch) as u64)?;
+        settings.check_model(&config, true)?;
+        let prepared = self.prepared(global, config, settings, tokenizer, arguments, pairs);
         prepared.start(|| create_folder(&self.out, &self.options), Some(weights))
     }
 
     fn resume(&self, global: &Global) -> Result<()> {
-        let others = Choices { steps: None, ..self.choices.clone() };
-        let is_changed = others != Choices::default() || self.max_length.is_some() || self.center.is_some();
-        if is_changed || self.data.is_some() || self.val.is_some() {
-            let out = self.out.display();
-            fail!(Usage, "--resume takes everything but --steps from the run in {out}: leave out the rest");
-        }
         let mut resumed = resumed(global, (&self.out, TRAINING), "reward", |objective| objective == "reward")?;
-        let damaged = || Error::Input(format!("trainer.json of {} is damaged", self.out.display()));
-        let arguments: Arguments = serde_json::from_value(resumed.state.command.clone()).map_err(|_| damaged())?;
-        let tokenizer = resumed.tokenizer.take().ok_or_else(damaged)?;
+        let (mut arguments, tokenizer): (Arguments, _) = resumed.kept()?;
+        let tokenizer = tokenizer.ok_or_else(|| no_tokenizer(&self.out))?;
         let mut settings = resumed.state.settings.clone();
+        let given = merge(json!({"max_length": self.max_length, "center": self.center}), json!(self.choices));
+        let own = json!({"max_length": arguments.longest, "center": arguments.centre});
+        check_same(&self.out, &given, &merge(own, arguments.choices.clone()), &settings)?;
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
-        let places = (arguments.data.as_path(), arguments.validation.as_deref());
-        let pairs = pairs(global, places, arguments.longest, &tokenizer)?;
+        arguments.files = arguments.files.moved(global, &self.options, (self.data.as_deref(), self.val.as_deref()))?;
+        let pairs = pairs(global, &arguments, &tokenizer)?;
         let config = resumed.checkpoint.config.clone();
         self.prepared(global, config, settings, tokenizer, arguments, pairs).resume(resumed)
     }
@@ -114,7 +126,12 @@ impl RewardModel {
             command: "reward",
             out: &self.out,
             best: PathBuf::new(),
-            objective: Box::new(Reward::new(config, arguments.centre, &settings, (training, validation))),
+            objective: Box::new(Reward::new(
+                config,
+                (arguments.centre, arguments.pad),
+                &settings,
+                (training, validation),
+            )),
             settings,
             tokenizer: Some(tokenizer),
             arguments: serde_json::to_value(arguments).expect("paths and numbers always serialise"),
@@ -126,12 +143,9 @@ impl RewardModel {
 }
 
 /// Training and validation pairs, saying how many were dropped.
-fn pairs(
-    global: &Global,
-    (data, validation): (&Path, Option<&Path>),
-    longest: usize,
-    tokenizer: &Tokenizer,
-) -> Result<(Pairs, Pairs)> {
+fn pairs(global: &Global, arguments: &Arguments, tokenizer: &Tokenizer) -> Result<(Pairs, Pairs)> {
+    let longest = arguments.longest;
+    let (data, validation) = arguments.files.places();
     let read = |path: &Path| {
         let pairs = Pairs::encode(&preferences::read(path)?, tokenizer, longest)?;
         let (kept, dropped, path) = (pairs.len(), pairs.dropped, path.display());

@@ -2,21 +2,26 @@
 
 use super::{Global, host_memory, interrupts};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use wgpt::data::chat_template::built_in;
+use wgpt::data::corpus::DataDigest;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::executor::Executor;
 use wgpt::fail;
+use wgpt::files::sha256_hex;
 use wgpt::formats::folder::{CONFIG_FILE, Weights};
 use wgpt::graph::Parameter;
+use wgpt::models::config::Config;
 use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
 use wgpt::train::memory::{advice, check_memory};
 use wgpt::train::objective::Objective;
 use wgpt::train::record::Record;
-use wgpt::train::run::{End, Evaluated, Run, RunState, restore, run_state, saved_tokenizer};
-use wgpt::train::settings::Settings;
+use wgpt::train::run::{End, Evaluated, Run, RunState, absolute, restore, run_state, saved_tokenizer};
+use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::sinks::log::{self, Log};
 use wgpt::train::sinks::plot::Curve;
 use wgpt::train::sinks::{Sink, console};
@@ -65,6 +70,13 @@ pub fn create_folder(out: &Path, options: &RunOptions) -> Result<RunFolder> {
         fail!(Usage, "{} holds a model that was not fine-tuned there; choose another folder for --out", out.display());
     }
     RunFolder::create_in(out, TRAINING, options.mode())
+}
+
+/// The shape of a model that gets tokens, up to one of the id `last`.
+pub fn with_tokens(model: &Config, last: u32) -> Result<Config> {
+    let config = Config { vocab_size: model.vocab_size.max(last as usize + 1), ..model.clone() };
+    config.validate()?;
+    Ok(config)
 }
 
 /// A run that a command has prepared.
@@ -119,6 +131,20 @@ pub fn resumed(
     Ok(Resumed { folder, checkpoint, state, tokenizer })
 }
 
+impl Resumed {
+    /// What the command kept, and the run's tokenizer.
+    pub fn kept<T: DeserializeOwned>(&mut self) -> Result<(T, Option<Tokenizer>)> {
+        let arguments = serde_json::from_value(self.state.command.clone())
+            .map_err(|_| Error::Input(format!("trainer.json of {} is damaged", self.folder.path().display())))?;
+        Ok((arguments, self.tokenizer.take()))
+    }
+}
+
+/// The error of a run on texts in `out` without its tokenizer.
+pub fn no_tokenizer(out: &Path) -> Error {
+    Error::Input(format!("the run in {} has no tokenizer: its checkpoint is damaged", out.display()))
+}
+
 /// Refuses flags beside --resume that say something else than the run in `out` does; those that say the same do no harm.
 /// `given` and `kept` are the user's choices, now and when the run was started, as objects; a choice that is new is compared
 /// with the run's settings.
@@ -141,11 +167,18 @@ pub fn check_same(out: &Path, given: &Value, kept: &Value, settings: &Settings) 
     Ok(())
 }
 
+/// Two objects in one; the second's values count where it has some.
+pub fn merge(first: Value, second: Value) -> Value {
+    let (Value::Object(mut all), Value::Object(second)) = (first, second) else { unreachable!("choices are objects") };
+    all.extend(second.into_iter().filter(|(_, value)| !value.is_null()));
+    all.into()
+}
+
 impl RunOptions {
-    /// Refuses data that has changed since the run was started, or warns where that is accepted. `what` has changed, if
-    /// anything has.
-    pub fn check_data(&self, global: &Global, what: Option<&str>) -> Result<()> {
-        match what {
+    /// Refuses data that has changed since the run was started, or warns where that is accepted. A run that does not say its data's
+    /// digest takes any.
+    pub fn check_data(&self, global: &Global, before: Option<&DataDigest>, now: &DataDigest) -> Result<()> {
+        match before.and_then(|before| now.changed_since(before)) {
             Some(what) if self.accept_changed_data => {
                 global.say(&format!("warning: {what} has changed since the run was started"));
                 Ok(())
@@ -157,6 +190,55 @@ impl RunOptions {
             ),
             None => Ok(()),
         }
+    }
+}
+
+/// Refuses what is said of validations of examples where there are none, and what all examples need not be told.
+pub fn check_validation(choices: &Choices, validation: Option<&Path>) -> Result<()> {
+    if choices.eval_batches.is_some() {
+        fail!(Usage, "--eval-batches is for text: all validation examples are evaluated; leave it out");
+    }
+    let given = [("eval-every", choices.eval_every.is_some()), ("patience", choices.patience.is_some_and(|p| p > 0))];
+    match given.into_iter().find(|(_, given)| *given) {
+        Some((flag, _)) if validation.is_none() => {
+            fail!(Usage, "--{flag} is about validations, and there is no validation data: give --val, or leave it out")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Files of examples that a command trains on, as a checkpoint keeps them.
+#[derive(Serialize, Deserialize)]
+pub struct ExampleFiles {
+    pub data: PathBuf,
+    pub validation: Option<PathBuf>,
+    /// Tells the data from other data.
+    #[serde(default)]
+    digest: Option<DataDigest>,
+}
+
+impl ExampleFiles {
+    pub fn new(data: &Path, validation: Option<&Path>) -> Result<ExampleFiles> {
+        let of = |path: &Path| Ok::<_, Error>(sha256_hex(&std::fs::read(path).map_err(Error::io("read", path))?));
+        let digest = DataDigest { training: of(data)?, validation: validation.map_or(Ok(String::new()), of)? };
+        Ok(ExampleFiles { data: absolute(data), validation: validation.map(absolute), digest: Some(digest) })
+    }
+
+    /// The files of a run that goes on, where flags say that they are now; refuses others.
+    pub fn moved(
+        self,
+        global: &Global,
+        options: &RunOptions,
+        (data, validation): (Option<&Path>, Option<&Path>),
+    ) -> Result<ExampleFiles> {
+        let now = ExampleFiles::new(data.unwrap_or(&self.data), validation.or(self.validation.as_deref()))?;
+        now.digest.iter().try_for_each(|digest| options.check_data(global, self.digest.as_ref(), digest))?;
+        Ok(now)
+    }
+
+    /// Training and validation.
+    pub fn places(&self) -> (&Path, Option<&Path>) {
+        (&self.data, self.validation.as_deref())
     }
 }
 

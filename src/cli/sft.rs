@@ -1,16 +1,19 @@
 //! `wgpt sft`: supervised fine-tuning on dialogues, prompts with completions, or texts.
 
-use super::run::{Prepared, RunOptions, TRAINING, create_folder, resumed, template_text};
+use super::run::{
+    ExampleFiles, Prepared, RunOptions, TRAINING, check_same, check_validation, create_folder, merge, no_tokenizer,
+    resumed, template_text,
+};
 use super::{Global, console};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use wgpt::data::dialogues::{self, Encoded, Encoder};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::models::config::Config;
 use wgpt::objectives::sft::{RECIPE, Sft};
-use wgpt::train::run::absolute;
 use wgpt::train::settings::{Choices, Settings};
 
 #[derive(clap::Args)]
@@ -21,12 +24,12 @@ pub struct FineTune {
     /// Folder for the model; its checkpoints and log go to training/ in it
     #[arg(long)]
     out: PathBuf,
-    /// Examples: .jsonl files with `messages`, `prompt` and `completion`, or `text` in each line
-    #[arg(long, required_unless_present = "resume", num_args = 1.., value_name = "FILE", help_heading = "Data")]
-    data: Vec<PathBuf>,
+    /// Examples: a .jsonl file with `messages`, `prompt` and `completion`, or `text` in each line
+    #[arg(long, required_unless_present = "resume", value_name = "FILE", help_heading = "Data")]
+    data: Option<PathBuf>,
     /// Examples for validation: the model with the lowest loss is kept; without them, the last
-    #[arg(long, num_args = 1.., value_name = "FILE", help_heading = "Data")]
-    val: Vec<PathBuf>,
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    val: Option<PathBuf>,
     /// Chat template: chatml, plain, or a file [default: the model folder's]
     #[arg(long, value_name = "NAME|FILE", help_heading = "Data")]
     template: Option<String>,
@@ -42,9 +45,11 @@ pub struct FineTune {
 /// What a checkpoint keeps of the command.
 #[derive(Serialize, Deserialize)]
 struct Arguments {
-    data: Vec<PathBuf>,
-    validation: Vec<PathBuf>,
+    #[serde(flatten)]
+    files: ExampleFiles,
     longest: usize,
+    /// The user's choices of the run.
+    choices: Value,
 }
 
 /// Tokens of an example unless more are asked for, as in trl.
@@ -57,6 +62,8 @@ impl FineTune {
     }
 
     fn start(&self, global: &Global) -> Result<()> {
+        let Some(data) = self.data.as_deref() else { fail!(Usage, "--data says what to learn from: give it") };
+        check_validation(&self.choices, self.val.as_deref())?;
         let source = global.model(self.model.as_deref())?;
         let config = source.config()?;
         let (weights, tokenizer) = (source.weights(&config)?, source.tokenizer()?);
@@ -69,29 +76,33 @@ impl FineTune {
         if !(2..=config.context).contains(&longest) {
             fail!(Usage, "--max-length {longest} must be from 2 to {}, the model's context", config.context);
         }
-        let [data, validation] = [&self.data, &self.val].map(|paths| paths.iter().map(|path| absolute(path)).collect());
-        let arguments = Arguments { data, validation, longest };
+        let files = ExampleFiles::new(data, self.val.as_deref())?;
+        let arguments = Arguments { files, longest, choices: json!(self.choices) };
         let (training, held_out) = examples(global, &arguments, &config, &tokenizer)?;
         show(global, &training[0], &tokenizer)?;
         let settings = self.choices.clone().resolve(&RECIPE, |batch| training.len().div_ceil(batch) as u64)?;
-        settings.check_freeze(&config, !config.tied)?;
+        settings.check_model(&config, !config.tied)?;
         let prepared = self.prepared(global, config, settings, tokenizer, arguments, (training, held_out));
         prepared.start(|| create_folder(&self.out, &self.options), Some(weights))
     }
 
     fn resume(&self, global: &Global) -> Result<()> {
-        let others = Choices { steps: None, ..self.choices.clone() };
-        let is_changed = others != Choices::default() || self.max_length.is_some() || self.template.is_some();
-        if is_changed || !self.data.is_empty() || !self.val.is_empty() {
-            let out = self.out.display();
-            fail!(Usage, "--resume takes everything but --steps from the run in {out}: leave out the rest");
-        }
         let mut resumed = resumed(global, (&self.out, TRAINING), "sft", |objective| objective == "sft")?;
-        let damaged = || Error::Input(format!("trainer.json of {} is damaged", self.out.display()));
-        let arguments: Arguments = serde_json::from_value(resumed.state.command.clone()).map_err(|_| damaged())?;
-        let tokenizer = resumed.tokenizer.take().ok_or_else(damaged)?;
+        let (mut arguments, tokenizer): (Arguments, _) = resumed.kept()?;
+        let tokenizer = tokenizer.ok_or_else(|| no_tokenizer(&self.out))?;
+        if let Some(template) = &self.template {
+            let kept = tokenizer.chat_template()?;
+            if kept.is_none_or(|kept| template_text(template).ok().as_deref() != Some(kept.source())) {
+                let out = self.out.display();
+                fail!(Usage, "--resume takes the chat template from the run in {out}: leave out --template {template}");
+            }
+        }
         let mut settings = resumed.state.settings.clone();
+        let given = merge(json!({"max_length": self.max_length}), json!(self.choices));
+        let own = json!({"max_length": arguments.longest});
+        check_same(&self.out, &given, &merge(own, arguments.choices.clone()), &settings)?;
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
+        arguments.files = arguments.files.moved(global, &self.options, (self.data.as_deref(), self.val.as_deref()))?;
         let config = resumed.checkpoint.config.clone();
         let examples = examples(global, &arguments, &config, &tokenizer)?;
         self.prepared(global, config, settings, tokenizer, arguments, examples).resume(resumed)
@@ -142,24 +153,22 @@ fn examples(
     let end = config.eos_token_id.first().copied().or(tokenizer.end_of_text());
     let encoder = Encoder { tokenizer, template: template.as_ref(), end };
     let longest = arguments.longest;
-    let read = |paths: &[PathBuf]| {
+    let read = |path: &Path| {
         let (mut kept, mut cut, mut dropped, mut parted, mut all) = (vec![], 0, 0, 0, 0);
-        for path in paths {
-            for example in dialogues::read(path)? {
-                let line = example.line;
-                let named = |error| match error {
-                    Error::Input(why) => Error::Input(format!("line {line} of {}: {why}", path.display())),
-                    other => other,
-                };
-                let mut encoded = encoder.encode(&example.form).map_err(named)?;
-                all += 1;
-                parted += usize::from(encoded.parted);
-                cut += usize::from(encoded.cut(longest));
-                if encoded.targets() == 0 {
-                    dropped += 1;
-                } else {
-                    kept.push(encoded);
-                }
+        for example in dialogues::read(path)? {
+            let line = example.line;
+            let named = |error| match error {
+                Error::Input(why) => Error::Input(format!("line {line} of {}: {why}", path.display())),
+                other => other,
+            };
+            let mut encoded = encoder.encode(&example.form).map_err(named)?;
+            all += 1;
+            parted += usize::from(encoded.parted);
+            cut += usize::from(encoded.cut(longest));
+            if encoded.targets() == 0 {
+                dropped += 1;
+            } else {
+                kept.push(encoded);
             }
         }
         let warn = |count: usize, what: &str| {
@@ -178,7 +187,8 @@ fn examples(
         }
         Ok(kept)
     };
-    Ok((read(&arguments.data)?, read(&arguments.validation)?))
+    let (data, validation) = arguments.files.places();
+    Ok((read(data)?, validation.map_or(Ok(vec![]), read)?))
 }
 
 /// Shows an example, what is learned in green on a terminal, in brackets elsewhere.

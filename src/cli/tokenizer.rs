@@ -52,9 +52,9 @@ pub struct Train {
     /// Extensions of the files that a folder is searched for, such as md,py [default: txt,jsonl,parquet]
     #[arg(long, value_name = "LIST", requires = "data")]
     ext: Option<Extensions>,
-    /// The field of .jsonl lines, or the column of .parquet files, that holds the text
-    #[arg(long, default_value = "text")]
-    column: String,
+    /// The field of .jsonl lines, or the column of .parquet files, that holds the text [default: text]
+    #[arg(long, requires = "data")]
+    column: Option<String>,
     /// bpe: GPT-2's byte-level pairs; wordpiece: BERT's
     #[arg(long, value_enum, default_value_t = KindName::Bpe)]
     kind: KindName,
@@ -99,11 +99,15 @@ impl Train {
         }
         let special = self.special.clone();
         let recipe = Recipe { kind, vocabulary_size, min_frequency: self.min_frequency, special };
+        super::check_extensions(self.ext.as_ref(), &[self.data.as_deref()])?;
         let out = Target::of(&self.out, self.overwrite)?;
         let source = match &self.data {
-            Some(path) => Source::open_with(path, &self.ext.clone().unwrap_or_default())?.with_column(&self.column),
+            Some(path) => {
+                Source::open_with(path, &self.ext.clone().unwrap_or_default())?.with_column(self.column.as_deref())
+            }
             None => Source::from_text("the built-in stories", story::training_text(STORY_SEED, STORY_BYTES)),
         };
+        super::check_column(self.column.as_deref(), [&source])?;
         source.notes().iter().for_each(|note| global.say(&format!("note: {note}")));
         let bar = progress_of_bytes(global, source.size_bytes());
         let trained = recipe.train(&source, Sizes::default(), &mut |progress| match progress {

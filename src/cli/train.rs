@@ -3,7 +3,7 @@
 mod material;
 
 use super::Global;
-use super::run::{Prepared, RunOptions, check_same, resumed};
+use super::run::{Prepared, RunOptions, check_same, merge, resumed};
 use material::{Material, Place, model_config, open_material};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -83,6 +83,7 @@ impl Train {
         let init = self.init.as_deref().map(|dir| global.model_folder(dir)).transpose()?;
         let init = init.as_deref().map(|dir| Ok::<_, Error>((dir, read_config(dir)?))).transpose()?;
         let (model, choices) = self.given()?;
+        super::check_extensions(self.ext.as_ref(), &[self.data.as_deref(), self.val.as_deref()])?;
         let recipe = PresetRecipe::of(model.recipe());
         let context = match &init {
             Some((_, config)) => model.check_init(config)?,
@@ -104,7 +105,13 @@ impl Train {
         let epoch = |batch: usize| tokens.div_ceil((batch * context) as u64).max(1);
         let settings = choices.resolve(&recipe.run, epoch)?;
         let config = model_config(&model, recipe.init_std, &settings, &material, init.as_ref().map(|(_, c)| c))?;
-        settings.check_freeze(&config, !config.tied)?;
+        settings.check_model(&config, !config.tied)?;
+        if settings.sample_every > 0 && material.tokenizer.is_none() {
+            fail!(
+                Usage,
+                "--sample-every needs a tokenizer, and these token ids have none: give --tokenizer, or leave it out"
+            );
+        }
         let weights = init.as_ref().map(|(dir, config)| Weights::open(*dir, config)).transpose()?;
         let (data, validation) = (self.data.as_deref().map(absolute), self.val.as_deref().map(absolute));
         let digest = Some(material.corpus.digest());
@@ -118,8 +125,7 @@ impl Train {
     fn resume(&self, global: &Global) -> Result<()> {
         let (model, choices) = self.given()?;
         let mut resumed = resumed(global, (&self.out, ""), "train", |objective| objective == OBJECTIVE)?;
-        let mut arguments: Arguments = serde_json::from_value(resumed.state.command.clone())
-            .map_err(|_| Error::Input(format!("trainer.json of {} is damaged", self.out.display())))?;
+        let (mut arguments, tokenizer): (Arguments, _) = resumed.kept()?;
         let mut settings = resumed.state.settings.clone();
         let own = json!({"context": arguments.context});
         let kept = merge(own, arguments.choices.clone());
@@ -134,14 +140,13 @@ impl Train {
             val: arguments.validation.as_deref(),
             extensions: arguments.extensions.as_ref(),
         };
-        let material = open_material(place, settings.seed, "char", resumed.tokenizer.take())?;
+        let material = open_material(place, settings.seed, "char", tokenizer)?;
         let config = resumed.checkpoint.config.clone();
         if material.corpus.vocabulary_size > config.vocab_size {
             fail!(Input, "the data has another vocabulary than the checkpoint: it changed since the run was started");
         }
         let digest = material.corpus.digest();
-        let changed = arguments.digest.as_ref().and_then(|before| digest.changed_since(before));
-        self.options.check_data(global, changed)?;
+        self.options.check_data(global, arguments.digest.as_ref(), &digest)?;
         arguments.digest = Some(digest);
         self.prepared(global, config, settings, material, arguments).resume(resumed)
     }
@@ -239,15 +244,6 @@ fn base_tokenizer(global: &Global, dir: &Path, config: &Config, named: Option<&s
 /// All choices as one object.
 fn as_object(model: &ModelChoices, choices: &Choices) -> Value {
     merge(json!(model), json!(choices))
-}
-
-/// Two objects in one; the second's values count where it has some.
-fn merge(first: Value, second: Value) -> Value {
-    let (Value::Object(mut all), second) = (first, second.as_object().cloned().unwrap_or_default()) else {
-        unreachable!("choices are objects")
-    };
-    all.extend(second.into_iter().filter(|(_, value)| !value.is_null()));
-    all.into()
 }
 
 /// Reads a configuration file: keys are those of the flags.

@@ -26,7 +26,7 @@ use std::{
 };
 
 pub use super::found::Extensions;
-use super::found::{self, Found};
+use super::found::{self, Format, Found};
 use super::{pieces::Pieces, tokenizer};
 use crate::{
     error::{Error, Result},
@@ -76,9 +76,15 @@ impl Source {
         Source { name: name.to_string(), kind: Kind::Memory(text.into()), column: TEXT_COLUMN.into(), notes: vec![] }
     }
 
-    /// The same with another field of `.jsonl` lines, or column of `.parquet` files, than `text`.
-    pub fn with_column(self, column: &str) -> Source {
-        Source { column: column.into(), ..self }
+    /// The same with another field of `.jsonl` lines, or column of `.parquet` files, than `text`, if one is named.
+    pub fn with_column(self, column: Option<&str>) -> Source {
+        let column = column.map_or(self.column, Arc::from);
+        Source { column, ..self }
+    }
+
+    /// Whether there are files with named fields or columns.
+    pub fn has_columns(&self) -> bool {
+        self.files().iter().any(|file| matches!(found::format(file), Some(Format::Lines | Format::Parquet)))
     }
 
     /// Its name in messages: its path.

@@ -14,6 +14,7 @@ mod stream;
 
 use beside::Beside;
 pub use beside::{FILES as BESIDE_FILES, KEYS as SETTINGS_KEYS};
+pub use frame::Marks;
 pub use stream::TextStream;
 
 use std::{
@@ -26,11 +27,12 @@ use std::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::{
-    DecoderWrapper, Model,
+    DecoderWrapper, Model, PostProcessor,
     decoders::fuse::Fuse,
     models::{bpe::BPE, wordlevel::WordLevel},
     pre_tokenizers::{byte_level::ByteLevel, split::Split},
     tokenizer::SplitDelimiterBehavior,
+    utils::truncation::TruncationDirection,
 };
 
 use super::chat_template::ChatTemplate;
@@ -280,10 +282,28 @@ impl Tokenizer {
     /// The ids of a text that a model is to continue: as [`Tokenizer::encode`], with the tokens that a `tokenizer.json` puts
     /// around every text, such as LLaMA's `<s>`.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let Kind::File { inner, .. } = &self.kind else { return self.encode(text) };
-        let encoding = caught(|| inner.encode_fast(text, true)).and_then(|encoding| encoding.map_err(one_line));
-        let ids = encoding.and_then(|encoding| self.within_limit(encoding.get_ids().to_vec()));
-        ids.map_err(|cause| Error::Input(format!("cannot encode the text: {}", files::one_line(&cause))))
+        Ok(self.encode_within(text, usize::MAX)?.0)
+    }
+
+    /// As [`Tokenizer::encode_prompt`], at most `longest` ids: whether the end of the text was cut for that.
+    pub fn encode_within(&self, text: &str, longest: usize) -> Result<(Vec<u32>, bool)> {
+        let Kind::File { inner, .. } = &self.kind else {
+            let mut ids = self.encode(text)?;
+            let cut = ids.len() > longest;
+            ids.truncate(longest);
+            return Ok((ids, cut));
+        };
+        let around = inner.get_post_processor().map_or(0, |post| post.added_tokens(false));
+        let framed = caught(|| {
+            let mut encoding = inner.encode_fast(text, false)?;
+            let room = longest.saturating_sub(around);
+            let cut = encoding.len() > room;
+            encoding.truncate(room, 0, TruncationDirection::Right);
+            Ok((inner.post_process(encoding, None, true)?, cut))
+        });
+        let framed = framed.and_then(|framed: tokenizers::Result<_>| framed.map_err(one_line));
+        let framed = framed.and_then(|(encoding, cut)| Ok((self.within_limit(encoding.get_ids().to_vec())?, cut)));
+        framed.map_err(|cause| Error::Input(format!("cannot encode the text: {}", files::one_line(&cause))))
     }
 
     /// The text of the ids, special tokens included. Bytes that are not UTF-8 become U+FFFD.

@@ -144,6 +144,9 @@ impl ModelChoices {
                  --kv-heads, --experts, --experts-per-token, --router-balance, --router-z"
             );
         }
+        if self.init_std.is_some() || self.residual_init.is_some() {
+            fail!(Usage, "the model given with --init has its own weights: leave out --init-std, --residual-init");
+        }
         Ok(context)
     }
 

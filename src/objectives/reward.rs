@@ -53,6 +53,8 @@ pub struct Reward {
     networks: [Network; 1],
     /// Coefficient of the loss that keeps rewards around 0.
     centre: f32,
+    /// The token for padding, which other programs need to know.
+    pad: u32,
     buckets: Buckets,
     epochs: Epochs,
     training: Pairs,
@@ -70,16 +72,12 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// Prompt and answer as tokens, ended by the tokenizer's end of text where it has one. Pairs with a sequence of more than
+    /// Prompt and answer as tokens, with those that the tokenizer puts around every text. Pairs with a sequence of more than
     /// `longest` tokens are dropped.
     pub fn encode(preferences: &[Preference], tokenizer: &Tokenizer, longest: usize) -> Result<Pairs> {
         let mut pairs = Pairs::default();
         for Preference { prompt, chosen, rejected, margin, .. } in preferences {
-            let ids = [chosen, rejected].map(|answer| {
-                let mut ids = tokenizer.encode(&format!("{prompt}{answer}"))?;
-                ids.extend(tokenizer.end_of_text().filter(|end| ids.last() != Some(end)));
-                Ok(ids)
-            });
+            let ids = [chosen, rejected].map(|answer| tokenizer.encode_prompt(&format!("{prompt}{answer}")));
             let ids = ids.into_iter().collect::<Result<Vec<Vec<u32>>>>()?;
             if ids.iter().any(|ids| ids.is_empty() || ids.len() > longest) {
                 pairs.dropped += 1;
@@ -117,12 +115,17 @@ impl Pairs {
 const PAIR: Target = Target::Choices(2);
 
 impl Reward {
-    pub fn new(config: Config, centre: f32, settings: &Settings, (training, validation): (Pairs, Pairs)) -> Reward {
+    pub fn new(
+        config: Config,
+        (centre, pad): (f32, u32),
+        settings: &Settings,
+        (training, validation): (Pairs, Pairs),
+    ) -> Reward {
         let lengths = training.items.iter().chain(&validation.items).map(Item::length);
         let buckets = Buckets::fit(lengths, super::labelled::BUCKETS, config.context);
         let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
         let epochs = Epochs::new(bucket_of(&buckets, &training));
-        Reward { networks, centre, buckets, epochs, training, validation }
+        Reward { networks, centre, pad, buckets, epochs, training, validation }
     }
 
     fn head(&self, batch: usize) -> Head {
@@ -229,7 +232,8 @@ impl Objective for Reward {
     fn save(&self, folder: &Path, parameters: &[NamedTensor], tokenizer: Option<&Tokenizer>) -> Result<()> {
         let config = self.networks[0].config();
         let (task, target, columns) = (Task::Classify, Target::Grade, BTreeMap::new());
-        let task = TaskFile { task, target, special: None, longest: config.context, columns, pad: None };
+        let pad = Some(self.pad);
+        let task = TaskFile { task, target, special: None, longest: config.context, columns, pad };
         folder::save(folder, config, &task, tokenizer.expect("texts have a tokenizer"), parameters)
     }
 }

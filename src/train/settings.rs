@@ -177,6 +177,10 @@ impl Choices {
             Duration::Epochs(epochs) => epochs.saturating_mul(epoch(batch)).div_ceil(accumulate as u64).max(1),
         };
         let lr = self.lr.unwrap_or(recipe.lr);
+        let schedule = self.schedule.unwrap_or(recipe.schedule);
+        if self.min_lr.is_some_and(|min| min != lr) && schedule == ScheduleKind::Constant {
+            fail!(Usage, "--min-lr is where a decay ends, and --schedule constant has none: leave one of them out");
+        }
         let warmup = match recipe.warmup {
             Warmup::Steps(warmup) => warmup.min(steps / 10),
             Warmup::Share(share) => (steps as f64 * share).ceil() as u64,
@@ -190,7 +194,7 @@ impl Choices {
             head_lr: self.head_lr.unwrap_or(lr),
             layer_decay: self.layer_decay.unwrap_or(1.0),
             warmup: self.warmup.unwrap_or(warmup),
-            schedule: self.schedule.unwrap_or(recipe.schedule),
+            schedule,
             weight_decay: self.weight_decay.unwrap_or(recipe.weight_decay),
             beta1: self.beta1.unwrap_or(0.9),
             beta2: self.beta2.unwrap_or(recipe.beta2),
@@ -216,6 +220,12 @@ impl Settings {
     fn check(&self) -> Result<()> {
         if self.eval_batches == 0 {
             fail!(Usage, "--eval-batches 0 does nothing: give 1 or more");
+        }
+        if self.patience > 0 && self.eval_every == Cadence::Steps(0) {
+            fail!(
+                Usage,
+                "--patience counts validations, and with --eval-every 0 only the last step has one: leave one of them out"
+            );
         }
         let rates = [
             ("lr", self.lr),
@@ -243,8 +253,9 @@ impl Settings {
         Ok(())
     }
 
-    /// Refuses to freeze more layers than a model has, or all of a model without a head of its own.
-    pub fn check_freeze(&self, config: &Config, has_head: bool) -> Result<()> {
+    /// Refuses to freeze more layers than a model has, or all of a model without a head of its own, and learning rates of
+    /// parameters that are not trained.
+    pub fn check_model(&self, config: &Config, has_head: bool) -> Result<()> {
         match self.freeze {
             Freeze::Layers(layers) if layers > config.layers => fail!(
                 Usage,
@@ -253,6 +264,15 @@ impl Settings {
             ),
             Freeze::All if !has_head => {
                 fail!(Usage, "--freeze all leaves nothing to train: the model has no head of its own")
+            }
+            Freeze::All if self.layer_decay != 1.0 => {
+                fail!(Usage, "--layer-decay is about layers, which --freeze all does not train: leave one of them out")
+            }
+            _ if self.head_lr != self.lr && !has_head => {
+                fail!(
+                    Usage,
+                    "--head-lr is for a head of its own, and the model's output projection is its embeddings: leave it out"
+                )
             }
             _ => Ok(()),
         }

@@ -1,17 +1,22 @@
 //! Damaged and hostile data: texts, tables, token shards, and the state of a run.
 
 use std::fs;
+use std::io::Write;
 
 use crate::mutation::{mutated, mutation, mutations};
 use crate::{FIXED, bounded, bounded_by, cases};
 use proptest::prelude::*;
+use ruzstd::encoding::CompressionLevel;
 use serde_json::json;
 use tempfile::tempdir;
 use wgpt::data::labelled::{self, Task};
+use wgpt::data::preferences;
 use wgpt::data::shards::{Sizes, map, tokenise};
 use wgpt::data::source::Source;
 use wgpt::data::tokenizer::Tokenizer;
+use wgpt::formats::source::ModelSource;
 use wgpt::models::choices::ModelChoices;
+use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::train::run::{Evaluated, RunState};
 use wgpt::train::settings::Choices;
@@ -19,6 +24,9 @@ use wgpt::train::trainer::ChosenVariants;
 
 /// Readers take files in buffers of this size, several at a time.
 const BUFFERS: usize = 16 << 20;
+
+/// What a frame of Zstandard may ask for: that of `zstd --long=29`.
+const MOST_WINDOW: usize = 1 << 29;
 
 /// Tables that are read, by their extensions.
 const TABLES: [(&str, &str); 5] = [
@@ -90,6 +98,55 @@ proptest! {
             assert!((tokens.max_id() as usize) < tokenizer.vocabulary_size());
             Ok(())
         });
+    }
+
+    #[test]
+    fn compressed_texts(changes in mutations(), zstandard: bool) {
+        let text = "{\"text\": \"one and one and one\"}\n{\"text\": \"two\"}\n".repeat(9);
+        let (name, good, window) = if zstandard {
+            ("a.jsonl.zst", ruzstd::encoding::compress_to_vec(text.as_bytes(), CompressionLevel::Fastest), MOST_WINDOW)
+        } else {
+            let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+            packed.write_all(text.as_bytes()).unwrap();
+            ("a.jsonl.gz", packed.finish().unwrap(), 0)
+        };
+        let bytes = mutated(&good, &changes);
+        let folder = tempdir().unwrap();
+        fs::write(folder.path().join(name), &bytes).unwrap();
+        let tokenizer = Tokenizer::bytes().unwrap();
+        // A byte may stand for a thousand when it is unpacked, of which only pieces are in memory.
+        bounded_by(BUFFERS + window, bytes.len(), || {
+            let source = Source::open(&folder.path().join(name))?;
+            tokenise(&source, &tokenizer, &folder.path().join("cache"), Sizes::default()).map(|_| ())
+        });
+    }
+
+    #[test]
+    fn preference_files(changes in mutations()) {
+        let good = "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\", \"margin\": 0.5}\n\n\
+            {\"chosen\": \"d\", \"rejected\": \"e\"}\n";
+        let bytes = mutated(good.as_bytes(), &changes);
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("pairs.jsonl");
+        fs::write(&path, &bytes).unwrap();
+        bounded(bytes.len(), || {
+            let pairs = preferences::read(&path)?;
+            assert!(pairs.iter().all(|pair| pair.margin.is_finite() && pair.chosen != pair.rejected));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn task_files(changes in mutations(), which in 0..2usize) {
+        let good = [
+            r#"{"task": "classify", "target": {"labels": ["x", "y"]}, "special": {"start": 5, "delimiter": 6, "extract": 7},
+                "longest": 16, "columns": {"text": "body"}}"#,
+            r#"{"task": "classify", "target": "grade", "special": null, "longest": 16, "columns": {}, "pad": 8}"#,
+        ][which];
+        let bytes = mutated(good.as_bytes(), &changes);
+        let folder = tempdir().unwrap();
+        fs::write(folder.path().join("task.json"), &bytes).unwrap();
+        bounded(bytes.len(), || TaskFile::read(&ModelSource::folder(folder.path())).map(|_| ()));
     }
 
     #[test]

@@ -20,11 +20,12 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::error::Result;
+use wgpt::error::{Error, Result};
 use wgpt::formats::folder::{NamedTensor, Weights, write_tensors_to};
 use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
+use wgpt::models::known_keys::unheeded_of;
 use wgpt::models::network::Network;
 
 #[global_allocator]
@@ -33,7 +34,7 @@ static ALLOCATOR: counting::Counting = counting::Counting;
 /// Inputs in total where nothing else is asked for: a few seconds.
 const CASES: u32 = 3000;
 /// The properties below, which share the inputs evenly.
-const PROPERTIES: u32 = 11;
+const PROPERTIES: u32 = 14;
 
 fn cases() -> ProptestConfig {
     let total = std::env::var("WGPT_FUZZ_CASES").map_or(CASES, |cases| cases.parse().expect("a number of inputs"));
@@ -107,6 +108,7 @@ fn use_tokenizer(files: &[(&str, Vec<u8>)]) {
     let Some(tokenizer) = bounded_by(PATTERN, size, load) else { return };
     let text = "The model's  weights\n\u{e9}\u{65e5} 12<|endoftext|>x";
     bounded_by(PATTERN, size, || {
+        tokenizer.warnings();
         let ids = tokenizer.encode(text)?;
         let mut stream = tokenizer.stream();
         for id in &ids {
@@ -118,6 +120,7 @@ fn use_tokenizer(files: &[(&str, Vec<u8>)]) {
         for id in (0..tokenizer.vocabulary_size().min(600) as u32).step_by(7) {
             let _ = tokenizer.decode(&[id]);
         }
+        tokenizer.encode_within(text, ids.len() / 2)?;
         Ok(())
     });
 }
@@ -251,6 +254,7 @@ proptest! {
         bounded(text.len(), || {
             let config = Config::from_json(&text, Path::new("config.json"))?;
             assert!(config.parameter_count() > 0 && config.head_size <= 128);
+            unheeded_of(&text).map_err(Error::Input)?;
             assert_eq!(Config::from_json(&config.to_json(), Path::new("written"))?, config);
             Ok(())
         });

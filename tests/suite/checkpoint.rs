@@ -607,9 +607,9 @@ fn child_that_saves_until_killed() {
     let Some(root) = std::env::var_os("WGPT_TEST_SAVE_UNTIL_KILLED") else { return };
     let run = RunFolder::open(Path::new(&root)).unwrap();
     let first = run.latest().unwrap().unwrap().step + 1;
-    println!("saving");
     for step in first.. {
         save(&run, step).unwrap();
+        println!("saved");
     }
 }
 
@@ -628,19 +628,19 @@ fn a_killed_trainer_resumes_from_a_complete_checkpoint() {
             .spawn()
             .unwrap();
         let mut lines = io::BufRead::lines(io::BufReader::new(child.stdout.take().unwrap()));
-        assert!(lines.any(|line| line.unwrap().contains("saving")), "the child did not start saving");
-        std::thread::sleep(Duration::from_micros(15_000 + 3_700 * round));
+        // However slow the machine is, each round saves once, and is killed somewhere in the saves that follow.
+        assert!(lines.any(|line| line.unwrap().contains("saved")), "the child did not save");
+        std::thread::sleep(Duration::from_micros(3_700 * round));
         child.kill().unwrap();
         child.wait().unwrap();
         let run = RunFolder::open(folder.path()).unwrap();
         let loaded = run.latest().unwrap().unwrap();
         assert_is_step(&loaded, loaded.step);
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
-        assert!(loaded.step >= last, "step {} after {last}", loaded.step);
+        assert!(loaded.step > last, "step {} after {last}", loaded.step);
         last = loaded.step;
         Weights::open(folder.path(), &small_config()).unwrap();
     }
-    assert!(last > 1, "nothing was saved, so nothing was tested");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Every flag that takes a value, with numbers that nothing can be done with: an answer or one clear error, never a panic.
 
-use crate::cli::{Place, stderr};
+use crate::cli::{Place, error, has, stderr};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -101,4 +101,45 @@ fn check(place: &Place, arguments: &str) {
     assert!(matches!(status.code(), Some(0..=2)), "{arguments}: {status:?}: {text}");
     let errors = text.lines().filter(|line| line.starts_with("error: ")).count();
     assert_eq!(errors, usize::from(!status.success()), "{arguments}: {text}");
+}
+
+/// Flags that would do nothing beside others, and what the error names.
+const USELESS: [(&str, &str); 24] = [
+    ("train --out run --data a.txt --ext md", "--ext"),
+    ("train --out run --data a.txt --init model --init-std 0.1", "--init-std"),
+    ("train --out run --data a.txt --init model --residual-init plain", "--residual-init"),
+    ("train --out run --data a.txt --min-lr 1e-5 --schedule constant", "--min-lr"),
+    ("train --out run --data a.txt --patience 2 --eval-every 0", "--patience"),
+    ("train --out run --data a.txt --head-lr 1e-5 --layers 1 --heads 2 --width 16 --context 16", "--head-lr"),
+    ("train --out run --data a.txt --retune", "--retune"),
+    ("finetune --out run --model model --task classify --data a.csv --patience 2", "--val"),
+    ("finetune --out run --model model --task classify --data a.csv --eval-every 2", "--val"),
+    ("finetune --out run --model model --task classify --data a.csv --metric f1", "--val"),
+    ("finetune --out run --model model --task classify --data a.csv --eval-batches 2", "--eval-batches"),
+    ("finetune --out run --model model --task classify --data a.csv --freeze all --layer-decay 0.5", "--layer-decay"),
+    ("finetune --out run --model model --task classify --data a.csv --grades", "--grades"),
+    ("finetune --out run --model model --task classify --data a.csv --premise p", "--premise"),
+    ("reward --out run --model model --data a.jsonl --patience 2", "--val"),
+    ("reward --out run --model model --data a.jsonl --classifier-rows 64", "--classifier-rows"),
+    ("sample --model model --prompt a --strategy greedy --top-k 3", "--top-k"),
+    ("eval --model model --data a.txt --ext md", "--ext"),
+    ("eval --model model --task cloze --seed 3", "--seed"),
+    ("eval --model model --task choose --separator x", "--separator"),
+    ("eval --model model --ids ids.json --logits out.safetensors --stride 2", "--stride"),
+    ("tokenizer train --data a.txt --column body --out tok.json", "--column"),
+    ("data prepare --data a.txt --tokenizer bytes --column body --out shards", "--column"),
+    ("doctor --list --ops matmul", "--ops"),
+];
+
+#[test]
+fn flags_that_would_do_nothing_are_refused_by_name() {
+    let place = Place::new();
+    crate::export::tiny_model(&place.path("model"), 0.1);
+    place.write("a.txt", "some words to read\n".repeat(40));
+    place.write("a.csv", "text,label\na,x\nb,y\na,x\nb,y\n");
+    place.write("a.jsonl", "{\"chosen\": \"a\", \"rejected\": \"b\"}\n");
+    for (arguments, flag) in USELESS {
+        let output = place.wgpt(&format!("{arguments} --device cpu -q"));
+        has(&error(&output, 2), &[flag]);
+    }
 }

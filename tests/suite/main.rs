@@ -33,6 +33,7 @@ mod margins;
 mod metrics;
 mod mixed;
 mod moe_block;
+mod moved_data;
 mod networks;
 mod not_finite;
 mod objectives;

@@ -126,7 +126,7 @@ fn reward(choices: Choices) -> Made {
     };
     let pairs: Vec<Preference> = (0..5).map(pair).collect();
     let pairs = Pairs::encode(&pairs, &Tokenizer::bytes().unwrap(), 24).unwrap();
-    let objective = Reward::new(config("demo"), 0.01, &settings, (pairs.clone(), pairs));
+    let objective = Reward::new(config("demo"), (0.01, 256), &settings, (pairs.clone(), pairs));
     (Box::new(objective), settings)
 }
 

@@ -27,6 +27,9 @@ pub fn dump(global: &Global, config: &Config, weights: &Weights, path: &Path, ou
     executor.write(program, "ids", bytemuck::cast_slice(&ids.concat()))?;
     executor.run(program, 0, &Step::default())?;
     let values = executor.read(program, "logits")?;
+    if values.iter().any(|logit| !logit.is_finite()) {
+        fail!(Input, "the model's logits are not finite: it has diverged, or its weights are damaged");
+    }
     let dump = [("logits".into(), vec![batch, time, config.vocab_size], values.as_slice())];
     write_atomic(out, |file| write_tensors_to(file, &dump, &[]))
 }

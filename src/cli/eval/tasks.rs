@@ -13,7 +13,7 @@ use wgpt::error::Result;
 use wgpt::evaluate::Accuracy;
 use wgpt::evaluate::choose::{Accuracies, choose};
 use wgpt::evaluate::cloze::{complete, figures};
-use wgpt::evaluate::prompt::{Prompter, Shots};
+use wgpt::evaluate::prompt::{Prompter, SEPARATOR, Shots};
 use wgpt::evaluate::scorer::Scorer;
 use wgpt::fail;
 use wgpt::files::write_atomic;
@@ -41,7 +41,12 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
         let train = eval.train.as_deref().unwrap_or(Path::new("--train")).display();
         fail!(Input, "{train} has fewer examples than the {} that --shots asks for", eval.shots);
     }
-    let shots = Shots { count: eval.shots, examples: &train, seed: eval.seed.into(), separator: &eval.separator };
+    let shots = Shots {
+        count: eval.shots,
+        examples: &train,
+        seed: eval.seed.unwrap_or(1337).into(),
+        separator: eval.separator.as_deref().unwrap_or(SEPARATOR),
+    };
     let tokenizer = model.tokenizer()?.for_model(config.vocab_size, &model.path(""))?;
     let mut prompter = Prompter { tokenizer: &tokenizer, context: config.context, cut: 0 };
     let mut executor = global.open()?;

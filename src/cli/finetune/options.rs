@@ -1,12 +1,13 @@
 //! Options of `wgpt finetune`, some of which `wgpt predict` shares.
 
+use serde::Serialize;
 use std::collections::BTreeMap;
 use wgpt::evaluate::metrics::Measure;
 use wgpt::objectives::labelled::Options;
 use wgpt::objectives::labelled::class_weights::ClassWeights;
 
 /// Names of columns, where they are not those of the options.
-#[derive(clap::Args, Clone, PartialEq, Default)]
+#[derive(clap::Args)]
 #[command(next_help_heading = "Columns")]
 pub struct Columns {
     /// classify: the text
@@ -39,7 +40,7 @@ pub struct Columns {
 }
 
 /// Options of a task's training beside those of every run.
-#[derive(clap::Args, Clone, PartialEq, Default)]
+#[derive(clap::Args, Serialize)]
 #[command(next_help_heading = "Task")]
 pub struct TaskOptions {
     /// Learn numbers, not labels (similar)

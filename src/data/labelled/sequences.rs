@@ -46,10 +46,10 @@ pub struct Sequences {
 pub struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
     pub task: Task,
-    /// None: a text is encoded as it is, as for models that `transformers` classifies with.
+    /// None: a text gets what its tokenizer puts around every text, as for models that `transformers` classifies with.
     pub special: Option<Special>,
     pub longest: usize,
-    /// A token that does not count at the end of a text, where texts are encoded as they are.
+    /// A token that does not count at the end of a text, where the tokenizer says what stands around one.
     pub pad: Option<u32>,
 }
 
@@ -57,10 +57,8 @@ impl Encoder<'_> {
     /// The sequences of an example; errors name the text that does not fit.
     pub fn encode(&self, example: &Example) -> Result<Sequences> {
         let tokens = |text: &str| self.tokenizer.encode(text);
-        let mut texts = example.texts.iter().map(|text| tokens(text)).collect::<Result<Vec<_>>>()?;
         let Some(special) = self.special else {
-            let mut text = texts.swap_remove(0);
-            let cut = keep_beginning(&mut text, self.longest);
+            let (mut text, cut) = self.tokenizer.encode_within(&example.texts[0], self.longest)?;
             let counted = text.iter().rposition(|id| Some(*id) != self.pad).map_or(1, |last| last + 1);
             text.truncate(counted);
             if text.is_empty() {
@@ -68,6 +66,7 @@ impl Encoder<'_> {
             }
             return Ok(Sequences { ids: vec![text], cut });
         };
+        let mut texts = example.texts.iter().map(|text| tokens(text)).collect::<Result<Vec<_>>>()?;
         let (start, delimiter, extract) = (&[special.start][..], &[special.delimiter][..], &[special.extract][..]);
         let pair = |a: &[u32], b: &[u32]| [start, a, delimiter, b, extract].concat();
         let (ids, cut) = match (self.task, &mut texts[..]) {

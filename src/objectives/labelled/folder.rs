@@ -1,6 +1,7 @@
 //! A fine-tuned model's folder: a model folder with the head's weights beside the model's, and `task.json`: the head's
 //! task, labels and input form. `transformers` loads a classifier as `...ForSequenceClassification`, and its own folders are
-//! read as well: they have no `task.json`, and their texts no added tokens.
+//! read as well: they have no `task.json`, and their texts only
+//! the tokens of the tokenizer's template.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,7 +31,7 @@ pub struct TaskFile {
     #[serde(serialize_with = "task_name", deserialize_with = "task_named")]
     pub task: Task,
     pub target: Target,
-    /// None: texts are encoded as they are.
+    /// None: texts have around them what the tokenizer puts there.
     pub special: Option<Special>,
     /// Tokens of a sequence, at most.
     pub longest: usize,
@@ -100,6 +101,7 @@ pub fn config_json(config: &Config, task: &TaskFile, weights: WeightType) -> Str
         (Target::Grade, None) => {
             (object["id2label"], object["label2id"]) = (json!({"0": "LABEL_0"}), json!({"LABEL_0": 0}));
             object["problem_type"] = "regression".into();
+            object["pad_token_id"] = task.pad.into();
         }
         _ => return text,
     }
