@@ -92,9 +92,6 @@ impl Finetune {
             fail!(Usage, "a new run needs a task and its data: give --task and --data");
         };
         check_validation(&self.choices, self.val.as_deref())?;
-        if self.task_options.metric.is_some() && self.val.is_none() {
-            fail!(Usage, "--metric chooses the best model by validation data: give --val, or leave it out");
-        }
         let source = global.model(self.model.as_deref())?;
         let pretrained = source.config()?;
         let (weights, tokenizer) = (source.weights(&pretrained)?, source.tokenizer()?);
@@ -107,6 +104,9 @@ impl Finetune {
         settings.check_model(&pretrained, true)?;
         let options = self.task_options.options();
         options.check(&target)?;
+        if self.task_options.metric.is_some() && self.val.is_none() {
+            fail!(Usage, "--metric chooses the best model by validation data: give --val, or leave it out");
+        }
         let class_weights = self.task_options.class_weights.clone().unwrap_or(ClassWeights::Equal);
         class_weights.check(&target)?;
         let known = TaskFile::read(&source)?.and_then(|task| task.special);

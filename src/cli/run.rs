@@ -3,7 +3,7 @@
 use super::{Global, host_memory, interrupts};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use wgpt::data::chat_template::built_in;
@@ -210,18 +210,32 @@ pub fn check_validation(choices: &Choices, validation: Option<&Path>) -> Result<
 /// Files of examples that a command trains on, as a checkpoint keeps them.
 #[derive(Serialize, Deserialize)]
 pub struct ExampleFiles {
-    pub data: PathBuf,
-    pub validation: Option<PathBuf>,
+    #[serde(serialize_with = "as_absolute")]
+    data: PathBuf,
+    #[serde(serialize_with = "all_as_absolute")]
+    validation: Option<PathBuf>,
     /// Tells the data from other data.
     #[serde(default)]
     digest: Option<DataDigest>,
+}
+
+/// Messages name files as the user does; a run is resumed from any folder.
+fn as_absolute<P: AsRef<Path>, S: Serializer>(path: &P, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    absolute(path.as_ref()).serialize(serializer)
+}
+
+fn all_as_absolute<P: AsRef<Path>, S: Serializer>(
+    path: &Option<P>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| absolute(path.as_ref())).serialize(serializer)
 }
 
 impl ExampleFiles {
     pub fn new(data: &Path, validation: Option<&Path>) -> Result<ExampleFiles> {
         let of = |path: &Path| Ok::<_, Error>(sha256_hex(&std::fs::read(path).map_err(Error::io("read", path))?));
         let digest = DataDigest { training: of(data)?, validation: validation.map_or(Ok(String::new()), of)? };
-        Ok(ExampleFiles { data: absolute(data), validation: validation.map(absolute), digest: Some(digest) })
+        Ok(ExampleFiles { data: data.into(), validation: validation.map(Path::to_path_buf), digest: Some(digest) })
     }
 
     /// The files of a run that goes on, where flags say that they are now; refuses others.
