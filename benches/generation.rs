@@ -10,7 +10,7 @@ use std::time::Instant;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::formats::folder::{Weights, read_config};
-use wgpt::generate::{Draw, Generator};
+use wgpt::generate::{Generator, SamplingParams};
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
@@ -83,7 +83,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
             }
             Ok(true)
         };
-        generator.sample(&mut gpu, &prompt, arguments.tokens + 1, &Draw::GREEDY, 0, &mut take)?;
+        generator.sample(&mut gpu, &prompt, arguments.tokens + 1, &SamplingParams::GREEDY, 0, &mut take)?;
         let seconds = (arrivals[arrivals.len() - 1] - arrivals[0]).as_secs_f64();
         let per_second = arguments.tokens as f64 / seconds;
         // Every parameter but the position table once, and the filled part of the cache.

@@ -8,7 +8,7 @@ use wgpt::error::Result;
 use wgpt::executor::{Executor, Program};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::memory::Class;
-use wgpt::graph::{Family, Graph, Limits, Plan, Shape, Step, Tensor};
+use wgpt::graph::{AdapterKind, Graph, Limits, Plan, Shape, Step, Tensor};
 use wgpt::ops::chunked_classifier::ChunkedClassifier;
 use wgpt::ops::chunked_token_log_prob::{ChunkedTokenLogProb, ChunkedTokenLogProbBackward};
 use wgpt::ops::fill::Fill;
@@ -64,7 +64,7 @@ fn main() {
 }
 
 fn compare() -> Result<()> {
-    let roomy = Limits { buffer_bytes: 1 << 40, ..Limits::portable(Family::Gpu) };
+    let roomy = Limits { buffer_bytes: 1 << 40, ..Limits::portable(AdapterKind::Gpu) };
     println!("Temporaries for 8192 rows of 768 and {V} tokens, chunks of 512 rows:");
     for (kind, name) in KINDS.iter().enumerate() {
         let plan = Plan::new(&graph(kind, 8192, 768, 512), &roomy)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wgpt::error::Result;
 use wgpt::executor::{COPY, Executor, Program};
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Choices, Command, Constant, Family, Graph, Limits, Plan, Shape, Step};
+use wgpt::graph::{AdapterKind, Choices, Command, Constant, Graph, Limits, Plan, Shape, Step};
 use wgpt::ops::matmul::Matmul;
 
 /// M, N, K of products C = op(A) op(B), transposed as said: those of a step of the demo, and of larger models.
@@ -113,14 +113,14 @@ fn plans(g: &Graph, (m, n): (usize, usize), limits: &Limits) -> Result<Vec<(Stri
     let mut all = vec![];
     let lanes = limits.subgroup;
     if lanes >= 4 && lanes.is_power_of_two() {
-        let of = Limits { family: Family::Software, choices: Arc::new(Choices::default()), ..limits.clone() };
+        let of = Limits { adapter: AdapterKind::Software, choices: Arc::new(Choices::default()), ..limits.clone() };
         for tm in ROWS {
             let tiles = m.div_ceil(tm) * n.div_ceil(4 * lanes);
             all.push((format!("registers {tm}"), with(Plan::new(g, &of)?, &[("TM", tm)], limits.fold(tiles))));
         }
     }
     let tiled = Choices::new(Default::default(), vec!["tiled".into()]);
-    let of = Limits { family: Family::Gpu, choices: Arc::new(tiled), ..limits.clone() };
+    let of = Limits { adapter: AdapterKind::Gpu, choices: Arc::new(tiled), ..limits.clone() };
     for (bm, bn, bk) in
         SIDES.iter().flat_map(|bm| SIDES.map(|bn| (*bm, bn))).flat_map(|(m, n)| DEPTHS.map(|k| (m, n, k)))
     {
@@ -129,7 +129,7 @@ fn plans(g: &Graph, (m, n): (usize, usize), limits: &Limits) -> Result<Vec<(Stri
             let fits =
                 threads <= limits.invocations as usize && 4 * bk * (bm + bn + 8) <= limits.workgroup_bytes as usize;
             // On a software adapter a few are enough to see that they do not win.
-            let sampled = limits.family == Family::Gpu || (bm == bn && bk == 16 && tm == tn);
+            let sampled = limits.adapter == AdapterKind::Gpu || (bm == bn && bk == 16 && tm == tn);
             if fits && threads >= 32 && sampled {
                 let constants = [("BM", bm), ("BN", bn), ("BK", bk), ("TM", tm), ("TN", tn)];
                 let groups = limits.fold(m.div_ceil(bm) * n.div_ceil(bn));

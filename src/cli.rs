@@ -33,7 +33,7 @@ use wgpt::formats::demo;
 use wgpt::formats::source::ModelSource;
 use wgpt::gpu::tuning::Watch;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::Family;
+use wgpt::graph::AdapterKind;
 use wgpt::reference::Cpu;
 
 /// Pretrain, evaluate and sample GPT language models with WGSL compute shaders on any Vulkan, Metal or DX12 GPU.
@@ -201,7 +201,7 @@ fn force_variants(gpu: &mut Gpu) {
 /// Bytes that buffers may take where they are host memory: 90% of the free memory. `None` on a GPU, whose memory wgpu does not
 /// tell; there the allocation itself fails with our own error.
 fn host_memory(executor: &dyn Executor) -> Option<u64> {
-    if executor.limits().family != Family::Software {
+    if executor.limits().adapter != AdapterKind::Software {
         return None;
     }
     free_host_memory()

@@ -29,7 +29,7 @@ pub struct Token {
 
 /// How tokens are drawn: with the meaning of Hugging Face transformers, in the order of the fields.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Draw {
+pub struct SamplingParams {
     /// Above 1, tokens that the text has become less likely; 1 is off.
     pub repetition_penalty: f32,
     /// Below 1 is more likely text, above 1 more varied; 0 takes the most likely token.
@@ -42,9 +42,10 @@ pub struct Draw {
     pub min_p: f32,
 }
 
-impl Draw {
+impl SamplingParams {
     /// The most likely token, always.
-    pub const GREEDY: Draw = Draw { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+    pub const GREEDY: SamplingParams =
+        SamplingParams { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
 }
 
 /// A model on a device that continues texts, `rows` of them at once.
@@ -85,7 +86,7 @@ impl Generator {
         executor: &mut dyn Executor,
         prompt: &[u32],
         tokens: usize,
-        draw: &Draw,
+        draw: &SamplingParams,
         seed: u32,
         take: &mut dyn FnMut(usize, Token) -> Result<bool>,
     ) -> Result<()> {
@@ -102,7 +103,7 @@ impl Generator {
         &mut self,
         executor: &mut dyn Executor,
         requests: &mut dyn Iterator<Item = Request>,
-        draw: &Draw,
+        draw: &SamplingParams,
         take: &mut dyn FnMut(usize, Token) -> Result<bool>,
     ) -> Result<()> {
         let generated = self.generate_steps(executor, requests, draw, take);
@@ -115,7 +116,7 @@ impl Generator {
         &mut self,
         executor: &mut dyn Executor,
         requests: &mut dyn Iterator<Item = Request>,
-        draw: &Draw,
+        draw: &SamplingParams,
         take: &mut dyn FnMut(usize, Token) -> Result<bool>,
     ) -> Result<()> {
         let choice = Choice::Draw(draw.clone());
@@ -183,7 +184,7 @@ impl Generator {
 
     /// Logits (rows, V) of the token after `prompt`.
     pub fn logits(&mut self, executor: &mut dyn Executor, prompt: &[u32]) -> Result<Vec<f32>> {
-        let choice = Choice::Draw(Draw::GREEDY);
+        let choice = Choice::Draw(SamplingParams::GREEDY);
         self.begin(executor, prompt, &choice)?;
         self.decoder.step(executor, &choice)?;
         self.decoder.collect(executor, true)?;
@@ -205,7 +206,7 @@ impl Generator {
 /// The graph that decodes one greedy token in each of `rows` rows, as [`Generator::generate`] replays it; its output `logits`
 /// is (rows, 1, V). The state that [`positions_name`] names says where each row stands.
 pub fn decode_graph(network: &Network, rows: usize) -> Graph {
-    decoder::decode_graph(network, network.config().vocab_size, rows, &Choice::Draw(Draw::GREEDY))
+    decoder::decode_graph(network, network.config().vocab_size, rows, &Choice::Draw(SamplingParams::GREEDY))
 }
 
 /// A text to generate.

@@ -10,7 +10,7 @@ pub mod plan;
 pub mod shape;
 pub mod variants;
 
-pub use op::{Binding, Constant, Cost, Dispatch, Family, Limits, Op, Shader, Shapes, Step};
+pub use op::{AdapterKind, Binding, Constant, Cost, Dispatch, Limits, Op, Shader, Shapes, Step};
 pub use parameter::{Depth, Initial, NetworkId, Parameter};
 pub use plan::{Command, Plan, Segment};
 pub use shape::{Dtype, Shape};

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::executor::store::Store;
 use crate::executor::{Executor, KernelTime, Program, Timeline, check_host_memory};
 use crate::graph::memory::Class;
-use crate::graph::{Dtype, Family, Graph, Leaf, Limits, Plan, Shapes, Source, Step, Tensor};
+use crate::graph::{AdapterKind, Dtype, Graph, Leaf, Limits, Plan, Shapes, Source, Step, Tensor};
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -31,8 +31,12 @@ struct Loaded {
 
 impl Default for Cpu {
     fn default() -> Self {
-        let unlimited =
-            Limits { binding_bytes: u64::MAX, buffer_bytes: u64::MAX, f16: true, ..Limits::portable(Family::Software) };
+        let unlimited = Limits {
+            binding_bytes: u64::MAX,
+            buffer_bytes: u64::MAX,
+            f16: true,
+            ..Limits::portable(AdapterKind::Software)
+        };
         Cpu { limits: unlimited, store: Store::default(), programs: vec![], posted: vec![], allocated_bytes: 0 }
     }
 }

@@ -15,7 +15,7 @@ use wgpt::error::{Error, Result};
 use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::generate::stop::{Continuation, Finish};
-use wgpt::generate::{Draw, Generator, Request};
+use wgpt::generate::{Generator, Request, SamplingParams};
 use wgpt::models::network::Network;
 
 #[derive(clap::Args)]
@@ -46,7 +46,7 @@ struct Conversation {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     settings: Settings,
-    draw: Draw,
+    draw: SamplingParams,
     /// Positions of the model.
     context: usize,
     messages: Vec<Message>,

@@ -15,12 +15,12 @@ use wgpt::fail;
 use wgpt::gpu::ceilings::Ceilings;
 use wgpt::gpu::tuning::Measured;
 use wgpt::gpu::{Adapter, Gpu, adapters, choose};
-use wgpt::graph::Family;
+use wgpt::graph::AdapterKind;
 use wgpt::ops::{cases, cases_for};
 
 #[derive(clap::Args)]
 pub struct Doctor {
-    /// Check the kernels of this family instead of the adapter's own
+    /// Check the kernels for this kind of adapter instead of the adapter's own
     #[arg(long, value_enum)]
     family: Option<FamilyName>,
     /// Leave out everything that is measured, list the adapters only
@@ -121,8 +121,8 @@ impl Doctor {
 
     fn measure(&self, global: &Global, chosen: Adapter, report: &mut Report) -> Result<()> {
         let family = self.family.map(|family| match family {
-            FamilyName::Gpu => Family::Gpu,
-            FamilyName::Software => Family::Software,
+            FamilyName::Gpu => AdapterKind::Gpu,
+            FamilyName::Software => AdapterKind::Software,
         });
         let checks = cfg!(debug_assertions);
         let mut gpu = Gpu::with(chosen.clone(), family, checks)?;

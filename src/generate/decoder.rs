@@ -1,10 +1,10 @@
 //! The plans of generation on one device: prefill, reorder, decode.
 
-use super::{Draw, Token};
+use super::{SamplingParams, Token};
 use crate::error::Result;
 use crate::executor::programs::Programs;
 use crate::executor::{Executor, Program, check_finite};
-use crate::graph::{Family, Graph, Shape, Step};
+use crate::graph::{AdapterKind, Graph, Shape, Step};
 use crate::models::network::Network;
 use crate::ops::best_tokens::BestTokens;
 use crate::ops::cache_reorder::{self, CacheReorder};
@@ -16,7 +16,7 @@ pub const MOST_ROWS: usize = cache_reorder::MOST_ROWS;
 /// What a decode plan does with its logits.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Choice {
-    Draw(Draw),
+    Draw(SamplingParams),
     /// The best `count` tokens of each row are handed to the host.
     Best {
         count: usize,
@@ -136,7 +136,7 @@ impl Decoder {
     /// Tokens of the steps whose reports have arrived, each with one per row; of all steps if `wait`.
     pub fn collect(&self, executor: &mut dyn Executor, wait: bool) -> Result<Vec<Vec<Token>>> {
         // A few steps may be under way, so that a GPU never waits for the host. A software device is the host.
-        let wait = wait || executor.limits().family == Family::Software;
+        let wait = wait || executor.limits().adapter == AdapterKind::Software;
         let token = |pair: &[f32]| Token { id: pair[0].to_bits(), log_probability: pair[1] };
         let steps: Vec<Vec<Token>> =
             executor.collect(wait)?.into_iter().map(|(_, report)| report.chunks(2).map(token).collect()).collect();
@@ -259,7 +259,7 @@ pub(super) fn decode_graph(network: &Network, vocabulary: usize, rows: usize, ch
     g.output("logits", logits);
     g.scope("choice");
     match choice.clone() {
-        Choice::Draw(Draw { repetition_penalty, temperature, top_k, top_p, min_p }) => {
+        Choice::Draw(SamplingParams { repetition_penalty, temperature, top_k, top_p, min_p }) => {
             let context = network.config().context;
             let op = NextToken { vocabulary, context, repetition_penalty, temperature, top_k, top_p, min_p };
             g.apply(op, &[logits, seen, ids, report, positions, seeds]);

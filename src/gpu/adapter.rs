@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::fail;
-use crate::graph::{Family, Limits};
+use crate::graph::{AdapterKind, Limits};
 
 /// An adapter with the properties that the rest of the program asks for.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ impl Adapter {
     fn new(inner: wgpu::Adapter) -> Self {
         let (info, limits, features) = (inner.get_info(), inner.limits(), inner.features());
         let (rank, kind) = kind(info.device_type);
-        let family = if rank == SOFTWARE { Family::Software } else { Family::Gpu };
+        let adapter = if rank == SOFTWARE { AdapterKind::Software } else { AdapterKind::Gpu };
         let shuffles = features.contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size == info.subgroup_max_size;
         let cooperative = inner.cooperative_matrix_properties();
         let usable = features.contains(COOPERATIVE);
@@ -47,7 +47,7 @@ impl Adapter {
             backend: info.backend.to_string(),
             kind,
             limits: Limits {
-                family,
+                adapter,
                 // wgpu binds at most 2^31 - 1 bytes whatever the card says; whole words of that.
                 binding_bytes: limits.max_storage_buffer_binding_size.min((1 << 31) - 4),
                 buffer_bytes: limits.max_buffer_size,

@@ -4,7 +4,7 @@ use super::device::Device;
 use super::{Adapter, Gpu};
 use crate::error::Result;
 use crate::executor::Executor;
-use crate::graph::{Cost, Family, Graph, Op, Plan, Shape, Step};
+use crate::graph::{AdapterKind, Cost, Graph, Op, Plan, Shape, Step};
 use crate::ops::ceiling::{Cooperative, Copy, Fma};
 use serde::{Deserialize, Serialize};
 
@@ -27,10 +27,10 @@ const RUNS: usize = 6;
 
 impl Ceilings {
     pub fn measure(gpu: &mut Gpu) -> Result<Ceilings> {
-        // Tens of milliseconds on a slow device of the family, and a copy that no cache holds.
-        let (threads, words) = match gpu.limits().family {
-            Family::Gpu => (1 << 20, 64 << 20),
-            Family::Software => (1 << 14, 16 << 20),
+        // Tens of milliseconds on a slow device of the kind, and a copy that no cache holds.
+        let (threads, words) = match gpu.limits().adapter {
+            AdapterKind::Gpu => (1 << 20, 64 << 20),
+            AdapterKind::Software => (1 << 14, 16 << 20),
         };
         let words = words.min(gpu.limits().binding_bytes.min(gpu.limits().buffer_bytes) as usize / 4) & !3;
         let chains = [Shape::f32(&[threads]), Shape::f32(&[2])];
@@ -44,7 +44,7 @@ impl Ceilings {
         let cooperative_flops = if side > 0 {
             let lanes = gpu.adapter().subgroup_sizes.1 as usize;
             // Fewer than of multiply-adds: a round is 16 products of matrices for each subgroup.
-            let rounds = if gpu.limits().family == Family::Gpu { 1024 } else { 64 };
+            let rounds = if gpu.limits().adapter == AdapterKind::Gpu { 1024 } else { 64 };
             let (cost, seconds) = fastest(
                 gpu,
                 Cooperative { side, rounds, lanes },

@@ -13,7 +13,7 @@ use crate::executor::store::Store;
 use crate::executor::{Executor, Program, Timeline, check_host_memory};
 use crate::graph::memory::Class;
 use crate::graph::plan::{Bound, Buffer, Command, Kernel};
-use crate::graph::{Dtype, Family, Graph, Limits, Plan, Step};
+use crate::graph::{AdapterKind, Dtype, Graph, Limits, Plan, Step};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
@@ -73,11 +73,11 @@ impl Gpu {
         Gpu::with(choose(wanted)?, None, cfg!(debug_assertions))
     }
 
-    /// Opens an adapter, optionally with the kernels of another family than its own.
-    pub fn with(adapter: Adapter, family: Option<Family>, checks: bool) -> Result<Gpu> {
+    /// Opens an adapter, optionally with the kernels of another kind of adapter.
+    pub fn with(adapter: Adapter, kind: Option<AdapterKind>, checks: bool) -> Result<Gpu> {
         let mut device = Device::open(&adapter)?;
         let mut limits = adapter.limits.clone();
-        limits.family = family.unwrap_or(limits.family);
+        limits.adapter = kind.unwrap_or(limits.adapter);
         limits.cooperative = 0; // until they are allowed
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = device.buffer("step", size_of::<Step>() as u64, uniform)?;
@@ -173,7 +173,7 @@ impl Gpu {
                 (Action::Dispatch { pipeline, group, workgroups: kernel.workgroups }, work)
             }
         };
-        Submits::new(commands.iter().map(&mut action).collect(), submit_budget(self.limits.family))
+        Submits::new(commands.iter().map(&mut action).collect(), submit_budget(self.limits.adapter))
     }
 
     /// Takes the oldest posted read-back, waiting for it if need be.
@@ -193,11 +193,11 @@ impl Gpu {
     }
 }
 
-/// Work per submit, in FLOPs, before it is measured: tens of milliseconds on a slow device of the family.
-fn submit_budget(family: Family) -> u64 {
-    match family {
-        Family::Gpu => 40_000_000_000,
-        Family::Software => 400_000_000,
+/// Work per submit, in FLOPs, before it is measured: tens of milliseconds on a slow device of the kind.
+fn submit_budget(kind: AdapterKind) -> u64 {
+    match kind {
+        AdapterKind::Gpu => 40_000_000_000,
+        AdapterKind::Software => 400_000_000,
     }
 }
 
@@ -222,7 +222,7 @@ impl Executor for Gpu {
         if let Some(files) = &self.reloaded {
             files.put_into(&mut plan)?;
         }
-        if self.limits.family == Family::Software {
+        if self.limits.adapter == AdapterKind::Software {
             check_host_memory(self.store.missing_bytes(&plan))?;
         }
         let margin_bytes = self.margins.map_or(0, |_| MARGIN_BYTES);

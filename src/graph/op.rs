@@ -97,7 +97,7 @@ impl std::iter::Sum for Cost {
 
 /// The kind of adapter that kernels are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Family {
+pub enum AdapterKind {
     /// Workgroup memory is fast and a barrier is cheap.
     Gpu,
     /// A CPU behind a graphics API: a barrier is a coroutine switch, workgroup memory is plain memory, lanes are SIMD.
@@ -107,7 +107,7 @@ pub enum Family {
 /// Limits of a dispatch. Plain numbers, so that plans are made and tested without a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    pub family: Family,
+    pub adapter: AdapterKind,
     /// `max_storage_buffer_binding_size`.
     pub binding_bytes: u64,
     /// `max_buffer_size`.
@@ -132,9 +132,9 @@ pub struct Limits {
 
 impl Limits {
     /// The limits that every WebGPU implementation offers.
-    pub fn portable(family: Family) -> Self {
+    pub fn portable(adapter: AdapterKind) -> Self {
         Limits {
-            family,
+            adapter,
             binding_bytes: 128 << 20,
             buffer_bytes: 256 << 20,
             workgroups: 65535,
@@ -157,17 +157,17 @@ impl Limits {
 
     /// Threads per workgroup for kernels that reduce a row together: a small one where a barrier is expensive.
     pub fn row_threads(&self) -> u32 {
-        match self.family {
-            Family::Gpu => 64,
-            Family::Software => 8,
+        match self.adapter {
+            AdapterKind::Gpu => 64,
+            AdapterKind::Software => 8,
         }
     }
 
-    /// FLOPs of one trial when variants are measured: some milliseconds on a slow device of the family.
+    /// FLOPs of one trial when variants are measured: some milliseconds on a slow device of the kind.
     pub fn trial_flops(&self) -> u64 {
-        match self.family {
-            Family::Gpu => 1 << 34,
-            Family::Software => 1 << 29,
+        match self.adapter {
+            AdapterKind::Gpu => 1 << 34,
+            AdapterKind::Software => 1 << 29,
         }
     }
 

@@ -17,7 +17,7 @@ use super::attention::{Attention, Mask, Size};
 use super::case::{Case, Draw};
 use super::elementwise::{bytes, elementwise};
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Family, Limits, Op, Shape, Shapes, Step};
+use crate::graph::{AdapterKind, Cost, Dispatch, Limits, Op, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::Arc;
 
@@ -70,9 +70,9 @@ impl Op for AttentionCached {
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let size @ Size { b: batch, t: time, heads, kv_heads, hs, .. } = self.size(&shapes.inputs);
         let (splits, row) = (time.div_ceil(SPLIT), 2 * kv_heads * time * hs);
-        let threads = match limits.family {
-            Family::Gpu => SPLIT,
-            Family::Software => 8,
+        let threads = match limits.adapter {
+            AdapterKind::Gpu => SPLIT,
+            AdapterKind::Software => 8,
         };
         // Threads side by side along a head's columns; those beyond share out the keys.
         let across = threads.min(hs / 4);

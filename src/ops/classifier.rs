@@ -16,7 +16,7 @@ use super::case::{Case, Draw};
 use super::cross_entropy::log_sum_exp;
 use super::elementwise::{bytes, bytes_of};
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{AdapterKind, Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::ops::IGNORED;
 use crate::shader;
 use std::ops::Range;
@@ -31,15 +31,15 @@ pub struct Classifier {
 
 /// Threads that share a row: a few words for each, as long as a workgroup holds them.
 fn threads(v: usize, limits: &Limits) -> u32 {
-    match limits.family {
-        Family::Gpu => (v as u32 / 16).next_power_of_two().clamp(64, limits.invocations.min(1024)),
-        Family::Software => 8,
+    match limits.adapter {
+        AdapterKind::Gpu => (v as u32 / 16).next_power_of_two().clamp(64, limits.invocations.min(1024)),
+        AdapterKind::Software => 8,
     }
 }
 
 /// Threads of the kernels that run over rows in one workgroup.
 fn sum_threads(limits: &Limits) -> u32 {
-    if limits.family == Family::Gpu { 256 } else { 8 }
+    if limits.adapter == AdapterKind::Gpu { 256 } else { 8 }
 }
 
 /// Counts `rows` targets. Bindings to add: targets, count.

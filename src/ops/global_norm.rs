@@ -16,7 +16,7 @@
 use super::case::{Case, Draw};
 use super::elementwise::bytes;
 use super::loss_scale;
-use crate::graph::{Cost, Dispatch, Family, Limits, Op, PLACE, Shape, Shapes, Step};
+use crate::graph::{AdapterKind, Cost, Dispatch, Limits, Op, PLACE, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ pub fn sums(len: usize) -> usize {
 }
 
 fn threads(limits: &Limits) -> u32 {
-    if limits.family == Family::Gpu { 256 } else { 8 }
+    if limits.adapter == AdapterKind::Gpu { 256 } else { 8 }
 }
 
 /// squares[first..] = sums of squares of gradients.

@@ -18,7 +18,7 @@ use super::combine::Combine;
 use super::expert_groups::{example_ids, sort};
 use super::grouped_weights::GroupedWeights;
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
+use crate::graph::{AdapterKind, Cost, Dispatch, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -69,13 +69,13 @@ impl Tiling {
         let lanes = limits.subgroup;
         // An expert's share of the rows, rounded up: a larger tile would mostly be empty.
         let share = rows.div_ceil(size.experts);
-        if limits.family == Family::Software && lanes >= 4 && lanes.is_power_of_two() {
+        if limits.adapter == AdapterKind::Software && lanes >= 4 && lanes.is_power_of_two() {
             let tm = share.next_power_of_two().min(16);
             let constants = vec![("TM", tm), ("LANES", lanes)];
             return Tiling { shader: shader!("grouped_matmul_registers"), constants, tile: (tm, 4 * lanes) };
         }
         if rows <= FEW_ROWS {
-            let (across, slices) = if limits.family == Family::Gpu { (8, 32) } else { (8, 1) };
+            let (across, slices) = if limits.adapter == AdapterKind::Gpu { (8, 32) } else { (8, 1) };
             let constants = vec![("ACROSS", across), ("SLICES", slices)];
             return Tiling { shader: shader!("grouped_matmul_vector"), constants, tile: (1, 4 * across) };
         }

@@ -16,7 +16,7 @@ use super::case::{Case, Draw};
 use super::cross_entropy::log_sum_exp;
 use super::dropout::threefry;
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Family, Limits, Op, Shape, Shapes, Step};
+use crate::graph::{AdapterKind, Cost, Dispatch, Limits, Op, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::Arc;
 
@@ -54,9 +54,9 @@ pub fn seen_words(vocabulary: usize) -> usize {
 /// Threads that work on a row of the vocabulary together. On software adapters a barrier costs by the thread, but lavapipe
 /// ends every loop once a thread's loops have gone round 65,535 times in all, silently: each gets some 400 tokens.
 pub(super) fn vocabulary_threads(vocabulary: usize, limits: &Limits) -> usize {
-    match limits.family {
-        Family::Gpu => 128,
-        Family::Software => vocabulary.div_ceil(400).next_power_of_two().clamp(8, 128),
+    match limits.adapter {
+        AdapterKind::Gpu => 128,
+        AdapterKind::Software => vocabulary.div_ceil(400).next_power_of_two().clamp(8, 128),
     }
 }
 

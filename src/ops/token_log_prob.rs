@@ -14,7 +14,7 @@ use super::case::{Case, Draw};
 use super::cross_entropy::log_sum_exp;
 use super::elementwise::{bytes, bytes_of};
 use crate::graph::op::{Operand, as_ids};
-use crate::graph::{Cost, Dispatch, Dtype, Family, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{AdapterKind, Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::ops::IGNORED;
 use crate::shader;
 use std::ops::Range;
@@ -26,16 +26,16 @@ pub struct TokenLogProb;
 
 /// Threads that share a row of the vocabulary.
 pub(super) fn threads(v: usize, limits: &Limits) -> u32 {
-    match limits.family {
-        Family::Gpu if v > 32 => 256,
-        Family::Gpu => 32,
-        Family::Software => 8,
+    match limits.adapter {
+        AdapterKind::Gpu if v > 32 => 256,
+        AdapterKind::Gpu => 32,
+        AdapterKind::Software => 8,
     }
 }
 
 /// Threads of a kernel that runs over all rows in one workgroup.
 fn mean_threads(limits: &Limits) -> u32 {
-    if limits.family == Family::Gpu { 256 } else { 8 }
+    if limits.adapter == AdapterKind::Gpu { 256 } else { 8 }
 }
 
 /// Rows of logits, and the layout and types of their kernels' buffers.

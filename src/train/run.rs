@@ -21,7 +21,7 @@ use crate::files::write_bytes;
 use crate::formats::folder::{CONFIG_FILE, NamedTensor};
 use crate::formats::generation_config::GenerationConfig;
 use crate::formats::upload::upload;
-use crate::generate::{Draw, Generator};
+use crate::generate::{Generator, SamplingParams};
 
 /// Times that a lost device is opened again before a run gives up.
 const MOST_LOSSES: usize = 2;
@@ -364,7 +364,7 @@ impl Run {
         let network = self.trainer.network().clone();
         let vocabulary = tokenizer.vocabulary_size().min(network.config().vocab_size);
         let prompt = tokenizer.encode("\n").ok().filter(|ids| !ids.is_empty()).unwrap_or_else(|| vec![0]);
-        let draw = Draw { temperature: 0.8, ..Draw::GREEDY };
+        let draw = SamplingParams { temperature: 0.8, ..SamplingParams::GREEDY };
         let (seed, executor) = (self.trainer.steps_done() as u32, self.trainer.executor());
         let mut generator = Generator::of_store(executor, &network, vocabulary, 1)?;
         let mut ids = vec![];

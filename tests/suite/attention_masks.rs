@@ -5,7 +5,7 @@ use crate::llama_blocks::{Fixture, devices};
 use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Dtype, Family, Graph, Limits, Plan, Shape, Step, Tensor};
+use wgpt::graph::{AdapterKind, Dtype, Graph, Limits, Plan, Shape, Step, Tensor};
 use wgpt::ops::attention::{Attention, Mask};
 use wgpt::ops::cases;
 use wgpt::ops::relative_bias::RelativeBias;
@@ -122,7 +122,7 @@ fn batches_larger_than_a_binding_find_the_words_of_their_mask() {
         let case = cases().into_iter().find(|case| case.name == name).unwrap();
         let built = case.build(7);
         let want = built.run(&mut Cpu::default()).unwrap();
-        for family in [Family::Software, Family::Gpu] {
+        for family in [AdapterKind::Software, AdapterKind::Gpu] {
             let mut gpu = Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap();
             let count = |limits: &Limits| Plan::new(&built.graph, limits).unwrap().kernels().count();
             let whole = count(gpu.limits());
@@ -140,7 +140,7 @@ fn batches_larger_than_a_binding_find_the_words_of_their_mask() {
 }
 
 #[test]
-fn what_does_not_belong_together_is_refused() {
+fn inputs_that_do_not_fit_are_refused() {
     let shapes = |dims: &[&[usize]]| dims.iter().map(|d| Shape::f32(d)).collect::<Vec<_>>();
     let refuses = |op: Attention, inputs: Vec<Shape>, why: &str| {
         let refused = std::panic::catch_unwind(|| {

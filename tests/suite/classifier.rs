@@ -7,7 +7,7 @@ use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
 use wgpt::graph::memory::Class;
 use wgpt::graph::plan::Kernel;
-use wgpt::graph::{Family, Graph, Limits, Plan, Shape, Step, Tensor};
+use wgpt::graph::{AdapterKind, Graph, Limits, Plan, Shape, Step, Tensor};
 use wgpt::models::blocks::Compute;
 use wgpt::models::config::{Config, Dropout};
 use wgpt::models::initial::initial_values;
@@ -25,12 +25,12 @@ use wgpt::train::memory::check_memory;
 use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::trainer::Blueprint;
 
-fn gpu(family: Family) -> Gpu {
+fn gpu(family: AdapterKind) -> Gpu {
     Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap()
 }
 
 fn devices() -> Vec<Box<dyn Executor>> {
-    let gpus = [Family::Gpu, Family::Software].map(|family| Box::new(gpu(family)) as Box<dyn Executor>);
+    let gpus = [AdapterKind::Gpu, AdapterKind::Software].map(|family| Box::new(gpu(family)) as Box<dyn Executor>);
     std::iter::once(Box::new(Cpu::default()) as Box<dyn Executor>).chain(gpus).collect()
 }
 
@@ -188,7 +188,7 @@ fn chunks_have_the_loss_and_gradients_of_the_whole() {
 fn chunks_beyond_one_binding_have_the_same_gradients() {
     let config = Config { vocab_size: 12001, ..small("demo").resized(1, 2, 96) };
     let want = gradients(&mut Cpu::default(), &config, None, false);
-    for family in [Family::Gpu, Family::Software] {
+    for family in [AdapterKind::Gpu, AdapterKind::Software] {
         let mut device = gpu(family);
         // Less than the table of 12001 x 96 words, and logits of 64 rows at a time where a chunk has 128.
         device.limits_mut().binding_bytes = 4 << 20;
@@ -208,7 +208,7 @@ fn products_of_chunks_run_as_chosen() {
     let compute = Compute { classifier_rows: Some(64), ..Compute::default() };
     let loss = Network::new(config).training(compute).loss(&mut g, BATCH, TIME);
     g.output("loss", loss);
-    let mut limits = Limits::portable(Family::Gpu);
+    let mut limits = Limits::portable(AdapterKind::Gpu);
     let guessed = Plan::new(&g, &limits).unwrap();
     let mut choices = limits.choices.as_ref().clone();
     for (_, _, variants) in g.choosable(&limits) {
@@ -235,7 +235,7 @@ fn wide_vocabulary(choices: Choices) -> (Settings, Pretrain) {
 
 #[test]
 fn logits_of_a_whole_batch_never_exist() {
-    let limits = Limits { buffer_bytes: 1 << 40, ..Limits::portable(Family::Gpu) };
+    let limits = Limits { buffer_bytes: 1 << 40, ..Limits::portable(AdapterKind::Gpu) };
     let (settings, objective) = wide_vocabulary(Choices { batch: Some(4), ..Choices::default() });
     let fewer = Settings { classifier_rows: 512, ..settings.clone() };
     let logits = (4 * 1024 * 50257 * 4) as u64;
@@ -256,7 +256,7 @@ fn logits_of_a_whole_batch_never_exist() {
 
 #[test]
 fn a_run_that_does_not_fit_is_told_of_fewer_rows() {
-    let limits = Limits { buffer_bytes: 1 << 40, ..Limits::portable(Family::Gpu) };
+    let limits = Limits { buffer_bytes: 1 << 40, ..Limits::portable(AdapterKind::Gpu) };
     let (settings, objective) = wide_vocabulary(Choices { batch: Some(4), accumulate: Some(2), ..Choices::default() });
     let needed = Blueprint::new(&objective, &settings, &limits).unwrap().memory_bytes();
     let why = check_memory(&objective, &settings, &limits, Some(needed / 2)).err().unwrap().to_string();

@@ -5,7 +5,7 @@ use crate::shaders::workgroup_bytes;
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, ValidationFlags, Validator};
 use rayon::prelude::*;
 use std::sync::Arc;
-use wgpt::graph::{Choices, Constant, Dtype, Family, Graph, Limits, Plan, Shader, Shape};
+use wgpt::graph::{AdapterKind, Choices, Constant, Dtype, Graph, Limits, Plan, Shader, Shape};
 use wgpt::ops::ceiling::Cooperative;
 use wgpt::ops::matmul::Matmul;
 use wgpt::shaders::specialise;
@@ -157,7 +157,7 @@ fn the_ceiling_of_matrix_units_is_valid_in_both_sizes() {
         let inputs: Vec<_> = inputs.iter().enumerate().map(|(i, s)| g.input(&format!("x{i}"), s.clone())).collect();
         let y = g.apply(Cooperative { side, rounds: 8, lanes: 32 }, &inputs);
         g.output("y", y);
-        let plan = Plan::new(&g, &Limits::portable(Family::Gpu)).unwrap();
+        let plan = Plan::new(&g, &Limits::portable(AdapterKind::Gpu)).unwrap();
         let kernel = plan.kernels().next().unwrap();
         let text = specialise(kernel.shader, &kernel.constants, &kernel.swaps);
         let (module, info) = validate(&text, needed()).unwrap();
@@ -177,7 +177,7 @@ fn the_ceiling_of_matrix_units_is_valid_in_both_sizes() {
 /// Products of f16 matrices as plans for devices that have cooperative matrices of `side`, in every such variant.
 fn plans(side: usize, subgroup: usize) -> Vec<(String, Plan)> {
     let mut all = vec![];
-    let base = Limits { cooperative: side, subgroup, workgroup_bytes: 48 << 10, ..Limits::portable(Family::Gpu) };
+    let base = Limits { cooperative: side, subgroup, workgroup_bytes: 48 << 10, ..Limits::portable(AdapterKind::Gpu) };
     let limits = Limits { invocations: 1024, ..base };
     for (m, n, k, op) in [
         (256, 256, 64, Matmul { bias: true, output: Dtype::F16, ..Matmul::default() }),

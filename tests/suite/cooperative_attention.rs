@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use wgpt::graph::plan::Kernel;
-use wgpt::graph::{Choices, Dtype, Family, Graph, Limits, Plan, Shape, Tensor};
+use wgpt::graph::{AdapterKind, Choices, Dtype, Graph, Limits, Plan, Shape, Tensor};
 use wgpt::ops::attention::{Attention, Mask};
 use wgpt::ops::attention_backward::AttentionBackward;
 use wgpt::shaders::specialise;
@@ -72,7 +72,7 @@ fn masked() -> Vec<Attention> {
 }
 
 fn limits(side: usize, subgroup: usize, workgroup_bytes: u64) -> Limits {
-    let base = Limits { cooperative: side, subgroup, workgroup_bytes, ..Limits::portable(Family::Gpu) };
+    let base = Limits { cooperative: side, subgroup, workgroup_bytes, ..Limits::portable(AdapterKind::Gpu) };
     Limits { invocations: 1024, ..base }
 }
 

@@ -15,7 +15,7 @@ use wgpt::executor::Executor;
 use wgpt::executor::programs::Programs;
 use wgpt::formats::source::ModelSource;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Family, Graph, Limits, Plan, Step};
+use wgpt::graph::{AdapterKind, Graph, Limits, Plan, Step};
 use wgpt::models::blocks::{Compute, Model};
 use wgpt::models::config::{Config, SCORE};
 use wgpt::models::initial::initial_values;
@@ -38,8 +38,8 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
     vec![
         ("reference", Box::new(Cpu::default())),
-        ("kernels for software adapters", gpu(Family::Software)),
-        ("kernels for GPUs", gpu(Family::Gpu)),
+        ("kernels for software adapters", gpu(AdapterKind::Software)),
+        ("kernels for GPUs", gpu(AdapterKind::Gpu)),
     ]
 }
 
@@ -263,7 +263,7 @@ fn padding_changes_no_loss_and_no_gradient() {
 /// Kernels of the accumulate segment: (those of the model's parts below the head, going backwards, by place; all).
 fn backward(freeze: Freeze, place: &str) -> (usize, usize) {
     let t = training_graph(&network(), &head(2), freeze, 8);
-    let plan = Plan::new(&t.graph, &Limits::portable(Family::Gpu)).unwrap();
+    let plan = Plan::new(&t.graph, &Limits::portable(AdapterKind::Gpu)).unwrap();
     let segment = &plan.segments[plan.segment(ACCUMULATE)];
     let kernels: Vec<_> = plan.kernels().take(segment.commands.len()).map(|k| k.label.clone()).collect();
     let prefix = format!("gradient of {place}");
@@ -287,7 +287,7 @@ fn nothing_of_a_frozen_part_runs_backwards() {
     // Forward alone: what an evaluation runs, the loss, and three kernels of its gradient.
     let (_, all) = backward(Freeze::All, "");
     let evaluation = scorer::graph(&network(), &head(2), 8);
-    let forward = Plan::new(&evaluation, &Limits::portable(Family::Gpu)).unwrap().kernels().count();
+    let forward = Plan::new(&evaluation, &Limits::portable(AdapterKind::Gpu)).unwrap().kernels().count();
     let backward_only = ["fill", "class_loss_backward", "matmul", "add_in_place"].len();
     assert!(all <= forward + 2 + backward_only, "{all} kernels, {forward} of them forward");
     let names = |freeze| -> Vec<String> {

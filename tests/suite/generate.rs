@@ -6,9 +6,9 @@ use wgpt::checks::check_close;
 use wgpt::executor::{Executor, Program};
 use wgpt::formats::folder::{Weights, read_config};
 use wgpt::generate::beam::{BeamOptions, BeamSearch, EarlyStopping, Next};
-use wgpt::generate::{Draw, Generator, Request, Token};
+use wgpt::generate::{Generator, Request, SamplingParams, Token};
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Family, Graph, Plan, Shape, Step};
+use wgpt::graph::{AdapterKind, Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
@@ -26,8 +26,8 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
     vec![
         ("reference", Box::new(Cpu::default())),
-        ("kernels for software adapters", gpu(Family::Software)),
-        ("kernels for GPUs", gpu(Family::Gpu)),
+        ("kernels for software adapters", gpu(AdapterKind::Software)),
+        ("kernels for GPUs", gpu(AdapterKind::Gpu)),
     ]
 }
 
@@ -85,7 +85,7 @@ fn sample(
     rows: usize,
     prompt: &[u32],
     tokens: usize,
-    draw: &Draw,
+    draw: &SamplingParams,
     seed: u32,
 ) -> Vec<Vec<Token>> {
     let mut texts = vec![vec![]; rows];
@@ -116,7 +116,7 @@ fn cached_logits_are_those_of_the_full_forward_pass_at_every_position() {
 }
 
 #[test]
-fn every_token_is_drawn_from_what_the_full_forward_pass_sees_also_after_sliding() {
+fn every_token_is_drawn_from_the_full_forward_passs_distribution_also_after_sliding() {
     for (label, mut device) in devices() {
         let device = device.as_mut();
         let mut generator = generator(device, 1);
@@ -124,7 +124,7 @@ fn every_token_is_drawn_from_what_the_full_forward_pass_sees_also_after_sliding(
         for start in [1, 5, CONTEXT, CONTEXT + 9] {
             let mut text = ids(start);
             let mut window = start.min(CONTEXT);
-            let tokens = sample(device, &mut generator, 1, &text, 100, &Draw::GREEDY, 0).remove(0);
+            let tokens = sample(device, &mut generator, 1, &text, 100, &SamplingParams::GREEDY, 0).remove(0);
             for token in tokens {
                 let log_probabilities = log_softmax(&uncached.logits(device, &text, window));
                 let largest = log_probabilities.iter().copied().fold(f64::MIN, f64::max);
@@ -141,8 +141,8 @@ fn every_token_is_drawn_from_what_the_full_forward_pass_sees_also_after_sliding(
 }
 
 #[test]
-fn rows_draw_what_they_would_draw_alone() {
-    let draw = Draw { temperature: 0.9, top_k: 8, repetition_penalty: 1.1, ..Draw::GREEDY };
+fn rows_draw_the_tokens_that_they_draw_alone() {
+    let draw = SamplingParams { temperature: 0.9, top_k: 8, repetition_penalty: 1.1, ..SamplingParams::GREEDY };
     for (label, mut device) in devices() {
         let device = device.as_mut();
         let mut three = generator(device, 3);
@@ -166,7 +166,7 @@ fn a_row_that_has_ended_stays_silent_and_generation_ends_with_the_last_row() {
         taken[row] += 1;
         Ok(taken[row] < [3, 7][row])
     };
-    generator.sample(&mut device, &[1, 2], 1000, &Draw::GREEDY, 0, &mut take).unwrap();
+    generator.sample(&mut device, &[1, 2], 1000, &SamplingParams::GREEDY, 0, &mut take).unwrap();
     assert_eq!(taken, [3, 7]);
 }
 
@@ -174,7 +174,7 @@ fn a_row_that_has_ended_stays_silent_and_generation_ends_with_the_last_row() {
 fn the_loop_allocates_and_compiles_nothing() {
     let mut device = Gpu::open("auto").unwrap();
     let mut generator = generator(&mut device, 2);
-    let draw = Draw { temperature: 1.0, ..Draw::GREEDY };
+    let draw = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
     sample(&mut device, &mut generator, 2, &ids(9), 60, &draw, 1);
     let before = device.created();
     sample(&mut device, &mut generator, 2, &ids(9), 60, &draw, 2);
@@ -210,7 +210,7 @@ fn counts(device: &mut dyn Executor, op: &NextToken, logits: &[f32], draws: usiz
 }
 
 #[test]
-fn what_is_drawn_follows_the_exact_probabilities() {
+fn draws_follow_the_exact_probabilities() {
     let logits: Vec<f32> = (0..23).map(|i| ((i * 7 % 23) as f32 - 11.0) / 5.0).collect();
     let plain = NextToken {
         vocabulary: logits.len(),
@@ -352,7 +352,8 @@ fn greedy_text_and_beams_are_those_of_transformers() {
             let mut one = Generator::new(device, &network, &weights, config.vocab_size, 1).unwrap();
             let greedy = dump::<u32>(&folder, "greedy");
             for (sequence, want) in sequences.iter().zip(greedy.chunks(greedy.len() / 2)) {
-                let text = sample(device, &mut one, 1, &sequence[..prompt_tokens], want.len(), &Draw::GREEDY, 0);
+                let text =
+                    sample(device, &mut one, 1, &sequence[..prompt_tokens], want.len(), &SamplingParams::GREEDY, 0);
                 let got: Vec<u32> = text[0].iter().map(|token| token.id).collect();
                 assert_eq!(got, want, "{name}, {label}");
             }
@@ -408,7 +409,7 @@ fn texts(
     device: &mut dyn Executor,
     generator: &mut Generator,
     requests: &[Request],
-    draw: &Draw,
+    draw: &SamplingParams,
 ) -> (Vec<Vec<Token>>, Vec<usize>) {
     let (mut texts, mut order) = (vec![vec![]; requests.len()], vec![]);
     let ends = |n: usize, tokens: usize| requests[n].seed == 40 + ENDS.0 as u32 && tokens == ENDS.1;
@@ -428,7 +429,10 @@ fn a_text_is_the_same_alone_and_in_a_batch_and_the_next_takes_the_row_of_one_tha
         let device = device.as_mut();
         let mut one = generator(device, 1);
         let mut three = Generator::of_store(device, network(), VOCABULARY, 3).unwrap();
-        for draw in [Draw::GREEDY, Draw { temperature: 1.0, repetition_penalty: 1.3, ..Draw::GREEDY }] {
+        for draw in [
+            SamplingParams::GREEDY,
+            SamplingParams { temperature: 1.0, repetition_penalty: 1.3, ..SamplingParams::GREEDY },
+        ] {
             let (batched, order) = texts(device, &mut three, &requests, &draw);
             for (n, (request, batched)) in requests.iter().zip(batched).enumerate() {
                 let alone = texts(device, &mut one, std::slice::from_ref(request), &draw).0.remove(0);

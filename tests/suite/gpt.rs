@@ -10,9 +10,9 @@ use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::formats::folder::{NamedTensor, TensorFile, WeightType, Weights, read_config, write_folder};
 use wgpt::formats::upload::upload;
-use wgpt::generate::{Draw, Generator};
+use wgpt::generate::{Generator, SamplingParams};
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Family, Graph, Plan, Shape, Step};
+use wgpt::graph::{AdapterKind, Graph, Plan, Shape, Step};
 use wgpt::models::blocks::Compute;
 use wgpt::models::config::Config;
 use wgpt::models::network::Network;
@@ -47,8 +47,8 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
     vec![
         ("reference", Box::new(Cpu::default())),
-        ("kernels for software adapters", gpu(Family::Software)),
-        ("kernels for GPUs", gpu(Family::Gpu)),
+        ("kernels for software adapters", gpu(AdapterKind::Software)),
+        ("kernels for GPUs", gpu(AdapterKind::Gpu)),
     ]
 }
 
@@ -147,7 +147,7 @@ fn text_from_the_cache_is_that_of_whole_passes() {
             drawn.push(token.id);
             Ok(true)
         };
-        generator.sample(device.as_mut(), &prompt, 8, &Draw::GREEDY, 0, &mut take).unwrap();
+        generator.sample(device.as_mut(), &prompt, 8, &SamplingParams::GREEDY, 0, &mut take).unwrap();
         let mut text = prompt.to_vec();
         for _ in 0..8 {
             let mut g = Graph::new();

@@ -5,7 +5,7 @@ use std::path::Path;
 use wgpt::checks::check_close;
 use wgpt::executor::{Executor, Program};
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Family, Graph, Plan, Shape, Step};
+use wgpt::graph::{AdapterKind, Graph, Plan, Shape, Step};
 use wgpt::models::blocks::Compute;
 use wgpt::models::config::Config;
 use wgpt::models::network::Network;
@@ -49,8 +49,8 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
     vec![
         ("reference", Box::new(Cpu::default())),
-        ("kernels for software adapters", gpu(Family::Software)),
-        ("kernels for GPUs", gpu(Family::Gpu)),
+        ("kernels for software adapters", gpu(AdapterKind::Software)),
+        ("kernels for GPUs", gpu(AdapterKind::Gpu)),
     ]
 }
 

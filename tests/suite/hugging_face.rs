@@ -15,7 +15,7 @@ use wgpt::formats::generation_config::{EarlyStopping, GenerationConfig};
 use wgpt::formats::source::ModelSource;
 use wgpt::formats::upload::upload;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Family, Graph, Plan, Shape, Step};
+use wgpt::graph::{AdapterKind, Graph, Plan, Shape, Step};
 use wgpt::models::blocks::Compute;
 use wgpt::models::config::{Config, FeedForward};
 use wgpt::models::network::Network;
@@ -79,7 +79,7 @@ pub fn dump<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(folder: &Path, name
 
 #[test]
 fn logits_of_every_folder_are_those_of_pytorch() {
-    let open_device = |family: Option<Family>| -> Box<dyn Executor> {
+    let open_device = |family: Option<AdapterKind>| -> Box<dyn Executor> {
         match family {
             None => Box::new(Cpu::default()),
             Some(family) => Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap()),
@@ -91,7 +91,7 @@ fn logits_of_every_folder_are_those_of_pytorch() {
         let (ids, shape) = dump::<u32>(&folder, "ids");
         let (want, _) = dump::<f32>(&folder, "logits");
         let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
-        for family in [None, Some(Family::Software), Some(Family::Gpu)] {
+        for family in [None, Some(AdapterKind::Software), Some(AdapterKind::Gpu)] {
             let got = logits(open_device(family).as_mut(), &config, &weights, &ids, [shape[0], shape[1]]);
             assert_eq!(got.len(), want.len());
             let worst = got.iter().zip(&want).map(|(g, w)| (g - w).abs()).fold(0f32, f32::max);

@@ -11,10 +11,10 @@ use wgpt::executor::Executor;
 use wgpt::formats::folder::{TensorFile, WeightType};
 use wgpt::formats::upload::upload;
 use wgpt::generate::stop::Continuation;
-use wgpt::generate::{Draw, Generator};
+use wgpt::generate::{Generator, SamplingParams};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
-use wgpt::graph::{Family, Graph, Plan, Step};
+use wgpt::graph::{AdapterKind, Graph, Plan, Step};
 use wgpt::models::config::{Config, Experts, FeedForward, Norm, Position};
 
 use wgpt::models::blocks::Compute;
@@ -50,8 +50,8 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
     vec![
         ("reference", Box::new(Cpu::default())),
-        ("kernels for software adapters", gpu(Family::Software)),
-        ("kernels for GPUs", gpu(Family::Gpu)),
+        ("kernels for software adapters", gpu(AdapterKind::Software)),
+        ("kernels for GPUs", gpu(AdapterKind::Gpu)),
     ]
 }
 
@@ -127,7 +127,7 @@ fn greedy_text_through_the_cache_is_that_of_transformers() {
         let (config, weights) = open(&case(name));
         let (ids, shape) = dump::<u32>(&case(name), "ids");
         let (want, wanted) = dump::<u32>(&case(name), "greedy");
-        for family in [Family::Software, Family::Gpu] {
+        for family in [AdapterKind::Software, AdapterKind::Gpu] {
             let mut device = Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap();
             let network = Network::new(config.clone());
             let mut generator = Generator::new(&mut device, &network, &weights, config.vocab_size, 1).unwrap();
@@ -138,7 +138,7 @@ fn greedy_text_through_the_cache_is_that_of_transformers() {
                     got.push(token.id);
                     Ok(true)
                 };
-                generator.sample(&mut device, prompt, want.len(), &Draw::GREEDY, 0, &mut take).unwrap();
+                generator.sample(&mut device, prompt, want.len(), &SamplingParams::GREEDY, 0, &mut take).unwrap();
                 assert_eq!(got, want, "{name}, row {row}, {family:?}");
             }
         }
@@ -146,7 +146,7 @@ fn greedy_text_through_the_cache_is_that_of_transformers() {
 }
 
 #[test]
-fn what_is_read_is_written_back_with_every_bit() {
+fn tensors_are_written_back_with_every_bit() {
     for name in CASES {
         let (config, weights) = open(&case(name));
         let written = tempdir().unwrap();
@@ -207,7 +207,7 @@ fn configs_from_the_wild_are_read_with_the_defaults_of_transformers() {
 }
 
 #[test]
-fn what_a_config_asks_for_and_is_not_there_is_refused_by_its_name() {
+fn settings_that_are_not_implemented_are_refused_by_name() {
     let refused = |model_type: &str, extra: Value, named: &str| {
         let message = parse(model_type, extra.clone()).expect_err(&extra.to_string()).to_string();
         assert!(message.contains(named) && message.contains("some/config.json"), "{extra}: {message}");
@@ -405,7 +405,7 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
         config.parameters().into_iter().map(read).collect()
     };
     let want = gradients(&mut Cpu::default());
-    for family in [Family::Gpu, Family::Software] {
+    for family in [AdapterKind::Gpu, AdapterKind::Software] {
         let mut small = Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap();
         small.limits_mut().binding_bytes = 160 << 10;
         small.limits_mut().alignment_bytes = 256;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Dtype, Family, Graph, Op, Plan, Shape, Step, Tensor};
+use wgpt::graph::{AdapterKind, Dtype, Graph, Op, Plan, Shape, Step, Tensor};
 use wgpt::ops::attention::{Attention, Mask};
 use wgpt::ops::rmsnorm::RmsNorm;
 use wgpt::ops::rope::{Rope, RopeTable, Scaling};
@@ -72,8 +72,8 @@ pub fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
     vec![
         ("reference", Box::new(Cpu::default())),
-        ("kernels for software adapters", gpu(Family::Software)),
-        ("kernels for GPUs", gpu(Family::Gpu)),
+        ("kernels for software adapters", gpu(AdapterKind::Software)),
+        ("kernels for GPUs", gpu(AdapterKind::Gpu)),
     ]
 }
 

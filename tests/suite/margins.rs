@@ -7,14 +7,14 @@ use wgpt::executor::Executor;
 use wgpt::gpu::margins::Fill;
 use wgpt::gpu::reload::ShaderFiles;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Cost, Dispatch, Family, Graph, Limits, Op, Plan, Shader, Shape, Shapes, Step, Tensor};
+use wgpt::graph::{AdapterKind, Cost, Dispatch, Graph, Limits, Op, Plan, Shader, Shape, Shapes, Step, Tensor};
 use wgpt::ops::case::Problem;
 use wgpt::ops::{Case, Draw, cases};
 use wgpt::reference::Cpu;
 
 /// Software's kernels, with bounds checks and as released.
 fn gpus() -> [Gpu; 2] {
-    [true, false].map(|checks| Gpu::with(choose("auto").unwrap(), Some(Family::Software), checks).unwrap())
+    [true, false].map(|checks| Gpu::with(choose("auto").unwrap(), Some(AdapterKind::Software), checks).unwrap())
 }
 
 /// The outcome of a problem with bounds checks, and as released with margins: nothing, or the error.

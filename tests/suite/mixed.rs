@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::graph::memory::Class;
-use wgpt::graph::{Dtype, Family, Graph, Limits, Plan, Step};
+use wgpt::graph::{AdapterKind, Dtype, Graph, Limits, Plan, Step};
 use wgpt::models::blocks::Compute;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
@@ -76,8 +76,8 @@ fn gradients_are_those_of_f32_but_for_eleven_bits() {
         let (loss, wanted) = gradients(&mut Cpu::default(), &config, &training(&config, false, None));
         let devices: Vec<(&str, Box<dyn Executor>)> = vec![
             ("reference", Box::new(Cpu::default())),
-            ("kernels for GPUs", Box::new(gpu(Family::Gpu))),
-            ("kernels for software adapters", Box::new(gpu(Family::Software))),
+            ("kernels for GPUs", Box::new(gpu(AdapterKind::Gpu))),
+            ("kernels for software adapters", Box::new(gpu(AdapterKind::Software))),
         ];
         for (label, mut device) in devices {
             let (got, scaled) = gradients(device.as_mut(), &config, &training(&config, true, None));
@@ -141,7 +141,7 @@ fn blocks_that_are_computed_again_change_no_bit() {
 fn a_mixed_run_learns_like_one_in_f32() {
     let (plain, mixed) = (setup(choices()), mixed(run::Choices::default()));
     let end = |run: &[f32]| run.iter().rev().take(10).sum::<f32>() / 10.0;
-    let curve = losses(&steps(&mut plain.trainer(gpu(Family::Software)), 60));
+    let curve = losses(&steps(&mut plain.trainer(gpu(AdapterKind::Software)), 60));
     for family in FAMILIES {
         let mut run = mixed.trainer(gpu(family));
         let records = steps(&mut run, 60);
@@ -208,7 +208,7 @@ fn a_loss_scale_that_overflows_backs_off_on_the_device() {
 /// has nothing to do with the scale.
 #[test]
 fn overflows_that_no_smaller_scale_mends_are_counted() {
-    let mut run = mixed(run::Choices::default()).trainer(gpu(Family::Software));
+    let mut run = mixed(run::Choices::default()).trainer(gpu(AdapterKind::Software));
     let mut words = run.executor().read_state(REPORT).unwrap();
     words[report::SCALE] = LEAST;
     run.executor().write_state(REPORT, &words).unwrap();
@@ -220,7 +220,7 @@ fn overflows_that_no_smaller_scale_mends_are_counted() {
         assert_eq!(record.skipped.as_deref(), Some("the gradient of wpe.weight is not finite"));
         assert_eq!((record.loss_scale, run.is_hopeless()), (Some(LEAST), step == 5));
     }
-    let mut run = mixed(run::Choices::default()).trainer(gpu(Family::Software));
+    let mut run = mixed(run::Choices::default()).trainer(gpu(AdapterKind::Software));
     let mut weight = run.executor().read_state("h.0.mlp.c_fc.weight").unwrap();
     weight[3] = 1e6; // beyond f16
     run.executor().write_state("h.0.mlp.c_fc.weight", &weight).unwrap();
@@ -231,7 +231,7 @@ fn overflows_that_no_smaller_scale_mends_are_counted() {
 
 #[test]
 fn a_loss_scale_doubles_after_steps_that_were_fine() {
-    let mut run = mixed(run::Choices::default()).trainer(gpu(Family::Gpu));
+    let mut run = mixed(run::Choices::default()).trainer(gpu(AdapterKind::Gpu));
     for (scale, steady, want) in [(1024.0, 1999, (2048.0, 0)), (1024.0, 7, (1024.0, 8))] {
         let mut words = run.executor().read_state(REPORT).unwrap();
         (words[report::SCALE], words[report::STEADY]) = (scale, f32::from_bits(steady));
@@ -244,7 +244,7 @@ fn a_loss_scale_doubles_after_steps_that_were_fine() {
 
 #[test]
 fn activations_take_half_the_memory() {
-    let limits = Limits { f16: true, ..roomy(Family::Gpu) };
+    let limits = Limits { f16: true, ..roomy(AdapterKind::Gpu) };
     let temporary = |preset: &str, precision: Option<Precision>| {
         let choices = run::Choices { batch: Some(8), precision, ..Default::default() };
         let settings = choices.resolve(&PresetRecipe::of(Some(preset)).run, |_| 1).unwrap();
@@ -263,7 +263,7 @@ fn activations_take_half_the_memory() {
 #[test]
 fn a_device_without_half_precision_is_refused_with_a_reason() {
     let setup = mixed(run::Choices::default());
-    let limits = Limits::portable(Family::Gpu);
+    let limits = Limits::portable(AdapterKind::Gpu);
     let why = setup.blueprint(&limits).err().expect("no f16, no mixed precision").to_string();
     assert!(why.contains("--precision mixed") && why.contains("f16") && why.contains("--precision f32"), "{why}");
     assert!(setup.blueprint(&Limits { f16: true, ..limits }).is_ok());

@@ -6,7 +6,7 @@ use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
-use wgpt::graph::{Family, Graph, Plan, Shape, Step, Tensor};
+use wgpt::graph::{AdapterKind, Graph, Plan, Shape, Step, Tensor};
 use wgpt::ops::add::add_in_place;
 use wgpt::ops::combine::Combine;
 use wgpt::ops::cross_entropy::CrossEntropy;
@@ -48,8 +48,8 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
     vec![
         ("reference", Box::new(Cpu::default())),
-        ("kernels for software adapters", gpu(Family::Software)),
-        ("kernels for GPUs", gpu(Family::Gpu)),
+        ("kernels for software adapters", gpu(AdapterKind::Software)),
+        ("kernels for GPUs", gpu(AdapterKind::Gpu)),
     ]
 }
 

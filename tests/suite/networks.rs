@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use wgpt::executor::{Executor, tuned_plan};
-use wgpt::generate::{Draw, Generator};
+use wgpt::generate::{Generator, SamplingParams};
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Depth, Graph, Initial, Parameter, Shape};
 use wgpt::models::blocks::Compute;
@@ -79,7 +79,7 @@ fn a_frozen_network_has_no_gradients_and_no_moments() {
 #[test]
 fn a_generator_gives_its_caches_back() {
     let network = Network::new(config());
-    let draw = Draw::GREEDY;
+    let draw = SamplingParams::GREEDY;
     for (label, mut device) in [
         ("reference", Box::new(Cpu::default()) as Box<dyn Executor>),
         ("kernels", Box::new(Gpu::open("auto").unwrap())),

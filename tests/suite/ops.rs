@@ -3,18 +3,18 @@
 use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Family, Limits};
+use wgpt::graph::{AdapterKind, Limits};
 use wgpt::ops::{Case, cases, cases_for};
 use wgpt::reference::Cpu;
 
 /// The best adapter, with the kernels of `family`.
-fn gpu(family: Family) -> Gpu {
+fn gpu(family: AdapterKind) -> Gpu {
     Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap()
 }
 
 /// Every case against the reference, as released: without bounds checks, and with margins around each buffer. The other tests
 /// of models and training run the same kernels with bounds checks.
-fn check_all(family: Family) {
+fn check_all(family: AdapterKind) {
     let mut released = Gpu::with(choose("auto").unwrap(), Some(family), false).unwrap();
     let mut failures = vec![];
     for case in cases_for(&released.limits().clone()) {
@@ -31,12 +31,12 @@ fn check_all(family: Family) {
 
 #[test]
 fn shaders_for_software_adapters_agree_with_the_reference() {
-    check_all(Family::Software);
+    check_all(AdapterKind::Software);
 }
 
 #[test]
 fn shaders_for_gpus_agree_with_the_reference() {
-    check_all(Family::Gpu);
+    check_all(AdapterKind::Gpu);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn finite_differences(case: &Case) -> usize {
 /// Devices without half precision are given the other cases, and only those.
 #[test]
 fn cases_in_half_precision_are_for_devices_that_have_it() {
-    let limits = Limits::portable(Family::Gpu);
+    let limits = Limits::portable(AdapterKind::Gpu);
     let (without, with) = (cases_for(&limits), cases_for(&Limits { f16: true, ..limits }));
     assert_eq!(with.len(), cases().len());
     let half: Vec<&str> = with.iter().filter(|case| case.is_half()).map(|case| case.name).collect();
@@ -114,7 +114,7 @@ fn the_checker_rejects_one_changed_element_and_nan() {
 #[test]
 fn a_kernel_that_writes_nothing_is_caught() {
     // Outputs are poisoned before a run: without a replay, every one of them is NaN.
-    let mut gpu = gpu(Family::Software);
+    let mut gpu = gpu(AdapterKind::Software);
     let built = wgpt::ops::add::CASES[0].build(1);
     let plan = wgpt::graph::Plan::new(&built.graph, gpu.limits()).unwrap();
     let program = gpu.load(&built.graph, plan).unwrap();

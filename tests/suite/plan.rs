@@ -7,7 +7,7 @@ use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
 use wgpt::graph::memory::{Class, Life, Storage, pack, peak};
 use wgpt::graph::plan::Command;
-use wgpt::graph::{Constant, Family, Graph, Limits, Plan, Shape, Step, Tensor};
+use wgpt::graph::{AdapterKind, Constant, Graph, Limits, Plan, Shape, Step, Tensor};
 use wgpt::models::blocks::Compute;
 use wgpt::models::config::Config;
 use wgpt::models::network::Network;
@@ -25,17 +25,17 @@ use wgpt::train::graph::TrainingGraph;
 use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::trainer::Blueprint;
 
-pub const FAMILIES: [Family; 2] = [Family::Gpu, Family::Software];
+pub const FAMILIES: [AdapterKind; 2] = [AdapterKind::Gpu, AdapterKind::Software];
 
 /// The limits of every WebGPU device, but for the size of buffers: GPT-2's activations are larger than that.
-pub fn roomy(family: Family) -> Limits {
+pub fn roomy(family: AdapterKind) -> Limits {
     Limits { buffer_bytes: 1 << 40, ..Limits::portable(family) }
 }
 
 /// Limits for both families of kernels, and for subgroups of every size that software adapters have.
 pub fn devices() -> Vec<Limits> {
-    let software = [0, 4, 8, 16].map(|subgroup| Limits { subgroup, ..roomy(Family::Software) });
-    [roomy(Family::Gpu)].into_iter().chain(software).collect()
+    let software = [0, 4, 8, 16].map(|subgroup| Limits { subgroup, ..roomy(AdapterKind::Software) });
+    [roomy(AdapterKind::Gpu)].into_iter().chain(software).collect()
 }
 
 /// The op of a case over its inputs, with its gradients; no values are drawn.
@@ -185,7 +185,7 @@ proptest! {
 fn nothing_needs_no_buffers() {
     assert_eq!(pack(&[]), (vec![], vec![]));
     assert_eq!(peak(&[]), 0);
-    let plan = Plan::new(&Graph::new(), &roomy(Family::Gpu)).unwrap();
+    let plan = Plan::new(&Graph::new(), &roomy(AdapterKind::Gpu)).unwrap();
     assert!(plan.buffers.is_empty() && plan.kernels().count() == 0);
 }
 
@@ -193,7 +193,7 @@ fn nothing_needs_no_buffers() {
 fn a_training_step_needs_little_more_than_its_peak() {
     for (preset, dropout) in [("gpt2", 0.0), ("gpt2", 0.1), ("char", 0.2), ("demo", 0.0), ("mixtral", 0.0)] {
         let [training, ..] = preset_graphs(preset, dropout);
-        let plan = Plan::new(&training, &roomy(Family::Gpu)).unwrap();
+        let plan = Plan::new(&training, &roomy(AdapterKind::Gpu)).unwrap();
         let (total, bound) = (plan.size_bytes(|c| *c == Class::Temporary), peak(&temporaries(&training)));
         assert!(bound > 0 && total >= bound, "{preset}: {total} for a peak of {bound}");
         // Rows by expert and rows by token are of several sizes, which fit each other less well.
@@ -232,7 +232,7 @@ fn every_plan_keeps_within_the_limits() {
 
 #[test]
 fn a_plan_that_breaks_a_limit_is_seen() {
-    let limits = roomy(Family::Gpu);
+    let limits = roomy(AdapterKind::Gpu);
     let [graph, ..] = preset_graphs("demo", 0.1); // with dropout a sum is a kernel of its own
     let plan = Plan::new(&graph, &limits).unwrap();
     let spoiled = |spoil: &dyn Fn(&mut wgpt::graph::plan::Kernel)| {
@@ -255,7 +255,7 @@ fn a_plan_that_breaks_a_limit_is_seen() {
 #[test]
 fn a_tensor_beyond_the_largest_buffer_is_named() {
     let [graph, ..] = preset_graphs("gpt2", 0.0);
-    let error = Plan::new(&graph, &Limits::portable(Family::Gpu)).unwrap_err();
+    let error = Plan::new(&graph, &Limits::portable(AdapterKind::Gpu)).unwrap_err();
     let message = error.to_string();
     assert!(matches!(error, wgpt::error::Error::OutOfMemory(_)), "{message}");
     assert!(message.contains("lm_head: matmul") && message.contains("256 MiB"), "{message}");
@@ -265,7 +265,7 @@ fn a_tensor_beyond_the_largest_buffer_is_named() {
 fn a_plan_prints_the_same_every_time() {
     let print = || {
         let [graph, ..] = preset_graphs("char", 0.2);
-        Plan::new(&graph, &roomy(Family::Software)).unwrap().to_string()
+        Plan::new(&graph, &roomy(AdapterKind::Software)).unwrap().to_string()
     };
     let text = print();
     assert_eq!(text, print());
@@ -274,7 +274,7 @@ fn a_plan_prints_the_same_every_time() {
     }
     let (settings, config) = settings("char", 0.2);
     let objective = Pretrain::without_data(config, 256);
-    let blueprint = Blueprint::new(&objective, &settings, &roomy(Family::Software)).unwrap();
+    let blueprint = Blueprint::new(&objective, &settings, &roomy(AdapterKind::Software)).unwrap();
     assert_eq!(text, blueprint.training_plan().to_string(), "a run plans the same graph");
 }
 
@@ -354,7 +354,7 @@ fn state_that_was_changed_in_place_cannot_be_read_as_it_was() {
     g.apply(AddInPlace, &[total, x]);
     let stale = g.apply(Add, &[total, x]);
     g.output("stale", stale);
-    let _ = Plan::new(&g, &roomy(Family::Gpu));
+    let _ = Plan::new(&g, &roomy(AdapterKind::Gpu));
 }
 
 #[test]
@@ -365,7 +365,7 @@ fn dead_nodes_are_skipped() {
     g.apply(AddInPlace, &[total, twice]);
     let unread = g.apply(Add, &[twice, x]);
     g.apply(Add, &[unread, unread]);
-    let plan = Plan::new(&g, &roomy(Family::Gpu)).unwrap();
+    let plan = Plan::new(&g, &roomy(AdapterKind::Gpu)).unwrap();
     assert_eq!(plan.kernels().map(|k| k.node).collect::<Vec<_>>(), [twice.node, twice.node + 1]);
     assert_eq!(plan.size_bytes(|class| *class == Class::Temporary), 12);
 }
@@ -376,7 +376,7 @@ fn state_cannot_be_added_to_itself_in_place() {
     let mut g = Graph::new();
     let total = g.state("total", &[3]);
     g.apply(AddInPlace, &[total, total]);
-    let _ = Plan::new(&g, &roomy(Family::Gpu));
+    let _ = Plan::new(&g, &roomy(AdapterKind::Gpu));
 }
 
 #[test]
@@ -424,7 +424,7 @@ fn a_tensor_that_is_used_twice_gets_the_sum_of_its_gradients() {
 
 #[test]
 fn chunks_of_rows_cover_all_and_start_aligned() {
-    let limits = Limits { binding_bytes: 1 << 20, ..Limits::portable(Family::Gpu) };
+    let limits = Limits { binding_bytes: 1 << 20, ..Limits::portable(AdapterKind::Gpu) };
     for (rows, row_bytes) in
         [(1, 4), (50257, 3072), (65601, 20), (262_144, 4), (262_145, 4), (300, 12_292), (9000, 1002)]
     {

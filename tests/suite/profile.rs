@@ -9,7 +9,7 @@ use std::sync::Arc;
 use wgpt::executor::{COPY, Executor};
 use wgpt::gpu::ceilings::Ceilings;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Family, Graph, Limits, Op, Plan, Shape, Shapes, Step};
+use wgpt::graph::{AdapterKind, Graph, Limits, Op, Plan, Shape, Shapes, Step};
 use wgpt::models::blocks::{Compute, Model};
 use wgpt::models::config::Config;
 use wgpt::models::network::Network;
@@ -243,7 +243,7 @@ fn a_shader_on_disk_is_checked_and_timed_in_each_of_its_cases() {
     }
     has(&text, &["ms before", "ms now", "GFLOP/s", "GB/s"]);
     // What another kind of adapter would run is found as well.
-    let other = if choose("auto").unwrap().limits.family == Family::Gpu { "registers" } else { "tiled" };
+    let other = if choose("auto").unwrap().limits.adapter == AdapterKind::Gpu { "registers" } else { "tiled" };
     let text = run(place.path(), &format!("profile --kernel attention_{other} --shaders shaders --repeat 1"));
     has(&text, &["attention"]);
 }
@@ -348,7 +348,7 @@ fn the_half_precision_ceiling_is_valid() {
     let op: Arc<dyn Op> = Arc::new(Fma { rounds: 64, half: true });
     let (x, two) = (Shape::f32(&[1000]), Shape::f32(&[2]));
     let shapes = Shapes { inputs: vec![&x, &two], outputs: vec![&x] };
-    let dispatch = op.dispatch(&shapes, &Limits::portable(Family::Gpu)).remove(0);
+    let dispatch = op.dispatch(&shapes, &Limits::portable(AdapterKind::Gpu)).remove(0);
     let text = specialise(dispatch.shader, &dispatch.constants, &dispatch.swaps);
     let module = naga::front::wgsl::parse_str(&text).unwrap();
     use naga::valid::{Capabilities, ValidationFlags, Validator};

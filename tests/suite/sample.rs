@@ -182,7 +182,7 @@ fn a_prompt_comes_from_standard_input_or_a_file() {
 }
 
 #[test]
-fn what_is_not_given_is_taken_from_the_model() {
+fn options_that_are_not_given_are_taken_from_the_model() {
     let (place, _) = place();
     let prompt = ["--prompt", "The cat"];
     let with = |more: &[&str]| records(&place, &prompt.iter().chain(more).copied().collect::<Vec<_>>());

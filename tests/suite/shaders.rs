@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use wgpt::graph::plan::Kernel;
-use wgpt::graph::{Family, Limits, Plan, Shader};
+use wgpt::graph::{AdapterKind, Limits, Plan, Shader};
 use wgpt::shaders::specialise;
 
 /// Distinct texts of the kernels of all cases and of three presets, each with its shader.
@@ -100,7 +100,7 @@ fn every_specialisation_is_valid_and_translates_for_every_backend() {
         let failures: Vec<String> = checked.iter().filter_map(|c| c.clone().err()).collect();
         assert!(failures.is_empty(), "{limits:?}: {} fail:\n{}", failures.len(), failures.join("\n"));
         let most = checked.into_iter().flatten().map(|(memory, _)| memory).max().unwrap();
-        let least = if limits.family == Family::Gpu { 8192 } else { 1 };
+        let least = if limits.adapter == AdapterKind::Gpu { 8192 } else { 1 };
         assert!(most >= least, "{limits:?}: at most {most} bytes of workgroup memory, which cannot be right");
     }
 }
@@ -109,7 +109,7 @@ fn every_specialisation_is_valid_and_translates_for_every_backend() {
 #[test]
 fn specialisations_for_larger_devices_keep_within_them() {
     for (workgroup_bytes, invocations) in [(32 << 10, 256), (32 << 10, 1024), (48 << 10, 1024), (100 << 10, 1024)] {
-        let limits = Limits { workgroup_bytes, invocations, ..roomy(Family::Gpu) };
+        let limits = Limits { workgroup_bytes, invocations, ..roomy(AdapterKind::Gpu) };
         let failures: Vec<String> = texts(&limits)
             .into_par_iter()
             .filter(|(_, shader)| shader.stem.contains("tiled"))
@@ -121,7 +121,7 @@ fn specialisations_for_larger_devices_keep_within_them() {
 
 #[test]
 fn invalid_or_too_large_dispatches_are_found() {
-    let limits = Limits::portable(Family::Gpu);
+    let limits = Limits::portable(AdapterKind::Gpu);
     let fill = wgpt::shader!("fill");
     let text = specialise(fill, &[], &[]);
     assert!(check(fill, &text, &limits).is_ok());
@@ -158,7 +158,7 @@ fn files() -> Vec<(String, PathBuf)> {
 
 #[test]
 fn every_shader_file_is_valid_wgsl_and_opens_with_a_description() {
-    let limits = Limits { subgroup: 8, ..Limits::portable(Family::Gpu) };
+    let limits = Limits { subgroup: 8, ..Limits::portable(AdapterKind::Gpu) };
     for (stem, path) in files() {
         let source: &'static str = String::leak(std::fs::read_to_string(&path).unwrap());
         assert!(source.ends_with('\n') && !source.contains('\t') && !source.contains('\r'), "{stem}");

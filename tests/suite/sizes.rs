@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use wgpt::error::Error;
+use wgpt::graph::{AdapterKind, Dispatch, Graph, Limits, Plan, Shape, Step, Tensor};
 use wgpt::graph::{Cost, Op, Shapes};
-use wgpt::graph::{Dispatch, Family, Graph, Limits, Plan, Shape, Step, Tensor};
 use wgpt::models::choices::ModelChoices;
 use wgpt::models::presets::PRESETS;
 use wgpt::objectives::pretrain::Pretrain;
@@ -17,7 +17,7 @@ use wgpt::train::trainer::Blueprint;
 
 /// A GPU with as much of everything as any has.
 fn large() -> Limits {
-    Limits { binding_bytes: u32::MAX as u64, buffer_bytes: 1 << 40, f16: true, ..Limits::portable(Family::Gpu) }
+    Limits { binding_bytes: u32::MAX as u64, buffer_bytes: 1 << 40, f16: true, ..Limits::portable(AdapterKind::Gpu) }
 }
 
 /// Time that this thread has been on a processor, which a busy machine does not lengthen. Where the system does not tell, the
@@ -112,7 +112,7 @@ fn sizes_that_a_kernel_cannot_hold_are_refused_whatever_the_op() {
         g.output("y", y);
         g
     };
-    let limits = Limits::portable(Family::Gpu);
+    let limits = Limits::portable(AdapterKind::Gpu);
     assert!(Plan::new(&with(Launch { constant: 1, workgroups: 65535 * 65535, row_bytes: 4 }, 64), &limits).is_ok());
     refused(&with(Launch { constant: 1 << 32, workgroups: 1, row_bytes: 4 }, 64), &limits, &["LEN", "4294967296"]);
     for workgroups in [65535 * 65535 + 1, usize::MAX] {
@@ -160,7 +160,7 @@ proptest! {
             precision: Some(if mixed { Precision::Mixed } else { Precision::F32 }),
             ..Choices::default()
         };
-        let limits = if is_large { large() } else { Limits { f16: true, ..Limits::portable(Family::Software) } };
+        let limits = if is_large { large() } else { Limits { f16: true, ..Limits::portable(AdapterKind::Software) } };
         let began = on_processor();
         let planned = (|| {
             let config = model.config(sizes[9].max(1), 0.02)?;

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use std::sync::Arc;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{Dtype, Family, Op};
+use wgpt::graph::{AdapterKind, Dtype, Op};
 use wgpt::ops::attention::{Attention, Mask};
 use wgpt::ops::case::Problem;
 use wgpt::ops::chunked_classifier::ChunkedClassifier;
@@ -35,7 +35,8 @@ fn number(name: &str) -> Option<u64> {
 fn sweep(kind: u64, draw: impl Fn(&mut Pcg64) -> Problem) {
     let count = number("WGPT_SWEEP").map_or(SHAPES, |n| n as usize);
     let first = number("WGPT_SWEEP_SEED").unwrap_or(1);
-    let mut gpus = [Family::Software, Family::Gpu].map(|f| Gpu::with(choose("auto").unwrap(), Some(f), false).unwrap());
+    let mut gpus =
+        [AdapterKind::Software, AdapterKind::Gpu].map(|f| Gpu::with(choose("auto").unwrap(), Some(f), false).unwrap());
     let mut failures = vec![];
     for n in 0..count as u64 {
         let seed = first.wrapping_mul(1_000_003) + n;
@@ -44,7 +45,7 @@ fn sweep(kind: u64, draw: impl Fn(&mut Pcg64) -> Problem) {
         let want = built.run(&mut Cpu::default()).unwrap();
         for gpu in &mut gpus {
             if let Err(why) = problem.check_surrounded(gpu, &built, &want).unwrap() {
-                failures.push(format!("{:?}, shape {n} of WGPT_SWEEP_SEED={first}: {why}", limits(gpu).family));
+                failures.push(format!("{:?}, shape {n} of WGPT_SWEEP_SEED={first}: {why}", limits(gpu).adapter));
             }
         }
     }

@@ -4,7 +4,7 @@ use crate::plan::{FAMILIES, preset_graphs, roomy};
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::memory::Class;
-use wgpt::graph::{Family, Graph, Plan, Shape, Step, Tensor};
+use wgpt::graph::{AdapterKind, Graph, Plan, Shape, Step, Tensor};
 use wgpt::ops::add::{Add, AddInPlace};
 use wgpt::reference::Cpu;
 
@@ -68,7 +68,7 @@ fn a_member_cannot_be_read_as_it_was_before_the_whole() {
     let (mut g, a) = both();
     let stale = g.apply(Add, &[a, a]);
     g.output("stale", stale);
-    let _ = Plan::new(&g, &roomy(Family::Gpu));
+    let _ = Plan::new(&g, &roomy(AdapterKind::Gpu));
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn only_the_newest_version_of_a_member_is_stored() {
     let (a, x) = (g.state("a", &[3]), g.input("x", Shape::f32(&[3])));
     g.apply(AddInPlace, &[a, x]);
     g.together("both", &[a]);
-    let _ = Plan::new(&g, &roomy(Family::Gpu));
+    let _ = Plan::new(&g, &roomy(AdapterKind::Gpu));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
 use wgpt::graph::memory::Class;
-use wgpt::graph::{Family, Graph, Limits, Plan, Shape, Step, Tensor};
+use wgpt::graph::{AdapterKind, Graph, Limits, Plan, Shape, Step, Tensor};
 use wgpt::ops::IGNORED;
 use wgpt::ops::add::add_in_place;
 use wgpt::ops::chunked_token_log_prob::{ChunkedTokenLogProb, ChunkedTokenLogProbBackward};
@@ -25,8 +25,8 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
     vec![
         ("reference", Box::new(Cpu::default())),
-        ("kernels for software adapters", gpu(Family::Software)),
-        ("kernels for GPUs", gpu(Family::Gpu)),
+        ("kernels for software adapters", gpu(AdapterKind::Software)),
+        ("kernels for GPUs", gpu(AdapterKind::Gpu)),
     ]
 }
 
@@ -133,7 +133,7 @@ fn log_probabilities_and_their_gradients_are_those_of_pytorch_for_a_vocabulary_o
 fn temporaries(rows: usize, c: usize, logits: Logits) -> u64 {
     let mut g = Graph::new();
     graph(&mut g, rows, c, logits);
-    let limits = Limits { buffer_bytes: 1 << 40, ..Limits::portable(Family::Gpu) };
+    let limits = Limits { buffer_bytes: 1 << 40, ..Limits::portable(AdapterKind::Gpu) };
     Plan::new(&g, &limits).unwrap().size_bytes(|class| *class == Class::Temporary)
 }
 

@@ -13,7 +13,7 @@ use wgpt::executor::{Executor, Program};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::gradient::gradient;
 use wgpt::graph::memory::Class;
-use wgpt::graph::{Family, Graph, Limits, Plan, Step};
+use wgpt::graph::{AdapterKind, Graph, Limits, Plan, Step};
 use wgpt::models::blocks::Compute;
 use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
@@ -51,7 +51,7 @@ pub fn corpus() -> &'static Story {
     })
 }
 
-pub fn gpu(family: Family) -> Gpu {
+pub fn gpu(family: AdapterKind) -> Gpu {
     Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap()
 }
 
@@ -202,7 +202,7 @@ fn every_executor_has_the_same_loss_curve() {
     let reference = steps(&mut setup.trainer(Cpu::default()), 10);
     let curve = losses(&reference);
     assert!(curve[0] > curve[9] + 0.3, "the curve falls, so that updates matter: {curve:?}");
-    for family in [Family::Gpu, Family::Software] {
+    for family in [AdapterKind::Gpu, AdapterKind::Software] {
         let records = steps(&mut setup.trainer(gpu(family)), 10);
         // Losses near 3 round by 2e-7; AdamW turns the rounding of small gradients into steps of up to the learning rate,
         // but only where the loss hardly depends on them.
@@ -245,7 +245,7 @@ pub fn repeats_and_resumes(choices: Choices) {
         },
         ..choices
     });
-    for family in [Family::Gpu, Family::Software] {
+    for family in [AdapterKind::Gpu, AdapterKind::Software] {
         let mut whole = setup.trainer(gpu(family));
         let whole_losses = losses(&steps(&mut whole, 10));
         let want = everything(&mut whole);
@@ -329,7 +329,7 @@ fn the_load_of_experts_is_counted_between_two_looks_at_it() {
     let run = run::Choices { accumulate: Some(2), ..Default::default() };
     let setup = setup(Choices { preset: Some("mixtral".into()), run, ..choices() });
     let (settings, config) = (&setup.settings, &setup.config);
-    let mut trainer = setup.trainer(gpu(Family::Software));
+    let mut trainer = setup.trainer(gpu(AdapterKind::Software));
     for _ in 0..2 {
         let records = steps(&mut trainer, 3);
         assert!(records.iter().all(|r| r.expert_load.is_none()), "only at validations");
@@ -348,7 +348,7 @@ fn the_load_of_experts_is_counted_between_two_looks_at_it() {
         }
     }
     // A model without experts has none.
-    let mut plain = self::setup(choices()).trainer(gpu(Family::Software));
+    let mut plain = self::setup(choices()).trainer(gpu(AdapterKind::Software));
     steps(&mut plain, 1);
     assert!(plain.expert_load().unwrap().is_none());
 }
@@ -433,7 +433,7 @@ fn two_micro_batches_are_one_batch_of_twice_the_size() {
     let (config, network) = (&setup.config, Network::new(setup.config.clone()));
     let optimizer = |accumulate| Optimizer { accumulate, ..setup.settings.optimizer() };
     let devices: Vec<Box<dyn Executor>> =
-        vec![Box::new(Cpu::default()), Box::new(gpu(Family::Gpu)), Box::new(gpu(Family::Software))];
+        vec![Box::new(Cpu::default()), Box::new(gpu(AdapterKind::Gpu)), Box::new(gpu(AdapterKind::Software))];
     for mut device in devices {
         let device = device.as_mut();
         let (halves, whole) =
@@ -472,7 +472,7 @@ fn two_micro_batches_are_one_batch_of_twice_the_size() {
 fn a_step_that_is_not_finite_is_skipped_and_named() {
     const POISONED: &str = "h.1.mlp.c_fc.weight";
     let setup = setup(choices());
-    for family in [Family::Gpu, Family::Software] {
+    for family in [AdapterKind::Gpu, AdapterKind::Software] {
         let mut trainer = setup.trainer(gpu(family));
         assert!(steps(&mut trainer, 2).iter().all(|r| r.skipped.is_none()));
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -513,8 +513,8 @@ fn the_tensor_whose_gradient_is_not_finite_is_named() {
     let setup = setup(choices());
     let devices: Vec<(&str, Trainer)> = vec![
         ("reference", setup.trainer(Cpu::default())),
-        ("kernels for GPUs", setup.trainer(gpu(Family::Gpu))),
-        ("kernels for software adapters", setup.trainer(gpu(Family::Software))),
+        ("kernels for GPUs", setup.trainer(gpu(AdapterKind::Gpu))),
+        ("kernels for software adapters", setup.trainer(gpu(AdapterKind::Software))),
     ];
     for (label, mut trainer) in devices {
         steps(&mut trainer, 1);
@@ -621,7 +621,7 @@ fn a_norm_below_the_limit_is_left_alone_to_the_bit() {
         let factor = f32::from_bits(bits(&mut trainer, REPORT)[report::CLIP]);
         (factor, norm, parameters(&mut trainer))
     };
-    for family in [Family::Gpu, Family::Software] {
+    for family in [AdapterKind::Gpu, AdapterKind::Software] {
         let (off, _, unclipped) = run(family, 0.0);
         let (huge, _, same) = run(family, 1e9);
         assert_eq!((off, huge), (1.0, 1.0), "{family:?}");
@@ -635,8 +635,8 @@ fn a_norm_below_the_limit_is_left_alone_to_the_bit() {
 #[test]
 fn dropout_is_for_training_only() {
     let run = |dropout| {
-        let mut trainer =
-            run_setup(run::Choices { dropout: Some(dropout), ..Default::default() }).trainer(gpu(Family::Software));
+        let mut trainer = run_setup(run::Choices { dropout: Some(dropout), ..Default::default() })
+            .trainer(gpu(AdapterKind::Software));
         let before = (validate(&mut trainer), validate(&mut trainer));
         assert_eq!(before.0.to_bits(), before.1.to_bits(), "evaluation is the same every time");
         let loss = steps(&mut trainer, 1)[0].loss;
@@ -731,7 +731,7 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
     let mut reference = Cpu::default();
     let whole = Plan::new(&g, reference.limits()).unwrap();
     let (loss, gradients) = run(&mut reference, whole.clone());
-    for family in [Family::Gpu, Family::Software] {
+    for family in [AdapterKind::Gpu, AdapterKind::Software] {
         let mut small = gpu(family);
         small_bindings(small.limits_mut(), 96 << 10);
         let pieces = Plan::new(&g, small.limits()).unwrap();
@@ -761,13 +761,13 @@ fn recomputed_blocks_change_no_bit_and_need_less_memory() {
             let run = run::Choices { recompute: Some(recompute), ..run };
             setup(Choices { preset: Some(preset.into()), layers: Some(4), run, ..choices() })
         };
-        for family in [Family::Gpu, Family::Software] {
+        for family in [AdapterKind::Gpu, AdapterKind::Software] {
             let (mut kept, mut again) = (setup(false).trainer(gpu(family)), setup(true).trainer(gpu(family)));
             let records = steps(&mut kept, 3);
             assert_eq!(losses(&records), losses(&steps(&mut again, 3)), "{preset}");
             assert_same(&everything(&mut kept), &everything(&mut again));
         }
-        let limits = Limits::portable(Family::Gpu);
+        let limits = Limits::portable(AdapterKind::Gpu);
         let temporary = |recompute| {
             let blueprint = setup(recompute).blueprint(&limits).unwrap();
             let plan = blueprint.training_plan();

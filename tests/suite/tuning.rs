@@ -8,12 +8,12 @@ use wgpt::executor::{Executor, Trial};
 use wgpt::gpu::tuning::{WGPU_VERSION, Watch};
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{
-    Choices, Cost, Dispatch, Dtype, Family, Graph, Limits, Op, Plan, Shader, Shape, Shapes, Step, Tensor, Variants,
+    AdapterKind, Choices, Cost, Dispatch, Dtype, Graph, Limits, Op, Plan, Shader, Shape, Shapes, Step, Tensor, Variants,
 };
 use wgpt::ops::{Case, cases};
 use wgpt::reference::Cpu;
 
-fn gpu(family: Family) -> Gpu {
+fn gpu(family: AdapterKind) -> Gpu {
     Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap()
 }
 
@@ -58,7 +58,7 @@ fn check_variants(gpu: &mut Gpu, case: &Case) -> usize {
 
 #[test]
 fn every_variant_agrees_with_the_reference() {
-    for family in [Family::Gpu, Family::Software] {
+    for family in [AdapterKind::Gpu, AdapterKind::Software] {
         let mut gpu = gpu(family);
         gpu.allow_cooperative();
         let all = cases();
@@ -67,7 +67,10 @@ fn every_variant_agrees_with_the_reference() {
             let case = all.iter().find(|c| c.name == name).unwrap_or_else(|| panic!("there is no case `{name}`"));
             counts.push(check_variants(&mut gpu, case));
         }
-        assert!(counts.iter().sum::<usize>() >= if family == Family::Gpu { 36 } else { 14 }, "{family:?}: {counts:?}");
+        assert!(
+            counts.iter().sum::<usize>() >= if family == AdapterKind::Gpu { 36 } else { 14 },
+            "{family:?}: {counts:?}"
+        );
     }
 }
 
@@ -142,7 +145,7 @@ fn counter() -> (Arc<AtomicUsize>, Watch) {
 
 /// A GPU's choice for [`ones`] and the number of trials.
 fn chosen(folder: &std::path::Path, again: bool) -> (String, usize) {
-    let mut gpu = gpu(Family::Software);
+    let mut gpu = gpu(AdapterKind::Software);
     let (count, watch) = counter();
     gpu.enable_tuning(folder, again, watch);
     gpu.tune(&[&ones()]).unwrap();
@@ -244,7 +247,7 @@ fn chosen_of_twofold(packed: bool) -> (String, Vec<String>) {
     let x = g.input("x", Shape::f32(&[4096, 6]));
     let y = g.apply(Twofold { packed }, &[x]);
     g.output("y", y);
-    let mut gpu = gpu(Family::Software);
+    let mut gpu = gpu(AdapterKind::Software);
     gpu.enable_tuning(folder.path(), true, counter().1);
     gpu.tune(&[&g]).unwrap();
     let (_, measured) = gpu.measured().next().unwrap();
@@ -290,14 +293,14 @@ fn a_choice_that_cannot_be_kept_is_made_all_the_same() {
 #[test]
 fn a_run_that_goes_on_keeps_its_variants_and_a_name_forces_one() {
     let folder = tempfile::tempdir().unwrap();
-    let mut settled = gpu(Family::Software);
+    let mut settled = gpu(AdapterKind::Software);
     let (count, watch) = counter();
     settled.enable_tuning(folder.path(), true, watch);
     settled.settle(&BTreeMap::from([("ones".to_string(), "slow".to_string())]));
     settled.tune(&[&ones()]).unwrap();
     assert_eq!(ones().variants(settled.limits())["ones"], "slow");
     assert_eq!(count.load(Ordering::SeqCst), 0);
-    let mut forced = gpu(Family::Software);
+    let mut forced = gpu(AdapterKind::Software);
     let (count, watch) = counter();
     forced.enable_tuning(folder.path(), true, watch);
     forced.force_variants("vector, wro");
@@ -312,7 +315,7 @@ fn a_run_that_goes_on_keeps_its_variants_and_a_name_forces_one() {
 #[test]
 fn tuned_programs_run_the_chosen_variants() {
     let folder = tempfile::tempdir().unwrap();
-    let mut gpu = gpu(Family::Gpu);
+    let mut gpu = gpu(AdapterKind::Gpu);
     let seen = Arc::new(Mutex::new(vec![]));
     let notes = seen.clone();
     let watch: Watch = Box::new(move |trial: Trial| notes.lock().unwrap().push(trial.what.to_string()));
@@ -353,7 +356,7 @@ fn with_matrices(driver: &str) -> Gpu {
     let mut adapter = choose("auto").unwrap();
     (adapter.limits.cooperative, adapter.driver) = (8, driver.into());
     adapter.limits.subgroup = 32;
-    Gpu::with(adapter, Some(Family::Gpu), true).unwrap()
+    Gpu::with(adapter, Some(AdapterKind::Gpu), true).unwrap()
 }
 
 /// Variants of a product of f16 matrices that plans for a device may take.
@@ -420,7 +423,7 @@ fn kernels_on_cooperative_matrices_are_for_devices_where_they_passed_or_are_aske
 
 #[test]
 fn the_digest_of_kernels_on_cooperative_matrices_is_of_the_kernels_that_a_device_runs() {
-    let limits = Limits { cooperative: 8, subgroup: 32, f16: true, ..Limits::portable(Family::Gpu) };
+    let limits = Limits { cooperative: 8, subgroup: 32, f16: true, ..Limits::portable(AdapterKind::Gpu) };
     let digest = cooperative::digest(&limits);
     assert_eq!(digest, cooperative::digest(&limits.clone()));
     assert_ne!(digest, cooperative::digest(&Limits { cooperative: 16, ..limits.clone() }));

@@ -10,7 +10,7 @@ use wgpt::error::{Error, Result};
 use wgpt::executor::Executor;
 use wgpt::gpu::ceilings::{Ceilings, allocatable_bytes};
 use wgpt::gpu::{Adapter, Gpu};
-use wgpt::graph::{Family, Limits};
+use wgpt::graph::{AdapterKind, Limits};
 use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
 use wgpt::models::presets::PRESETS;
@@ -89,7 +89,7 @@ impl Basis {
 fn reference(gpu: &mut Gpu, ceilings: &Ceilings) -> Result<Record> {
     let demo = Wanted::default();
     let large = Wanted { preset: Some("gpt2".into()), layers: Some(2), batch: Some(2), ..Wanted::default() };
-    let wanted = if gpu.limits().family == Family::Gpu && !gpu.adapter().is_software() { &large } else { &demo };
+    let wanted = if gpu.limits().adapter == AdapterKind::Gpu && !gpu.adapter().is_software() { &large } else { &demo };
     let workload = match Workload::load(wanted, gpu, None) {
         Err(Error::OutOfMemory(_)) => Workload::load(&demo, gpu, None)?,
         loaded => loaded?,

@@ -11,7 +11,7 @@ use wgpt::executor::{Executor, Program};
 use wgpt::fail;
 use wgpt::gpu::reload::ShaderFiles;
 use wgpt::gpu::{Adapter, Gpu, choose};
-use wgpt::graph::{Cost, Family, Limits, Plan};
+use wgpt::graph::{AdapterKind, Cost, Limits, Plan};
 use wgpt::ops::case::Built;
 use wgpt::ops::{Case, cases_for};
 
@@ -20,14 +20,14 @@ pub fn run(global: &Global, name: &str, folder: &Path, repeats: usize, host_cloc
         fail!(Usage, "shaders do not run on the CPU reference: give --device auto or part of an adapter's name");
     }
     let adapter = choose(&global.device)?;
-    let (stem, family, cases) = find(&adapter, name)?;
+    let (stem, kind, cases) = find(&adapter, name)?;
     let files = ShaderFiles::read(folder, stem)?;
     global.say(&format!("device: {}", adapter.description()));
-    if family != adapter.limits.family {
+    if kind != adapter.limits.adapter {
         global.say(&format!("note: {stem} is no kernel for this kind of adapter; it is timed all the same"));
     }
     // Bounds checks are on while it is not known to be right.
-    let mut checked = Gpu::with(adapter.clone(), Some(family), true)?;
+    let mut checked = Gpu::with(adapter.clone(), Some(kind), true)?;
     checked.reload(Some(files.clone()));
     for case in &cases {
         if let Err(why) = case.check(&mut checked, 42)? {
@@ -36,7 +36,7 @@ pub fn run(global: &Global, name: &str, folder: &Path, repeats: usize, host_cloc
     }
     global.say(&format!("{} cases agree with the reference", cases.len()));
     drop(checked);
-    let mut gpu = Gpu::with(adapter, Some(family), cfg!(debug_assertions))?;
+    let mut gpu = Gpu::with(adapter, Some(kind), cfg!(debug_assertions))?;
     if host_clock {
         gpu.use_host_clock();
     }
@@ -47,13 +47,13 @@ pub fn run(global: &Global, name: &str, folder: &Path, repeats: usize, host_cloc
     cases.iter().try_for_each(|case| time(&mut gpu, case, stem, &files, repeats))
 }
 
-/// A kernel's stem, the family of adapters that it is for, and the cases that launch it.
-fn find(adapter: &Adapter, name: &str) -> Result<(&'static str, Family, Vec<&'static Case>)> {
-    let own = adapter.limits.family;
-    let other = if own == Family::Gpu { Family::Software } else { Family::Gpu };
+/// A kernel's stem, the kind of adapter that it is for, and the cases that launch it.
+fn find(adapter: &Adapter, name: &str) -> Result<(&'static str, AdapterKind, Vec<&'static Case>)> {
+    let own = adapter.limits.adapter;
+    let other = if own == AdapterKind::Gpu { AdapterKind::Software } else { AdapterKind::Gpu };
     let mut known = BTreeSet::new();
-    for family in [own, other] {
-        let limits = Limits { family, ..adapter.limits.clone() };
+    for kind in [own, other] {
+        let limits = Limits { adapter: kind, ..adapter.limits.clone() };
         let mut found = vec![];
         let mut stem = None;
         for case in cases_for(&limits) {
@@ -65,7 +65,7 @@ fn find(adapter: &Adapter, name: &str) -> Result<(&'static str, Family, Vec<&'st
             known.extend(stems);
         }
         if let Some(stem) = stem {
-            return Ok((stem, family, found));
+            return Ok((stem, kind, found));
         }
     }
     let known: Vec<&str> = known.into_iter().collect();

@@ -5,7 +5,7 @@ use wgpt::error::Result;
 use wgpt::fail;
 use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::generate::beam::{BeamOptions, EarlyStopping};
-use wgpt::generate::{Draw, MOST_ROWS};
+use wgpt::generate::{MOST_ROWS, SamplingParams};
 
 const TOKENS: usize = 200;
 const TEMPERATURE: f32 = 0.8;
@@ -104,7 +104,7 @@ enum Limit {
 #[derive(Clone)]
 pub enum Method {
     /// Each token is drawn, greedily at temperature 0.
-    Draw(Draw),
+    Draw(SamplingParams),
     /// The stop tokens and texts are still to be filled in.
     Beam(BeamOptions<'static>),
 }
@@ -142,10 +142,10 @@ impl Choices {
         let strategy = self.strategy.unwrap_or_else(|| asked_by(model));
         self.refuse_contradictions(strategy)?;
         let repetition_penalty = self.repetition_penalty.or(model.repetition_penalty).unwrap_or(1.0);
-        let greedy = Draw { repetition_penalty, ..Draw::GREEDY };
+        let greedy = SamplingParams { repetition_penalty, ..SamplingParams::GREEDY };
         let method = match strategy {
             Strategy::Greedy => Method::Draw(greedy),
-            Strategy::Sample => Method::Draw(Draw {
+            Strategy::Sample => Method::Draw(SamplingParams {
                 temperature: self.temperature.or(model.temperature).unwrap_or(TEMPERATURE),
                 top_k: self.top_k.or(model.top_k).unwrap_or(greedy.top_k),
                 top_p: self.top_p.or(model.top_p).unwrap_or(greedy.top_p),

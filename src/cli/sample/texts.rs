@@ -12,7 +12,7 @@ use wgpt::fail;
 use wgpt::files::one_line;
 use wgpt::generate::beam::{BeamOptions, Hypothesis};
 use wgpt::generate::stop::{Continuation, Finish, first_stop};
-use wgpt::generate::{Draw, Generator, Request, Token};
+use wgpt::generate::{Generator, Request, SamplingParams, Token};
 
 /// A model on a device, with everything that is settled about its texts.
 pub struct Writer {
@@ -78,7 +78,7 @@ impl Writer {
     }
 
     /// Texts that are drawn token by token, shown as they come.
-    fn draw(&mut self, prompts: &[(&str, Vec<u32>)], draw: &Draw, seed: u32) -> Result<Written> {
+    fn draw(&mut self, prompts: &[(&str, Vec<u32>)], draw: &SamplingParams, seed: u32) -> Result<Written> {
         let Writer { executor, generator, tokenizer, settings, interrupted, .. } = self;
         let (count, limits) = (settings.count, prompts.iter().map(|(_, ids)| settings.tokens(ids.len())));
         let limits = limits.collect::<Result<Vec<usize>>>()?;

@@ -155,11 +155,11 @@ pub(in crate::ops) fn dot(a: &[f32], b: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::Family;
+    use crate::graph::AdapterKind;
 
     #[test]
     fn chunks_are_aligned_whole_entries_that_cover_the_batch() {
-        let limits = |binding_bytes| Limits { binding_bytes, ..Limits::portable(Family::Gpu) };
+        let limits = |binding_bytes| Limits { binding_bytes, ..Limits::portable(AdapterKind::Gpu) };
         // One entry of y is 5 * 32 * 4 = 640 bytes: every second one starts at a multiple of 256.
         let (mask, scale, dtype) = (Mask::default(), None, Dtype::F32);
         let packed =

@@ -2,7 +2,7 @@
 //! on cooperative matrices; with which blocks of rows, and which of them a device can run.
 
 use super::Size;
-use crate::graph::{Dtype, Family, Limits, Shader};
+use crate::graph::{AdapterKind, Dtype, Limits, Shader};
 
 /// A tiling of one of the shaders: a variant.
 pub(in crate::ops) struct Tiling {
@@ -38,9 +38,9 @@ const SHARED_BYTES: u64 = 40 << 10;
 impl Kernel {
     /// All its tilings on this kind of adapter, the best guess first.
     pub fn tilings(&self, size: Size, limits: &Limits) -> Vec<Tiling> {
-        let mut all = match limits.family {
-            Family::Software => self.in_registers(size),
-            Family::Gpu => self.through_workgroup_memory(size.hs, limits),
+        let mut all = match limits.adapter {
+            AdapterKind::Software => self.in_registers(size),
+            AdapterKind::Gpu => self.through_workgroup_memory(size.hs, limits),
         };
         // Never the guess: a device has to show that they are right first.
         all.extend(self.on_cooperative_matrices(size, limits));
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn every_head_size_has_a_tiling_on_the_smallest_device() {
-        let limits = Limits::portable(Family::Gpu);
+        let limits = Limits::portable(AdapterKind::Gpu);
         for (hs, held) in (4..=128).step_by(4).flat_map(|hs| [(hs, 1), (hs, 2)]) {
             let tilings = Kernel { held, ..FORWARD }.through_workgroup_memory(hs, &limits);
             assert!(tilings.iter().all(|t| t.block >= 8));

@@ -1,6 +1,6 @@
 //! The ways to run a matmul: shaders, shapes of tiles, and which of them a device can run.
 
-use crate::graph::{Family, Limits, Shader};
+use crate::graph::{AdapterKind, Limits, Shader};
 use crate::shader;
 
 /// A tiling of one of the shaders: a variant.
@@ -127,15 +127,15 @@ impl Tiling {
         let shuffles = lanes >= 4 && lanes.is_power_of_two();
         let few_rows = m <= FEW_ROWS && !ta;
         let mut all = vec![];
-        match limits.family {
+        match limits.adapter {
             // On lavapipe 8 rows reach three quarters of the speed of 16; 32 gain a fifth on one version and lose one on
             // another, and compile for twice as long.
-            Family::Software if shuffles => {
+            AdapterKind::Software if shuffles => {
                 let rows = if m <= 16 { vec![m] } else { vec![16, 8, 32] };
                 all.extend(rows.into_iter().map(|tm| Tiling::registers(tm, lanes)));
             }
-            Family::Software if few_rows => all.push(Tiling::vector(m, 8, 1)),
-            Family::Gpu if few_rows => {
+            AdapterKind::Software if few_rows => all.push(Tiling::vector(m, 8, 1)),
+            AdapterKind::Gpu if few_rows => {
                 // Wide enough that a row of B is read in whole cache lines, narrow enough that a large GPU has work
                 // everywhere.
                 let guess = [16, 8].into_iter().find(|across| n.div_ceil(4 * across) >= 128).unwrap_or(4);
