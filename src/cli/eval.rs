@@ -37,6 +37,9 @@ pub struct Eval {
     /// Tokens that a model with rotary positions sees at once [default: its context, at most 1024]
     #[arg(long, value_name = "N", help_heading = "Windows")]
     window: Option<usize>,
+    /// Only the first N examples of choose or cloze
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
     /// Solved examples from --train before each question of choose or cloze
     #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Solved examples")]
     shots: usize,
@@ -109,16 +112,20 @@ impl Eval {
 
     /// Refuses options that would do nothing.
     fn check(&self) -> Result<()> {
+        if self.limit == Some(0) {
+            fail!(Usage, "--limit 0 leaves nothing to evaluate: give 1 or more");
+        }
         match self.batch {
             0 => fail!(Usage, "--batch 0 does nothing: give 1 or more"),
             65_537.. => fail!(Usage, "--batch {} is beyond any device: give at most 65536", self.batch),
             _ => {}
         }
         let (perplexity, choose, cloze) = (Kind::Perplexity, Kind::Choose, Kind::Cloze);
-        let given: [(&str, bool, &[Kind]); 12] = [
+        let given: [(&str, bool, &[Kind]); 13] = [
             ("--ext", self.ext.is_some(), &[perplexity]),
             ("--window", self.window.is_some(), &[perplexity]),
             ("--stride", self.stride.is_some(), &[perplexity]),
+            ("--limit", self.limit.is_some(), &[choose, cloze]),
             ("--shots", self.shots > 0, &[choose, cloze]),
             ("--train", self.train.is_some(), &[choose, cloze]),
             ("--text", self.text.is_some(), &[cloze]),

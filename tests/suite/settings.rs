@@ -218,7 +218,7 @@ const FLAGS: &[(&str, &[&str])] = &[
     (
         "eval",
         &[
-            "batch choices context data ext ids items json label logits model question seed separator shots stride task text \
+            "batch choices context data ext ids items json label limit logits model question seed separator shots stride task text \
            train window",
         ],
     ),

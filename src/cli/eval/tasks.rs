@@ -29,10 +29,11 @@ const EXAMPLES: usize = 400;
 pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Config, weights: &Weights) -> Result<()> {
     let form = eval.form();
     let labels = form.choices.is_some();
-    let (examples, place) = match &eval.data {
+    let (mut examples, place) = match &eval.data {
         Some(path) => (read(path, &form, labels)?, path.display().to_string()),
         None => (built_in(eval.task), "the built-in examples".to_string()),
     };
+    examples.truncate(eval.limit.unwrap_or(examples.len()));
     let train = match &eval.train {
         Some(path) => read(path, &form, labels)?,
         None => vec![],
