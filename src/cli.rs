@@ -5,6 +5,7 @@ pub mod console;
 mod data;
 mod doctor;
 mod eval;
+mod examples;
 mod export;
 mod finetune;
 #[cfg(feature = "hub")]

@@ -35,6 +35,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same with the place in the data where it is wrong, in front of the reason.
+    pub fn in_place(self, place: &str) -> Error {
+        match self {
+            Error::Input(why) => Error::Input(format!("{place}: {why}")),
+            other => other,
+        }
+    }
+
     /// Exit code of the process: 2 for bad usage, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -231,7 +231,7 @@ struct Text {
     /// Of the request.
     number: usize,
     seed: u32,
-    /// The prompt and what has arrived.
+    /// The prompt and the tokens that have arrived.
     ids: Vec<u32>,
     /// The step that draws its first token, and one past the step that draws its last.
     first: u64,

@@ -1,6 +1,6 @@
 //! `wgpt chat`: a conversation with a model through its chat template.
 
-use super::run::template_text;
+use super::examples::template_text;
 use super::sample::settings::{Choices, Method, Settings};
 use super::sample::{Files, stop_at_interrupt};
 use super::{Global, console, typed};
@@ -23,7 +23,7 @@ pub struct Chat {
     /// Model folder with a chat template, such as one that `wgpt sft` made, or ORG/NAME on the Hugging Face hub
     #[arg(long)]
     model: PathBuf,
-    /// What the system message says; without it there is none
+    /// Text of the system message; without it there is none
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Chat template: chatml, plain, or a file [default: the model folder's]
@@ -120,7 +120,7 @@ impl Chat {
     }
 }
 
-/// What the template writes behind an answer, which ends it; nothing where that is nothing.
+/// The template's text behind an answer, which ends the answer; `None` where the template writes nothing there.
 fn end_of_turn(template: &ChatTemplate) -> Result<Option<String>> {
     let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
     // A content that no template writes by itself.

@@ -3,9 +3,9 @@
 pub mod options;
 
 use super::Global;
+use super::examples::{ExampleFiles, check_validation};
 use super::run::{
-    ExampleFiles, Prepared, RunOptions, TRAINING, check_same, check_validation, create_folder, merge, no_tokenizer,
-    resumed, with_tokens,
+    Prepared, RunOptions, TRAINING, check_same, create_folder, merge, no_tokenizer, resumed, with_tokens,
 };
 use options::{Columns, TaskOptions};
 use serde::{Deserialize, Serialize};

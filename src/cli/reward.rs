@@ -1,9 +1,9 @@
 //! `wgpt reward`: trains a reward model on preferences.
 
 use super::Global;
+use super::examples::{ExampleFiles, check_validation};
 use super::run::{
-    ExampleFiles, Prepared, RunOptions, TRAINING, check_same, check_validation, create_folder, merge, no_tokenizer,
-    resumed, with_tokens,
+    Prepared, RunOptions, TRAINING, check_same, create_folder, merge, no_tokenizer, resumed, with_tokens,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ impl RewardModel {
     }
 
     fn start(&self, global: &Global) -> Result<()> {
-        let Some(data) = self.data.as_deref() else { fail!(Usage, "--data says what to learn from: give it") };
+        let Some(data) = self.data.as_deref() else { fail!(Usage, "a new run needs preferences: give --data") };
         check_validation(&self.choices, self.val.as_deref())?;
         if self.choices.classifier_rows.is_some_and(|rows| rows > 0) {
             fail!(Usage, "--classifier-rows is for logits of words, which a reward model does not have: leave it out");

@@ -3,16 +3,13 @@
 use super::{Global, host_memory, interrupts};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use wgpt::data::chat_template::built_in;
 use wgpt::data::corpus::DataDigest;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::executor::Executor;
 use wgpt::fail;
-use wgpt::files::sha256_hex;
 use wgpt::formats::folder::{CONFIG_FILE, Weights};
 use wgpt::graph::Parameter;
 use wgpt::models::config::Config;
@@ -20,8 +17,8 @@ use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
 use wgpt::train::memory::{advice, check_memory};
 use wgpt::train::objective::Objective;
 use wgpt::train::record::Record;
-use wgpt::train::run::{End, Evaluated, Run, RunState, absolute, restore, run_state, saved_tokenizer};
-use wgpt::train::settings::{Choices, Settings};
+use wgpt::train::run::{End, Evaluated, Run, RunState, restore, run_state, saved_tokenizer};
+use wgpt::train::settings::Settings;
 use wgpt::train::sinks::log::{self, Log};
 use wgpt::train::sinks::plot::Curve;
 use wgpt::train::sinks::{Sink, console};
@@ -193,69 +190,6 @@ impl RunOptions {
     }
 }
 
-/// Refuses what is said of validations of examples where there are none, and what all examples need not be told.
-pub fn check_validation(choices: &Choices, validation: Option<&Path>) -> Result<()> {
-    if choices.eval_batches.is_some() {
-        fail!(Usage, "--eval-batches is for text: all validation examples are evaluated; leave it out");
-    }
-    let given = [("eval-every", choices.eval_every.is_some()), ("patience", choices.patience.is_some_and(|p| p > 0))];
-    match given.into_iter().find(|(_, given)| *given) {
-        Some((flag, _)) if validation.is_none() => {
-            fail!(Usage, "--{flag} is about validations, and there is no validation data: give --val, or leave it out")
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Files of examples that a command trains on, as a checkpoint keeps them.
-#[derive(Serialize, Deserialize)]
-pub struct ExampleFiles {
-    #[serde(serialize_with = "as_absolute")]
-    data: PathBuf,
-    #[serde(serialize_with = "all_as_absolute")]
-    validation: Option<PathBuf>,
-    /// Tells the data from other data.
-    #[serde(default)]
-    digest: Option<DataDigest>,
-}
-
-/// Messages name files as the user does; a run is resumed from any folder.
-fn as_absolute<P: AsRef<Path>, S: Serializer>(path: &P, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    absolute(path.as_ref()).serialize(serializer)
-}
-
-fn all_as_absolute<P: AsRef<Path>, S: Serializer>(
-    path: &Option<P>,
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    path.as_ref().map(|path| absolute(path.as_ref())).serialize(serializer)
-}
-
-impl ExampleFiles {
-    pub fn new(data: &Path, validation: Option<&Path>) -> Result<ExampleFiles> {
-        let of = |path: &Path| Ok::<_, Error>(sha256_hex(&std::fs::read(path).map_err(Error::io("read", path))?));
-        let digest = DataDigest { training: of(data)?, validation: validation.map_or(Ok(String::new()), of)? };
-        Ok(ExampleFiles { data: data.into(), validation: validation.map(Path::to_path_buf), digest: Some(digest) })
-    }
-
-    /// The files of a run that goes on, where flags say that they are now; refuses others.
-    pub fn moved(
-        self,
-        global: &Global,
-        options: &RunOptions,
-        (data, validation): (Option<&Path>, Option<&Path>),
-    ) -> Result<ExampleFiles> {
-        let now = ExampleFiles::new(data.unwrap_or(&self.data), validation.or(self.validation.as_deref()))?;
-        now.digest.iter().try_for_each(|digest| options.check_data(global, self.digest.as_ref(), digest))?;
-        Ok(now)
-    }
-
-    /// Training and validation.
-    pub fn places(&self) -> (&Path, Option<&Path>) {
-        (&self.data, self.validation.as_deref())
-    }
-}
-
 impl Prepared<'_> {
     /// A new run in the folder that `folder` prepares, from initial values and `weights`, to its end.
     pub fn start(self, folder: impl FnOnce() -> Result<RunFolder>, weights: Option<Weights>) -> Result<()> {
@@ -395,18 +329,6 @@ fn report(
     }
     global.say(hint);
     Ok(())
-}
-
-/// The text of a template that is named, or in a file.
-pub fn template_text(template: &str) -> Result<String> {
-    if let Some(text) = built_in(template) {
-        return Ok(text.into());
-    }
-    let path = Path::new(template);
-    if !path.exists() {
-        fail!(Usage, "--template {template} is neither chatml, nor plain, nor a file: give one of them");
-    }
-    std::fs::read_to_string(path).map_err(Error::io("read the chat template", path))
 }
 
 /// Progress on standard error.

@@ -99,8 +99,8 @@ impl Sample {
 }
 
 impl Files {
-    /// The files of a model that is to generate, with at most `context` positions in its cache, saying what is not done of what
-    /// they ask for.
+    /// The files of a model for generation, with at most `context` positions in its cache. Settings that are not implemented are
+    /// warned of.
     pub fn open(global: &Global, model: Option<&Path>, context: Option<usize>) -> Result<Files> {
         let source = global.model(model)?;
         let config = source.config()?;

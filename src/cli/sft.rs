@@ -1,16 +1,15 @@
 //! `wgpt sft`: supervised fine-tuning on dialogues, prompts with completions, or texts.
 
-use super::run::{
-    ExampleFiles, Prepared, RunOptions, TRAINING, check_same, check_validation, create_folder, merge, no_tokenizer,
-    resumed, template_text,
-};
+use super::examples::{ExampleFiles, check_validation, template_text};
+use super::run::{Prepared, RunOptions, TRAINING, check_same, create_folder, merge, no_tokenizer, resumed};
 use super::{Global, console};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use wgpt::data::dialogues::{self, Encoded, Encoder};
+use wgpt::data::lines;
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::error::{Error, Result};
+use wgpt::error::Result;
 use wgpt::fail;
 use wgpt::models::config::Config;
 use wgpt::objectives::sft::{RECIPE, Sft};
@@ -33,7 +32,7 @@ pub struct FineTune {
     /// Chat template: chatml, plain, or a file [default: the model folder's]
     #[arg(long, value_name = "NAME|FILE", help_heading = "Data")]
     template: Option<String>,
-    /// Tokens of an example, at most: what is longer is cut at its end [default: 1024, or the model's context]
+    /// Tokens of an example, at most: longer examples are cut at their end [default: 1024, or the model's context]
     #[arg(long, help_heading = "Data")]
     max_length: Option<usize>,
     #[command(flatten)]
@@ -42,7 +41,7 @@ pub struct FineTune {
     options: RunOptions,
 }
 
-/// What a checkpoint keeps of the command.
+/// The command's record in a checkpoint.
 #[derive(Serialize, Deserialize)]
 struct Arguments {
     #[serde(flatten)]
@@ -62,7 +61,7 @@ impl FineTune {
     }
 
     fn start(&self, global: &Global) -> Result<()> {
-        let Some(data) = self.data.as_deref() else { fail!(Usage, "--data says what to learn from: give it") };
+        let Some(data) = self.data.as_deref() else { fail!(Usage, "a new run needs examples: give --data") };
         check_validation(&self.choices, self.val.as_deref())?;
         let source = global.model(self.model.as_deref())?;
         let config = source.config()?;
@@ -142,7 +141,7 @@ impl FineTune {
     }
 }
 
-/// Training and validation examples, saying what was cut and dropped.
+/// Training and validation examples; those that were cut or dropped are counted in warnings.
 fn examples(
     global: &Global,
     arguments: &Arguments,
@@ -156,12 +155,8 @@ fn examples(
     let read = |path: &Path| {
         let (mut kept, mut cut, mut dropped, mut parted, mut all) = (vec![], 0, 0, 0, 0);
         for example in dialogues::read(path)? {
-            let line = example.line;
-            let named = |error| match error {
-                Error::Input(why) => Error::Input(format!("line {line} of {}: {why}", path.display())),
-                other => other,
-            };
-            let mut encoded = encoder.encode(&example.form).map_err(named)?;
+            let place = lines::place(path, example.line);
+            let mut encoded = encoder.encode(&example.form).map_err(|error| error.in_place(&place))?;
             all += 1;
             parted += usize::from(encoded.parted);
             cut += usize::from(encoded.cut(longest));
@@ -191,7 +186,7 @@ fn examples(
     Ok((read(data)?, validation.map_or(Ok(vec![]), read)?))
 }
 
-/// Shows an example, what is learned in green on a terminal, in brackets elsewhere.
+/// Shows an example: learned tokens are green on a terminal, and in brackets elsewhere.
 fn show(global: &Global, example: &Encoded, tokenizer: &Tokenizer) -> Result<()> {
     let (open, close) = if console::shows_messages() { ("\x1b[32m", "\x1b[0m") } else { ("[", "]") };
     let (mut text, mut at) = (String::new(), 0);
@@ -201,6 +196,6 @@ fn show(global: &Global, example: &Encoded, tokenizer: &Tokenizer) -> Result<()>
         text += &if run[0] { format!("{open}{part}{close}") } else { part };
     }
     let how = if console::shows_messages() { "green" } else { "[in brackets]" };
-    global.say(&format!("the first example; what is learned is {how}:\n{text}"));
+    global.say(&format!("the first example; learned tokens are {how}:\n{text}"));
     Ok(())
 }

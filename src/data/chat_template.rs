@@ -93,7 +93,7 @@ impl ChatTemplate {
     }
 }
 
-/// What is wrong, in the template's own words where it raises an exception.
+/// The error of a template: its own message where it raises an exception.
 fn failed(error: &minijinja::Error) -> Error {
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
     let line = error.line().map_or(String::new(), |line| format!(", line {line}"));
@@ -135,7 +135,7 @@ impl Formatter for Spaced {
     }
 }
 
-/// The template without the tags around what a model writes, which are transformers' own; their trimming of spaces stays.
+/// The template without `{% generation %}` tags, which mark the assistant's text for transformers; their trimming of spaces stays.
 fn without_generation_tags(source: &str) -> String {
     let tag = regex::Regex::new(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}").expect("a pattern that is right");
     tag.replace_all(source, "{%$1 if true $2%}{% endif %}").into_owned()

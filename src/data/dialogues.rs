@@ -77,7 +77,7 @@ pub fn read(path: &Path) -> Result<Vec<Example>> {
     lines::read(path, ROW)?.into_iter().map(example).collect()
 }
 
-/// What a row is, or what is wrong with it.
+/// The form of a row, or the reason why it is refused.
 fn form(written: Written) -> std::result::Result<Form, String> {
     let form = match written {
         Written { messages: Some(messages), .. } => Form::Dialogue { messages, learned: 0 },
@@ -168,7 +168,7 @@ impl Encoded {
     }
 }
 
-/// What examples are encoded with.
+/// The tokenizer and the template that encode examples.
 pub struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
     /// For dialogues.

@@ -9,12 +9,12 @@ use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::one_line;
 
-/// What errors call the rows of a file.
+/// Names of a file's rows, for errors.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     pub one: &'static str,
     pub many: &'static str,
-    /// What a row looks like: "an object with ...".
+    /// The form of a row: "an object with ...".
     pub form: &'static str,
 }
 
@@ -38,7 +38,7 @@ pub fn read<T: DeserializeOwned>(path: &Path, row: Row) -> Result<Vec<(usize, T)
     Ok(rows)
 }
 
-/// What errors call a line.
+/// The name of a line in errors.
 pub fn place(path: &Path, line: usize) -> String {
     format!("line {line} of {}", path.display())
 }

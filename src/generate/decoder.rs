@@ -195,9 +195,9 @@ impl Decoder {
         executor.run(program, 0, &Step { row: row as u32, ..Step::default() })
     }
 
-    /// Makes each row what its parent was.
+    /// Copies the cache and the seen tokens of each row's parent to the row.
     fn gather(&mut self, executor: &mut dyn Executor, choice: &Choice, parents: &[u32]) -> Result<()> {
-        // Up to the longest row that is copied: what stands behind the end of a shorter one is overwritten when reached.
+        // Up to the longest row that is copied: positions behind the end of a shorter row are overwritten when they are reached.
         let copied = parents.iter().zip(0..).filter(|(parent, row)| **parent != *row);
         let Some(filled) = copied.map(|(parent, _)| self.positions[*parent as usize]).max() else { return Ok(()) };
         self.decode_program(executor, choice)?;

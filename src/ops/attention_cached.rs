@@ -157,160 +157,117 @@ impl Op for AttentionCached {
 const REASON: &str =
     "scores below 2, whose exp WGSL allows 7 ulp, 4e-7 of each weight; the weights of a query sum to 1";
 
+/// A case over queries, a cache, positions, and where there is one a bias.
+macro_rules! case {
+    ($name:literal, $op:expr, $inputs:expr) => {
+        Case {
+            name: $name,
+            op: || Arc::new($op),
+            inputs: $inputs,
+            gradient: false,
+            position: 0,
+            atol: 2e-6,
+            rtol: 2e-6,
+            reason: REASON,
+        }
+    };
+}
+
 pub const CASES: &[Case] = &[
-    Case {
-        name: "attention_cached at the first position, 3 heads of 4",
-        op: || Arc::new(AttentionCached::default()),
-        inputs: &[
+    case!(
+        "attention_cached at the first position, 3 heads of 4",
+        AttentionCached::default(),
+        &[
             (&[2, 1, 36], Draw::Uniform(1.0)),
             (&[2, 2, 3, 9, 4], Draw::Uniform(1.0)),
             (&[2], Draw::Words(|| vec![0, 0])),
-        ],
-        gradient: false,
-        position: 0,
-        atol: 2e-6,
-        rtol: 2e-6,
-        reason: REASON,
-    },
-    Case {
-        name: "attention_cached at 200 of 300, 3 heads of 20",
-        op: || Arc::new(AttentionCached::default()),
-        inputs: &[
+        ]
+    ),
+    case!(
+        "attention_cached at 200 of 300, 3 heads of 20",
+        AttentionCached::default(),
+        &[
             (&[3, 1, 180], Draw::Uniform(1.0)),
             (&[3, 2, 3, 300, 20], Draw::Uniform(1.0)),
             (&[3], Draw::Words(|| vec![200, 0, 299])),
-        ],
-        gradient: false,
-        position: 0,
-        atol: 2e-6,
-        rtol: 2e-6,
-        reason: REASON,
-    },
-    Case {
-        name: "attention_cached at the last of 128, 2 heads of 128",
-        op: || Arc::new(AttentionCached::default()),
-        inputs: &[
+        ]
+    ),
+    case!(
+        "attention_cached at the last of 128, 2 heads of 128",
+        AttentionCached::default(),
+        &[
             (&[2, 1, 768], Draw::Uniform(1.0)),
             (&[2, 2, 2, 128, 128], Draw::Uniform(1.0)),
             (&[2], Draw::Words(|| vec![127, 0])),
-        ],
-        gradient: false,
-        position: 0,
-        atol: 2e-6,
-        rtol: 2e-6,
-        reason: REASON,
-    },
-    Case {
-        name: "attention_cached, GPT-2's 12 heads of 64 at 1000 of 1024",
-        op: || Arc::new(AttentionCached::default()),
-        inputs: &[
+        ]
+    ),
+    case!(
+        "attention_cached, GPT-2's 12 heads of 64 at 1000 of 1024",
+        AttentionCached::default(),
+        &[
             (&[1, 1, 2304], Draw::Uniform(1.0)),
             (&[1, 2, 12, 1024, 64], Draw::Uniform(1.0)),
             (&[1], Draw::Words(|| vec![1000])),
-        ],
-        gradient: false,
-        position: 0,
-        atol: 2e-6,
-        rtol: 2e-6,
-        reason: REASON,
-    },
-    Case {
-        name: "attention_cached, beyond one binding: 22 rows of 1024x1536",
-        op: || Arc::new(AttentionCached::default()),
-        inputs: &[
-            (&[22, 1, 2304], Draw::Uniform(1.0)),
-            (&[22, 2, 12, 1024, 64], Draw::Uniform(1.0)),
-            (&[22], Draw::Ids(1024)),
-        ],
-        gradient: false,
-        position: 0,
-        atol: 2e-6,
-        rtol: 2e-6,
-        reason: REASON,
-    },
-    Case {
-        name: "attention_cached at 99 of 130, 9 heads of 64 over 3 of keys",
-        op: || Arc::new(AttentionCached::default()),
-        inputs: &[
+        ]
+    ),
+    case!(
+        "attention_cached, beyond one binding: 22 rows of 1024x1536",
+        AttentionCached::default(),
+        &[(&[22, 1, 2304], Draw::Uniform(1.0)), (&[22, 2, 12, 1024, 64], Draw::Uniform(1.0)), (&[22], Draw::Ids(1024)),]
+    ),
+    case!(
+        "attention_cached at 99 of 130, 9 heads of 64 over 3 of keys",
+        AttentionCached::default(),
+        &[
             (&[2, 1, 960], Draw::Uniform(1.0)),
             (&[2, 2, 3, 130, 64], Draw::Uniform(1.0)),
             (&[2], Draw::Words(|| vec![99, 0])),
-        ],
-        gradient: false,
-        position: 0,
-        atol: 2e-6,
-        rtol: 2e-6,
-        reason: REASON,
-    },
-    Case {
-        name: "attention_cached at 299 of 300 in a window of 100, 6 heads of 20 over 2 of keys",
-        op: || Arc::new(AttentionCached { window: Some(100), ..AttentionCached::default() }),
-        inputs: &[
+        ]
+    ),
+    case!(
+        "attention_cached at 299 of 300 in a window of 100, 6 heads of 20 over 2 of keys",
+        AttentionCached { window: Some(100), ..AttentionCached::default() },
+        &[
             (&[2, 1, 200], Draw::Uniform(1.0)),
             (&[2, 2, 2, 300, 20], Draw::Uniform(1.0)),
             (&[2], Draw::Words(|| vec![299, 0])),
-        ],
-        gradient: false,
-        position: 0,
-        atol: 2e-6,
-        rtol: 2e-6,
-        reason: REASON,
-    },
-    Case {
-        name: "attention_cached at 64 of 200 in a window of 1, 2 heads of 8",
-        op: || Arc::new(AttentionCached { window: Some(1), ..AttentionCached::default() }),
-        inputs: &[
+        ]
+    ),
+    case!(
+        "attention_cached at 64 of 200 in a window of 1, 2 heads of 8",
+        AttentionCached { window: Some(1), ..AttentionCached::default() },
+        &[
             (&[3, 1, 48], Draw::Uniform(1.0)),
             (&[3, 2, 2, 200, 8], Draw::Uniform(1.0)),
             (&[3], Draw::Words(|| vec![64, 0, 199])),
-        ],
-        gradient: false,
-        position: 0,
-        atol: 2e-6,
-        rtol: 2e-6,
-        reason: REASON,
-    },
-    Case {
-        name: "attention_cached at 30 of 200 in a window of 100, 4 heads of 8 over 1 of keys",
-        op: || Arc::new(AttentionCached { window: Some(100), ..AttentionCached::default() }),
-        inputs: &[
+        ]
+    ),
+    case!(
+        "attention_cached at 30 of 200 in a window of 100, 4 heads of 8 over 1 of keys",
+        AttentionCached { window: Some(100), ..AttentionCached::default() },
+        &[
             (&[1, 1, 48], Draw::Uniform(1.0)),
             (&[1, 2, 1, 200, 8], Draw::Uniform(1.0)),
             (&[1], Draw::Words(|| vec![30])),
-        ],
-        gradient: false,
-        position: 0,
-        atol: 2e-6,
-        rtol: 2e-6,
-        reason: REASON,
-    },
-    Case {
-        name: "attention_cached with a bias and a scale at 99, 0 and 129 of 130, 4 heads of 8 over 2 of keys",
-        op: || Arc::new(AttentionCached { bias: true, scale: Some(1.0), ..AttentionCached::default() }),
-        inputs: &[
+        ]
+    ),
+    case!(
+        "attention_cached with a bias and a scale at 99, 0 and 129 of 130, 4 heads of 8 over 2 of keys",
+        AttentionCached { bias: true, scale: Some(1.0), ..AttentionCached::default() },
+        &[
             (&[3, 1, 64], Draw::Uniform(0.5)),
             (&[3, 2, 2, 130, 8], Draw::Uniform(1.0)),
             (&[3], Draw::Words(|| vec![99, 0, 129])),
             (&[4, 259], Draw::Uniform(1.0)),
-        ],
-        gradient: false,
-        position: 0,
-        atol: 2e-6,
-        rtol: 2e-6,
-        reason: REASON,
-    },
-    Case {
-        name: "attention_cached to keys from elsewhere: 70, 1, none and 66 of 70, 3 heads of 20",
-        op: || Arc::new(AttentionCached { apart: true, ..AttentionCached::default() }),
-        inputs: &[
+        ]
+    ),
+    case!(
+        "attention_cached to keys from elsewhere: 70, 1, none and 66 of 70, 3 heads of 20",
+        AttentionCached { apart: true, ..AttentionCached::default() },
+        &[
             (&[4, 1, 60], Draw::Uniform(1.0)),
             (&[4, 2, 3, 70, 20], Draw::Uniform(1.0)),
             (&[4], Draw::Words(|| vec![69, 0, u32::MAX, 65])),
-        ],
-        gradient: false,
-        position: 0,
-        atol: 2e-6,
-        rtol: 2e-6,
-        reason: REASON,
-    },
+        ]
+    ),
 ];

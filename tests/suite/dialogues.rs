@@ -189,9 +189,9 @@ fn a_model_learns_answers_and_its_folder_keeps_the_template() {
     );
 
     let refused = |arguments: &str, code: i32, words: &[&str]| has(&error(&place.wgpt(arguments), code), words);
-    refused("sft --out new --data train.jsonl", 1, &["line 1 of ", "train.jsonl", "chat template", "--template"]);
+    refused("sft --out new --data train.jsonl", 1, &["line 1 of train.jsonl: ", "chat template", "--template"]);
     refused("sft --out new --data train.jsonl --template nothing", 2, &["--template nothing"]);
-    refused("sft --out new --data train.jsonl --template plain", 1, &["line 1 of ", "train.jsonl", "'Q'"]);
+    refused("sft --out new --data train.jsonl --template plain", 1, &["line 1 of train.jsonl: ", "'Q'"]);
     refused("sft --out new --data train.jsonl --template template --max-length 1", 2, &["--max-length 1"]);
     refused("sft --out new --data train.jsonl --template template --max-length 4", 1, &["--max-length"]);
     refused("sft --out run --resume --lr 1", 2, &["--resume", "--steps"]);

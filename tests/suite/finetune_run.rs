@@ -352,7 +352,7 @@ fn examples_that_cannot_be_learned_are_refused_with_their_line() {
     refused(&try_with("none.csv", "text,label\n", ""), 1, &["none.csv", "no examples"]);
     place.write("val.csv", "text,label\na,x\nb,z\n");
     let good = "text,label\na,x\nb,y\nc,x\nd,y\n";
-    refused(&try_with("good.csv", good, "--val val.csv"), 1, &["line 3 of ", "val.csv", "`z`", "x, y"]);
+    refused(&try_with("good.csv", good, "--val val.csv"), 1, &["line 3 of val.csv", "`z`", "x, y"]);
     refused(&try_with("good.csv", good, "--freeze 2"), 2, &["--freeze 2", "1 layers"]);
     refused(&try_with("good.csv", good, "--premise text"), 2, &["--premise", "--text"]);
     refused(&try_with("good.csv", good, "--grades"), 2, &["--grades", "similar"]);

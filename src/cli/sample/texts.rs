@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::error::{Error, Result};
+use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::files::one_line;
@@ -31,7 +31,7 @@ pub struct Writer {
 /// A text to continue.
 pub struct Given {
     pub text: String,
-    /// What errors call it, where it is one of many.
+    /// Its line and file, for errors, where it is one of many.
     pub place: Option<String>,
 }
 
@@ -57,11 +57,10 @@ impl Writer {
             }
             ids => Ok(ids),
         };
-        let located = |error, place: &Option<String>| match (error, place) {
-            (Error::Input(why), Some(place)) => Error::Input(format!("{place}: {why}")),
-            (error, _) => error,
+        let encode = |given: &Given| match &given.place {
+            Some(place) => encode(&given.text).map_err(|error| error.in_place(place)),
+            None => encode(&given.text),
         };
-        let encode = |given: &Given| encode(&given.text).map_err(|error| located(error, &given.place));
         let ids = prompts.iter().map(encode).collect::<Result<Vec<_>>>()?;
         let prompts: Vec<(&str, Vec<u32>)> = prompts.iter().map(|given| given.text.as_str()).zip(ids).collect();
         match self.settings.method.clone() {
