@@ -10,6 +10,7 @@ mod export;
 mod finetune;
 #[cfg(feature = "hub")]
 mod hub;
+mod merge;
 mod predict;
 mod profile;
 mod reward;
@@ -30,6 +31,7 @@ use wgpt::data::source::{Extensions, Source};
 use wgpt::error::Result;
 use wgpt::executor::{Executor, Trial, free_host_memory};
 use wgpt::fail;
+use wgpt::formats::adapter::is_adapter;
 use wgpt::formats::demo;
 use wgpt::formats::source::ModelSource;
 use wgpt::gpu::tuning::Watch;
@@ -85,6 +87,8 @@ enum Command {
     Eval(eval::Eval),
     /// Write a model as a Hugging Face folder or a GGUF file
     Export(export::Export),
+    /// Add adapters to the weights of their model
+    Merge(merge::Merge),
     /// Train a tokenizer, or turn text into token ids and back
     #[command(subcommand)]
     Tokenizer(tokenizer::Command),
@@ -114,6 +118,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Chat(chat) => chat.run(global),
         Command::Eval(eval) => eval.run(global),
         Command::Export(export) => export.run(global),
+        Command::Merge(merge) => merge.run(global),
         Command::Tokenizer(tokenizer) => tokenizer.run(global),
         Command::Data(data) => data.run(global),
         Command::Profile(profile) => profile.run(global),
@@ -150,8 +155,21 @@ impl Global {
 
     /// The model that is named, or the demo model where none is.
     fn model(&self, name: Option<&Path>) -> Result<ModelSource> {
-        let Some(name) = name else { return Ok(demo::model()) };
-        let source = ModelSource::folder(self.model_folder(name)?);
+        self.adapted_model(name, None)
+    }
+
+    /// As [`Global::model`], with the adapters in a folder; where no model is named, it is the one that they are of.
+    fn adapted_model(&self, name: Option<&Path>, adapter: Option<&Path>) -> Result<ModelSource> {
+        if let Some(adapter) = adapter.filter(|adapter| !is_adapter(adapter)) {
+            let adapter = adapter.display();
+            fail!(Input, "{adapter} holds no adapters: give a folder that peft, or wgpt with --lora, wrote");
+        }
+        let source = match (name, adapter) {
+            (None, None) => return Ok(demo::model()),
+            (None, Some(adapter)) => ModelSource::open(adapter)?,
+            (Some(name), None) => ModelSource::open(&self.model_folder(name)?)?,
+            (Some(name), Some(adapter)) => ModelSource::open(&self.model_folder(name)?)?.adapted(adapter),
+        };
         source.warnings()?.iter().for_each(|warning| self.say(&format!("warning: {warning}")));
         Ok(source)
     }

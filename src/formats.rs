@@ -1,5 +1,6 @@
-//! Files of other programs: Hugging Face model folders and their hub, safetensors, GGUF.
+//! Files of other programs: Hugging Face model folders and their hub, peft's adapters, safetensors, GGUF.
 
+pub mod adapter;
 pub mod demo;
 pub mod folder;
 pub mod generation_config;

@@ -99,7 +99,15 @@ impl Graph {
     #[track_caller]
     pub fn parameter(&mut self, network: NetworkId, name: &str, dims: &[usize], initial: Initial) -> Tensor {
         let (decays, depth) = (dims.len() >= 2, self.depth);
-        self.declare(network, &Parameter { name: name.into(), dims: dims.to_vec(), initial, decays, depth })
+        let (name, dims) = (name.into(), dims.to_vec());
+        self.declare(network, &Parameter { name, dims, initial, decays, depth, adapter: false })
+    }
+
+    /// As [`Graph::parameter`], of an adapter.
+    #[track_caller]
+    pub fn adapter_parameter(&mut self, network: NetworkId, name: &str, dims: &[usize], initial: Initial) -> Tensor {
+        let (name, dims, depth) = (name.into(), dims.to_vec(), self.depth);
+        self.declare(network, &Parameter { name, dims, initial, decays: true, depth, adapter: true })
     }
 
     /// Declares a parameter that is described already.

@@ -11,6 +11,7 @@ pub mod initial;
 pub mod keys;
 pub mod known_keys;
 pub mod llama;
+pub mod lora;
 pub mod network;
 pub mod presets;
 pub mod registry;

@@ -7,6 +7,7 @@ pub mod attention;
 pub mod attention_backward;
 pub mod attention_cached;
 pub mod best_tokens;
+pub mod block_diagonal;
 pub mod cache_append;
 pub mod cache_reorder;
 pub mod case;
@@ -70,6 +71,7 @@ pub fn cases() -> Vec<&'static Case> {
         attention::MASK_CASES,
         attention_cached::CASES,
         best_tokens::CASES,
+        block_diagonal::CASES,
         cache_append::CASES,
         cache_reorder::CASES,
         cast::CASES,

@@ -27,6 +27,7 @@ const SHARED: &[Shader] = &[
     shader!("shared/bias_none"),
     shader!("shared/bias_distance"),
     shader!("shared/buckets"),
+    shader!("shared/blocks"),
     shader!("shared/position_learned"),
     shader!("shared/position_by_row"),
     shader!("shared/row_positions"),

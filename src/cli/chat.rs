@@ -21,8 +21,11 @@ use wgpt::models::network::Network;
 #[derive(clap::Args)]
 pub struct Chat {
     /// Model folder with a chat template, such as one that `wgpt sft` made, or ORG/NAME on the Hugging Face hub
-    #[arg(long)]
-    model: PathBuf,
+    #[arg(long, required_unless_present = "adapter")]
+    model: Option<PathBuf>,
+    /// Folder of adapters on the model, from --lora or from peft; without --model, on the model that they are of
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Text of the system message; without it there is none
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -68,13 +71,14 @@ impl Chat {
     pub fn run(&self, global: &Global) -> Result<()> {
         self.choices.check()?;
         super::check_device(&global.device)?;
-        let files = Files::open(global, Some(&self.model), self.context)?;
+        let files = Files::open(global, (self.model.as_deref(), self.adapter.as_deref()), self.context)?;
         let tokenizer = match &self.template {
             Some(template) => files.tokenizer.clone().with_chat_template(&template_text(template)?),
             None => files.tokenizer.clone(),
         };
         let Some(template) = tokenizer.chat_template()? else {
-            let model = self.model.display();
+            let model =
+                self.adapter.as_ref().or(self.model.as_ref()).map_or(String::new(), |p| p.display().to_string());
             fail!(Input, "{model} has no chat template: give one with --template chatml, plain or FILE");
         };
         let vocabulary = tokenizer.vocabulary_size();

@@ -17,6 +17,9 @@ pub struct Eval {
     /// Model folder, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
     #[arg(long)]
     model: Option<PathBuf>,
+    /// Folder of adapters on the model, from --lora or from peft; without --model, on the model that they are of
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Evaluation data: a file of text, .jsonl or .bin, or a folder of them; for choose and cloze a .jsonl, .csv or .tsv
     /// with named columns; without it, built-in stories that no model was trained on
     #[arg(long)]
@@ -97,7 +100,7 @@ impl Eval {
     pub fn run(&self, global: &Global) -> Result<()> {
         self.check()?;
         super::check_device(&global.device)?;
-        let model = global.model(self.model.as_deref())?;
+        let model = global.adapted_model(self.model.as_deref(), self.adapter.as_deref())?;
         let config = model.config()?;
         let weights = model.weights(&config)?;
         match (&self.ids, &self.logits) {

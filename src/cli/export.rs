@@ -22,29 +22,32 @@ use wgpt::train::checkpoint::CHECKPOINTS;
 pub struct Export {
     /// Model folder, or ORG/NAME on the Hugging Face hub
     #[arg(long)]
-    model: PathBuf,
+    pub model: PathBuf,
+    /// Folder of adapters on the model, which are added to its weights
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// The folder (hugging-face) or file (gguf) to write
     #[arg(long)]
-    out: PathBuf,
+    pub out: PathBuf,
     /// Output format [default: gguf where --out ends in .gguf, otherwise hugging-face]
     #[arg(long, value_enum)]
-    format: Option<Format>,
+    pub format: Option<Format>,
     /// How matrices are stored; q8_0 is for gguf
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
-    dtype: Dtype,
+    pub dtype: Dtype,
     /// Replace the model in --out
     #[arg(long)]
-    overwrite: bool,
+    pub overwrite: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+pub enum Format {
     HuggingFace,
     Gguf,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Dtype {
+pub enum Dtype {
     F32,
     F16,
     #[value(name = "q8_0")]
@@ -63,17 +66,22 @@ impl Export {
             fail!(Usage, "--dtype q8_0 is a GGUF type: add --format gguf, or take f32 or f16");
         }
         self.check_target(format)?;
-        let model = global.model_folder(&self.model)?;
-        if same(&model, &self.out) {
+        let source = global.adapted_model(Some(&self.model), self.adapter.as_deref())?;
+        self.write(global, &source, format)
+    }
+
+    /// Writes a model; adapters on it are added to its weights.
+    pub fn write(&self, global: &Global, source: &ModelSource, format: Format) -> Result<()> {
+        if same(&source.path(""), &self.out) {
             fail!(Usage, "--out {} is the model itself: give another place", self.out.display());
         }
-        let source = ModelSource::folder(model);
         let (config, weights) = source.model()?;
+        let (config, weights) = weights.merge(&config);
         if let Some(why) = config.family().foreign(&config) {
             fail!(Input, "{} has no other format: {why}", source.path(CONFIG_FILE).display());
         }
         let bytes = match format {
-            Format::HuggingFace => self.folder(&source, &config, &weights)?,
+            Format::HuggingFace => self.folder(source, &config, &weights)?,
             Format::Gguf if weights.has_score() => {
                 fail!(
                     Input,
@@ -81,7 +89,7 @@ impl Export {
                     source.path("").display()
                 )
             }
-            Format::Gguf => self.gguf(global, &source, &config, &weights)?,
+            Format::Gguf => self.gguf(global, source, &config, &weights)?,
         };
         let (out, size) = (self.out.display(), indicatif::HumanBytes(bytes));
         global.say(&format!("wrote {out}: {} parameters, {size}", config.parameter_count()));
@@ -89,7 +97,7 @@ impl Export {
     }
 
     /// Refuses a target that holds something, before any work.
-    fn check_target(&self, format: Format) -> Result<()> {
+    pub fn check_target(&self, format: Format) -> Result<()> {
         let out = self.out.display();
         let is_folder = self.out.is_dir();
         match format {

@@ -100,8 +100,6 @@ impl Finetune {
         let form = form(task, &columns)?;
         let examples = labelled::read(data, &form, true)?;
         let target = Target::of(task, self.task_options.grades, &examples, data)?;
-        let settings = self.choices.clone().resolve(&RECIPE, |batch| epoch_len(examples.len(), batch))?;
-        settings.check_model(&pretrained, true)?;
         let options = self.task_options.options();
         options.check(&target)?;
         if self.task_options.metric.is_some() && self.val.is_none() {
@@ -111,6 +109,13 @@ impl Finetune {
         class_weights.check(&target)?;
         let known = TaskFile::read(&source)?.and_then(|task| task.special);
         let (config, special) = with_special(&pretrained, &tokenizer, known)?;
+        let config = self.choices.adapted(config, (&pretrained, source.name()))?;
+        let recipe = RECIPE.for_adapters(&config);
+        let settings = self.choices.clone().resolve(&recipe, |batch| epoch_len(examples.len(), batch))?;
+        settings.check_model(&pretrained, true)?;
+        if config.lora.is_some() && self.task_options.from_scratch {
+            fail!(Usage, "--from-scratch has no weights that adapters could be on: leave it or --lora out");
+        }
         let longest = self.longest(&config)?;
         let tokenizer = tokenizer.framed(special.start, longest)?;
         let task = TaskFile { task, target, special: Some(special), longest, columns, pad: None };

@@ -82,12 +82,15 @@ impl RewardModel {
             fail!(Usage, "--max-length {longest} must be from 1 to {}, the model's context", config.context);
         }
         let marks = Marks::of(&tokenizer, TaskFile::read(&source)?.and_then(|task| task.pad));
-        let config = with_tokens(&config, marks.pad)?;
+        let config = self.choices.adapted(with_tokens(&config, marks.pad)?, (&config, source.name()))?;
         let tokenizer = tokenizer.ended(marks, longest)?;
         let files = ExampleFiles::new(data, self.val.as_deref())?;
         let arguments = Arguments { files, longest, centre, pad: marks.pad, choices: json!(self.choices) };
         let pairs = pairs(global, &arguments, &tokenizer)?;
-        let settings = self.choices.clone().resolve(&RECIPE, |batch| pairs.0.len().div_ceil(batch) as u64)?;
+        let settings = self
+            .choices
+            .clone()
+            .resolve(&RECIPE.for_adapters(&config), |batch| pairs.0.len().div_ceil(batch) as u64)?;
         settings.check_model(&config, true)?;
         let prepared = self.prepared(global, config, settings, tokenizer, arguments, pairs);
         prepared.start(|| create_folder(&self.out, &self.options), Some(weights))

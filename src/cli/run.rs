@@ -10,7 +10,7 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::executor::Executor;
 use wgpt::fail;
-use wgpt::formats::folder::{CONFIG_FILE, Weights};
+use wgpt::formats::folder::{Weights, holds_model};
 use wgpt::graph::Parameter;
 use wgpt::models::config::Config;
 use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
@@ -63,7 +63,7 @@ pub const TRAINING: &str = "training";
 /// with a run in it unless it is to be replaced.
 pub fn create_folder(out: &Path, options: &RunOptions) -> Result<RunFolder> {
     let training = out.join(TRAINING);
-    if out.join(CONFIG_FILE).exists() && !training.exists() {
+    if holds_model(out) && !training.exists() {
         fail!(Usage, "{} holds a model that was not fine-tuned there; choose another folder for --out", out.display());
     }
     RunFolder::create_in(out, TRAINING, options.mode())

@@ -26,6 +26,9 @@ pub struct Sample {
     /// small demo model that is built in
     #[arg(long)]
     model: Option<PathBuf>,
+    /// Folder of adapters on the model, from --lora or from peft; without --model, on the model that they are of
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Text to continue; without it, standard input, or prompts that are typed at a terminal
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -60,7 +63,7 @@ impl Sample {
     pub fn run(&self, global: &Global) -> Result<()> {
         self.choices.check()?;
         super::check_device(&global.device)?;
-        let files = Files::open(global, self.model.as_deref(), self.context)?;
+        let files = Files::open(global, (self.model.as_deref(), self.adapter.as_deref()), self.context)?;
         // Tokens that pad the vocabulary have no text.
         let vocabulary = files.tokenizer.vocabulary_size();
         let settings = self.choices.settle(&files.generation, &files.ends(), vocabulary)?;
@@ -101,8 +104,12 @@ impl Sample {
 impl Files {
     /// The files of a model for generation, with at most `context` positions in its cache. Settings that are not implemented are
     /// warned of.
-    pub fn open(global: &Global, model: Option<&Path>, context: Option<usize>) -> Result<Files> {
-        let source = global.model(model)?;
+    pub fn open(
+        global: &Global,
+        (model, adapter): (Option<&Path>, Option<&Path>),
+        context: Option<usize>,
+    ) -> Result<Files> {
+        let source = global.adapted_model(model, adapter)?;
         let config = source.config()?;
         let generation = source.generation_config()?;
         let tokenizer = source.tokenizer()?.for_model(config.vocab_size, &source.path(""))?;

@@ -66,6 +66,7 @@ impl FineTune {
         let source = global.model(self.model.as_deref())?;
         let config = source.config()?;
         let (weights, tokenizer) = (source.weights(&config)?, source.tokenizer()?);
+        let config = self.choices.adapted(config.clone(), (&config, source.name()))?;
         let tokenizer = tokenizer.for_model(config.vocab_size, &source.path(""))?;
         let tokenizer = match &self.template {
             Some(template) => tokenizer.with_chat_template(&template_text(template)?),
@@ -79,7 +80,10 @@ impl FineTune {
         let arguments = Arguments { files, longest, choices: json!(self.choices) };
         let (training, held_out) = examples(global, &arguments, &config, &tokenizer)?;
         show(global, &training[0], &tokenizer)?;
-        let settings = self.choices.clone().resolve(&RECIPE, |batch| training.len().div_ceil(batch) as u64)?;
+        let settings = self
+            .choices
+            .clone()
+            .resolve(&RECIPE.for_adapters(&config), |batch| training.len().div_ceil(batch) as u64)?;
         settings.check_model(&config, !config.tied)?;
         let prepared = self.prepared(global, config, settings, tokenizer, arguments, (training, held_out));
         prepared.start(|| create_folder(&self.out, &self.options), Some(weights))
@@ -124,6 +128,10 @@ impl FineTune {
             validation.len()
         );
         let title = format!("supervised fine-tuning of {}", config.family);
+        let hint = match config.lora {
+            Some(_) => format!("adapters in {out}; try: wgpt chat --adapter {out}"),
+            None => format!("model in {out}; try: wgpt chat --model {out}"),
+        };
         Prepared {
             global,
             options: &self.options,
@@ -136,7 +144,7 @@ impl FineTune {
             arguments: serde_json::to_value(arguments).expect("paths and numbers always serialise"),
             summary,
             title,
-            hint: format!("model in {out}; try: wgpt chat --model {out}"),
+            hint,
         }
     }
 }

@@ -13,7 +13,6 @@ use wgpt::data::source::Extensions;
 use wgpt::data::tokenizer::{FILE_NAME, Tokenizer};
 use wgpt::error::{Error, Result};
 use wgpt::fail;
-use wgpt::formats::folder::{Weights, read_config};
 use wgpt::formats::source::ModelSource;
 use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
@@ -80,9 +79,12 @@ impl Train {
 
     /// A new run.
     fn start(&self, global: &Global) -> Result<()> {
-        let init = self.init.as_deref().map(|dir| global.model_folder(dir)).transpose()?;
-        let init = init.as_deref().map(|dir| Ok::<_, Error>((dir, read_config(dir)?))).transpose()?;
+        let init = self.init.as_deref().map(|dir| global.model(Some(dir))).transpose()?;
+        let init = init.map(|source| source.config().map(|config| (source, config))).transpose()?;
         let (model, choices) = self.given()?;
+        if choices.lora.is_some() && init.is_none() {
+            fail!(Usage, "--lora trains adapters of a model: say with --init of which");
+        }
         super::check_extensions(self.ext.as_ref(), &[self.data.as_deref(), self.val.as_deref()])?;
         let recipe = PresetRecipe::of(model.recipe());
         let context = match &init {
@@ -94,7 +96,7 @@ impl Train {
         choices.clone().resolve(&recipe.run, |_| 1)?;
         let chosen = as_object(&model, &choices);
         let known = match &init {
-            Some((dir, config)) => base_tokenizer(global, dir, config, model.tokenizer.as_deref())?,
+            Some((source, config)) => base_tokenizer(global, source, config, model.tokenizer.as_deref())?,
             None => None,
         };
         let tokenizer = model.tokenizer.as_deref().unwrap_or(recipe.tokenizer);
@@ -103,16 +105,21 @@ impl Train {
         let material = open_material(place, seed, tokenizer, known)?;
         let tokens = material.corpus.training.len();
         let epoch = |batch: usize| tokens.div_ceil((batch * context) as u64).max(1);
+        let of_adapters = choices.clone();
         let settings = choices.resolve(&recipe.run, epoch)?;
         let config = model_config(&model, recipe.init_std, &settings, &material, init.as_ref().map(|(_, c)| c))?;
         settings.check_model(&config, !config.tied)?;
+        let config = match &init {
+            Some((source, base)) => of_adapters.adapted(config, (base, source.name()))?,
+            None => config,
+        };
         if settings.sample_every > 0 && material.tokenizer.is_none() {
             fail!(
                 Usage,
                 "--sample-every needs a tokenizer, and these token ids have none: give --tokenizer, or leave it out"
             );
         }
-        let weights = init.as_ref().map(|(dir, config)| Weights::open(*dir, config)).transpose()?;
+        let weights = init.as_ref().map(|(source, config)| source.weights(config)).transpose()?;
         let (data, validation) = (self.data.as_deref().map(absolute), self.val.as_deref().map(absolute));
         let digest = Some(material.corpus.digest());
         let extensions = self.ext.clone();
@@ -204,14 +211,18 @@ impl Train {
 }
 
 /// The tokenizer of the model that a run starts from, or the one that is named where it has none.
-fn base_tokenizer(global: &Global, dir: &Path, config: &Config, named: Option<&str>) -> Result<Option<Tokenizer>> {
-    let source = ModelSource::folder(dir);
-    source.warnings()?.iter().for_each(|warning| global.say(&format!("warning: {warning}")));
+fn base_tokenizer(
+    global: &Global,
+    source: &ModelSource,
+    config: &Config,
+    named: Option<&str>,
+) -> Result<Option<Tokenizer>> {
+    let dir = &source.path("");
     // Models trained on token ids have an empty tokenizer.json.
     let has_own = source.bytes(FILE_NAME)?.is_some_and(|json| !json.is_empty()) || source.has("vocab.json");
     let own = if has_own { Some(source.tokenizer()?) } else { None };
     let tokenizer = match (own, named) {
-        (None, None) => return Tokenizer::load(dir).map(Some), // the error names the missing files
+        (None, None) => return source.tokenizer().map(Some), // the error names the missing files
         (None, Some(kind @ ("char" | "bytes"))) => {
             fail!(
                 Usage,

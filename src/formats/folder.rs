@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::adapter::{self, ADAPTER_CONFIG_FILE, ADAPTER_FILE};
 use super::generation_config::GenerationConfig;
 use super::source::ModelSource;
 use crate::data::tokenizer::Tokenizer;
@@ -15,6 +16,7 @@ use crate::executor::check_finite;
 use crate::fail;
 use crate::files::{one_line, write_bytes};
 use crate::models::config::{Config, HEAD, SCORE};
+use crate::models::lora::Lora;
 
 pub use super::safetensors::{NamedTensor, TensorFile, WeightType, write_tensors_to, write_weights};
 
@@ -26,7 +28,9 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// Whether a file belongs to a model, so that a new model in its folder replaces it.
 pub fn is_model_file(name: &str) -> bool {
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 14] = [
+        ADAPTER_CONFIG_FILE,
+        ADAPTER_FILE,
         CONFIG_FILE,
         WEIGHTS_FILE,
         INDEX_FILE,
@@ -43,13 +47,19 @@ pub fn is_model_file(name: &str) -> bool {
     NAMES.contains(&name) || (name.starts_with("model-") && name.ends_with(".safetensors"))
 }
 
+/// Whether a folder holds a model, or adapters of one.
+pub fn holds_model(folder: &Path) -> bool {
+    [CONFIG_FILE, ADAPTER_CONFIG_FILE].iter().any(|file| folder.join(file).exists())
+}
+
 /// Reads and checks the `config.json` of a model folder.
 pub fn read_config(folder: &Path) -> Result<Config> {
     ModelSource::folder(folder).config()
 }
 
 /// Writes a folder that `transformers` loads as it is: `config.json`, `generation_config.json` where there is something to
-/// say, the weights, and the tokenizer's files. The weights go last: a folder without them is no model yet.
+/// say, the weights, and the tokenizer's files. The weights go last: a folder without them is no model yet. Of a model with adapters
+/// those alone are written, as peft does.
 pub fn write_folder(
     folder: &Path,
     config: &Config,
@@ -57,6 +67,9 @@ pub fn write_folder(
     tokenizer: Option<&Tokenizer>,
     weights: WeightType,
 ) -> Result<()> {
+    if config.lora.is_some() {
+        return adapter::write_folder(folder, config, tensors, tokenizer);
+    }
     std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
     write_bytes(&folder.join(CONFIG_FILE), config.to_json_for(weights.name()).as_bytes())?;
     if !tokenizer.is_some_and(Tokenizer::has_generation_config) {
@@ -94,6 +107,8 @@ pub struct Weights {
     targets: Targets,
     /// Where a classifier's head is.
     score: Option<(usize, String)>,
+    /// The adapters that are added to the weights as they are read, and whether those are (inputs, outputs).
+    merged: Option<(Lora, bool)>,
 }
 
 /// Shape and values of a classifier's head.
@@ -121,6 +136,10 @@ impl Weights {
         } else {
             (INDEX_FILE, open_shards(&source)?)
         };
+        let mut files = files;
+        if let ModelSource::Adapter { folder, .. } = &source {
+            files.push(TensorFile::open(&folder.join(ADAPTER_FILE))?);
+        }
         files.iter().try_for_each(TensorFile::verify)?;
         Self::from_files(files, &source.path(origin), config)
     }
@@ -166,17 +185,35 @@ impl Weights {
             let (file, raw) = &places[name];
             files[*file].check(raw, shape)?;
         }
-        Ok(Self { files, places, targets, score })
+        Ok(Self { files, places, targets, score, merged: None })
+    }
+
+    /// The weights of a model and its adapters as those of one model without: W + scale B A in place of W.
+    pub fn merge(self, config: &Config) -> (Config, Weights) {
+        let transposed = config.family().is_transposed();
+        let merged = config.lora.clone().map(|lora| (lora, transposed));
+        (Config { lora: None, ..config.clone() }, Weights { merged, ..self })
     }
 
     /// The values of a tensor; borrowed from the map where the file has aligned f32. Fails where one is no finite number.
     pub fn read(&self, name: &str) -> Result<Cow<'_, [f32]>> {
-        let (file, raw) = self.place(name)?;
-        read_finite(file, raw)
+        let own = |name: &str| {
+            let (file, raw) = self.place(name)?;
+            read_finite(file, raw)
+        };
+        let values = own(name)?;
+        let adapter = self.merged.as_ref().and_then(|(lora, transposed)| Some((lora, lora.on(name)?, *transposed)));
+        let Some((lora, [a, b], transposed)) = adapter else { return Ok(values) };
+        let mut values = values.into_owned();
+        lora.merge(&mut values, &own(&a)?, &own(&b)?, transposed);
+        Ok(values.into())
     }
 
     /// As [`Weights::read`], piece by piece: see [`TensorFile::read_pieces`].
     pub fn read_pieces(&self, name: &str, mut take: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+        if self.merged.is_some() {
+            return take(0, &self.read(name)?);
+        }
         let (file, raw) = self.place(name)?;
         file.read_pieces(raw, |at, values| {
             check_weights(file, raw, values)?;
@@ -207,7 +244,8 @@ impl Weights {
 
     /// Names of all tensors in the order of their bytes on disk, which is the fastest to read.
     pub fn names(&self) -> Vec<&str> {
-        let mut names: Vec<_> = self.places.iter().collect();
+        let is_hidden = |name: &str| self.merged.is_some() && Lora::is_adapter(name);
+        let mut names: Vec<_> = self.places.iter().filter(|(name, _)| !is_hidden(name)).collect();
         names.sort_by_key(|(_, (file, raw))| (*file, self.files[*file].position(raw)));
         names.into_iter().map(|(name, _)| name.as_str()).collect()
     }
@@ -279,11 +317,15 @@ fn places(files: &[TensorFile], config: &Config) -> Result<HashMap<String, (usiz
     let mut places: HashMap<String, (usize, String)> = HashMap::new();
     for (i, file) in files.iter().enumerate() {
         for raw in file.names() {
-            let name = raw.strip_prefix(config.family().prefix()).unwrap_or(&raw);
+            let own = raw.strip_prefix(adapter::PREFIX).unwrap_or(&raw);
+            let name = own.strip_prefix(config.family().prefix()).unwrap_or(own);
             if config.family().is_buffer(name) {
                 continue;
             }
-            if let Some((other, twin)) = places.get(name) {
+            // A table that was trained beside adapters stands for the model's.
+            let replaces =
+                own.len() < raw.len() && config.lora.as_ref().is_some_and(|l| l.saved.iter().any(|s| s == name));
+            if let Some((other, twin)) = places.get(name).filter(|_| !replaces) {
                 let place = |i: &usize| files[*i].path().file_name().unwrap_or_default().display();
                 let (twin, raw) = (one_line(twin), one_line(&raw));
                 let path = file.path().display();

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::adapter::{self, ADAPTER_CONFIG_FILE, ADAPTER_FILE};
 use super::folder::{CONFIG_FILE, Weights};
 use super::generation_config::GenerationConfig;
 use super::safetensors::TensorFile;
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::fail;
 use crate::models::config::Config;
 use crate::models::known_keys::unheeded_of;
+use crate::models::lora::Lora;
 
 /// A model's files by name: `config.json`, `model.safetensors`, `tokenizer.json` and others.
 #[derive(Debug, Clone)]
@@ -19,6 +21,11 @@ pub enum ModelSource {
     Folder(PathBuf),
     /// A name for messages, and the files: (name, bytes).
     Embedded(&'static str, &'static [(&'static str, &'static [u8])]),
+    /// A folder of adapters, whose files stand before those of the model that they are on.
+    Adapter {
+        folder: PathBuf,
+        base: Box<ModelSource>,
+    },
 }
 
 impl<P: AsRef<Path> + ?Sized> From<&P> for ModelSource {
@@ -32,6 +39,31 @@ impl ModelSource {
         ModelSource::Folder(path.into())
     }
 
+    /// The model in a folder: where that holds adapters, the model that they are on with them.
+    pub fn open(folder: &Path) -> Result<Self> {
+        match adapter::is_adapter(folder) {
+            true => Ok(adapter::base(folder)?.adapted(folder)),
+            false => Ok(ModelSource::folder(folder)),
+        }
+    }
+
+    /// This model with the adapters in a folder.
+    pub fn adapted(self, folder: &Path) -> Self {
+        ModelSource::Adapter { folder: folder.into(), base: Box::new(self) }
+    }
+
+    /// The folder's path to name the model by in files of others; nothing for one that is compiled in.
+    pub fn name(&self) -> Option<String> {
+        match self {
+            ModelSource::Folder(folder) => {
+                let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+                Some(absolute.to_string_lossy().into_owned())
+            }
+            ModelSource::Embedded(..) => None,
+            ModelSource::Adapter { base, .. } => base.name(),
+        }
+    }
+
     /// A model that is compiled in: `files` as `&[("config.json", include_bytes!(..)), ..]`.
     pub fn embedded(name: &'static str, files: &'static [(&'static str, &'static [u8])]) -> Self {
         ModelSource::Embedded(name, files)
@@ -39,6 +71,33 @@ impl ModelSource {
 
     /// The shape of the model; everything unsupported is refused here, before any weights are opened.
     pub fn config(&self) -> Result<Config> {
+        if let ModelSource::Adapter { folder, base } = self {
+            let path = folder.join(ADAPTER_CONFIG_FILE);
+            let Some(text) = self.text(ADAPTER_CONFIG_FILE)? else {
+                let folder = folder.display();
+                fail!(
+                    Input,
+                    "{folder} holds no adapter: it has no {ADAPTER_CONFIG_FILE}; give a folder that peft or wgpt wrote"
+                );
+            };
+            let tensors = TensorFile::open(&folder.join(ADAPTER_FILE))?;
+            let config = base.config()?;
+            if config.lora.is_some() {
+                fail!(Input, "{} is an adapter itself: merge it with wgpt merge first", base.path("").display());
+            }
+            let lora = adapter::read(&text, &path, &tensors.names(), &config)?;
+            let lora = Lora { base: base.name(), ..lora }.check(&config).map_err(|error| {
+                let adapter = folder.display();
+                Error::Input(format!("the adapter {adapter} is not of this model: {error}"))
+            })?;
+            // Tables that are saved beside the adapters may have rows for more tokens.
+            let table =
+                lora.saved.first().map(|table| format!("{}{}{table}", adapter::PREFIX, config.family().prefix()));
+            let rows = table.and_then(|table| tensors.shape(&table).map(|shape| shape[0]));
+            let config = Config { vocab_size: rows.unwrap_or(config.vocab_size), lora: Some(lora), ..config };
+            config.validate()?;
+            return Ok(config);
+        }
         let Some(text) = self.text(CONFIG_FILE)? else { return Err(self.lacks(CONFIG_FILE)) };
         Config::from_json(&text, &self.path(CONFIG_FILE))
     }
@@ -65,10 +124,13 @@ impl ModelSource {
     /// Keys of its `config.json` that are passed over although they ask for something, one sentence each, to tell the user.
     pub fn warnings(&self) -> Result<Vec<String>> {
         let unheeded = self.text(CONFIG_FILE)?.and_then(|text| unheeded_of(&text).ok()).unwrap_or_default();
-        Ok(unheeded
+        let of_adapter = self.text(ADAPTER_CONFIG_FILE)?.map(|text| adapter::unheeded_keys(&text)).unwrap_or_default();
+        let model =
+            unheeded.into_iter().map(|key| format!("the model's {CONFIG_FILE} has {key}, which is not known here"));
+        let adapter = of_adapter
             .into_iter()
-            .map(|key| format!("the model's {CONFIG_FILE} has {key}, which is not known here"))
-            .collect())
+            .map(|key| format!("the adapter's {ADAPTER_CONFIG_FILE} has {key}, which is not implemented"));
+        Ok(model.chain(adapter).collect())
     }
 
     /// `tokenizer.json`, or else `vocab.json` and `merges.txt`.
@@ -86,6 +148,10 @@ impl ModelSource {
         match self {
             ModelSource::Folder(folder) => folder.join(file),
             ModelSource::Embedded(name, _) => Path::new(name).join(file),
+            ModelSource::Adapter { folder, base } => match file.is_empty() || folder.join(file).exists() {
+                true => folder.join(file),
+                false => base.path(file),
+            },
         }
     }
 
@@ -93,17 +159,19 @@ impl ModelSource {
         match self {
             ModelSource::Folder(folder) => folder.join(file).exists(),
             ModelSource::Embedded(..) => self.embedded_file(file).is_some(),
+            ModelSource::Adapter { folder, base } => folder.join(file).exists() || base.has(file),
         }
     }
 
     /// A file's bytes, or nothing where there is no such file.
     pub fn bytes(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>> {
-        let ModelSource::Folder(folder) = self else { return Ok(self.embedded_file(file).map(Cow::Borrowed)) };
-        let path = folder.join(file);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes.into())),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-            Err(error) => Err(Error::io("read", &path)(error)),
+        match self {
+            ModelSource::Folder(folder) => read(&folder.join(file)),
+            ModelSource::Embedded(..) => Ok(self.embedded_file(file).map(Cow::Borrowed)),
+            ModelSource::Adapter { folder, base } => match read(&folder.join(file))? {
+                Some(bytes) => Ok(Some(bytes)),
+                None => base.bytes(file),
+            },
         }
     }
 
@@ -124,6 +192,7 @@ impl ModelSource {
                 Some(bytes) => TensorFile::embedded(&self.path(file), bytes),
                 None => Err(self.lacks(file)),
             },
+            ModelSource::Adapter { base, .. } => base.tensors(file),
         }
     }
 
@@ -140,8 +209,17 @@ impl ModelSource {
 
     fn embedded_file(&self, file: &str) -> Option<&'static [u8]> {
         match self {
-            ModelSource::Folder(_) => None,
+            ModelSource::Folder(_) | ModelSource::Adapter { .. } => None,
             ModelSource::Embedded(_, files) => files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes),
         }
+    }
+}
+
+/// A file's bytes, or nothing where there is no such file.
+fn read(path: &Path) -> Result<Option<Cow<'static, [u8]>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes.into())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(Error::io("read", path)(error)),
     }
 }

@@ -13,6 +13,8 @@ pub struct Parameter {
     /// Whether weight decay applies: to matrices and tables, not to biases and norms.
     pub decays: bool,
     pub depth: Depth,
+    /// Whether it is an adapter's: where a network has some, they alone are trained.
+    pub adapter: bool,
 }
 
 impl Parameter {
@@ -34,6 +36,10 @@ pub enum Initial {
     /// Normal with mean 0.
     Normal {
         std: f64,
+    },
+    /// Uniform from -bound to bound.
+    Uniform {
+        bound: f64,
     },
 }
 

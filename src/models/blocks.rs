@@ -1,6 +1,7 @@
 //! The blocks that families are made of: norms, projections, attention, residuals.
 
 use super::config::{Config, Norm, Position};
+use super::lora::Adapter;
 use crate::graph::{Dtype, Graph, Initial, NetworkId, Tensor};
 use crate::ops::add::Add;
 use crate::ops::attention::{Attention, Mask};
@@ -9,12 +10,12 @@ use crate::ops::cache_append::CacheAppend;
 use crate::ops::cast::cast;
 use crate::ops::dropout::Dropout;
 use crate::ops::embedding::Embedding;
-use crate::ops::gelu::Form;
+use crate::ops::gelu::{Form, Gelu};
 use crate::ops::layernorm::LayerNorm;
 use crate::ops::matmul::Matmul;
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::{Rope, RopeTable};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// The KV-cache mode of a forward pass.
 #[derive(Clone, Copy)]
@@ -59,6 +60,10 @@ pub struct Model<'a> {
     pub compute: Compute,
     /// The routers' outputs of the layers with experts, in the order of the layers.
     pub routed: RefCell<Vec<Routed>>,
+    /// Names of the matrices of linear layers, in the order of their use.
+    pub matrices: RefCell<Vec<String>>,
+    /// Products with adapters so far.
+    pub adapters: Cell<u32>,
 }
 
 /// The outputs of a layer's router.
@@ -84,8 +89,7 @@ pub(super) enum Branch {
     /// x W, or x W + b, which is not made yet.
     Projection {
         x: Tensor,
-        weights: Weights,
-        tb: bool,
+        linear: Linear,
     },
     Made(Tensor),
 }
@@ -114,19 +118,23 @@ impl Model<'_> {
         if self.compute.mixed { Dtype::F16 } else { Dtype::F32 }
     }
 
-    /// A product of x and a weight, both as the type of activations.
+    /// A product of x and a weight, both as the type of activations, and of x and the weight's adapters.
     pub(super) fn product(
         &self,
         g: &mut Graph,
         x: Tensor,
-        (weight, bias): Weights,
+        Linear { weight, bias, tb, adapter }: Linear,
         added: Option<Tensor>,
         op: Matmul,
     ) -> Tensor {
         let mut inputs = vec![cast(g, x, self.activation()), cast(g, weight, self.activation())];
-        let op = Matmul { bias: bias.is_some(), residual: added.is_some(), ..op };
+        let op = Matmul { tb, bias: bias.is_some(), residual: added.is_some(), ..op };
         inputs.extend(bias.into_iter().chain(added));
-        g.apply(op, &inputs)
+        let Some(adapter) = adapter else { return g.apply(op, &inputs) };
+        let (gelu, output) = (op.gelu, op.output);
+        let y = g.apply(Matmul { gelu: None, output: Dtype::F32, ..op }, &inputs);
+        let y = self.adapted(g, y, x, &adapter, output);
+        gelu.map_or(y, |form| g.apply(Gelu { form }, &[y]))
     }
 
     /// Attention (B, T, NH * HS) of whole sequences, or of one new position to the cache; qkv (B, T, q | k | v).
@@ -210,9 +218,8 @@ impl Model<'_> {
         stored: Stored,
         bias: bool,
     ) -> Tensor {
-        let weights = self.weights(g, name, sizes, stored, bias, 1.0);
-        let tb = stored == Stored::OutIn;
-        self.product(g, x, weights, None, Matmul { tb, output: self.activation(), ..Matmul::default() })
+        let linear = self.weights(g, name, sizes, stored, bias, 1.0);
+        self.product(g, x, linear, None, Matmul { output: self.activation(), ..Matmul::default() })
     }
 
     /// As [`Model::linear`], for the projections that [`Model::add_residual`] adds to the residual stream, which is f32.
@@ -226,11 +233,7 @@ impl Model<'_> {
         bias: bool,
     ) -> Branch {
         let scale = self.residual_scale();
-        Branch::Projection {
-            x,
-            weights: self.weights(g, name, sizes, stored, bias, scale),
-            tb: stored == Stored::OutIn,
-        }
+        Branch::Projection { x, linear: self.weights(g, name, sizes, stored, bias, scale) }
     }
 
     /// The residual stream `x` plus the output of attention (`part` 0) or of the feed-forward part (1) of a layer, of which
@@ -246,12 +249,10 @@ impl Model<'_> {
         let (p, salt) = (self.config.dropout.residual, salt(layer) + 1 + part);
         let y = match branch.into() {
             Branch::Made(y) => y,
-            Branch::Projection { x: y, weights, tb } if self.training && p > 0.0 => {
-                self.product(g, y, weights, None, Matmul { tb, ..Matmul::default() })
+            Branch::Projection { x: y, linear } if self.training && p > 0.0 => {
+                self.product(g, y, linear, None, Matmul::default())
             }
-            Branch::Projection { x: y, weights, tb } => {
-                return self.product(g, y, weights, Some(x), Matmul { tb, ..Matmul::default() });
-            }
+            Branch::Projection { x: y, linear } => return self.product(g, y, linear, Some(x), Matmul::default()),
         };
         let y = self.dropout(g, y, p, salt);
         g.apply(Add, &[x, y])
@@ -266,9 +267,9 @@ impl Model<'_> {
         sizes: (usize, usize),
         form: Form,
     ) -> Tensor {
-        let weights = self.weights(g, name, sizes, Stored::InOut, true, 1.0);
+        let linear = self.weights(g, name, sizes, Stored::InOut, true, 1.0);
         let op = Matmul { gelu: Some(form), output: self.activation(), ..Matmul::default() };
-        self.product(g, x, weights, None, op)
+        self.product(g, x, linear, None, op)
     }
 
     /// Drops elements of the embedding.
@@ -285,7 +286,7 @@ impl Model<'_> {
         if self.config.scaled_residual { 1.0 / (2.0 * self.config.layers as f64).sqrt() } else { 1.0 }
     }
 
-    /// Weight and bias of a linear layer; `scale` multiplies the standard deviation of the weight's initial values.
+    /// The parameters of a linear layer; `scale` multiplies the standard deviation of the weight's initial values.
     fn weights(
         &self,
         g: &mut Graph,
@@ -294,16 +295,25 @@ impl Model<'_> {
         stored: Stored,
         bias: bool,
         scale: f64,
-    ) -> Weights {
-        let dims = if stored == Stored::OutIn { [sizes.1, sizes.0] } else { [sizes.0, sizes.1] };
+    ) -> Linear {
+        self.matrices.borrow_mut().push(name.to_string());
+        let tb = stored == Stored::OutIn;
+        let dims = if tb { [sizes.1, sizes.0] } else { [sizes.0, sizes.1] };
         let normal = Initial::Normal { std: f64::from(self.config.initializer_range) * scale };
         let weight = self.parameter(g, &format!("{name}.weight"), &dims, normal);
-        (weight, bias.then(|| self.parameter(g, &format!("{name}.bias"), &[sizes.1], Initial::Zeros)))
+        let bias = bias.then(|| self.parameter(g, &format!("{name}.bias"), &[sizes.1], Initial::Zeros));
+        Linear { weight, bias, tb, adapter: self.adapter(g, name, sizes) }
     }
 }
 
-/// The parameters of a linear layer: weight and bias.
-type Weights = (Tensor, Option<Tensor>);
+/// The parameters of a linear layer.
+pub(super) struct Linear {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    /// Whether the weight is (outputs, inputs).
+    pub tb: bool,
+    pub adapter: Option<Adapter>,
+}
 
 /// The first of a layer's three streams of dropout: attention, and two residuals. Stream 0 is the embedding's.
 fn salt(layer: usize) -> u32 {

@@ -1,5 +1,6 @@
 //! The shape of a model, whatever its family: its graph, its parameters and its `config.json` follow from it.
 
+use super::lora::Lora;
 use crate::error::Result;
 use crate::fail;
 use crate::ops::gelu::Form;
@@ -52,6 +53,8 @@ pub struct Config {
     pub eos_token_id: Vec<u32>,
     /// Other keys of its `config.json`.
     pub kept: Kept,
+    /// The adapters that are on it, which are files of their own.
+    pub lora: Option<Lora>,
 }
 
 /// Keys of a `config.json` that mean nothing to the model and are written again as they were. They make no difference between
@@ -192,6 +195,7 @@ impl Config {
             bos_token_id: None,
             eos_token_id: vec![],
             kept: Kept::default(),
+            lora: None,
         }
     }
 

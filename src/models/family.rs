@@ -45,6 +45,14 @@ pub trait Family: Debug + Sync {
         None
     }
 
+    /// The layers that have adapters unless others are named, as in peft.
+    fn lora_targets(&self) -> &'static [&'static str];
+
+    /// Whether the weights of its linear layers are stored as (inputs, outputs): GPT-2's `Conv1D`.
+    fn is_transposed(&self) -> bool {
+        false
+    }
+
     /// The prefix that `transformers` gives every tensor but the head's.
     fn prefix(&self) -> &'static str;
 

@@ -55,6 +55,14 @@ impl Family for Gpt {
         json::write(config, dtype)
     }
 
+    fn lora_targets(&self) -> &'static [&'static str] {
+        &["c_attn"]
+    }
+
+    fn is_transposed(&self) -> bool {
+        true
+    }
+
     fn prefix(&self) -> &'static str {
         "transformer."
     }

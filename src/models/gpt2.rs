@@ -67,6 +67,14 @@ impl Family for Gpt2 {
         true
     }
 
+    fn lora_targets(&self) -> &'static [&'static str] {
+        &["c_attn"]
+    }
+
+    fn is_transposed(&self) -> bool {
+        true
+    }
+
     fn prefix(&self) -> &'static str {
         "transformer."
     }

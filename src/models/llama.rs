@@ -80,6 +80,10 @@ impl Family for Llama {
         true
     }
 
+    fn lora_targets(&self) -> &'static [&'static str] {
+        &["q_proj", "v_proj"]
+    }
+
     fn prefix(&self) -> &'static str {
         "model."
     }

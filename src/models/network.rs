@@ -1,10 +1,11 @@
 //! A network: a model with a name of its own in the store, and its graphs, whatever its family.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use super::blocks::{CacheMode, Compute, Model};
+use super::blocks::{CacheMode, Compute, Linear, Model};
 use super::config::{Config, HEAD};
+use super::lora::Lora;
 use crate::graph::{Depth, Dtype, Graph, Initial, NetworkId, Parameter, Shape, Tensor};
 use crate::ops::add::Add;
 use crate::ops::cast::cast;
@@ -43,10 +44,21 @@ impl Network {
         };
         // The graph of a forward pass declares every parameter; its sizes do not matter.
         let mut g = Graph::new();
-        let ids = g.input("ids", Shape::u32(&[1, 1]));
-        network.inference().logits(&mut g, ids);
+        network.forward(&mut g, &network.inference());
         network.parameters = g.parameters().into();
         network
+    }
+
+    fn forward(&self, g: &mut Graph, model: &Model) {
+        let ids = g.input("ids", Shape::u32(&[1, 1]));
+        model.logits(g, ids);
+    }
+
+    /// Names of the matrices of the blocks' linear layers, in the order of their use.
+    pub fn matrices(&self) -> Vec<String> {
+        let model = self.inference();
+        self.forward(&mut Graph::new(), &model);
+        model.matrices.into_inner()
     }
 
     pub fn config(&self) -> &Config {
@@ -80,6 +92,16 @@ impl Network {
         Network { config: Config { dropout, ..(*self.config).clone() }.into(), ..self.clone() }
     }
 
+    /// Whether a parameter stays as it is in training: those of a frozen network, and of a network with adapters all but those and
+    /// the tables that are saved beside them.
+    pub fn freezes(&self, parameter: &Parameter) -> bool {
+        let is_adapted = |lora: &Lora| {
+            let name = parameter.name.strip_prefix(&*self.prefix).unwrap_or(&parameter.name);
+            !parameter.adapter && !lora.saved.iter().any(|saved| saved == name)
+        };
+        (self.frozen || self.config.lora.as_ref().is_some_and(is_adapted)) && self.parameters.contains(parameter)
+    }
+
     /// Declares every parameter, also those that the graph does not use.
     pub fn declare(&self, g: &mut Graph) {
         self.parameters.iter().for_each(|parameter| _ = g.declare(self.id, parameter));
@@ -101,8 +123,9 @@ impl Network {
     }
 
     fn model(&self, training: bool, compute: Compute) -> Model<'_> {
-        let (config, prefix, routed) = (&*self.config, &*self.prefix, RefCell::default());
-        Model { config, prefix, network: self.id, training, compute, routed }
+        let (config, prefix) = (&*self.config, &*self.prefix);
+        let (routed, matrices, adapters) = (RefCell::default(), RefCell::default(), Cell::default());
+        Model { config, prefix, network: self.id, training, compute, routed, matrices, adapters }
     }
 }
 
@@ -214,7 +237,8 @@ impl Model<'_> {
     pub fn head(&self, g: &mut Graph, x: Tensor) -> Tensor {
         g.scope("lm_head");
         let weight = self.head_weight(g);
-        self.product(g, x, (weight, None), None, Matmul { tb: true, output: self.activation(), ..Matmul::default() })
+        let linear = Linear { weight, bias: None, tb: true, adapter: None };
+        self.product(g, x, linear, None, Matmul { output: self.activation(), ..Matmul::default() })
     }
 
     fn head_weight(&self, g: &mut Graph) -> Tensor {
@@ -258,9 +282,17 @@ impl Config {
         network.parameters().iter().map(|p| (p.name.clone(), p.dims.clone())).collect()
     }
 
+    /// Names of the tables that have other rows than those of `base`.
+    pub fn tables_beyond(&self, base: &Config) -> Vec<String> {
+        let tables = [self.family().embedding()].into_iter().chain((!self.tied).then_some(HEAD));
+        tables.filter(|_| self.vocab_size != base.vocab_size).map(str::to_string).collect()
+    }
+
     /// The tensors of a checkpoint whose values, one after another, are those of a parameter: name and shape of each.
     pub fn parts(&self, name: &str, dims: &[usize]) -> Vec<(String, Vec<usize>)> {
-        self.family().parts(self, name).unwrap_or_else(|| vec![(name.to_string(), dims.to_vec())])
+        let of_adapter = self.lora.as_ref().and_then(|lora| lora.parts(self, name, dims));
+        let parts = of_adapter.or_else(|| self.family().parts(self, name));
+        parts.unwrap_or_else(|| vec![(name.to_string(), dims.to_vec())])
     }
 }
 

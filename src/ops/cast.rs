@@ -6,7 +6,7 @@
 
 use super::case::{Case, Draw};
 use super::elementwise::{bytes_of, elementwise};
-use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Source, Step, Tensor};
 use crate::shader;
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,14 +17,24 @@ pub struct Cast {
     pub to: Dtype,
 }
 
-/// `x` as `to`: itself where it is that already.
+/// `x` as `to`: itself where it is that already, and the f16 tensor that it is an f32 copy of where there is one.
 pub fn cast(g: &mut Graph, x: Tensor, to: Dtype) -> Tensor {
-    if g.shape(x).dtype == to { x } else { g.apply(Cast { to }, &[x]) }
+    if g.shape(x).dtype == to {
+        return x;
+    }
+    let node = &g.nodes()[x.node];
+    let is_copy = matches!(&node.source, Source::Op(op) if op.name() == NAME);
+    match node.inputs.first() {
+        Some(&original) if is_copy && to == Dtype::F16 && g.shape(original).dtype == to => original,
+        _ => g.apply(Cast { to }, &[x]),
+    }
 }
+
+const NAME: &str = "cast";
 
 impl Op for Cast {
     fn name(&self) -> &'static str {
-        "cast"
+        NAME
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {

@@ -59,7 +59,8 @@ impl Op for LayerNorm {
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
         let inputs = &g.nodes()[node].inputs;
         let (x, weight, stats) = (inputs[0], inputs[1], Tensor { node, slot: 1 });
-        let dx = g.apply(LayerNormBackward::default(), &[x, weight, stats, dy]);
+        let backward = LayerNormBackward { frozen: !needed[1] && !needed[2], accumulate: vec![] };
+        let dx = g.apply(backward, &[x, weight, stats, dy]);
         (0..3).map(|slot| needed[slot].then_some(Tensor { slot, ..dx })).collect()
     }
 
@@ -85,6 +86,8 @@ impl Op for LayerNorm {
 /// dx, dweight and dbias; slots 3 and 4 are the partial sums of dweight and dbias over strips of rows.
 #[derive(Clone, Debug, Default)]
 pub struct LayerNormBackward {
+    /// Whether weight and bias have no gradients: dx is the only output.
+    pub frozen: bool,
     /// Slots that are added into the inputs from the fifth on, in this order.
     pub accumulate: Vec<usize>,
 }
@@ -100,6 +103,9 @@ impl Op for LayerNormBackward {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let (rows, c) = (inputs[0].rows(), inputs[0].columns());
         assert!(inputs[3].dims == inputs[0].dims, "layernorm_backward takes dy of x's shape, not {inputs:?}");
+        if self.frozen {
+            return vec![inputs[0].clone()];
+        }
         let partial = Shape::f32(&[rows.div_ceil(STRIP_ROWS), c]);
         vec![inputs[0].clone(), Shape::f32(&[c]), Shape::f32(&[c]), partial.clone(), partial]
     }
@@ -111,7 +117,7 @@ impl Op for LayerNormBackward {
         let mut dispatches = vec![];
         for rows in limits.row_chunks(rows, columns as u64 * 4) {
             // The sums over rows come first: dx may be written over the buffers that they read.
-            dispatches.push(
+            let parameters = (!self.frozen).then(|| {
                 Dispatch::new(shader!("layernorm_backward_parameters"))
                     .constant("ROWS", rows.len())
                     .constant("C", columns)
@@ -124,8 +130,9 @@ impl Op for LayerNormBackward {
                     .read_range(3, bytes_of(dy, &rows, columns))
                     .write(3)
                     .write(4)
-                    .groups(limits.fold(rows.len().div_ceil(STRIP_ROWS) * blocks)),
-            );
+                    .groups(limits.fold(rows.len().div_ceil(STRIP_ROWS) * blocks))
+            });
+            dispatches.extend(parameters);
             dispatches.push(
                 Dispatch::new(shader!("layernorm_backward"))
                     .constant("ROWS", rows.len())
@@ -142,7 +149,8 @@ impl Op for LayerNormBackward {
                     .groups(limits.fold(rows.len())),
             );
         }
-        for slot in [1, 2] {
+        let sums = if self.frozen { &[][..] } else { &[1, 2] };
+        for &slot in sums {
             dispatches.push(
                 Dispatch::new(shader!("column_sum_final"))
                     .constant("STRIPS", shapes.outputs[3].rows())
@@ -176,6 +184,9 @@ impl Op for LayerNormBackward {
                 dbias[c] += f64::from(dy[r * columns + c]);
             }
         }
+        if self.frozen {
+            return;
+        }
         for c in 0..columns {
             add(&mut outputs[1][c], dweight[c], 1);
             add(&mut outputs[2][c], dbias[c], 2);
@@ -195,11 +206,11 @@ impl Op for LayerNormBackward {
     fn accumulating(&self, slot: usize) -> Option<Arc<dyn Op>> {
         let accumulate = self.accumulate.iter().copied().chain([slot]).collect();
         (slot < 3 && !self.accumulate.contains(&slot))
-            .then(|| Arc::new(LayerNormBackward { accumulate }) as Arc<dyn Op>)
+            .then(|| Arc::new(LayerNormBackward { accumulate, ..self.clone() }) as Arc<dyn Op>)
     }
 
     fn scratch(&self) -> usize {
-        2
+        if self.frozen { 0 } else { 2 }
     }
 }
 

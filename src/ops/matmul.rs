@@ -254,7 +254,8 @@ impl Op for Matmul {
             grads.push(needed[2].then(|| g.apply(ColumnSum::default(), &[dc])));
         }
         if self.residual || self.accumulate {
-            grads.push(Some(dy));
+            // The stream is f32.
+            grads.push(Some(cast(g, dy, Dtype::F32)));
         }
         grads
     }

@@ -116,7 +116,7 @@ impl Op for RmsNorm {
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
         let inputs = &g.nodes()[node].inputs;
         let (x, weight, rstd) = (inputs[0], inputs[1], Tensor { node, slot: 1 });
-        let backward = RmsNormBackward { forward: self.clone(), accumulate: vec![] };
+        let backward = RmsNormBackward { forward: self.clone(), frozen: !needed[1], accumulate: vec![] };
         let dx = g.apply(backward, &[x, weight, rstd, dy]);
         (0..2).map(|slot| needed[slot].then_some(Tensor { slot, ..dx })).collect()
     }
@@ -143,10 +143,12 @@ impl Op for RmsNorm {
     }
 }
 
-/// dx and dweight; slot 2 holds the partial sums of dweight over strips of groups.
+/// dx and dweight; slot 2 holds the partial sums of dweight over strips of groups. dx alone where the weight is frozen.
 #[derive(Clone, Debug)]
 pub struct RmsNormBackward {
     pub forward: RmsNorm,
+    /// Whether the weight has no gradient.
+    pub frozen: bool,
     /// Slots that are added into the inputs from the fifth on, in this order.
     pub accumulate: Vec<usize>,
 }
@@ -162,7 +164,10 @@ impl Op for RmsNormBackward {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let size = self.forward.size(inputs[0], inputs[1]);
         assert!(inputs[3].dims == inputs[0].dims, "rmsnorm_backward takes dy of x's shape, not {inputs:?}");
-        vec![inputs[0].clone(), inputs[1].clone(), Shape::f32(&[size.strips(), size.c])]
+        match self.frozen {
+            true => vec![inputs[0].clone()],
+            false => vec![inputs[0].clone(), inputs[1].clone(), Shape::f32(&[size.strips(), size.c])],
+        }
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
@@ -173,7 +178,7 @@ impl Op for RmsNormBackward {
         for rows in limits.row_chunks(size.rows, columns as u64 * 4) {
             // The sums over rows come first: dx may be written over the buffers that they read.
             let strips = (rows.len() * count).div_ceil(STRIP_ROWS);
-            dispatches.push(
+            let parameters = (!self.frozen).then(|| {
                 size.constants(Dispatch::new(shader!("rmsnorm_backward_parameters")), &rows)
                     .constant("STRIP_ROWS", STRIP_ROWS)
                     .constant("FIRST_STRIP", rows.start * count / STRIP_ROWS)
@@ -183,8 +188,9 @@ impl Op for RmsNormBackward {
                     .read_range(2, bytes(&rows, count))
                     .read_range(3, bytes_of(dy, &rows, columns))
                     .write(2)
-                    .groups(limits.fold(strips * (size.c / 4).div_ceil(64))),
-            );
+                    .groups(limits.fold(strips * (size.c / 4).div_ceil(64)))
+            });
+            dispatches.extend(parameters);
             dispatches.push(
                 size.kernel(shader!("rmsnorm_backward"), &rows, limits)
                     .constant("ACCUMULATE", self.accumulate.contains(&0))
@@ -197,15 +203,15 @@ impl Op for RmsNormBackward {
                     .write_range(0, bytes_of(x, &rows, columns)),
             );
         }
-        dispatches.push(
+        dispatches.extend((!self.frozen).then(|| {
             Dispatch::new(shader!("column_sum_final"))
                 .constant("STRIPS", size.strips())
                 .constant("C", size.c)
                 .constant("ACCUMULATE", self.accumulate.contains(&1))
                 .read_back(2)
                 .write(1)
-                .groups(limits.fold(size.c.div_ceil(64))),
-        );
+                .groups(limits.fold(size.c.div_ceil(64)))
+        }));
         dispatches
     }
 
@@ -231,7 +237,9 @@ impl Op for RmsNormBackward {
                 dweight[c] += f64::from(dy[c]) * n(c);
             }
         }
-        outputs[1].iter_mut().zip(dweight).for_each(|(y, value)| add(y, value, 1));
+        if !self.frozen {
+            outputs[1].iter_mut().zip(dweight).for_each(|(y, value)| add(y, value, 1));
+        }
     }
 
     fn cost(&self, shapes: &Shapes) -> Cost {
@@ -247,11 +255,11 @@ impl Op for RmsNormBackward {
     fn accumulating(&self, slot: usize) -> Option<Arc<dyn Op>> {
         let accumulate = self.accumulate.iter().copied().chain([slot]).collect();
         (slot < 2 && !self.accumulate.contains(&slot))
-            .then(|| Arc::new(RmsNormBackward { forward: self.forward.clone(), accumulate }) as Arc<dyn Op>)
+            .then(|| Arc::new(RmsNormBackward { accumulate, ..self.clone() }) as Arc<dyn Op>)
     }
 
     fn scratch(&self) -> usize {
-        1
+        usize::from(!self.frozen)
     }
 }
 

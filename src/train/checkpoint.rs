@@ -7,6 +7,8 @@
 //!       checkpoints/step-000120/                       the same five files and SHA256SUMS; the last three are kept
 //! ```
 //!
+//! Of a model with adapters `adapter_config.json` and `adapter_model.safetensors` stand in place of the first two.
+//!
 //! A checkpoint is written and synced under a temporary name and appears by one rename, so that a kill or a power loss
 //! at any moment leaves complete checkpoints only. The files at the top are made from it afterwards, one rename each;
 //! resuming reads `checkpoints/` alone.
@@ -28,9 +30,11 @@ use crate::fail;
 use crate::files::fault::{Step, point};
 use crate::files::replacement::{Replacement, recover};
 use crate::files::{TEMPORARY_PREFIX, one_line, sync_directory, write_atomic, write_synced};
+use crate::formats::adapter::{self, ADAPTER_CONFIG_FILE, ADAPTER_FILE};
 use crate::formats::folder::{
     self, CONFIG_FILE, NamedTensor, TOKENIZER_FILE, TensorFile, WEIGHTS_FILE, Weights, is_model_file,
 };
+use crate::formats::source::ModelSource;
 use crate::models::config::Config;
 
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -48,6 +52,8 @@ const METRICS_FILE: &str = "metrics.json";
 /// Hashes of a checkpoint's files in the format of `sha256sum -c`; written last.
 const SUMS_FILE: &str = "SHA256SUMS";
 const STATE_FILES: [&str; 5] = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, OPTIMIZER_FILE, TRAINER_FILE];
+/// Those of a model with adapters, which are saved without the model.
+const ADAPTER_FILES: [&str; 5] = [ADAPTER_CONFIG_FILE, ADAPTER_FILE, TOKENIZER_FILE, OPTIMIZER_FILE, TRAINER_FILE];
 /// A checkpoint that is being written.
 const UNFINISHED: &str = ".tmp";
 /// A checkpoint that a new one of the same step is about to replace.
@@ -293,7 +299,7 @@ impl RunFolder {
 
     /// Makes the files at the top of the folder from a checkpoint.
     fn publish(&self, directory: &Path) -> Result<()> {
-        for name in STATE_FILES {
+        for name in files_of(directory) {
             let (from, to) = (directory.join(name), self.root.join(name));
             if name.ends_with(".json") {
                 // Copied, because an editor may change a small text file in place, which would reach through a link.
@@ -346,12 +352,12 @@ fn is_users(path: &Path) -> bool {
         [] => false,
         [name] => {
             let run = [LOG_FILE, PLOT_FILE, CHECKPOINTS, LOCK_FILE, METRICS_FILE, BEST];
-            !is_model_file(name) && !STATE_FILES.contains(&name) && !run.contains(&name)
+            !is_model_file(name) && !is_state(name) && !run.contains(&name)
         }
         [BEST, name] => !is_model_file(name),
         [CHECKPOINTS, checkpoint] => !is_checkpoint(checkpoint),
         [CHECKPOINTS, checkpoint, name] if is_checkpoint(checkpoint) => {
-            !STATE_FILES.contains(&name) && name != SUMS_FILE && !name.starts_with(TEMPORARY_PREFIX)
+            !is_state(name) && name != SUMS_FILE && !name.starts_with(TEMPORARY_PREFIX)
         }
         _ => true,
     }
@@ -379,8 +385,13 @@ fn write_checkpoint<T: Serialize>(directory: &Path, checkpoint: &Checkpoint<T>) 
         sums += &format!("{sum}  {name}\n");
         io::Result::Ok(())
     };
-    add(CONFIG_FILE, &mut |w| w.write_all(config.to_json().as_bytes()))?;
-    add(WEIGHTS_FILE, &mut |w| folder::write_tensors_to(w, &config.stored(parameters), &notes))?;
+    let (settings, tensors) = match &config.lora {
+        Some(lora) => (adapter::config_json(config, lora, false), adapter::stored(config, parameters)),
+        None => (config.to_json(), config.stored(parameters)),
+    };
+    let [settings_file, weights_file, ..] = if config.lora.is_some() { ADAPTER_FILES } else { STATE_FILES };
+    add(settings_file, &mut |w| w.write_all(settings.as_bytes()))?;
+    add(weights_file, &mut |w| folder::write_tensors_to(w, &tensors, &notes))?;
     add(TOKENIZER_FILE, &mut |w| w.write_all(tokenizer))?;
     add(OPTIMIZER_FILE, &mut |w| folder::write_tensors_to(w, optimizer, &notes))?;
     add(TRAINER_FILE, &mut |w| w.write_all(&trainer))?;
@@ -390,7 +401,8 @@ fn write_checkpoint<T: Serialize>(directory: &Path, checkpoint: &Checkpoint<T>) 
 
 /// Opens a checkpoint whose files are verified.
 fn load_checkpoint(directory: &Path, step: u64) -> Result<LoadedCheckpoint> {
-    let config = folder::read_config(directory)?;
+    let source = ModelSource::open(directory)?;
+    let config = source.config()?;
     let read = |name| {
         let path = directory.join(name);
         fs::read(&path).map_err(Error::io("read", &path))
@@ -399,7 +411,10 @@ fn load_checkpoint(directory: &Path, step: u64) -> Result<LoadedCheckpoint> {
         let text = one_line(&error.to_string());
         Error::Input(format!("{} is not valid JSON ({text})", directory.join(TRAINER_FILE).display()))
     })?;
-    let weights = Weights::from_file(TensorFile::open(&directory.join(WEIGHTS_FILE))?, &config)?;
+    let weights = match config.lora {
+        Some(_) => source.weights(&config)?,
+        None => Weights::from_file(TensorFile::open(&directory.join(WEIGHTS_FILE))?, &config)?,
+    };
     let optimizer = TensorFile::open(&directory.join(OPTIMIZER_FILE))?;
     // Parameters that are not trained have none.
     for (name, shape) in config.parameters() {
@@ -418,7 +433,7 @@ fn verify(directory: &Path) -> Result<()> {
     let path = directory.join(SUMS_FILE);
     let sums = fs::read(&path).map_err(Error::io("read", &path))?;
     let sums = String::from_utf8_lossy(&sums);
-    for name in STATE_FILES {
+    for name in files_of(directory) {
         let path = directory.join(name);
         let sum = hash_file(&path).map_err(Error::io("read", &path))?;
         if !sums.lines().any(|line| line.split_once("  ") == Some((&sum, name))) {
@@ -430,13 +445,23 @@ fn verify(directory: &Path) -> Result<()> {
 
 /// Deletes a checkpoint's own files and its folder, if present. A folder with foreign files stays, with those alone.
 fn remove_checkpoint(directory: &Path) -> io::Result<()> {
-    for name in STATE_FILES.into_iter().chain([SUMS_FILE]) {
+    for name in STATE_FILES.into_iter().chain(ADAPTER_FILES).chain([SUMS_FILE]) {
         remove_if_present(&directory.join(name))?;
     }
     match fs::remove_dir(directory) {
         Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// The files of a checkpoint beside its checksums.
+fn files_of(directory: &Path) -> [&'static str; 5] {
+    if adapter::is_adapter(directory) { ADAPTER_FILES } else { STATE_FILES }
+}
+
+/// Whether a name is of a file of checkpoints.
+fn is_state(name: &str) -> bool {
+    STATE_FILES.contains(&name) || ADAPTER_FILES.contains(&name)
 }
 
 fn directory_name(step: u64) -> String {

@@ -100,7 +100,7 @@ impl TrainingGraph {
     ) -> Self {
         let models = || networks.iter().map(|network| network.training(compute)).collect::<Vec<_>>();
         let (declared, scalar_count) = declared(networks, &models(), &build);
-        let frozen = |p: &Parameter| networks.iter().any(|n| n.is_frozen() && n.parameters().contains(p));
+        let frozen = |p: &Parameter| networks.iter().any(|n| n.freezes(p));
         let rate = |p: &Parameter| if frozen(p) { None } else { optimizer.rates.of(p, &declared) };
         let (trained, rates): (Vec<_>, Vec<_>) = declared.iter().filter_map(|p| Some((p.clone(), rate(p)?))).unzip();
 

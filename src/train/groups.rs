@@ -64,6 +64,7 @@ mod tests {
             initial: Initial::Zeros,
             decays: dims.len() > 1,
             depth: Depth::Top,
+            adapter: false,
         };
         dims.iter().map(parameter).collect()
     }

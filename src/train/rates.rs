@@ -79,7 +79,7 @@ mod tests {
     use crate::graph::Initial;
 
     fn parameter(depth: Depth) -> Parameter {
-        Parameter { name: "p".into(), dims: vec![2, 2], initial: Initial::Zeros, decays: true, depth }
+        Parameter { name: "p".into(), dims: vec![2, 2], initial: Initial::Zeros, decays: true, depth, adapter: false }
     }
 
     fn rates(rates: Rates) -> Vec<Option<f32>> {

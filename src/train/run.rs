@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::fail;
 use crate::files::write_bytes;
-use crate::formats::folder::{CONFIG_FILE, NamedTensor};
+use crate::formats::folder::{NamedTensor, holds_model};
 use crate::formats::generation_config::GenerationConfig;
 use crate::formats::upload::upload;
 use crate::generate::{Generator, SamplingParams};
@@ -266,7 +266,7 @@ impl Run {
     /// Puts a run that replaces another in its place once both its first checkpoint and a model that others load stand there,
     /// or, at its end, with the checkpoint alone.
     fn settle(&mut self, is_end: bool) -> Result<()> {
-        if (is_end || self.folder.out().join(CONFIG_FILE).exists()) && self.folder.settle()? {
+        if (is_end || holds_model(self.folder.out())) && self.folder.settle()? {
             self.sinks.iter_mut().for_each(|sink| sink.moved(&self.folder));
         }
         Ok(())
@@ -330,7 +330,8 @@ impl Run {
         self.sinks.iter_mut().try_for_each(|sink| sink.sync())?;
         self.state.step = self.trainer.steps_done();
         let network = self.trainer.network().clone();
-        let names = network.parameters().iter().map(|p| (p.name.clone(), p.dims.clone())).collect();
+        let saved = network.parameters().iter().filter(|p| !network.freezes(p));
+        let names = saved.map(|p| (p.name.clone(), p.dims.clone())).collect();
         let mut parameters = self.trainer.read(names)?;
         let prefix = network.prefix();
         parameters.iter_mut().for_each(|(name, ..)| *name = name.strip_prefix(prefix).unwrap_or(name).to_string());
@@ -346,11 +347,12 @@ impl Run {
         if let Some(tokenizer) = &self.tokenizer {
             tokenizer.save(self.folder.path())?;
         }
-        if !self.tokenizer.as_ref().is_some_and(Tokenizer::has_generation_config) {
+        let has_own = self.tokenizer.as_ref().is_some_and(Tokenizer::has_generation_config);
+        if !has_own && network.config().lora.is_none() {
             GenerationConfig::of(network.config()).save(self.folder.path())?;
         }
         let best = self.best_folder();
-        if best.join(CONFIG_FILE).exists() {
+        if holds_model(&best) {
             let evaluations = serde_json::to_string_pretty(&self.state.evaluations).expect("numbers serialise") + "\n";
             write_bytes(&best.join(METRICS_FILE), evaluations.as_bytes())?;
         }

@@ -118,6 +118,14 @@ pub struct Recipe {
     pub every: Cadence,
 }
 
+impl Recipe {
+    /// The same with ten times the learning rate where adapters are trained: they start from nothing, and are few.
+    pub fn for_adapters(self, config: &Config) -> Recipe {
+        let lr = if config.lora.is_some() { 10.0 * self.lr } else { self.lr };
+        Recipe { lr, ..self }
+    }
+}
+
 /// A run's settings, complete. Saved with every checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {

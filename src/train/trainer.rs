@@ -354,20 +354,21 @@ impl Trainer {
         self.loaded().graph.trained()
     }
 
-    /// Names and shapes of the first network's parameters and of those of heads on it.
+    /// Names and shapes of the first network's parameters and of those of heads on it; where it has adapters, of those in place of
+    /// its own.
     pub fn network_states(&self) -> Vec<(String, Vec<usize>)> {
-        self.parameters_beside(&self.objective.networks()[1..])
+        let others = &self.objective.networks()[1..];
+        self.states(|p| !self.network().freezes(p) && !others.iter().any(|n| n.parameters().contains(p)))
     }
 
-    /// Names and shapes of all parameters but those of frozen networks.
+    /// Names and shapes of all parameters but those of frozen networks, and of networks with adapters.
     pub fn saved_states(&self) -> Vec<(String, Vec<usize>)> {
-        let frozen: Vec<Network> = self.objective.networks().iter().filter(|n| n.is_frozen()).cloned().collect();
-        self.parameters_beside(&frozen)
+        self.states(|p| !self.objective.networks().iter().any(|n| n.freezes(p)))
     }
 
-    fn parameters_beside(&self, networks: &[Network]) -> Vec<(String, Vec<usize>)> {
-        let is_theirs = |p: &Parameter| networks.iter().any(|n| n.parameters().iter().any(|q| q.name == p.name));
-        self.parameters().iter().filter(|p| !is_theirs(p)).map(|p| (p.name.clone(), p.dims.clone())).collect()
+    fn states(&self, is_wanted: impl Fn(&Parameter) -> bool) -> Vec<(String, Vec<usize>)> {
+        let wanted = self.parameters().iter().filter(|p| is_wanted(p));
+        wanted.map(|p| (p.name.clone(), p.dims.clone())).collect()
     }
 
     /// Current values of states, which are waited for.

@@ -46,7 +46,7 @@ fn case(name: &str) -> PathBuf {
     fixture("llama_random").join(name)
 }
 
-fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
+pub fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     let gpu = |family| Box::new(Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap());
     vec![
         ("reference", Box::new(Cpu::default())),
@@ -55,11 +55,11 @@ fn devices() -> Vec<(&'static str, Box<dyn Executor>)> {
     ]
 }
 
-fn largest(values: &[f32]) -> f32 {
+pub fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |m, v| m.max(v.abs()))
 }
 
-fn worst(got: &[f32], want: &[f32]) -> f32 {
+pub fn worst(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     // Written so that a NaN stays.
     got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, |m, e| if e <= m { m } else { e })

@@ -29,6 +29,7 @@ mod labelled;
 mod layers;
 mod llama;
 mod llama_blocks;
+mod lora;
 mod margins;
 mod metrics;
 mod mixed;

@@ -5,9 +5,9 @@ use crate::training::{Choices as Tiny, assert_same, choices, no_device, setup};
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tempfile::tempdir;
+use std::sync::{Arc, OnceLock};
+use tempfile::{TempDir, tempdir};
 use wgpt::checks::check_close;
 use wgpt::data::buckets::epoch_len;
 use wgpt::data::dialogues::{Encoded, Encoder, Form};
@@ -18,9 +18,12 @@ use wgpt::data::preferences::Preference;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
+use wgpt::formats::folder::{WeightType, read_config, write_folder};
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Depth, Graph, Plan, Shape, Step};
 use wgpt::models::config::{Config, FeedForward};
+use wgpt::models::initial::initial_values;
+use wgpt::models::network::Network;
 use wgpt::models::presets::PRESETS;
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::folder::TaskFile;
@@ -44,7 +47,7 @@ type Made = (Box<dyn Objective>, Settings);
 type Kind = (&'static str, fn(Choices) -> Made);
 
 /// Every objective, and experts under two of them.
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     ("pretraining", |choices| pretraining("demo", choices)),
     ("pretraining with experts", |choices| pretraining("mixtral", choices)),
     ("classify", |choices| task(Task::Classify, config("demo"), choices)),
@@ -53,6 +56,7 @@ const KINDS: [Kind; 8] = [
     ("choose", |choices| task(Task::Choose, config("llama-mini"), choices)),
     ("reward", reward),
     ("sft", sft),
+    ("sft with adapters", sft_with_adapters),
 ];
 
 /// Small, quick, and without validations on the way.
@@ -142,6 +146,28 @@ fn sft(choices: Choices) -> Made {
     let settings = choices.resolve(&sft::RECIPE, |batch| epoch_len(8, batch)).unwrap();
     let objective = Sft::new(config("demo"), &settings, (examples(), examples()));
     (Box::new(objective), settings)
+}
+
+/// Adapters of a model whose folder holds the initial values of seed 1337.
+fn sft_with_adapters(choices: Choices) -> Made {
+    static BASE: OnceLock<TempDir> = OnceLock::new();
+    let plain = config("llama-mini");
+    let folder = BASE.get_or_init(|| {
+        let folder = tempdir().unwrap();
+        let network = Network::new(plain.clone());
+        let values: Vec<_> = network.parameters().iter().map(|p| (p, initial_values(p, 1337))).collect();
+        let tensors: Vec<_> = values.iter().map(|(p, v)| (p.name.clone(), p.dims.clone(), v.as_slice())).collect();
+        write_folder(folder.path(), &plain, &tensors, None, WeightType::F32).unwrap();
+        folder
+    });
+    let run =
+        Choices { lora: Some(2), lora_targets: Some("all-linear".into()), lora_dropout: choices.dropout, ..choices };
+    let base = read_config(folder.path()).unwrap();
+    // Layers of adapters freeze like others, which only the command refuses.
+    let unfrozen = Choices { freeze: None, ..run.clone() };
+    let config = unfrozen.adapted(base.clone(), (&base, Some(folder.path().to_str().unwrap().into()))).unwrap();
+    let settings = run.resolve(&sft::RECIPE, |batch| epoch_len(8, batch)).unwrap();
+    (Box::new(Sft::new(config, &settings, (examples(), examples()))), settings)
 }
 
 #[test]
@@ -373,14 +399,17 @@ fn every_objective_resumes_bit_for_bit() {
         let (mut second, stop) = run(opened, resumed, Some(state), usize::MAX);
         assert_eq!(second.go(&stop, &mut no_device).unwrap(), End::Done, "{name}");
         assert_same(&bits(&mut second.trainer), &want);
-        assert!(folder.path().join("best/model.safetensors").exists(), "{name}: the best model is kept");
+        let file = if name.ends_with("adapters") { "best/adapter_model.safetensors" } else { "best/model.safetensors" };
+        assert!(folder.path().join(file).exists(), "{name}: the best model is kept");
     }
 }
 
 #[test]
 fn every_objective_survives_a_lost_device() {
-    // The three objectives, once each: a new device compiles all its kernels.
-    for (name, make) in KINDS.into_iter().filter(|(name, _)| ["pretraining", "classify", "reward"].contains(name)) {
+    // The objectives, once each, and adapters: a new device compiles all its kernels.
+    for (name, make) in
+        KINDS.into_iter().filter(|(name, _)| ["pretraining", "classify", "reward", "sft with adapters"].contains(name))
+    {
         let choices = || Choices { save_every: Some(Cadence::Steps(2)), ..base() };
         let device = || Gpu::open("auto").unwrap();
         let (mut straight, _) = trained(trainer(device(), make(choices())));

@@ -181,8 +181,8 @@ fn every_key_of_tokenizer_config_json_is_harmless_or_told() {
 const GLOBAL: &str = "device help quiet retune verbose";
 /// Flags of every command that trains.
 const TRAINING: &str = "accept-changed-data accumulate batch beta1 beta2 classifier-rows clip data dropout epochs eval-batches \
-    eval-every freeze head-lr layer-decay lr min-lr out overwrite patience precision recompute resume sample-every save-every \
-    schedule seed steps val warmup weight-decay";
+    eval-every freeze head-lr layer-decay lora lora-alpha lora-dropout lora-targets lr min-lr out overwrite patience precision recompute resume rslora sample-every \
+    save-every schedule seed steps val warmup weight-decay";
 /// Names of columns.
 const COLUMNS: &str = "choices context first hypothesis label premise question second text";
 
@@ -204,25 +204,26 @@ const FLAGS: &[(&str, &[&str])] = &[
     (
         "sample",
         &[
-            "batch beams context count early-stopping json length-penalty min-p model prompt prompt-file prompts repetition-penalty seed stop \
+            "adapter batch beams context count early-stopping json length-penalty min-p model prompt prompt-file prompts repetition-penalty seed stop \
            stop-token strategy temperature tokens top-k top-p",
         ],
     ),
     (
         "chat",
         &[
-            "batch beams context count early-stopping json length-penalty min-p model repetition-penalty seed stop stop-token \
+            "adapter batch beams context count early-stopping json length-penalty min-p model repetition-penalty seed stop stop-token \
            strategy system temperature template tokens top-k top-p",
         ],
     ),
     (
         "eval",
         &[
-            "batch choices context data ext ids items json label limit logits model question seed separator shots stride task text \
+            "adapter batch choices context data ext ids items json label limit logits model question seed separator shots stride task text \
            train window",
         ],
     ),
-    ("export", &["dtype format model out overwrite"]),
+    ("export", &["adapter dtype format model out overwrite"]),
+    ("merge", &["adapter dtype model out overwrite"]),
     ("tokenizer train", &["cased column data ext kind min-frequency out overwrite special vocab"]),
     ("tokenizer encode", &["format lines tokenizer"]),
     ("tokenizer decode", &["format lines tokenizer"]),

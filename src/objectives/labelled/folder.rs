@@ -17,6 +17,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::{one_line, write_bytes};
+use crate::formats::adapter;
 use crate::formats::folder::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE, WeightType, Weights, write_weights};
 use crate::formats::source::ModelSource;
 use crate::models::config::Config;
@@ -77,10 +78,13 @@ pub fn save(
     parameters: &[NamedTensor],
 ) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-    write_bytes(&folder.join(CONFIG_FILE), config_json(config, task, WeightType::F32).as_bytes())?;
-    tokenizer.save(folder)?;
     let text = serde_json::to_string_pretty(task).expect("strings and numbers always serialise") + "\n";
     write_bytes(&folder.join(TASK_FILE), text.as_bytes())?;
+    if config.lora.is_some() {
+        return adapter::write_folder(folder, config, parameters, Some(tokenizer));
+    }
+    write_bytes(&folder.join(CONFIG_FILE), config_json(config, task, WeightType::F32).as_bytes())?;
+    tokenizer.save(folder)?;
     write_weights(&folder.join(WEIGHTS_FILE), &config.stored(parameters), &[], WeightType::F32)
 }
 

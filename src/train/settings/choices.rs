@@ -1,6 +1,10 @@
 //! The user's choices of a run, whatever its objective: flags, and the same as keys of a configuration file.
 
 use super::{Cadence, Precision};
+use crate::error::Result;
+use crate::fail;
+use crate::models::config::Config;
+use crate::models::lora::Lora;
 use crate::train::rates::Freeze;
 use crate::train::schedule::ScheduleKind;
 use serde::{Deserialize, Serialize};
@@ -58,6 +62,21 @@ pub struct Choices {
     /// Freeze the embeddings and so many of the lowest layers; or all: train the task's head alone
     #[arg(long, value_name = "LAYERS|all", help_heading = "Optimiser")]
     pub freeze: Option<Freeze>,
+    /// Train adapters of this rank on linear layers, and leave the model as it is (LoRA); --out then holds the adapters alone
+    #[arg(long, value_name = "RANK", help_heading = "Adapters")]
+    pub lora: Option<usize>,
+    /// Factor of the adapters, divided by the rank [default: 8]
+    #[arg(long, value_name = "A", requires = "lora", help_heading = "Adapters")]
+    pub lora_alpha: Option<f32>,
+    /// Dropout probability of the adapters' inputs [default: 0]
+    #[arg(long, value_name = "P", requires = "lora", help_heading = "Adapters")]
+    pub lora_dropout: Option<f32>,
+    /// Names of the layers that have adapters, such as q_proj,v_proj, or all-linear [default: as in peft, q_proj,v_proj or c_attn]
+    #[arg(long, value_name = "NAMES", requires = "lora", help_heading = "Adapters")]
+    pub lora_targets: Option<String>,
+    /// Divide the factor by the square root of the rank instead (rsLoRA)
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false", requires = "lora", help_heading = "Adapters")]
+    pub rslora: Option<bool>,
     /// Floating-point format: mixed halves the memory of activations, on devices that have f16 [default: f32]
     #[arg(long, value_enum, help_heading = "Memory")]
     pub precision: Option<Precision>,
@@ -86,6 +105,55 @@ pub struct Choices {
     /// Stop after so many validations in a row that are no better; 0 for never
     #[arg(long, help_heading = "Run")]
     pub patience: Option<u64>,
+}
+
+impl Choices {
+    /// The model with new adapters, where there are to be some. `base` is the model as it is in its files, and its name in the
+    /// adapters' folder; tables that have more rows than there are trained as well. A model that has adapters is trained on with
+    /// those.
+    pub fn adapted(&self, config: Config, (base, name): (&Config, Option<String>)) -> Result<Config> {
+        let Some(rank) = self.lora else {
+            if config.lora.is_some() && config.vocab_size != base.vocab_size {
+                fail!(Usage, "the adapters' model needs tokens of its own for this: merge them first, with wgpt merge");
+            }
+            if self.lora_alpha.is_some()
+                || self.lora_dropout.is_some()
+                || self.lora_targets.is_some()
+                || self.rslora.is_some()
+            {
+                fail!(Usage, "settings of adapters need their rank: give --lora RANK as well");
+            }
+            return Ok(config);
+        };
+        if config.lora.is_some() {
+            fail!(
+                Usage,
+                "the model has adapters, which are trained on without --lora: leave it out, or merge them first"
+            );
+        }
+        if self.freeze.is_some() {
+            fail!(
+                Usage,
+                "--freeze is about the model's own layers, which --lora leaves as they are: leave one of them out"
+            );
+        }
+        let targets = match &self.lora_targets {
+            Some(names) => {
+                names.split(',').map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect()
+            }
+            None => config.family().lora_targets().iter().map(|name| name.to_string()).collect(),
+        };
+        let lora = Lora {
+            rank,
+            alpha: self.lora_alpha.unwrap_or(8.0),
+            dropout: self.lora_dropout.unwrap_or(0.0),
+            targets,
+            rank_stabilised: self.rslora.unwrap_or(false),
+            saved: config.tables_beyond(base),
+            base: name,
+        };
+        Ok(Config { lora: Some(lora.check(&config)?), ..config })
+    }
 }
 
 /// These choices where they are made, `other`'s elsewhere: of any structure of optional choices.
