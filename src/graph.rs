@@ -5,17 +5,20 @@
 pub mod gradient;
 pub mod memory;
 pub mod op;
+pub mod packing;
 pub mod parameter;
 pub mod plan;
 pub mod shape;
 pub mod variants;
 
 pub use op::{AdapterKind, Binding, Constant, Cost, Dispatch, Limits, Op, Shader, Shapes, Step};
+pub use packing::{PackedAs, Packing};
 pub use parameter::{Depth, Initial, NetworkId, Parameter};
 pub use plan::{Command, Plan, Segment};
 pub use shape::{Dtype, Shape};
 pub use variants::{Choices, Variants};
 
+use packing::scales_name;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -100,24 +103,47 @@ impl Graph {
     pub fn parameter(&mut self, network: NetworkId, name: &str, dims: &[usize], initial: Initial) -> Tensor {
         let (decays, depth) = (dims.len() >= 2, self.depth);
         let (name, dims) = (name.into(), dims.to_vec());
-        self.declare(network, &Parameter { name, dims, initial, decays, depth, adapter: false })
+        self.declare(network, &Parameter { name, dims, initial, decays, depth, adapter: false, packed: None })
     }
 
     /// As [`Graph::parameter`], of an adapter.
     #[track_caller]
     pub fn adapter_parameter(&mut self, network: NetworkId, name: &str, dims: &[usize], initial: Initial) -> Tensor {
         let (name, dims, depth) = (name.into(), dims.to_vec(), self.depth);
-        self.declare(network, &Parameter { name, dims, initial, decays: true, depth, adapter: true })
+        self.declare(network, &Parameter { name, dims, initial, decays: true, depth, adapter: true, packed: None })
     }
 
-    /// Declares a parameter that is described already.
+    /// Declares a parameter that is described already. Of a packed one it is the words, and its scales are a state beside it.
     #[track_caller]
     pub fn declare(&mut self, network: NetworkId, parameter: &Parameter) -> Tensor {
-        let tensor = self.state_of(network, &parameter.name, &parameter.dims);
+        let shape = match parameter.packed {
+            None => Shape::f32(&parameter.dims),
+            Some(packed) => {
+                let (rows, columns) = packed.sizes(&parameter.dims);
+                let scales = packed.packing.scale_words(rows * columns);
+                if scales > 0 {
+                    let name = scales_name(&parameter.name);
+                    self.leaf(&name, Leaf::State, Shape::u32(&[scales]), Some(network));
+                }
+                Shape::u32(&[rows, columns / packed.packing.per_word()])
+            }
+        };
+        let tensor = self.leaf(&parameter.name, Leaf::State, shape, Some(network));
         if self.declared.insert(tensor.node) {
             self.parameters.push(parameter.clone());
         }
         tensor
+    }
+
+    /// The scales of a packed parameter that is declared, where it has some.
+    pub fn scales(&self, parameter: Tensor) -> Option<Tensor> {
+        let name = scales_name(&self.nodes[parameter.node].label);
+        self.leaves.get(&name).map(|&node| Tensor { node, slot: 0 })
+    }
+
+    /// The current depth of declarations.
+    pub fn current_depth(&self) -> Depth {
+        self.depth
     }
 
     /// All parameters, in the order of their declaration.

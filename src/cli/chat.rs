@@ -16,6 +16,7 @@ use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::generate::stop::{Continuation, Finish};
 use wgpt::generate::{Generator, Request, SamplingParams};
+use wgpt::graph::Packing;
 use wgpt::models::network::Network;
 
 #[derive(clap::Args)]
@@ -26,6 +27,9 @@ pub struct Chat {
     /// Folder of adapters on the model, from --lora or from peft; without --model, on the model that they are of
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// How matrices are kept on the device, in less memory than f32
+    #[arg(long, value_enum)]
+    base: Option<Packing>,
     /// Text of the system message; without it there is none
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -71,7 +75,7 @@ impl Chat {
     pub fn run(&self, global: &Global) -> Result<()> {
         self.choices.check()?;
         super::check_device(&global.device)?;
-        let files = Files::open(global, (self.model.as_deref(), self.adapter.as_deref()), self.context)?;
+        let files = Files::open(global, (self.model.as_deref(), self.adapter.as_deref()), (self.context, self.base))?;
         let tokenizer = match &self.template {
             Some(template) => files.tokenizer.clone().with_chat_template(&template_text(template)?),
             None => files.tokenizer.clone(),

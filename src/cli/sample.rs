@@ -17,6 +17,7 @@ use wgpt::error::Result;
 use wgpt::formats::folder::Weights;
 use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::generate::Generator;
+use wgpt::graph::Packing;
 use wgpt::models::config::Config;
 use wgpt::models::network::Network;
 
@@ -29,6 +30,9 @@ pub struct Sample {
     /// Folder of adapters on the model, from --lora or from peft; without --model, on the model that they are of
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// How matrices are kept on the device, in less memory than f32
+    #[arg(long, value_enum)]
+    base: Option<Packing>,
     /// Text to continue; without it, standard input, or prompts that are typed at a terminal
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -63,7 +67,7 @@ impl Sample {
     pub fn run(&self, global: &Global) -> Result<()> {
         self.choices.check()?;
         super::check_device(&global.device)?;
-        let files = Files::open(global, (self.model.as_deref(), self.adapter.as_deref()), self.context)?;
+        let files = Files::open(global, (self.model.as_deref(), self.adapter.as_deref()), (self.context, self.base))?;
         // Tokens that pad the vocabulary have no text.
         let vocabulary = files.tokenizer.vocabulary_size();
         let settings = self.choices.settle(&files.generation, &files.ends(), vocabulary)?;
@@ -107,7 +111,7 @@ impl Files {
     pub fn open(
         global: &Global,
         (model, adapter): (Option<&Path>, Option<&Path>),
-        context: Option<usize>,
+        (context, packing): (Option<usize>, Option<Packing>),
     ) -> Result<Files> {
         let source = global.adapted_model(model, adapter)?;
         let config = source.config()?;
@@ -119,7 +123,7 @@ impl Files {
                 .say(&format!("warning: the model's generation_config.json asks for {key}, which is not implemented"));
         }
         let weights = source.weights(&config)?;
-        let config = config.within_context(context, MOST_CONTEXT)?;
+        let config = Config { packing, ..config.within_context(context, MOST_CONTEXT)? };
         Ok(Files { config, weights, tokenizer, generation })
     }
 

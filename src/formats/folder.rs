@@ -221,6 +221,12 @@ impl Weights {
         })
     }
 
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Result<&[usize]> {
+        let (file, raw) = self.place(name)?;
+        Ok(file.shape(raw).expect("a tensor that has a place"))
+    }
+
     /// Whether there is a classifier's head.
     pub fn has_score(&self) -> bool {
         self.score.is_some()

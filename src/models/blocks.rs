@@ -2,7 +2,7 @@
 
 use super::config::{Config, Norm, Position};
 use super::lora::Adapter;
-use crate::graph::{Dtype, Graph, Initial, NetworkId, Tensor};
+use crate::graph::{Dtype, Graph, Initial, NetworkId, PackedAs, Packing, Parameter, Tensor};
 use crate::ops::add::Add;
 use crate::ops::attention::{Attention, Mask};
 use crate::ops::attention_cached::AttentionCached;
@@ -123,13 +123,15 @@ impl Model<'_> {
         &self,
         g: &mut Graph,
         x: Tensor,
-        Linear { weight, bias, tb, adapter }: Linear,
+        Linear { weight, bias, tb, packing, adapter }: Linear,
         added: Option<Tensor>,
         op: Matmul,
     ) -> Tensor {
-        let mut inputs = vec![cast(g, x, self.activation()), cast(g, weight, self.activation())];
-        let op = Matmul { tb, bias: bias.is_some(), residual: added.is_some(), ..op };
+        let b = if packing.is_some() { weight } else { cast(g, weight, self.activation()) };
+        let mut inputs = vec![cast(g, x, self.activation()), b];
+        let op = Matmul { tb, bias: bias.is_some(), residual: added.is_some(), packing, ..op };
         inputs.extend(bias.into_iter().chain(added));
+        inputs.extend(packing.and_then(|_| g.scales(weight)));
         let Some(adapter) = adapter else { return g.apply(op, &inputs) };
         let (gelu, output) = (op.gelu, op.output);
         let y = g.apply(Matmul { gelu: None, output: Dtype::F32, ..op }, &inputs);
@@ -300,9 +302,19 @@ impl Model<'_> {
         let tb = stored == Stored::OutIn;
         let dims = if tb { [sizes.1, sizes.0] } else { [sizes.0, sizes.1] };
         let normal = Initial::Normal { std: f64::from(self.config.initializer_range) * scale };
-        let weight = self.parameter(g, &format!("{name}.weight"), &dims, normal);
+        let packing = self.config.packing.filter(|packing| packing.fits(sizes.1, sizes.0));
+        let weight = match packing {
+            None => self.parameter(g, &format!("{name}.weight"), &dims, normal),
+            Some(packing) => {
+                let packed = Some(PackedAs { packing, transposed: !tb });
+                let (name, depth) = (format!("{}{name}.weight", self.prefix), g.current_depth());
+                let (initial, dims) = (normal, dims.to_vec());
+                g.declare(self.network, &Parameter { name, dims, initial, decays: true, depth, adapter: false, packed })
+            }
+        };
+        let tb = tb || packing.is_some();
         let bias = bias.then(|| self.parameter(g, &format!("{name}.bias"), &[sizes.1], Initial::Zeros));
-        Linear { weight, bias, tb, adapter: self.adapter(g, name, sizes) }
+        Linear { weight, bias, tb, packing, adapter: self.adapter(g, name, sizes) }
     }
 }
 
@@ -312,6 +324,8 @@ pub(super) struct Linear {
     pub bias: Option<Tensor>,
     /// Whether the weight is (outputs, inputs).
     pub tb: bool,
+    /// How the weight is packed, where it is.
+    pub packing: Option<Packing>,
     pub adapter: Option<Adapter>,
 }
 

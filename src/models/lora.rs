@@ -156,7 +156,7 @@ impl Lora {
 
 /// Paths of the linear layers of a model's blocks, as files name them.
 pub fn linear_layers(config: &Config) -> Vec<String> {
-    let network = Network::new(Config { lora: None, ..config.clone() });
+    let network = Network::new(Config { lora: None, packing: None, ..config.clone() });
     let matrices = network.matrices();
     let parts = |name: String| {
         let own = || vec![(format!("{name}.weight"), vec![])];

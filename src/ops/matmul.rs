@@ -8,6 +8,9 @@
 //! a weight's gradient, is f32. Where A and B are f16, so is the dC that is multiplied.
 //! Cost: 2 M N K FLOPs; every matrix moved once at least.
 //!
+//! B may be packed (see `graph/packing.rs`): words (N, K / values of a word) if `tb`, or (K, N / values of a word), and where blocks have
+//! scales those after bias and residual. It is expanded as it is read, and has no gradient.
+//!
 //! Matrices larger than a binding are worked on in pieces: of M where C, or an untransposed A, is too large; of N where a
 //! transposed B is; of K where a transposed A or an untransposed B is, each further piece adding to the first.
 
@@ -20,6 +23,8 @@ use super::cast::cast;
 use super::column_sum::ColumnSum;
 use super::elementwise::bytes_of;
 use super::gelu::{Form, GeluBackward, gelu};
+use crate::graph::op::as_ids;
+use crate::graph::packing::{BLOCK, Packing};
 use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor, Variants};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -43,6 +48,8 @@ pub struct Matmul {
     pub accumulate: bool,
     /// Type of C, and of the pre-activation, unless it is added to another tensor.
     pub output: Dtype,
+    /// B is packed so; its scales, where it has some, come after bias and residual.
+    pub packing: Option<Packing>,
 }
 
 /// M, N, K.
@@ -70,7 +77,8 @@ impl Matmul {
     fn size(&self, inputs: &[&Shape]) -> Size {
         let (a, b) = (inputs[0], inputs[1]);
         let (m, k) = if self.ta { (a.columns(), a.rows()) } else { (a.rows(), a.columns()) };
-        let (kb, n) = if self.tb { (b.columns(), b.rows()) } else { (b.rows(), b.columns()) };
+        let columns = self.packing.map_or(b.columns(), |packing| b.columns().saturating_mul(packing.per_word()));
+        let (kb, n) = if self.tb { (columns, b.rows()) } else { (b.rows(), columns) };
         assert!(k == kb, "matmul of {a:?}{} and {b:?}{}: {k} is not {kb}", mark(self.ta), mark(self.tb));
         Size { m, n, k }
     }
@@ -119,6 +127,7 @@ impl Matmul {
     fn piece(&self, shapes: &Shapes, [m, n, k]: [Range<usize>; 3], limits: &Limits) -> Dispatch {
         let Size { m: full_m, n: full_n, k: full_k } = self.size(&shapes.inputs);
         let (a, b, c) = (shapes.inputs[0].dtype, shapes.inputs[1].dtype, shapes.outputs[0].dtype);
+        let b_words = |row: usize| self.packing.map_or(row, |packing| row / packing.per_word());
         let (lda, ldb) = (if self.ta { full_m } else { full_k }, if self.tb { full_k } else { full_n });
         let (a_rows, a_column) = if self.ta { (&k, m.start) } else { (&m, k.start) };
         let (b_rows, b_column) = if self.tb { (&n, k.start) } else { (&k, n.start) };
@@ -144,12 +153,17 @@ impl Matmul {
             .element("B_TYPE", b)
             .element("C_TYPE", c)
             .read_range(0, bytes_of(a, a_rows, lda))
-            .read_range(1, bytes_of(b, b_rows, ldb))
+            .read_range(1, bytes_of(b, b_rows, b_words(ldb)))
             .write_range(0, bytes_of(c, &m, full_n))
             .groups(limits.fold(tiles));
         let aligned = [lda, ldb, a_column, b_column].iter().all(|words| words % 4 == 0);
-        if !aligned {
-            d = d.swap(tiling.loads.0, tiling.loads.1);
+        match self.packing {
+            Some(packing) => {
+                assert!(aligned, "a packed matrix has whole quads: {shapes:?}");
+                d = d.swap(tiling.loads.0, loads(packing));
+            }
+            None if !aligned => d = d.swap(tiling.loads.0, tiling.loads.1),
+            None => {}
         }
         let plain = !self.bias && !self.residual && c == Dtype::F32;
         for (named, taken) in tiling.swaps(plain, [m.len(), n.len(), full_n, n.start]) {
@@ -177,7 +191,25 @@ impl Matmul {
         if let Some(form) = self.gelu {
             d = d.write_range(1, bytes_of(c, &m, full_n)).constant("GELU_ERF", form == Form::Erf);
         }
+        if self.packing.is_some_and(Packing::has_scales) {
+            // Two bytes for each block of a row.
+            let bytes = |row: usize| (row * ldb / BLOCK * 2) as u64;
+            let range = bytes(b_rows.start)..bytes(b_rows.end).next_multiple_of(4);
+            let next = d.bindings.len();
+            d = d.constant("SCALES_BINDING", next).read_range(self.scales(), range);
+        }
         d
+    }
+
+    /// The input of a packed matrix's scales.
+    fn scales(&self) -> usize {
+        2 + usize::from(self.bias) + usize::from(self.residual)
+    }
+
+    /// Number of inputs.
+    fn inputs(&self) -> usize {
+        let scales = self.packing.is_some_and(Packing::has_scales);
+        2 + [self.bias, self.residual, self.accumulate, scales].map(usize::from).iter().sum::<usize>()
     }
 }
 
@@ -187,8 +219,14 @@ impl Op for Matmul {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        let count = 2 + [self.bias, self.residual, self.accumulate].map(usize::from).iter().sum::<usize>();
+        let count = self.inputs();
         assert!(inputs.len() == count, "matmul takes {count} tensors here, not {inputs:?}");
+        if let Some(packing) = self.packing {
+            let (b, values) = (inputs[1], inputs[1].len() * packing.per_word());
+            let scaled = !packing.has_scales() || *inputs[self.scales()] == Shape::u32(&[packing.scale_words(values)]);
+            let fits = packing.fits(b.rows(), b.columns() * packing.per_word()) && b.dtype == Dtype::U32 && scaled;
+            assert!(fits && !self.ta, "matmul of a packed matrix does not take {inputs:?}");
+        }
         let Size { m, n, .. } = self.size(inputs);
         let c = if self.ta { Shape::f32(&[m, n]) } else { inputs[0].with_columns(n) }.with_dtype(self.output);
         if self.bias {
@@ -201,7 +239,7 @@ impl Op for Matmul {
             return vec![into.clone()];
         }
         if self.residual {
-            let stream = inputs[count - 1];
+            let stream = inputs[self.scales() - 1];
             let fits = stream.len() == m.saturating_mul(n) && stream.dtype == Dtype::F32 && self.gelu.is_none();
             assert!(fits, "matmul cannot add the residual {stream:?} to ({m}, {n})");
         }
@@ -214,6 +252,9 @@ impl Op for Matmul {
     }
 
     fn variants(&self, shapes: &Shapes, limits: &Limits) -> Option<Variants> {
+        if self.packing.is_some() {
+            return None; // those of the same product of numbers
+        }
         let size = self.size(&shapes.inputs);
         let half = shapes.inputs[..2].iter().all(|s| s.dtype == Dtype::F16);
         let tilings = Tiling::candidates((size.m, size.n), self.ta, half, limits);
@@ -230,6 +271,16 @@ impl Op for Matmul {
         Some(Variants { class: self.class(shapes), names: tilings.into_iter().map(|t| t.name).collect(), inputs })
     }
 
+    fn parts(&self, shapes: &Shapes) -> Vec<(Arc<dyn Op>, Vec<Shape>)> {
+        let Some(packing) = self.packing else { return vec![] };
+        let mut inputs: Vec<Shape> = shapes.inputs.iter().map(|s| (*s).clone()).collect();
+        inputs[1] = inputs[1].with_columns(inputs[1].columns() * packing.per_word()).with_dtype(Dtype::F32);
+        if packing.has_scales() {
+            inputs.remove(self.scales());
+        }
+        vec![(Arc::new(Matmul { packing: None, ..self.clone() }), inputs)]
+    }
+
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
         let inputs = g.nodes()[node].inputs.clone();
         let (a, b) = (inputs[0], inputs[1]);
@@ -238,6 +289,17 @@ impl Op for Matmul {
             Some(form) => g.apply(GeluBackward { form }, &[Tensor { node, slot: 1 }, dy]),
             None => dy,
         };
+        if let Some(packing) = self.packing {
+            assert!(!needed[1], "a packed matrix is not trained");
+            let op = Matmul { tb: !self.tb, output: a_type, packing: self.packing, ..Matmul::default() };
+            let operands = [dc, b].into_iter().chain(packing.has_scales().then(|| inputs[self.scales()]));
+            let da = needed[0].then(|| g.apply(op, &operands.collect::<Vec<_>>()));
+            let mut grads = vec![da, None];
+            grads.extend(self.bias.then(|| needed[2].then(|| g.apply(ColumnSum::default(), &[dc]))));
+            grads.extend(self.residual.then(|| Some(cast(g, dy, Dtype::F32))));
+            grads.extend(packing.has_scales().then_some(None));
+            return grads;
+        }
         let dc = if a_type == b_type { cast(g, dc, a_type) } else { dc };
         let plain = |ta, tb, output| Matmul { ta, tb, output, ..Matmul::default() };
         // dA = dC op(B)^T, or its transpose op(B) dC^T where A is stored transposed; likewise dB.
@@ -264,7 +326,12 @@ impl Op for Matmul {
         let Size { m, n, k } = self.size(&shapes.inputs);
         // Both operands with K innermost, so that a dot product reads contiguous words.
         let a = if self.ta { transpose(inputs[0], k, m) } else { inputs[0].to_vec() };
-        let b = if self.tb { inputs[1].to_vec() } else { transpose(inputs[1], k, n) };
+        let unpacked = self.packing.map(|packing| {
+            let scales = if packing.has_scales() { as_ids(inputs[self.scales()]) } else { &[] };
+            packing.unpack(as_ids(inputs[1]), scales)
+        });
+        let b = unpacked.as_deref().unwrap_or(inputs[1]);
+        let b = if self.tb { b.to_vec() } else { transpose(b, k, n) };
         let bias = self.bias.then(|| inputs[2]);
         let residual = self.residual.then(|| inputs[2 + usize::from(self.bias)]);
         outputs[0].par_chunks_mut(n).zip(a.par_chunks(k)).enumerate().for_each(|(i, (row, a_row))| {
@@ -290,12 +357,21 @@ impl Op for Matmul {
     }
 
     fn in_place(&self) -> Vec<(usize, usize)> {
-        if self.accumulate { vec![(0, 2)] } else { vec![] }
+        if self.accumulate { vec![(0, self.inputs() - 1)] } else { vec![] }
     }
 
     fn accumulating(&self, slot: usize) -> Option<Arc<dyn Op>> {
         let can = slot == 0 && !self.bias && !self.residual && !self.accumulate;
         can.then(|| Arc::new(Matmul { accumulate: true, ..self.clone() }) as Arc<dyn Op>)
+    }
+}
+
+/// The shared shader file that expands a packed B.
+fn loads(packing: Packing) -> &'static str {
+    match packing {
+        Packing::F16 => "quads_f16",
+        Packing::Q8_0 => "quads_q8_0",
+        Packing::Q4_0 => "quads_q4_0",
     }
 }
 

@@ -65,6 +65,7 @@ mod tests {
             decays: dims.len() > 1,
             depth: Depth::Top,
             adapter: false,
+            packed: None,
         };
         dims.iter().map(parameter).collect()
     }

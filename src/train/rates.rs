@@ -79,7 +79,15 @@ mod tests {
     use crate::graph::Initial;
 
     fn parameter(depth: Depth) -> Parameter {
-        Parameter { name: "p".into(), dims: vec![2, 2], initial: Initial::Zeros, decays: true, depth, adapter: false }
+        Parameter {
+            name: "p".into(),
+            dims: vec![2, 2],
+            initial: Initial::Zeros,
+            decays: true,
+            depth,
+            adapter: false,
+            packed: None,
+        }
     }
 
     fn rates(rates: Rates) -> Vec<Option<f32>> {

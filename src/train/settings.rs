@@ -12,6 +12,7 @@ use super::rates::{Freeze, Rates};
 use super::schedule::{Schedule, ScheduleKind};
 use crate::error::Result;
 use crate::fail;
+use crate::graph::Packing;
 use crate::models::blocks::Compute;
 use crate::models::config::{Config, Dropout};
 use serde::{Deserialize, Serialize};
@@ -145,6 +146,9 @@ pub struct Settings {
     pub dropout: f32,
     pub freeze: Freeze,
     pub precision: Precision,
+    /// How the model under adapters is packed.
+    #[serde(default)]
+    pub base: Option<Packing>,
     pub recompute: bool,
     /// Tokens whose logits exist at a time; 0 for all.
     pub classifier_rows: usize,
@@ -210,6 +214,7 @@ impl Choices {
             dropout: self.dropout.unwrap_or(recipe.dropout),
             freeze: self.freeze.unwrap_or(Freeze::Layers(0)),
             precision: self.precision.unwrap_or_default(),
+            base: self.base,
             recompute: self.recompute.unwrap_or(false),
             classifier_rows: self.classifier_rows.unwrap_or(0),
             seed: self.seed.unwrap_or(1337),
@@ -294,6 +299,11 @@ impl Settings {
     /// Whether activations and matrix inputs are f16.
     pub fn is_mixed(&self) -> bool {
         self.precision == Precision::Mixed
+    }
+
+    /// The model as it is packed on the device.
+    pub fn packed(&self, config: Config) -> Config {
+        Config { packing: self.base, ..config }
     }
 
     pub fn compute(&self) -> Compute {

@@ -40,6 +40,7 @@ mod not_finite;
 mod objectives;
 mod ops;
 mod overwrite;
+mod packed;
 mod plan;
 mod prepare;
 mod profile;

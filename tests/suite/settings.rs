@@ -180,7 +180,7 @@ fn every_key_of_tokenizer_config_json_is_harmless_or_told() {
 /// Flags of every command.
 const GLOBAL: &str = "device help quiet retune verbose";
 /// Flags of every command that trains.
-const TRAINING: &str = "accept-changed-data accumulate batch beta1 beta2 classifier-rows clip data dropout epochs eval-batches \
+const TRAINING: &str = "accept-changed-data accumulate base batch beta1 beta2 classifier-rows clip data dropout epochs eval-batches \
     eval-every freeze head-lr layer-decay lora lora-alpha lora-dropout lora-targets lr min-lr out overwrite patience precision recompute resume rslora sample-every \
     save-every schedule seed steps val warmup weight-decay";
 /// Names of columns.
@@ -204,21 +204,21 @@ const FLAGS: &[(&str, &[&str])] = &[
     (
         "sample",
         &[
-            "adapter batch beams context count early-stopping json length-penalty min-p model prompt prompt-file prompts repetition-penalty seed stop \
+            "adapter base batch beams context count early-stopping json length-penalty min-p model prompt prompt-file prompts repetition-penalty seed stop \
            stop-token strategy temperature tokens top-k top-p",
         ],
     ),
     (
         "chat",
         &[
-            "adapter batch beams context count early-stopping json length-penalty min-p model repetition-penalty seed stop stop-token \
+            "adapter base batch beams context count early-stopping json length-penalty min-p model repetition-penalty seed stop stop-token \
            strategy system temperature template tokens top-k top-p",
         ],
     ),
     (
         "eval",
         &[
-            "adapter batch choices context data ext ids items json label limit logits model question seed separator shots stride task text \
+            "adapter base batch choices context data ext ids items json label limit logits model question seed separator shots stride task text \
            train window",
         ],
     ),

@@ -36,7 +36,9 @@ fn validate(text: &str, subgroups: bool) -> Result<(naga::Module, ModuleInfo), S
 }
 
 fn capabilities(text: &str, subgroups: bool) -> Capabilities {
-    let subgroups = if subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    // Every WebGPU device reads pairs of f16 from a word.
+    let core = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let subgroups = if subgroups { core | Capabilities::SUBGROUP } else { core };
     if text.starts_with("enable f16;") { subgroups | Capabilities::SHADER_FLOAT16 } else { subgroups }
 }
 

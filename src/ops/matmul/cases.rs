@@ -2,8 +2,11 @@
 
 use super::Matmul;
 use crate::graph::Dtype;
+use crate::graph::packing::{Packed, Packing};
 use crate::ops::case::{Case, Draw};
 use crate::ops::gelu::Form;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
 use std::sync::Arc;
 
 /// A product of few rows, as in decoding.
@@ -55,11 +58,122 @@ macro_rules! half {
     };
 }
 
-const PLAIN: Matmul =
-    Matmul { ta: false, tb: false, bias: false, residual: false, gelu: None, accumulate: false, output: Dtype::F32 };
+const PLAIN: Matmul = Matmul {
+    ta: false,
+    tb: false,
+    bias: false,
+    residual: false,
+    gelu: None,
+    accumulate: false,
+    output: Dtype::F32,
+    packing: None,
+};
 const TO_HALF: Matmul = Matmul { output: Dtype::F16, ..PLAIN };
 
+/// Seeded numbers, packed: words and scales of a matrix of so many values.
+fn packed(packing: Packing, values: usize) -> Packed {
+    let mut rng = Pcg64::seed_from_u64(values as u64);
+    packing.pack(&(0..values).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>())
+}
+
+const PACKED: &str = "as of f32: a packed value is exact in f32";
+
+/// A product with a packed matrix of `$values` values, (rows, words).
+macro_rules! packed {
+    ($name:literal, $op:expr, $packing:ident, $a:expr, $words:expr, $values:literal, $scales:expr) => {
+        Case {
+            name: $name,
+            op: || Arc::new(Matmul { packing: Some(Packing::$packing), ..$op }),
+            inputs: &[
+                (&$a, Draw::Uniform(1.0)),
+                (&$words, Draw::Words(|| packed(Packing::$packing, $values).words)),
+                (&$scales, Draw::Words(|| packed(Packing::$packing, $values).scales)),
+            ],
+            gradient: true,
+            position: 0,
+            atol: 6e-6,
+            rtol: 1e-6,
+            reason: PACKED,
+        }
+    };
+    ($name:literal, $op:expr, $a:expr, $words:expr, $values:literal) => {
+        Case {
+            name: $name,
+            op: || Arc::new(Matmul { packing: Some(Packing::F16), ..$op }),
+            inputs: &[(&$a, Draw::Uniform(1.0)), (&$words, Draw::Words(|| packed(Packing::F16, $values).words))],
+            gradient: true,
+            position: 0,
+            atol: 6e-6,
+            rtol: 1e-6,
+            reason: PACKED,
+        }
+    };
+}
+
 pub const CASES: &[Case] = &[
+    packed!("matmul of f16 in words, 33x20 by B^T 36x20", Matmul { tb: true, ..PLAIN }, [33, 20], [36, 10], 720),
+    packed!("matmul of f16 in words, 5x20 by 20x44", PLAIN, [5, 20], [20, 22], 880),
+    packed!(
+        "matmul of q8_0, 2x33x64 by B^T 68x64",
+        Matmul { tb: true, ..PLAIN },
+        Q8_0,
+        [2, 33, 64],
+        [68, 16],
+        4352,
+        [68]
+    ),
+    packed!("matmul of q8_0, 70x36 by 36x96", PLAIN, Q8_0, [70, 36], [36, 24], 3456, [54]),
+    packed!(
+        "matmul of q8_0, one row by B^T 132x96",
+        Matmul { tb: true, ..PLAIN },
+        Q8_0,
+        [1, 96],
+        [132, 24],
+        12672,
+        [198]
+    ),
+    packed!("matmul of q4_0, 33x96 by B^T 36x96", Matmul { tb: true, ..PLAIN }, Q4_0, [33, 96], [36, 12], 3456, [54]),
+    packed!("matmul of q4_0, 70x36 by 36x64", PLAIN, Q4_0, [70, 36], [36, 8], 2304, [36]),
+    packed!(
+        "matmul of q4_0, four rows by B^T 132x64",
+        Matmul { tb: true, ..PLAIN },
+        Q4_0,
+        [4, 64],
+        [132, 8],
+        8448,
+        [132]
+    ),
+    Case {
+        name: "matmul of q4_0 with bias and residual, 9x32 by B^T 20x32",
+        op: || Arc::new(Matmul { tb: true, bias: true, residual: true, packing: Some(Packing::Q4_0), ..PLAIN }),
+        inputs: &[
+            (&[9, 32], Draw::Uniform(1.0)),
+            (&[20, 4], Draw::Words(|| packed(Packing::Q4_0, 640).words)),
+            (&[20], Draw::Uniform(1.0)),
+            (&[9, 20], Draw::Uniform(1.0)),
+            (&[10], Draw::Words(|| packed(Packing::Q4_0, 640).scales)),
+        ],
+        gradient: true,
+        position: 0,
+        atol: 6e-6,
+        rtol: 1e-6,
+        reason: PACKED,
+    },
+    Case {
+        name: "matmul of q8_0 with bias and gelu, 9x32 by B^T 20x32",
+        op: || Arc::new(Matmul { tb: true, bias: true, gelu: Some(Form::Tanh), packing: Some(Packing::Q8_0), ..PLAIN }),
+        inputs: &[
+            (&[9, 32], Draw::Uniform(1.0)),
+            (&[20, 8], Draw::Words(|| packed(Packing::Q8_0, 640).words)),
+            (&[20], Draw::Uniform(1.0)),
+            (&[10], Draw::Words(|| packed(Packing::Q8_0, 640).scales)),
+        ],
+        gradient: true,
+        position: 0,
+        atol: 1.5e-5,
+        rtol: 5e-6,
+        reason: "as without GELU; backward sums 20 gradients that carry GELU's own error",
+    },
     half!("matmul of f16 to f32, 2x33x70 by 70x65", Matmul::default(), [2, 33, 70], [70, 65]),
     half!("matmul of f16, 33x20 by 20x36", TO_HALF, [33, 20], [20, 36]),
     half!("matmul of f16, 129x68 by B^T 131x68", Matmul { tb: true, ..TO_HALF }, [129, 68], [131, 68]),

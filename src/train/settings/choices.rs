@@ -3,6 +3,7 @@
 use super::{Cadence, Precision};
 use crate::error::Result;
 use crate::fail;
+use crate::graph::Packing;
 use crate::models::config::Config;
 use crate::models::lora::Lora;
 use crate::train::rates::Freeze;
@@ -77,6 +78,9 @@ pub struct Choices {
     /// Divide the factor by the square root of the rank instead (rsLoRA)
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false", requires = "lora", help_heading = "Adapters")]
     pub rslora: Option<bool>,
+    /// How the matrices of the model that is adapted are kept on the device: less memory than f32
+    #[arg(long, value_enum, help_heading = "Adapters")]
+    pub base: Option<Packing>,
     /// Floating-point format: mixed halves the memory of activations, on devices that have f16 [default: f32]
     #[arg(long, value_enum, help_heading = "Memory")]
     pub precision: Option<Precision>,
@@ -113,6 +117,9 @@ impl Choices {
     /// those.
     pub fn adapted(&self, config: Config, (base, name): (&Config, Option<String>)) -> Result<Config> {
         let Some(rank) = self.lora else {
+            if self.base.is_some() && config.lora.is_none() {
+                fail!(Usage, "--base packs a model that stays as it is, under adapters: give --lora RANK as well");
+            }
             if config.lora.is_some() && config.vocab_size != base.vocab_size {
                 fail!(Usage, "the adapters' model needs tokens of its own for this: merge them first, with wgpt merge");
             }
