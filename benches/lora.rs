@@ -16,7 +16,7 @@ use wgpt::graph::Packing;
 use wgpt::models::config::Config;
 use wgpt::models::lora::{ALL_LINEAR, Lora};
 use wgpt::models::presets::PRESETS;
-use wgpt::objectives::sft::{RECIPE, Sft};
+use wgpt::objectives::sft::{RECIPE, Rows, Sft};
 use wgpt::train::settings::Choices;
 use wgpt::train::trainer::{Blueprint, Trainer};
 
@@ -89,7 +89,8 @@ fn measure(arguments: &Arguments, config: Config) -> Result<(usize, u64, String)
     let vocabulary = config.vocab_size as u32;
     let ids: Vec<u32> = (0..=arguments.tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocabulary).collect();
     let example = Encoded { learned: vec![true; ids.len()], ids, parted: false };
-    let objective = Box::new(Sft::new(config, &settings, (vec![example], vec![])));
+    let objective =
+        Box::new(Sft::new(config, &settings, (Rows::new(vec![example], None), Rows::new(vec![], None)), None));
     let device = Gpu::open(&arguments.device)?;
     let blueprint = Blueprint::new(objective.as_ref(), &settings, device.limits())?;
     let trained = blueprint.training_graph().trained().iter().map(|p| p.len()).sum();

@@ -33,7 +33,7 @@ pub struct Chat {
     /// Text of the system message; without it there is none
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Chat template: chatml, plain, or a file [default: the model folder's]
+    /// Chat template: chatml, plain, lines, or a file [default: the model folder's]
     #[arg(long, value_name = "NAME|FILE")]
     template: Option<String>,
     /// Positions that the cache holds, of a model with rotary positions [default: the model's context, at most 4096]
@@ -83,7 +83,7 @@ impl Chat {
         let Some(template) = tokenizer.chat_template()? else {
             let model =
                 self.adapter.as_ref().or(self.model.as_ref()).map_or(String::new(), |p| p.display().to_string());
-            fail!(Input, "{model} has no chat template: give one with --template chatml, plain or FILE");
+            fail!(Input, "{model} has no chat template: give one with --template chatml, plain, lines or FILE");
         };
         let vocabulary = tokenizer.vocabulary_size();
         let mut settings = self.choices.settle(&files.generation, &files.ends(), vocabulary)?;

@@ -1,9 +1,12 @@
-//! `wgpt data`: text to token shards ahead of training, and the built-in labelled tasks.
+//! `wgpt data`: text to token shards ahead of training, and the built-in tasks.
 
 use super::{Global, progress_of_bytes};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use wgpt::data::chat_template::Message;
+use wgpt::data::corpora::dialogues::dialogues;
 use wgpt::data::corpora::tasks::{self, Split};
 use wgpt::data::labelled::{Task, write};
 use wgpt::data::prepare::{Part, Preparation, Validation};
@@ -11,12 +14,13 @@ use wgpt::data::source::{Extensions, Source};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
+use wgpt::files::write_bytes;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Tokenise text into a folder of shards that `wgpt train --data` reads as they are
     Prepare(Prepare),
-    /// Write labelled examples of a built-in task, for `wgpt finetune` and `wgpt eval`
+    /// Write examples of a built-in task, for `wgpt finetune`, `wgpt eval` and `wgpt sft`
     Task(Examples),
 }
 
@@ -134,10 +138,10 @@ impl Prepare {
 #[derive(clap::Args)]
 pub struct Examples {
     /// classify (does the story end happily?), entail (does the hypothesis follow?), similar (the same in other words?) or
-    /// choose (which passage goes on with the story?)
-    #[arg(value_name = "NAME", value_parser = Task::named)]
-    task: Task,
-    /// File to write: .jsonl, .csv or .tsv
+    /// choose (which passage goes on with the story?); or dialogue (questions about a passage, and answers)
+    #[arg(value_name = "NAME", value_parser = BuiltIn::named)]
+    task: BuiltIn,
+    /// File to write: .jsonl, .csv or .tsv; .jsonl for dialogues
     #[arg(long)]
     out: PathBuf,
     /// Examples to write
@@ -156,10 +160,39 @@ impl Examples {
         if self.count == 0 {
             fail!(Usage, "--count 0 writes nothing: give 1 or more");
         }
-        let examples = tasks::examples(self.task, self.split, self.seed.into(), self.count);
-        write(&self.out, &self.task.form(), &examples)?;
-        let (split, task, out) = (self.split.name(), self.task.name(), self.out.display());
-        global.say(&format!("{} {split} examples of the task {task} are in {out}", examples.len()));
+        let (split, out) = (self.split.name(), self.out.display());
+        let (name, count) = match self.task {
+            BuiltIn::Labelled(task) => {
+                let examples = tasks::examples(task, self.split, self.seed.into(), self.count);
+                write(&self.out, &task.form(), &examples)?;
+                (task.name(), examples.len())
+            }
+            BuiltIn::Dialogue => {
+                if self.out.extension().is_none_or(|extension| extension != "jsonl") {
+                    fail!(Usage, "dialogues are written as .jsonl, and --out is {out}: give a name that ends so");
+                }
+                let dialogues = dialogues(self.split, self.seed.into(), self.count);
+                let line = |messages: &Vec<Message>| json!({"messages": messages}).to_string() + "\n";
+                write_bytes(&self.out, dialogues.iter().map(line).collect::<String>().as_bytes())?;
+                (DIALOGUE, dialogues.len())
+            }
+        };
+        global.say(&format!("{count} {split} examples of the task {name} are in {out}"));
         Ok(())
+    }
+}
+
+/// A built-in task.
+#[derive(Clone, Copy)]
+enum BuiltIn {
+    Labelled(Task),
+    Dialogue,
+}
+
+const DIALOGUE: &str = "dialogue";
+
+impl BuiltIn {
+    fn named(name: &str) -> Result<BuiltIn> {
+        if name == DIALOGUE { Ok(BuiltIn::Dialogue) } else { Task::named(name).map(BuiltIn::Labelled) }
     }
 }

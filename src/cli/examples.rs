@@ -82,7 +82,7 @@ pub fn template_text(template: &str) -> Result<String> {
     }
     let path = Path::new(template);
     if !path.exists() {
-        fail!(Usage, "--template {template} is neither chatml, nor plain, nor a file: give one of them");
+        fail!(Usage, "--template {template} is neither chatml, plain or lines, nor a file: give one of them");
     }
     std::fs::read_to_string(path).map_err(Error::io("read the chat template", path))
 }

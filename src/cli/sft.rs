@@ -12,7 +12,7 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::fail;
 use wgpt::models::config::Config;
-use wgpt::objectives::sft::{RECIPE, Sft};
+use wgpt::objectives::sft::{RECIPE, Rows, Sft};
 use wgpt::train::settings::{Choices, Settings};
 
 #[derive(clap::Args)]
@@ -29,12 +29,15 @@ pub struct FineTune {
     /// Examples for validation: the model with the lowest loss is kept; without them, the last
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     val: Option<PathBuf>,
-    /// Chat template: chatml, plain, or a file [default: the model folder's]
+    /// Chat template: chatml, plain, lines, or a file [default: the model folder's]
     #[arg(long, value_name = "NAME|FILE", help_heading = "Data")]
     template: Option<String>,
     /// Tokens of an example, at most: longer examples are cut at their end [default: 1024, or the model's context]
     #[arg(long, help_heading = "Data")]
     max_length: Option<usize>,
+    /// Put several short examples in one row of --max-length tokens, each seen by itself: less padding
+    #[arg(long, help_heading = "Data")]
+    packing: bool,
     #[command(flatten)]
     choices: Choices,
     #[command(flatten)]
@@ -47,8 +50,17 @@ struct Arguments {
     #[serde(flatten)]
     files: ExampleFiles,
     longest: usize,
+    #[serde(default)]
+    packing: bool,
     /// The user's choices of the run.
     choices: Value,
+}
+
+impl Arguments {
+    /// The length of rows that hold several examples.
+    fn packed(&self) -> Option<usize> {
+        self.packing.then_some(self.longest)
+    }
 }
 
 /// Tokens of an example unless more are asked for, as in trl.
@@ -77,9 +89,9 @@ impl FineTune {
             fail!(Usage, "--max-length {longest} must be from 2 to {}, the model's context", config.context);
         }
         let files = ExampleFiles::new(data, self.val.as_deref())?;
-        let arguments = Arguments { files, longest, choices: json!(self.choices) };
+        let arguments = Arguments { files, longest, packing: self.packing, choices: json!(self.choices) };
         let (training, held_out) = examples(global, &arguments, &config, &tokenizer)?;
-        show(global, &training[0], &tokenizer)?;
+        show(global, &training.examples()[0], &tokenizer)?;
         let settings = self
             .choices
             .clone()
@@ -102,8 +114,9 @@ impl FineTune {
             }
         }
         let mut settings = resumed.state.settings.clone();
-        let given = merge(json!({"max_length": self.max_length}), json!(self.choices));
-        let own = json!({"max_length": arguments.longest});
+        let given = json!({"max_length": self.max_length, "packing": self.packing});
+        let given = merge(given, json!(self.choices));
+        let own = json!({"max_length": arguments.longest, "packing": arguments.packing});
         check_same(&self.out, &given, &merge(own, arguments.choices.clone()), &settings)?;
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
         arguments.files = arguments.files.moved(global, &self.options, (self.data.as_deref(), self.val.as_deref()))?;
@@ -119,14 +132,15 @@ impl FineTune {
         settings: Settings,
         tokenizer: Tokenizer,
         arguments: Arguments,
-        (training, validation): (Vec<Encoded>, Vec<Encoded>),
+        (training, validation): (Rows, Rows),
     ) -> Prepared<'a> {
         let out = self.out.display();
-        let learned: usize = training.iter().map(Encoded::targets).sum();
+        let learned: usize = training.examples().iter().map(Encoded::targets).sum();
+        let (examples, of_validation) = (training.examples().len(), validation.examples().len());
+        let packed = arguments.packed();
+        let rows = packed.map_or(String::new(), |length| format!(" in {} rows of {length} tokens", training.len()));
         let summary = format!(
-            "sft: {} training, {} validation examples; {learned} tokens are learned",
-            training.len(),
-            validation.len()
+            "sft: {examples} training, {of_validation} validation examples{rows}; {learned} tokens are learned"
         );
         let title = format!("supervised fine-tuning of {}", config.family);
         let hint = match config.lora {
@@ -139,7 +153,7 @@ impl FineTune {
             command: "sft",
             out: &self.out,
             best: PathBuf::new(),
-            objective: Box::new(Sft::new(config, &settings, (training, validation))),
+            objective: Box::new(Sft::new(config, &settings, (training, validation), packed)),
             settings,
             tokenizer: Some(tokenizer),
             arguments: serde_json::to_value(arguments).expect("paths and numbers always serialise"),
@@ -151,12 +165,7 @@ impl FineTune {
 }
 
 /// Training and validation examples; those that were cut or dropped are counted in warnings.
-fn examples(
-    global: &Global,
-    arguments: &Arguments,
-    config: &Config,
-    tokenizer: &Tokenizer,
-) -> Result<(Vec<Encoded>, Vec<Encoded>)> {
+fn examples(global: &Global, arguments: &Arguments, config: &Config, tokenizer: &Tokenizer) -> Result<(Rows, Rows)> {
     let template = tokenizer.chat_template()?;
     let end = config.eos_token_id.first().copied().or(tokenizer.end_of_text());
     let encoder = Encoder { tokenizer, template: template.as_ref(), end };
@@ -189,10 +198,10 @@ fn examples(
                 "no example has a token that is learned within {longest} tokens: allow more with --max-length"
             );
         }
-        Ok(kept)
+        Ok(Rows::new(kept, arguments.packed()))
     };
     let (data, validation) = arguments.files.places();
-    Ok((read(data)?, validation.map_or(Ok(vec![]), read)?))
+    Ok((read(data)?, validation.map_or(Ok(Rows::new(vec![], None)), read)?))
 }
 
 /// Shows an example: learned tokens are green on a terminal, and in brackets elsewhere.

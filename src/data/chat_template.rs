@@ -25,6 +25,8 @@ pub struct Message {
 
 /// The role whose messages a model writes.
 pub const ASSISTANT: &str = "assistant";
+/// The role whose messages are questions.
+pub const USER: &str = "user";
 
 /// A compiled template with the tokens that it may name.
 pub struct ChatTemplate {
@@ -39,6 +41,7 @@ pub fn built_in(name: &str) -> Option<&'static str> {
     match name {
         "chatml" => Some(CHATML),
         "plain" => Some(PLAIN),
+        "lines" => Some(LINES),
         _ => None,
     }
 }
@@ -51,6 +54,10 @@ const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['
 /// A line for each message, in letters that almost every vocabulary has.
 const PLAIN: &str = "{% for message in messages %}{% if message['role'] == 'assistant' %}A: {% elif message['role'] == 'user' \
                      %}Q: {% endif %}{{ message['content'] + '\\n' }}{% endfor %}{% if add_generation_prompt %}A: {% endif %}";
+
+/// What the user says, a space, and the answer to the end of its line: for models of few characters.
+const LINES: &str = "{% for message in messages %}{{ message['content'] }}{{ '\\n' if message['role'] == 'assistant' else ' ' }}\
+                     {% endfor %}";
 
 const NAME: &str = "chat template";
 

@@ -199,7 +199,7 @@ impl Encoder<'_> {
         let Some(template) = self.template else {
             fail!(
                 Input,
-                "dialogues need a chat template, and the model's folder has none: give one with --template chatml, plain or FILE"
+                "dialogues need a chat template, and the model's folder has none: give one with --template chatml, plain, lines or FILE"
             );
         };
         let text = template.render(messages, false)?;

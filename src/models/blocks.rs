@@ -24,6 +24,9 @@ pub enum CacheMode {
     Off,
     /// Sequences are whole, and their keys and values fill a cache of this many rows.
     Prefill { rows: usize },
+    /// No cache: a row is several documents, one after another. The position of each token in its document and the first token of
+    /// that document in its row, (B, T) u32 both: attention stays within documents.
+    Documents { positions: Tensor, starts: Tensor },
     /// One new position of each row, (rows) u32, is appended to a cache of this many rows, and attends to it.
     Decode { rows: usize, positions: Tensor },
 }
@@ -33,7 +36,7 @@ impl CacheMode {
     pub fn positions(self) -> Option<Tensor> {
         match self {
             CacheMode::Decode { positions, .. } => Some(positions),
-            CacheMode::Off | CacheMode::Prefill { .. } => None,
+            CacheMode::Off | CacheMode::Prefill { .. } | CacheMode::Documents { .. } => None,
         }
     }
 }
@@ -153,8 +156,12 @@ impl Model<'_> {
             }
         }
         let dropout = if self.training { dropout.attention } else { 0.0 };
-        let mask = Mask::Causal { window };
-        g.apply(Attention { heads, kv_heads, mask, dropout, salt: salt(layer), ..Attention::default() }, &[qkv])
+        let (mask, words) = match cache {
+            CacheMode::Documents { starts, .. } => (Mask::Documents { window }, Some(starts)),
+            _ => (Mask::Causal { window }, None),
+        };
+        let inputs = [qkv].into_iter().chain(words).collect::<Vec<_>>();
+        g.apply(Attention { heads, kv_heads, mask, dropout, salt: salt(layer), ..Attention::default() }, &inputs)
     }
 
     pub(super) fn cache(&self, g: &mut Graph, layer: usize, rows: usize) -> Tensor {
@@ -172,17 +179,25 @@ impl Model<'_> {
         wpe: Option<Tensor>,
         cache: CacheMode,
     ) -> Tensor {
+        if let (CacheMode::Documents { positions, .. }, Some(wpe)) = (cache, wpe) {
+            let tokens = g.apply(Embedding, &[ids, table]);
+            let positions = g.apply(Embedding, &[positions, wpe]);
+            return g.apply(Add, &[tokens, positions]);
+        }
         let positions = cache.positions().filter(|_| wpe.is_some());
         let inputs = [ids, table].into_iter().chain(wpe).chain(positions).collect::<Vec<_>>();
         g.apply(Embedding, &inputs) // (B, T, C)
     }
 
     /// The angles of rotary positions of ids (B, T), the same in all layers: (T, HS) from `Step::position` on, or (B, HS) with
-    /// T = 1 where each row has a position of its own. Nothing where positions are learned.
+    /// T = 1 where each row has a position of its own, or (B * T, HS) where each token has. Nothing where positions are learned.
     pub(super) fn angles(&self, g: &mut Graph, ids: Tensor, cache: CacheMode) -> Option<Tensor> {
         let Position::Rope { base, scaling } = self.config.position else { return None };
-        let positions = cache.positions();
-        let time = g.shape(positions.unwrap_or(ids)).columns();
+        let positions = match cache {
+            CacheMode::Documents { positions, .. } => Some(positions),
+            _ => cache.positions(),
+        };
+        let time = positions.map_or(g.shape(ids).columns(), |positions| g.shape(positions).len());
         let table = RopeTable { time, head_size: self.config.head_size, base, scaling };
         Some(g.apply(table, positions.as_slice()))
     }

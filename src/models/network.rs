@@ -210,6 +210,11 @@ impl Model<'_> {
         self.config.family().hidden(self, g, ids, CacheMode::Off)
     }
 
+    /// As [`Model::hidden`], of rows in which documents follow one another, each seen by itself; see [`CacheMode::Documents`].
+    pub fn hidden_of_documents(&self, g: &mut Graph, ids: Tensor, positions: Tensor, starts: Tensor) -> Tensor {
+        self.config.family().hidden(self, g, ids, CacheMode::Documents { positions, starts })
+    }
+
     /// As [`Model::hidden`], in f32 whatever the precision: for heads, which compute in f32.
     pub fn hidden_f32(&self, g: &mut Graph, ids: Tensor) -> Tensor {
         let x = self.hidden(g, ids);

@@ -3,7 +3,12 @@
 //!
 //!   loss = -sum of the log-probabilities of learned targets / their number, over all micro-batches of a step
 //!
+//! Several examples may share a row (packing): positions restart with each, and attention stays within it, so that an example has the
+//! loss that it has alone. They are put together by best fit, the longest first, as in trl.
+//!
 //! So a step's loss and gradients are the same however its examples are split into micro-batches: each target weighs the same.
+
+use std::collections::BTreeMap;
 
 use crate::data::buckets::{Buckets, Epochs, Group, group};
 use crate::data::dialogues::Encoded;
@@ -45,10 +50,82 @@ pub struct Sft {
     epochs: Epochs,
     /// Micro-batches of a step.
     accumulate: u64,
-    training: Vec<Encoded>,
-    validation: Vec<Encoded>,
+    training: Rows,
+    validation: Rows,
+    /// Whether rows hold several examples.
+    packing: bool,
     /// Filled again for every micro-batch.
     inputs: Inputs,
+}
+
+/// Examples, and those of each row.
+pub struct Rows {
+    examples: Vec<Encoded>,
+    rows: Vec<Vec<usize>>,
+}
+
+impl Rows {
+    /// A row for each example; or, with a length, as many in each row as fit it. Examples have at least one target that is learned.
+    pub fn new(examples: Vec<Encoded>, packed: Option<usize>) -> Rows {
+        let lengths = examples.iter().map(fed);
+        let rows = match packed {
+            None => (0..examples.len()).map(|example| vec![example]).collect(),
+            Some(longest) => best_fit(&lengths.collect::<Vec<_>>(), longest),
+        };
+        Rows { examples, rows }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    pub fn examples(&self) -> &[Encoded] {
+        &self.examples
+    }
+
+    /// Tokens that a row feeds.
+    fn fed(&self, row: usize) -> usize {
+        self.rows[row].iter().map(|example| fed(&self.examples[*example])).sum()
+    }
+
+    fn lengths(&self) -> impl Iterator<Item = usize> {
+        (0..self.rows.len()).map(|row| self.fed(row))
+    }
+
+    /// Targets of rows that are learned.
+    fn targets(&self, rows: &[usize]) -> usize {
+        rows.iter().flat_map(|row| &self.rows[*row]).map(|example| self.examples[*example].targets()).sum()
+    }
+}
+
+/// Which lengths share a row of `longest`: from the longest to the shortest, each goes where the least room is left.
+fn best_fit(lengths: &[usize], longest: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(lengths[i]));
+    let mut rows: Vec<Vec<usize>> = vec![];
+    // Rows by the room that is left in them.
+    let mut room: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for i in order {
+        let found = room.range_mut(lengths[i]..).next().map(|(left, rows)| (*left, rows.pop()));
+        let (left, row) = match found {
+            Some((left, Some(row))) => {
+                room.retain(|_, rows| !rows.is_empty());
+                (left, row)
+            }
+            _ => {
+                rows.push(vec![]);
+                (longest, rows.len() - 1)
+            }
+        };
+        rows[row].push(i);
+        room.entry(left - lengths[i]).or_default().push(row);
+    }
+    rows
 }
 
 /// The inputs of a micro-batch.
@@ -57,28 +134,45 @@ struct Inputs {
     ids: Vec<u32>,
     targets: Vec<u32>,
     weights: Vec<f32>,
+    positions: Vec<u32>,
+    starts: Vec<u32>,
 }
 
 impl Inputs {
-    /// Sets the inputs to examples; each target that is learned has this weight.
-    fn set(&mut self, examples: &[&Encoded], length: usize, weight: f32, batch: &mut Batch) {
-        let positions = batch.size * length;
-        self.ids.clear();
-        self.ids.resize(positions, 0);
+    /// Sets the inputs to some rows; each target that is learned has this weight.
+    fn set(&mut self, all: &Rows, rows: &[usize], (length, packing): (usize, bool), weight: f32, batch: &mut Batch) {
+        let places = batch.size * length;
+        for words in [&mut self.ids, &mut self.positions] {
+            words.clear();
+            words.resize(places, 0);
+        }
         self.targets.clear();
-        self.targets.resize(positions, IGNORED);
+        self.targets.resize(places, IGNORED);
         self.weights.clear();
-        self.weights.resize(positions, 0.0);
-        for (row, Encoded { ids, learned, .. }) in examples.iter().enumerate() {
-            for at in 0..ids.len() - 1 {
-                let place = row * length + at;
-                self.ids[place] = ids[at];
-                if learned[at + 1] {
-                    (self.targets[place], self.weights[place]) = (ids[at + 1], weight);
+        self.weights.resize(places, 0.0);
+        self.starts.clear();
+        // Places behind the examples of a row are documents of one token.
+        self.starts.extend((0..places).map(|place| (place % length) as u32));
+        for (n, row) in rows.iter().enumerate() {
+            let mut start = 0;
+            for example in &all.rows[*row] {
+                let Encoded { ids, learned, .. } = &all.examples[*example];
+                for at in 0..ids.len() - 1 {
+                    let place = n * length + start + at;
+                    self.ids[place] = ids[at];
+                    (self.positions[place], self.starts[place]) = (at as u32, start as u32);
+                    if learned[at + 1] {
+                        (self.targets[place], self.weights[place]) = (ids[at + 1], weight);
+                    }
                 }
+                start += ids.len() - 1;
             }
         }
         batch.set("ids", &self.ids);
+        if packing {
+            batch.set("positions", &self.positions);
+            batch.set("starts", &self.starts);
+        }
         batch.set("targets", &self.targets);
         batch.set_f32("weights", &self.weights);
     }
@@ -89,26 +183,37 @@ fn fed(example: &Encoded) -> usize {
     example.ids.len() - 1
 }
 
-fn targets(examples: &[Encoded], members: &[usize]) -> usize {
-    members.iter().map(|member| examples[*member].targets()).sum()
-}
-
 impl Sft {
-    /// Examples have at least one target that is learned, and no more tokens than the context and one.
-    pub fn new(config: Config, settings: &Settings, (training, validation): (Vec<Encoded>, Vec<Encoded>)) -> Sft {
-        let lengths = training.iter().chain(&validation).map(fed);
-        let buckets = Buckets::fit(lengths, super::labelled::BUCKETS, config.context);
+    /// Rows are no longer than the context; with `packed` all have that length.
+    pub fn new(
+        config: Config,
+        settings: &Settings,
+        (training, validation): (Rows, Rows),
+        packed: Option<usize>,
+    ) -> Sft {
+        let buckets = match packed {
+            Some(longest) => Buckets(vec![longest]),
+            None => {
+                Buckets::fit(training.lengths().chain(validation.lengths()), super::labelled::BUCKETS, config.context)
+            }
+        };
         let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
-        let epochs = Epochs::new(training.iter().map(|example| buckets.of(fed(example))).collect());
-        let accumulate = settings.accumulate as u64;
-        Sft { networks, buckets, epochs, accumulate, training, validation, inputs: Inputs::default() }
+        let epochs = Epochs::new(training.lengths().map(|length| buckets.of(length)).collect());
+        let (accumulate, packing) = (settings.accumulate as u64, packed.is_some());
+        Sft { networks, buckets, epochs, accumulate, training, validation, packing, inputs: Inputs::default() }
     }
 
     /// Minus the weighted sum of the log-probabilities of a micro-batch's targets.
     fn weighted(&self, g: &mut Graph, model: &Model, shape: ShapeKey) -> Tensor {
         let dims = [shape.batch, shape.length];
         let ids = g.input("ids", Shape::u32(&dims));
-        let x = model.hidden(g, ids);
+        let x = match self.packing {
+            false => model.hidden(g, ids),
+            true => {
+                let [positions, starts] = ["positions", "starts"].map(|name| g.input(name, Shape::u32(&dims)));
+                model.hidden_of_documents(g, ids, positions, starts)
+            }
+        };
         let targets = g.input("targets", Shape::u32(&dims));
         let log_probs = model.token_log_probs(g, x, targets);
         g.scope("loss");
@@ -149,16 +254,16 @@ impl Objective for Sft {
         let (mut own, mut all) = (Group { bucket: 0, examples: vec![] }, 0);
         for other in first..first + self.accumulate {
             let group = self.epochs.group(other, batch.size, batch.seed);
-            all += targets(&self.training, &group.examples);
+            all += self.training.targets(&group.examples);
             if other == number {
                 own = group;
             }
         }
         // The step takes the mean over its micro-batches.
         let weight = -(self.accumulate as f32) / all as f32;
-        let members: Vec<&Encoded> = own.examples.iter().map(|&i| &self.training[i]).collect();
-        self.inputs.set(&members, self.buckets.0[own.bucket], weight, batch);
-        batch.tokens = members.iter().map(|example| fed(example)).sum();
+        let row = (self.buckets.0[own.bucket], self.packing);
+        self.inputs.set(&self.training, &own.examples, row, weight, batch);
+        batch.tokens = own.examples.iter().map(|row| self.training.fed(*row)).sum();
         batch.shape = own.bucket;
         Ok(())
     }
@@ -169,18 +274,33 @@ impl Objective for Sft {
             return Ok(None);
         }
         let order: Vec<usize> = (0..self.validation.len()).collect();
-        let buckets: Vec<usize> = self.validation.iter().map(|example| self.buckets.of(fed(example))).collect();
-        let weight = -1.0 / targets(&self.validation, &order) as f32;
+        let buckets: Vec<usize> = self.validation.lengths().map(|length| self.buckets.of(length)).collect();
+        let weight = -1.0 / self.validation.targets(&order) as f32;
         let mut batch = Batch::new(programs.settings.batch, 0);
         programs.executor.write_state(LOSS_SUM, &[0.0])?;
         for group in group(&buckets, &order, batch.size) {
             batch.clear();
-            let members: Vec<&Encoded> = group.examples.iter().map(|&i| &self.validation[i]).collect();
-            self.inputs.set(&members, self.buckets.0[group.bucket], weight, &mut batch);
+            let row = (self.buckets.0[group.bucket], self.packing);
+            self.inputs.set(&self.validation, &group.examples, row, weight, &mut batch);
             batch.shape = group.bucket;
             programs.run(&batch)?;
         }
         let loss = f64::from(programs.executor.read_state(LOSS_SUM)?[0]);
         Ok(Some(Evaluation { loss, value: Some(-loss), scalars: vec![], text: String::new() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::best_fit;
+
+    #[test]
+    fn the_longest_come_first_and_each_goes_where_the_least_room_is_left() {
+        let rows = |lengths: &[usize]| best_fit(lengths, 10);
+        assert_eq!(rows(&[3, 7, 5, 5, 2, 1]), [vec![1, 0], vec![2, 3], vec![4, 5]]);
+        // 2 goes to the row with 8, not to that with 6.
+        assert_eq!(rows(&[6, 8, 2]), [vec![1, 2], vec![0]]);
+        assert_eq!(rows(&[10, 10]), [vec![0], vec![1]]);
+        assert!(rows(&[]).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 //! the form in which Hugging Face stores weights: element i of a head turns with element i + HS / 2.
 //!
 //!   x, y (B, T, columns), f32 or f16, in place: heads of HS columns, the first `heads` of which turn;  table (T, HS): cos | sin,
-//!   or (B, HS) with T = 1: an angle for each row
+//!   or (B * T, HS): angles for each row
 //!   y[i] = x[i] cos - x[i + HS/2] sin,  y[i + HS/2] = x[i + HS/2] cos + x[i] sin,  angle = position * inverse frequency i
 //!
 //! Backward turns by the negative angle. rope_table makes the table, once for all layers, at positions from `Step::position`
@@ -142,8 +142,8 @@ impl Op for Rope {
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let fits = inputs.len() == 2 && inputs[0].dims.len() == 3 && inputs[1].dims.len() == 2;
-        let fits = fits && (inputs[0].dims[1] == inputs[1].rows() || inputs[0].dims[..2] == [inputs[1].rows(), 1]);
-        assert!(fits, "rope takes (B, T, columns) and a table (T, HS), or (B, HS) with T = 1, not {inputs:?}");
+        let fits = fits && (inputs[0].dims[1] == inputs[1].rows() || inputs[0].rows() == inputs[1].rows());
+        assert!(fits, "rope takes (B, T, columns) and a table (T, HS) or (B * T, HS), not {inputs:?}");
         let hs = inputs[1].columns();
         let fits =
             hs.is_multiple_of(4) && inputs[0].columns().is_multiple_of(hs) && self.heads * hs <= inputs[0].columns();

@@ -18,7 +18,7 @@ use wgpt::graph::{Command, Graph, Plan, Shape};
 use wgpt::models::config::Config;
 use wgpt::models::lora::Lora;
 use wgpt::models::network::Network;
-use wgpt::objectives::sft::{RECIPE, Sft};
+use wgpt::objectives::sft::{RECIPE, Rows, Sft};
 use wgpt::reference::Cpu;
 use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::trainer::{Blueprint, Trainer};
@@ -149,7 +149,12 @@ fn three_steps_on_adapters_are_those_of_trl_and_peft() {
         let weights = source.weights(&config).unwrap();
         for (label, device) in devices() {
             let settings = settings();
-            let objective = Box::new(Sft::new(config.clone(), &settings, (examples(name), vec![])));
+            let objective = Box::new(Sft::new(
+                config.clone(),
+                &settings,
+                (Rows::new(examples(name), None), Rows::new(vec![], None)),
+                None,
+            ));
             let blueprint = Blueprint::new(objective.as_ref(), &settings, device.limits()).unwrap();
             let mut trainer = Trainer::new(device, blueprint, objective, settings).unwrap();
             trainer.initialise(Some(&weights)).unwrap();
@@ -224,7 +229,8 @@ fn nothing_is_computed_or_kept_for_parameters_of_a_frozen_base() {
     let settings = settings();
     let limits = Cpu::default().limits().clone();
     let blueprint = |config: &Config| {
-        let objective = Sft::new(config.clone(), &settings, (examples("llama"), vec![]));
+        let objective =
+            Sft::new(config.clone(), &settings, (Rows::new(examples("llama"), None), Rows::new(vec![], None)), None);
         Blueprint::new(&objective, &settings, &limits).unwrap()
     };
     let adapted = blueprint(&config);

@@ -29,7 +29,7 @@ use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::{self, Labelled, Options};
 use wgpt::objectives::reward::{self, Pairs, Reward};
-use wgpt::objectives::sft::{self, Sft};
+use wgpt::objectives::sft::{self, Rows, Sft};
 use wgpt::reference::Cpu;
 use wgpt::train::checkpoint::{Mode, RunFolder};
 use wgpt::train::objective::Objective;
@@ -47,7 +47,7 @@ type Made = (Box<dyn Objective>, Settings);
 type Kind = (&'static str, fn(Choices) -> Made);
 
 /// Every objective, and experts under two of them.
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     ("pretraining", |choices| pretraining("demo", choices)),
     ("pretraining with experts", |choices| pretraining("mixtral", choices)),
     ("classify", |choices| task(Task::Classify, config("demo"), choices)),
@@ -57,6 +57,7 @@ const KINDS: [Kind; 9] = [
     ("reward", reward),
     ("sft", sft),
     ("sft with adapters", sft_with_adapters),
+    ("sft in packed rows", |choices| packed_sft("llama-mini", choices)),
 ];
 
 /// Small, quick, and without validations on the way.
@@ -142,9 +143,21 @@ fn examples() -> Vec<Encoded> {
     (0..8).map(|i| encoder.encode(&form(i)).unwrap()).collect()
 }
 
+fn alone(examples: Vec<Encoded>) -> Rows {
+    Rows::new(examples, None)
+}
+
+/// Rows that hold several examples.
+fn packed_sft(preset: &str, choices: Choices) -> Made {
+    let rows = || Rows::new(examples(), Some(24));
+    let settings = choices.resolve(&sft::RECIPE, |batch| epoch_len(rows().len(), batch)).unwrap();
+    let objective = Sft::new(config(preset), &settings, (rows(), rows()), Some(24));
+    (Box::new(objective), settings)
+}
+
 fn sft(choices: Choices) -> Made {
     let settings = choices.resolve(&sft::RECIPE, |batch| epoch_len(8, batch)).unwrap();
-    let objective = Sft::new(config("demo"), &settings, (examples(), examples()));
+    let objective = Sft::new(config("demo"), &settings, (alone(examples()), alone(examples())), None);
     (Box::new(objective), settings)
 }
 
@@ -167,7 +180,7 @@ fn sft_with_adapters(choices: Choices) -> Made {
     let unfrozen = Choices { freeze: None, ..run.clone() };
     let config = unfrozen.adapted(base.clone(), (&base, Some(folder.path().to_str().unwrap().into()))).unwrap();
     let settings = run.resolve(&sft::RECIPE, |batch| epoch_len(8, batch)).unwrap();
-    (Box::new(Sft::new(config, &settings, (examples(), examples()))), settings)
+    (Box::new(Sft::new(config, &settings, (alone(examples()), alone(examples())), None)), settings)
 }
 
 #[test]
@@ -185,6 +198,37 @@ fn a_step_of_sft_is_the_same_however_its_examples_are_split() {
         for ((name, got), (_, want)) in parts.iter().zip(&whole).filter(|((name, _), _)| !name.starts_with("step.")) {
             let [got, want] = [got, want].map(|bits| bits.iter().map(|b| f32::from_bits(*b)).collect::<Vec<_>>());
             check_close(name, &got, &want, 2e-4, 1e-4).unwrap_or_else(|why| panic!("batch {batch}: {why}"));
+        }
+    }
+}
+
+/// A row of several examples has their losses, and one step moves the parameters as the examples alone do.
+#[test]
+fn examples_in_one_row_do_not_see_each_other() {
+    assert!(Rows::new(examples(), Some(24)).len() < 6, "eight examples share rows");
+    // All examples are one step, whatever the rows.
+    let step = |make: fn(Choices) -> Made, batch: usize| {
+        outcome(make, Choices { batch: Some(batch), accumulate: Some(1), steps: Some(2), ..base() })
+    };
+    let kinds: [(fn(Choices) -> Made, fn(Choices) -> Made); 2] = [
+        (sft, |choices| packed_sft("demo", choices)),
+        (
+            |choices| {
+                let settings = choices.resolve(&sft::RECIPE, |batch| epoch_len(8, batch)).unwrap();
+                let rows = (alone(examples()), alone(examples()));
+                (Box::new(Sft::new(config("llama-mini"), &settings, rows, None)), settings)
+            },
+            |choices| packed_sft("llama-mini", choices),
+        ),
+    ];
+    for (alone, packed) in kinds {
+        let (want, losses) = step(alone, 8);
+        let (got, of_packed) = step(packed, Rows::new(examples(), Some(24)).len());
+        // The same terms, summed in another order.
+        close("losses", &of_packed, &losses, 2e-6);
+        for ((name, got), (_, want)) in got.iter().zip(&want).filter(|((name, _), _)| !name.starts_with("step.")) {
+            let [got, want] = [got, want].map(|bits| bits.iter().map(|b| f32::from_bits(*b)).collect::<Vec<_>>());
+            check_close(name, &got, &want, 2e-4, 1e-4).unwrap_or_else(|why| panic!("{why}"));
         }
     }
 }

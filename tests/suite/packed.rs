@@ -17,7 +17,7 @@ use wgpt::models::initial::initial_values;
 use wgpt::models::lora::Lora;
 use wgpt::models::network::Network;
 use wgpt::models::presets::PRESETS;
-use wgpt::objectives::sft::{RECIPE, Sft};
+use wgpt::objectives::sft::{RECIPE, Rows, Sft};
 use wgpt::reference::Cpu;
 use wgpt::train::settings::{Choices, Precision, Settings};
 use wgpt::train::trainer::{Blueprint, Trainer};
@@ -140,7 +140,7 @@ fn trained(
     precision: Precision,
 ) -> (Vec<f32>, Vec<f32>, u64) {
     let settings = settings(precision);
-    let objective = Box::new(Sft::new(config, &settings, (examples(), vec![])));
+    let objective = Box::new(Sft::new(config, &settings, (Rows::new(examples(), None), Rows::new(vec![], None)), None));
     let blueprint = Blueprint::new(objective.as_ref(), &settings, device.limits()).unwrap();
     let memory = blueprint.memory_bytes();
     let mut trainer = Trainer::new(device, blueprint, objective, settings).unwrap();

@@ -60,7 +60,7 @@ impl Split {
     }
 
     /// Whether a first half is of this part: half of them are for training, a quarter each for the others.
-    fn has(self, half: &str) -> bool {
+    pub(super) fn has(self, half: &str) -> bool {
         let parts = [Split::Train, Split::Train, Split::Validation, Split::Test];
         parts[usize::from(Sha256::digest(half)[0] % 4)] == self
     }
@@ -160,6 +160,6 @@ fn shuffled(random: &mut Pcg64) -> [usize; 4] {
 }
 
 /// A number below `bound`, which is small.
-fn below(bound: u32, random: &mut Pcg64) -> usize {
+pub(super) fn below(bound: u32, random: &mut Pcg64) -> usize {
     ((u64::from(random.next_u32()) * u64::from(bound)) >> 32) as usize
 }
