@@ -21,11 +21,14 @@ use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
+use wgpt::formats::adapter::{self, ADAPTER_CONFIG_FILE, ADAPTER_FILE};
 use wgpt::formats::folder::{NamedTensor, Weights, write_tensors_to};
 use wgpt::formats::generation_config::GenerationConfig;
+use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
 use wgpt::models::known_keys::unheeded_of;
+use wgpt::models::lora::Lora;
 use wgpt::models::network::Network;
 
 #[global_allocator]
@@ -34,7 +37,7 @@ static ALLOCATOR: counting::Counting = counting::Counting;
 /// Inputs in total where nothing else is asked for: a few seconds.
 const CASES: u32 = 3000;
 /// The properties below, which share the inputs evenly.
-const PROPERTIES: u32 = 14;
+const PROPERTIES: u32 = 15;
 
 fn cases() -> ProptestConfig {
     let total = std::env::var("WGPT_FUZZ_CASES").map_or(CASES, |cases| cases.parse().expect("a number of inputs"));
@@ -69,6 +72,20 @@ fn bounded_by<T>(fixed: usize, size: usize, read: impl FnOnce() -> Result<T>) ->
 
 fn config() -> Config {
     Config { tied: false, inner: 6, ..Config::new(5, 4, 1, 1, 4) }
+}
+
+/// A valid folder of adapters on [`config`]: its settings and its tensors.
+fn adapter() -> (Vec<u8>, Vec<u8>) {
+    let targets = vec!["c_attn".into(), "mlp.c_proj".into()];
+    let lora = Lora { rank: 2, alpha: 4.0, dropout: 0.0, targets, rank_stabilised: false, saved: vec![], base: None };
+    let config = Config { lora: Some(lora.clone()), ..config() };
+    let network = Network::new(config.clone());
+    let adapters = network.parameters().iter().filter(|p| p.adapter);
+    let values: Vec<_> = adapters.map(|p| (p.name.clone(), p.dims.clone(), initial_values(p, 1))).collect();
+    let tensors: Vec<NamedTensor> = values.iter().map(|(n, d, v)| (n.clone(), d.clone(), v.as_slice())).collect();
+    let mut file = vec![];
+    write_tensors_to(&mut file, &adapter::stored(&config, &tensors), &[]).unwrap();
+    (adapter::config_json(&config, &lora, false).into_bytes(), file)
 }
 
 /// A valid `model.safetensors` of [`config`].
@@ -223,6 +240,26 @@ proptest! {
         let folder = tempdir().unwrap();
         fs::write(folder.path().join("model.safetensors"), &bytes).unwrap();
         read_weights(&folder, bytes.len());
+    }
+
+    #[test]
+    fn adapters(changes in mutations(), of_weights in any::<bool>()) {
+        let base = tempdir().unwrap();
+        fs::write(base.path().join("model.safetensors"), model()).unwrap();
+        fs::write(base.path().join("config.json"), config().to_json()).unwrap();
+        let folder = tempdir().unwrap();
+        let (settings, tensors) = adapter();
+        let size = settings.len() + tensors.len() + model().len();
+        let changed = |is: bool, bytes: Vec<u8>| if is { mutated(&bytes, &changes) } else { bytes };
+        fs::write(folder.path().join(ADAPTER_CONFIG_FILE), changed(!of_weights, settings)).unwrap();
+        fs::write(folder.path().join(ADAPTER_FILE), changed(of_weights, tensors)).unwrap();
+        bounded(size, || {
+            let source = ModelSource::folder(base.path()).adapted(folder.path());
+            let config = source.config()?;
+            source.warnings()?;
+            let (_, weights) = source.weights(&config)?.merge(&config);
+            weights.names().iter().try_for_each(|name| weights.read(name).map(|_| ()))
+        });
     }
 
     #[test]
