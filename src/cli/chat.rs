@@ -93,7 +93,7 @@ impl Chat {
         if settings.count > 1 {
             fail!(Usage, "--count {} is not for a conversation, where each message has one answer", settings.count);
         }
-        settings.stops.extend(end_of_turn(&template)?);
+        settings.stops.extend(template.end_of_turn(|text| tokenizer.is_special(text))?);
         let mut executor = global.open()?;
         let network = Network::new(files.config);
         let generator = Generator::new(executor.as_mut(), &network, &files.weights, vocabulary, 1)?;
@@ -126,19 +126,6 @@ impl Chat {
         }
         Ok(())
     }
-}
-
-/// The template's text behind an answer, which ends the answer; `None` where the template writes nothing there.
-fn end_of_turn(template: &ChatTemplate) -> Result<Option<String>> {
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
-    // A content that no template writes by itself.
-    let content = "wgpt-answer";
-    let text = template.render(&[message("user", "a"), message(ASSISTANT, content)], false)?;
-    let end = text.rsplit_once(content).map_or("", |(_, end)| end);
-    // Spaces behind a token that ends a turn are not written before the next turn.
-    let trimmed = end.trim_end();
-    let end = if trimmed.is_empty() { end } else { trimmed };
-    Ok((!end.is_empty()).then(|| end.to_string()))
 }
 
 impl Conversation {

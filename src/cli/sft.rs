@@ -84,6 +84,7 @@ impl FineTune {
             Some(template) => tokenizer.with_chat_template(&template_text(template)?),
             None => tokenizer,
         };
+        let (config, tokenizer) = ended(config, tokenizer)?;
         let longest = self.max_length.unwrap_or(LONGEST.min(config.context));
         if !(2..=config.context).contains(&longest) {
             fail!(Usage, "--max-length {longest} must be from 2 to {}, the model's context", config.context);
@@ -162,6 +163,18 @@ impl FineTune {
             hint,
         }
     }
+}
+
+/// The model and its tokenizer with the token that ends a turn, where that is one token, as the first that ends a text: so answers end
+/// in other programs, too.
+fn ended(config: Config, tokenizer: Tokenizer) -> Result<(Config, Tokenizer)> {
+    let template = tokenizer.chat_template()?;
+    let end = template.map(|template| template.end_of_turn(|text| tokenizer.is_special(text))).transpose()?.flatten();
+    let ids = end.map(|end| tokenizer.encode(&end)).transpose()?.unwrap_or_default();
+    let [id] = ids[..] else { return Ok((config, tokenizer)) };
+    let others = config.eos_token_id.iter().copied().filter(|other| *other != id);
+    let eos_token_id = [id].into_iter().chain(others).collect();
+    Ok((Config { eos_token_id, ..config }, tokenizer.with_end(id)))
 }
 
 /// Training and validation examples; those that were cut or dropped are counted in warnings.

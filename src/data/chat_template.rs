@@ -100,6 +100,21 @@ impl ChatTemplate {
     }
 }
 
+impl ChatTemplate {
+    /// The template's text behind an answer, which ends the answer: a special token alone, where that is followed by spaces, which are
+    /// not written before the next turn. `None` where the template writes nothing there.
+    pub fn end_of_turn(&self, is_special: impl Fn(&str) -> bool) -> Result<Option<String>> {
+        let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        // A content that no template writes by itself.
+        let content = "wgpt-answer";
+        let text = self.render(&[message(USER, "a"), message(ASSISTANT, content)], false)?;
+        let end = text.rsplit_once(content).map_or("", |(_, end)| end);
+        let trimmed = end.trim_end();
+        let end = if is_special(trimmed) { trimmed } else { end };
+        Ok((!end.is_empty()).then(|| end.to_string()))
+    }
+}
+
 /// The error of a template: its own message where it raises an exception.
 fn failed(error: &minijinja::Error) -> Error {
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);

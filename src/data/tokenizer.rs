@@ -218,6 +218,11 @@ impl Tokenizer {
         Tokenizer { beside: self.beside.with_chat_template(text), ..self }
     }
 
+    /// The same with another token that ends texts, where its folder says how texts are to be generated.
+    pub fn with_end(self, id: u32) -> Tokenizer {
+        Tokenizer { beside: self.beside.with_end(id), ..self }
+    }
+
     /// Whether its folder says how texts are to be generated, which [`Tokenizer::save`] writes as well.
     pub fn has_generation_config(&self) -> bool {
         self.beside.has(beside::GENERATION_FILE)
@@ -359,6 +364,16 @@ impl Tokenizer {
 
     fn is_within_limit(&self, id: u32) -> bool {
         self.limit.is_none_or(|limit| (id as usize) < limit)
+    }
+
+    /// Whether a text is one special token.
+    pub fn is_special(&self, text: &str) -> bool {
+        match &self.kind {
+            Kind::File { inner, .. } => {
+                inner.get_added_tokens_decoder().values().any(|token| token.special && token.content == text)
+            }
+            _ => false,
+        }
     }
 
     /// How many bytes of text each id stands for (special tokens: none), for bits per byte. None for a tokenizer

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::folder::{CONFIG_FILE, NamedTensor};
+use super::generation_config::GenerationConfig;
 use super::safetensors::{WeightType, write_weights};
 use super::source::ModelSource;
 use crate::data::tokenizer::Tokenizer;
@@ -207,6 +208,9 @@ pub fn write_folder(
     std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
     let head = parameters.iter().any(|(name, ..)| name == SCORE);
     write_bytes(&folder.join(ADAPTER_CONFIG_FILE), config_json(config, lora, head).as_bytes())?;
+    if !tokenizer.is_some_and(Tokenizer::has_generation_config) {
+        GenerationConfig::of(config).save(folder)?;
+    }
     tokenizer.map_or(Ok(()), |tokenizer| tokenizer.save(folder))?;
     write_weights(&folder.join(ADAPTER_FILE), &stored(config, parameters), &[], WeightType::F32)
 }

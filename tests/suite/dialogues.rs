@@ -5,6 +5,7 @@ use std::path::Path;
 use wgpt::data::chat_template::{ChatTemplate, Message, built_in};
 use wgpt::data::dialogues::{Encoder, Form, read};
 use wgpt::data::tokenizer::Tokenizer;
+use wgpt::formats::demo;
 
 fn message(role: &str, content: &str) -> Message {
     Message { role: role.into(), content: content.into() }
@@ -187,6 +188,19 @@ fn a_model_learns_answers_and_its_folder_keeps_the_template() {
         answers("--strategy greedy --tokens 9", "who found it\n").trim_end(),
         said[0]["content"].as_str().unwrap().trim_end()
     );
+
+    // Where one token ends a turn, it ends texts in other programs, too.
+    let ended = place
+        .wgpt("sft --out ended --data train.jsonl --template lines --steps 1 --batch 2 -q --packing --max-length 64");
+    assert!(ended.status.success(), "{}", stderr(&ended));
+    let settings = |file: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(place.path("ended").join(file)).unwrap()).unwrap()
+    };
+    let line_break = demo::model().tokenizer().unwrap().encode("\n").unwrap()[0];
+    for file in ["config.json", "generation_config.json"] {
+        assert_eq!(settings(file)["eos_token_id"], line_break, "{file}");
+    }
+    assert_eq!(settings("generation_config.json")["temperature"], serde_json::json!(0.4), "the rest is kept");
 
     let refused = |arguments: &str, code: i32, words: &[&str]| has(&error(&place.wgpt(arguments), code), words);
     refused("sft --out new --data train.jsonl", 1, &["line 1 of train.jsonl: ", "chat template", "--template"]);

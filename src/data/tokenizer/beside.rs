@@ -145,6 +145,23 @@ impl Beside {
         self
     }
 
+    /// The same with a token before those that end a text in `generation_config.json`, where that is kept.
+    pub fn with_end(mut self, id: u32) -> Beside {
+        for (_, bytes) in self.files.iter_mut().filter(|(name, _)| *name == GENERATION_FILE) {
+            let Ok(Value::Object(mut keys)) = serde_json::from_slice::<Value>(bytes) else { continue };
+            let others = match keys.get("eos_token_id") {
+                Some(Value::Array(ids)) => ids.clone(),
+                Some(Value::Null) | None => vec![],
+                Some(one) => vec![one.clone()],
+            };
+            let ids: Vec<Value> =
+                [json!(id)].into_iter().chain(others.into_iter().filter(|other| *other != id)).collect();
+            keys.insert("eos_token_id".into(), if ids.len() == 1 { json!(id) } else { ids.into() });
+            *bytes = (serde_json::to_string_pretty(&keys).expect("JSON always serialises") + "\n").into_bytes();
+        }
+        self
+    }
+
     /// The text of a special token by its role, such as `bos_token`.
     pub fn special(&self, role: &str) -> Option<String> {
         let token = self.settings.as_ref()?.get(role)?;
