@@ -10,6 +10,7 @@ use super::config::Config;
 use super::network::Network;
 use crate::error::Result;
 use crate::fail;
+use crate::files::one_line;
 use crate::graph::{Dtype, Graph, Initial, Tensor};
 use crate::ops::block_diagonal::BlockDiagonal;
 use crate::ops::cast::cast;
@@ -88,6 +89,7 @@ impl Lora {
         for target in &self.targets {
             let one = Lora { targets: vec![target.clone()], ..self.clone() };
             if !layers.iter().any(|path| one.is_target(path)) {
+                let target = one_line(target);
                 fail!(
                     Usage,
                     "the model has no linear layer {target} for an adapter: it has {}; or {ALL_LINEAR}",
