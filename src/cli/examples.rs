@@ -29,9 +29,9 @@ pub fn check_validation(choices: &Choices, validation: Option<&Path>) -> Result<
 /// Files of examples that a command trains on, as a checkpoint keeps them.
 #[derive(Serialize, Deserialize)]
 pub struct ExampleFiles {
-    #[serde(serialize_with = "as_absolute")]
-    data: PathBuf,
     #[serde(serialize_with = "all_as_absolute")]
+    data: Vec<PathBuf>,
+    #[serde(serialize_with = "as_absolute")]
     validation: Option<PathBuf>,
     /// Tells the data from other data.
     #[serde(default)]
@@ -39,22 +39,27 @@ pub struct ExampleFiles {
 }
 
 /// Messages show a path as the user gave it; a checkpoint keeps it absolute, so that a run is resumed from any folder.
-fn as_absolute<P: AsRef<Path>, S: Serializer>(path: &P, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    absolute(path.as_ref()).serialize(serializer)
+fn all_as_absolute<S: Serializer>(paths: &[PathBuf], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    paths.iter().map(|path| absolute(path)).collect::<Vec<_>>().serialize(serializer)
 }
 
-fn all_as_absolute<P: AsRef<Path>, S: Serializer>(
-    path: &Option<P>,
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    path.as_ref().map(|path| absolute(path.as_ref())).serialize(serializer)
+fn as_absolute<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    path.as_deref().map(absolute).serialize(serializer)
 }
 
 impl ExampleFiles {
-    pub fn new(data: &Path, validation: Option<&Path>) -> Result<ExampleFiles> {
+    /// `data` is at least one file, or folder of .jsonl files.
+    pub fn new(data: &[PathBuf], validation: Option<&Path>) -> Result<ExampleFiles> {
         let of = |path: &Path| Ok::<_, Error>(sha256_hex(&std::fs::read(path).map_err(Error::io("read", path))?));
-        let digest = DataDigest { training: of(data)?, validation: validation.map_or(Ok(String::new()), of)? };
-        Ok(ExampleFiles { data: data.into(), validation: validation.map(Path::to_path_buf), digest: Some(digest) })
+        let mut training = vec![];
+        for source in data {
+            for file in files(source)? {
+                training.push(of(&file)?);
+            }
+        }
+        let training = if training.len() == 1 { training.remove(0) } else { sha256_hex(training.concat().as_bytes()) };
+        let digest = DataDigest { training, validation: validation.map_or(Ok(String::new()), of)? };
+        Ok(ExampleFiles { data: data.to_vec(), validation: validation.map(Path::to_path_buf), digest: Some(digest) })
     }
 
     /// The files of a resumed run, at the paths that flags give now; refuses files with other contents.
@@ -62,17 +67,40 @@ impl ExampleFiles {
         self,
         global: &Global,
         options: &RunOptions,
-        (data, validation): (Option<&Path>, Option<&Path>),
+        (data, validation): (&[PathBuf], Option<&Path>),
     ) -> Result<ExampleFiles> {
-        let now = ExampleFiles::new(data.unwrap_or(&self.data), validation.or(self.validation.as_deref()))?;
+        let data = if data.is_empty() { &self.data } else { data };
+        let now = ExampleFiles::new(data, validation.or(self.validation.as_deref()))?;
         now.digest.iter().try_for_each(|digest| options.check_data(global, self.digest.as_ref(), digest))?;
         Ok(now)
     }
 
-    /// Training and validation.
+    /// Training and validation, of a command with one file for each.
     pub fn places(&self) -> (&Path, Option<&Path>) {
-        (&self.data, self.validation.as_deref())
+        (&self.data[0], self.validation.as_deref())
     }
+
+    /// The sources of training examples.
+    pub fn sources(&self) -> &[PathBuf] {
+        &self.data
+    }
+}
+
+/// A file, or the .jsonl files of a folder by their names.
+pub fn files(source: &Path) -> Result<Vec<PathBuf>> {
+    if !source.is_dir() {
+        return Ok(vec![source.to_path_buf()]);
+    }
+    let mut files = vec![];
+    for entry in std::fs::read_dir(source).map_err(Error::io("list", source))? {
+        let path = entry.map_err(Error::io("list", source))?.path();
+        files.extend(Some(path).filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")));
+    }
+    if files.is_empty() {
+        fail!(Input, "{} holds no .jsonl file: give a file, or a folder of such", source.display());
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// The text of a template that is named, or in a file.

@@ -122,7 +122,7 @@ impl Finetune {
         let Options { lambda, measure, buckets } = options;
         let arguments = Arguments {
             task,
-            files: ExampleFiles::new(data, self.val.as_deref())?,
+            files: ExampleFiles::new(self.data.as_slice(), self.val.as_deref())?,
             lambda,
             measure,
             buckets,
@@ -146,7 +146,7 @@ impl Finetune {
             fail!(Usage, "--resume goes on with --task {own}, not {}: leave it out", task.name());
         }
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
-        arguments.files = arguments.files.moved(global, &self.options, (self.data.as_deref(), self.val.as_deref()))?;
+        arguments.files = arguments.files.moved(global, &self.options, (self.data.as_slice(), self.val.as_deref()))?;
         let config = settings.packed(resumed.checkpoint.config.clone());
         self.prepared(global, config, settings, tokenizer, arguments)?.resume(resumed)
     }

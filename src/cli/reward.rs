@@ -64,7 +64,9 @@ impl RewardModel {
     }
 
     fn start(&self, global: &Global) -> Result<()> {
-        let Some(data) = self.data.as_deref() else { fail!(Usage, "a new run needs preferences: give --data") };
+        if self.data.is_none() {
+            fail!(Usage, "a new run needs preferences: give --data");
+        }
         check_validation(&self.choices, self.val.as_deref())?;
         if self.choices.classifier_rows.is_some_and(|rows| rows > 0) {
             fail!(Usage, "--classifier-rows is for logits of words, which a reward model does not have: leave it out");
@@ -84,7 +86,7 @@ impl RewardModel {
         let marks = Marks::of(&tokenizer, TaskFile::read(&source)?.and_then(|task| task.pad));
         let config = self.choices.adapted(with_tokens(&config, marks.pad)?, (&config, source.name()))?;
         let tokenizer = tokenizer.ended(marks, longest)?;
-        let files = ExampleFiles::new(data, self.val.as_deref())?;
+        let files = ExampleFiles::new(self.data.as_slice(), self.val.as_deref())?;
         let arguments = Arguments { files, longest, centre, pad: marks.pad, choices: json!(self.choices) };
         let pairs = pairs(global, &arguments, &tokenizer)?;
         let settings = self
@@ -105,7 +107,7 @@ impl RewardModel {
         let own = json!({"max_length": arguments.longest, "center": arguments.centre});
         check_same(&self.out, &given, &merge(own, arguments.choices.clone()), &settings)?;
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
-        arguments.files = arguments.files.moved(global, &self.options, (self.data.as_deref(), self.val.as_deref()))?;
+        arguments.files = arguments.files.moved(global, &self.options, (self.data.as_slice(), self.val.as_deref()))?;
         let pairs = pairs(global, &arguments, &tokenizer)?;
         let config = settings.packed(resumed.checkpoint.config.clone());
         self.prepared(global, config, settings, tokenizer, arguments, pairs).resume(resumed)

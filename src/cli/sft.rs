@@ -1,6 +1,6 @@
 //! `wgpt sft`: supervised fine-tuning on dialogues, prompts with completions, or texts.
 
-use super::examples::{ExampleFiles, check_validation, template_text};
+use super::examples::{ExampleFiles, check_validation, files, template_text};
 use super::run::{Prepared, RunOptions, TRAINING, check_same, create_folder, merge, no_tokenizer, resumed};
 use super::{Global, console};
 use serde::{Deserialize, Serialize};
@@ -23,9 +23,14 @@ pub struct FineTune {
     /// Folder for the model; its checkpoints and log go to training/ in it
     #[arg(long)]
     out: PathBuf,
-    /// Examples: a .jsonl file with `messages`, `prompt` and `completion`, or `text` in each line
-    #[arg(long, required_unless_present = "resume", value_name = "FILE", help_heading = "Data")]
-    data: Option<PathBuf>,
+    /// Examples: a .jsonl file with `messages`, `prompt` and `completion`, or `text` in each line, or a folder of them; may be given
+    /// several times
+    #[arg(long, required_unless_present = "resume", value_name = "FILE|DIR", help_heading = "Data")]
+    data: Vec<PathBuf>,
+    /// Shares of several --data among the examples of a pass, such as 2,1: the examples of a source that is too small for its share
+    /// come again [default: each example once]
+    #[arg(long, value_name = "SHARES", value_delimiter = ',', help_heading = "Data")]
+    mix: Vec<f64>,
     /// Examples for validation: the model with the lowest loss is kept; without them, the last
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     val: Option<PathBuf>,
@@ -52,6 +57,8 @@ struct Arguments {
     longest: usize,
     #[serde(default)]
     packing: bool,
+    #[serde(default)]
+    mix: Vec<f64>,
     /// The user's choices of the run.
     choices: Value,
 }
@@ -73,7 +80,10 @@ impl FineTune {
     }
 
     fn start(&self, global: &Global) -> Result<()> {
-        let Some(data) = self.data.as_deref() else { fail!(Usage, "a new run needs examples: give --data") };
+        if self.data.is_empty() {
+            fail!(Usage, "a new run needs examples: give --data");
+        }
+        check_mix(&self.mix, self.data.len())?;
         check_validation(&self.choices, self.val.as_deref())?;
         let source = global.model(self.model.as_deref())?;
         let config = source.config()?;
@@ -89,8 +99,9 @@ impl FineTune {
         if !(2..=config.context).contains(&longest) {
             fail!(Usage, "--max-length {longest} must be from 2 to {}, the model's context", config.context);
         }
-        let files = ExampleFiles::new(data, self.val.as_deref())?;
-        let arguments = Arguments { files, longest, packing: self.packing, choices: json!(self.choices) };
+        let files = ExampleFiles::new(&self.data, self.val.as_deref())?;
+        let (packing, mix) = (self.packing, self.mix.clone());
+        let arguments = Arguments { files, longest, packing, mix, choices: json!(self.choices) };
         let (training, held_out) = examples(global, &arguments, &config, &tokenizer)?;
         show(global, &training.examples()[0], &tokenizer)?;
         let settings = self
@@ -115,12 +126,13 @@ impl FineTune {
             }
         }
         let mut settings = resumed.state.settings.clone();
-        let given = json!({"max_length": self.max_length, "packing": self.packing});
+        let mix = (!self.mix.is_empty()).then_some(&self.mix);
+        let given = json!({"max_length": self.max_length, "packing": self.packing, "mix": mix});
         let given = merge(given, json!(self.choices));
-        let own = json!({"max_length": arguments.longest, "packing": arguments.packing});
+        let own = json!({"max_length": arguments.longest, "packing": arguments.packing, "mix": arguments.mix});
         check_same(&self.out, &given, &merge(own, arguments.choices.clone()), &settings)?;
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
-        arguments.files = arguments.files.moved(global, &self.options, (self.data.as_deref(), self.val.as_deref()))?;
+        arguments.files = arguments.files.moved(global, &self.options, (&self.data, self.val.as_deref()))?;
         let config = settings.packed(resumed.checkpoint.config.clone());
         let examples = examples(global, &arguments, &config, &tokenizer)?;
         self.prepared(global, config, settings, tokenizer, arguments, examples).resume(resumed)
@@ -177,44 +189,63 @@ fn ended(config: Config, tokenizer: Tokenizer) -> Result<(Config, Tokenizer)> {
     Ok((Config { eos_token_id, ..config }, tokenizer.with_end(id)))
 }
 
+/// Refuses shares that are not one positive number for each source.
+fn check_mix(mix: &[f64], sources: usize) -> Result<()> {
+    if !mix.is_empty() && mix.len() != sources {
+        fail!(Usage, "--mix has {} shares for {sources} --data: give one for each", mix.len());
+    }
+    match mix.iter().find(|share| !(share.is_finite() && **share > 0.0)) {
+        Some(share) => fail!(Usage, "--mix {share} is no share: give numbers above 0"),
+        None => Ok(()),
+    }
+}
+
 /// Training and validation examples; those that were cut or dropped are counted in warnings.
 fn examples(global: &Global, arguments: &Arguments, config: &Config, tokenizer: &Tokenizer) -> Result<(Rows, Rows)> {
     let template = tokenizer.chat_template()?;
     let end = config.eos_token_id.first().copied().or(tokenizer.end_of_text());
     let encoder = Encoder { tokenizer, template: template.as_ref(), end };
-    let longest = arguments.longest;
-    let read = |path: &Path| {
-        let (mut kept, mut cut, mut dropped, mut parted, mut all) = (vec![], 0, 0, 0, 0);
-        for example in dialogues::read(path)? {
-            let place = lines::place(path, example.line);
-            let mut encoded = encoder.encode(&example.form).map_err(|error| error.in_place(&place))?;
-            all += 1;
-            parted += usize::from(encoded.parted);
-            cut += usize::from(encoded.cut(longest));
-            if encoded.targets() == 0 {
-                dropped += 1;
-            } else {
-                kept.push(encoded);
-            }
+    let mut sources = vec![];
+    for source in arguments.files.sources() {
+        let mut kept = vec![];
+        for file in files(source)? {
+            kept.extend(encoded(global, &encoder, arguments.longest, &file)?);
         }
-        let warn = |count: usize, what: &str| {
-            if count > 0 {
-                global.say(&format!("warning: {count} of {all} examples {what}"));
-            }
-        };
-        warn(cut, &format!("are longer than {longest} tokens and were cut"));
-        warn(dropped, "have no token left that is learned and were dropped");
-        warn(parted, "have tokens across the border of prompt and answer, which are learned");
-        if all > 0 && kept.is_empty() {
-            fail!(
-                Input,
-                "no example has a token that is learned within {longest} tokens: allow more with --max-length"
-            );
+        sources.push(kept);
+    }
+    let training = dialogues::mixed(sources, &arguments.mix)?;
+    let validation = arguments.files.places().1;
+    let held_out = validation.map_or(Ok(vec![]), |path| encoded(global, &encoder, arguments.longest, path))?;
+    Ok((Rows::new(training, arguments.packed()), Rows::new(held_out, arguments.packed())))
+}
+
+/// The examples of a file that have something to learn.
+fn encoded(global: &Global, encoder: &Encoder, longest: usize, path: &Path) -> Result<Vec<Encoded>> {
+    let (mut kept, mut cut, mut dropped, mut parted, mut all) = (vec![], 0, 0, 0, 0);
+    for example in dialogues::read(path)? {
+        let place = lines::place(path, example.line);
+        let mut encoded = encoder.encode(&example.form).map_err(|error| error.in_place(&place))?;
+        all += 1;
+        parted += usize::from(encoded.parted);
+        cut += usize::from(encoded.cut(longest));
+        if encoded.targets() == 0 {
+            dropped += 1;
+        } else {
+            kept.push(encoded);
         }
-        Ok(Rows::new(kept, arguments.packed()))
+    }
+    let warn = |count: usize, what: &str| {
+        if count > 0 {
+            global.say(&format!("warning: {count} of {all} examples {what}"));
+        }
     };
-    let (data, validation) = arguments.files.places();
-    Ok((read(data)?, validation.map_or(Ok(Rows::new(vec![], None)), read)?))
+    warn(cut, &format!("are longer than {longest} tokens and were cut"));
+    warn(dropped, "have no token left that is learned and were dropped");
+    warn(parted, "have tokens across the border of prompt and answer, which are learned");
+    if all > 0 && kept.is_empty() {
+        fail!(Input, "no example has a token that is learned within {longest} tokens: allow more with --max-length");
+    }
+    Ok(kept)
 }
 
 /// Shows an example: learned tokens are green on a terminal, and in brackets elsewhere.

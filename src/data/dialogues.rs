@@ -236,3 +236,27 @@ impl Encoder<'_> {
 fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
+/// How often an example may come in a pass.
+const MOST_REPEATS: usize = 1000;
+
+/// The examples of all sources, each once; or with `shares`, one for each source, as many of each as its share says: the source that
+/// is largest for its share has each example once, those of others come again, from the first on.
+pub fn mixed(sources: Vec<Vec<Encoded>>, shares: &[f64]) -> Result<Vec<Encoded>> {
+    if shares.is_empty() {
+        return Ok(sources.into_iter().flatten().collect());
+    }
+    let all = sources.iter().zip(shares).map(|(source, share)| source.len() as f64 / share).fold(0.0, f64::max);
+    let mut mixed = vec![];
+    for (source, share) in sources.iter().zip(shares) {
+        let count = (all * share).round();
+        if count > (source.len() * MOST_REPEATS) as f64 {
+            let len = source.len();
+            fail!(
+                Usage,
+                "--mix {share} would have the {len} examples of a source come more than {MOST_REPEATS} times: give it a smaller share"
+            );
+        }
+        mixed.extend(source.iter().cycle().take(count as usize).cloned());
+    }
+    Ok(mixed)
+}

@@ -202,7 +202,26 @@ fn a_model_learns_answers_and_its_folder_keeps_the_template() {
     }
     assert_eq!(settings("generation_config.json")["temperature"], serde_json::json!(0.4), "the rest is kept");
 
+    // Several sources: six examples of one, and of the other two as many again, twice its share.
+    std::fs::create_dir(place.path("folder")).unwrap();
+    place.write("folder/b.jsonl", row(1));
+    place.write("folder/a.jsonl", row(0));
+    let mix =
+        place.wgpt("sft --out mixed --data train.jsonl --data folder --mix 1,2 --template lines --steps 1 --batch 2");
+    assert!(mix.status.success(), "{}", stderr(&mix));
+    has(&stderr(&mix), &["18 training"]);
+    let both = place.wgpt("sft --out both --data train.jsonl --data folder --template lines --steps 1 --batch 2");
+    has(&stderr(&both), &["8 training"]);
+    let resumed = place.wgpt("sft --out mixed --resume --steps 2 --mix 1,2 -q");
+    assert!(resumed.status.success(), "{}", stderr(&resumed));
+    std::fs::create_dir(place.path("empty")).unwrap();
+
     let refused = |arguments: &str, code: i32, words: &[&str]| has(&error(&place.wgpt(arguments), code), words);
+    refused("sft --out new --data train.jsonl --data folder --mix 1 --template lines", 2, &["--mix", "2 --data"]);
+    refused("sft --out new --data train.jsonl --data folder --mix 1,0 --template lines", 2, &["--mix 0"]);
+    refused("sft --out new --data train.jsonl --data folder --mix 1,9999 --template lines", 2, &["--mix 9999"]);
+    refused("sft --out new --data empty --template lines", 1, &["empty", ".jsonl"]);
+    refused("sft --out mixed --resume --steps 3 --mix 2,1", 2, &["--mix"]);
     refused("sft --out new --data train.jsonl", 1, &["line 1 of train.jsonl: ", "chat template", "--template"]);
     refused("sft --out new --data train.jsonl --template nothing", 2, &["--template nothing"]);
     refused("sft --out new --data train.jsonl --template plain", 1, &["line 1 of train.jsonl: ", "'Q'"]);

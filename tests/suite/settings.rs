@@ -198,7 +198,7 @@ const FLAGS: &[(&str, &[&str])] = &[
         ],
     ),
     ("finetune", &[TRAINING, COLUMNS, "buckets class-weights from-scratch grades lambda max-length metric model task"]),
-    ("sft", &[TRAINING, "max-length model packing template"]),
+    ("sft", &[TRAINING, "max-length mix model packing template"]),
     ("reward", &[TRAINING, "center max-length model"]),
     ("predict", &[COLUMNS, "batch data model"]),
     (
