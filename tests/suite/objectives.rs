@@ -205,12 +205,13 @@ fn a_step_of_sft_is_the_same_however_its_examples_are_split() {
 /// A row of several examples has their losses, and one step moves the parameters as the examples alone do.
 #[test]
 fn examples_in_one_row_do_not_see_each_other() {
+    type Make = fn(Choices) -> Made;
     assert!(Rows::new(examples(), Some(24)).len() < 6, "eight examples share rows");
     // All examples are one step, whatever the rows.
-    let step = |make: fn(Choices) -> Made, batch: usize| {
+    let step = |make: Make, batch: usize| {
         outcome(make, Choices { batch: Some(batch), accumulate: Some(1), steps: Some(2), ..base() })
     };
-    let kinds: [(fn(Choices) -> Made, fn(Choices) -> Made); 2] = [
+    let kinds: [(Make, Make); 2] = [
         (sft, |choices| packed_sft("demo", choices)),
         (
             |choices| {
