@@ -55,7 +55,9 @@ fn logits_of_pefts_adapters_are_those_of_peft_merged_or_not() {
             // f32 sums in another order, through two blocks.
             assert!(error <= 5e-6, "{name} {label}: {error} of the largest logit off");
         };
-        for (label, mut device) in devices() {
+        // Every kernel that adapters add has cases of its own.
+        let all = ["gpt2_all", "llama"].contains(&name);
+        for (label, mut device) in devices().into_iter().take(if all { 3 } else { 1 }) {
             check(label, logits(device.as_mut(), &config, &weights, &ids, shape));
         }
         let (config, weights) = weights.merge(&config);
@@ -147,7 +149,9 @@ fn three_steps_on_adapters_are_those_of_trl_and_peft() {
         let source = adapted(name);
         let config = source.config().unwrap();
         let weights = source.weights(&config).unwrap();
-        for (label, device) in devices() {
+        // The reference, and the kernels of one kind of adapter with each.
+        let kinds = devices().into_iter().enumerate().filter(|(i, _)| *i != if name == "gpt2" { 1 } else { 2 });
+        for (_, (label, device)) in kinds {
             let settings = settings();
             let objective = Box::new(Sft::new(
                 config.clone(),

@@ -66,14 +66,16 @@ fn logits_and_texts_of_a_packed_model_are_those_of_its_expanded_weights() {
         let (_, weights) = open_folder(folder(&config, None));
         let ids: Vec<u32> = (0..36).map(|i| (i * 7 + i * i) % 61).collect();
         let plain = logits(&mut Cpu::default(), &config, &weights, &ids, [2, 18]);
-        for packing in PACKINGS {
+        // Kernels have cases of their own; here the graphs of both ways to store a matrix count.
+        let packings = if preset == "demo" { &PACKINGS[2..] } else { &PACKINGS[..] };
+        for &packing in packings {
             let packed = with_packing(&config, packing);
             let matrices = Network::new(packed.clone()).parameters().iter().filter(|p| p.packed.is_some()).count();
             assert_eq!(matrices, 8, "all of two layers");
             let (_, expanded) = open_folder(folder(&config, Some(packing)));
             let want = logits(&mut Cpu::default(), &config, &expanded, &ids, [2, 18]);
             assert!(worst(&want, &plain) > 1e-5 * largest(&plain), "{packing:?} rounds");
-            for (label, mut device) in devices() {
+            for (label, mut device) in devices().into_iter().take(if packing == Packing::Q4_0 { 3 } else { 1 }) {
                 let got = logits(device.as_mut(), &packed, &weights, &ids, [2, 18]);
                 let error = worst(&got, &want) / largest(&want);
                 println!("{preset} {packing:?} with {label}: {error:.1e} of the largest logit off");
@@ -93,9 +95,8 @@ fn logits_and_texts_of_a_packed_model_are_those_of_its_expanded_weights() {
                     .unwrap();
                 ids
             };
-            for kind in [AdapterKind::Software, AdapterKind::Gpu] {
-                assert_eq!(text(kind, &packed, &weights), text(kind, &config, &expanded), "{preset} {packing:?}");
-            }
+            let kind = if preset == "demo" { AdapterKind::Software } else { AdapterKind::Gpu };
+            assert_eq!(text(kind, &packed, &weights), text(kind, &config, &expanded), "{preset} {packing:?}");
         }
     }
 }
@@ -165,7 +166,8 @@ fn adapters_train_on_a_packed_base_as_on_its_expanded_weights() {
             let cpu = || Box::new(Cpu::default()) as Box<dyn Executor>;
             let (want, adapters, whole) = trained(cpu(), adapted(&config, None), &expanded, Precision::F32);
             assert!(want[2] < want[0], "{want:?}");
-            for (label, device) in devices() {
+            let on_all = preset == "llama-mini" && packing == Packing::Q8_0;
+            for (label, device) in devices().into_iter().take(if on_all { 3 } else { 1 }) {
                 let (got, of_packed, memory) =
                     trained(device, adapted(&config, Some(packing)), &weights, Precision::F32);
                 println!("{preset} {packing:?} with {label}: losses {got:?} and {want:?}; {memory} of {whole} bytes");
