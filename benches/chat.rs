@@ -5,7 +5,11 @@
 //!
 //! Prints a table in Markdown; progress goes to standard error.
 
+#[path = "shared/spread.rs"]
+mod spread;
+
 use clap::Parser;
+use spread::mean_and_spread;
 use std::time::Instant;
 use wgpt::data::chat_template::{ChatTemplate, Message, built_in};
 use wgpt::data::corpora::dialogues::dialogues;
@@ -203,10 +207,4 @@ impl Bench<'_> {
         }
         Ok(right as f64 / self.questions.len() as f64)
     }
-}
-
-fn mean_and_spread(values: &[f64]) -> (f64, f64) {
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len().max(2) - 1) as f64;
-    (mean, variance.sqrt())
 }

@@ -5,7 +5,11 @@
 //!
 //! Prints a table of accuracies on test examples, in Markdown; progress goes to standard error.
 
+#[path = "shared/spread.rs"]
+mod spread;
+
 use clap::Parser;
+use spread::mean_and_spread;
 use std::path::Path;
 use std::time::Instant;
 use wgpt::data::buckets::epoch_len;
@@ -193,10 +197,4 @@ fn accuracy_of(
     // The next run is of another network, in the same store.
     device.free_states("");
     Ok((device, accuracy))
-}
-
-fn mean_and_spread(values: &[f64]) -> (f64, f64) {
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len().max(2) - 1) as f64;
-    (mean, variance.sqrt())
 }

@@ -3,7 +3,7 @@
 //!     cargo bench --bench lora -- --preset smollm2-135m --steps 2
 //!     cargo bench --bench lora -- --preset tinyllama-1.1b --steps 0        (planned memory alone)
 //!
-//! Weights are random, or zero where they are packed: neither changes the time. Prints a table in Markdown.
+//! Weights are random, or zero where they are quantised: neither changes the time. Prints a table in Markdown.
 
 use clap::Parser;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::gpu::Gpu;
-use wgpt::graph::Packing;
+use wgpt::graph::Quantisation;
 use wgpt::models::config::Config;
 use wgpt::models::lora::{ALL_LINEAR, Lora};
 use wgpt::models::presets::PRESETS;
@@ -57,10 +57,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     println!("| base | values trained | memory, MiB | tokens/s |\n|---|---|---|---|");
     for base in &arguments.bases {
         let plain = (preset.config)();
-        let packing = match base.as_str() {
-            "f16" => Some(Packing::F16),
-            "q8_0" => Some(Packing::Q8_0),
-            "q4_0" => Some(Packing::Q4_0),
+        let quantisation = match base.as_str() {
+            "f16" => Some(Quantisation::F16),
+            "q8_0" => Some(Quantisation::Q8_0),
+            "q4_0" => Some(Quantisation::Q4_0),
             "f32" | "full" => None,
             _ => fail!(Usage, "--bases knows full, f32, f16, q8_0 and q4_0, not {base}"),
         };
@@ -74,7 +74,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             base: None,
         };
         let lora = if base == "full" { None } else { Some(lora.check(&plain)?) };
-        let config = Config { lora, packing, ..plain };
+        let config = Config { lora, quantisation, ..plain };
         let (trained, bytes, speed) = measure(arguments, config)?;
         println!("| {base} | {trained} | {} | {speed} |", bytes.div_ceil(1 << 20));
     }

@@ -5,20 +5,20 @@
 pub mod gradient;
 pub mod memory;
 pub mod op;
-pub mod packing;
 pub mod parameter;
 pub mod plan;
+pub mod quantisation;
 pub mod shape;
 pub mod variants;
 
 pub use op::{AdapterKind, Binding, Constant, Cost, Dispatch, Limits, Op, Shader, Shapes, Step};
-pub use packing::{PackedAs, Packing};
 pub use parameter::{Depth, Initial, NetworkId, Parameter};
 pub use plan::{Command, Plan, Segment};
+pub use quantisation::{Quantisation, QuantisedAs};
 pub use shape::{Dtype, Shape};
 pub use variants::{Choices, Variants};
 
-use packing::scales_name;
+use quantisation::scales_name;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -103,29 +103,29 @@ impl Graph {
     pub fn parameter(&mut self, network: NetworkId, name: &str, dims: &[usize], initial: Initial) -> Tensor {
         let (decays, depth) = (dims.len() >= 2, self.depth);
         let (name, dims) = (name.into(), dims.to_vec());
-        self.declare(network, &Parameter { name, dims, initial, decays, depth, adapter: false, packed: None })
+        self.declare(network, &Parameter { name, dims, initial, decays, depth, adapter: false, quantised: None })
     }
 
     /// As [`Graph::parameter`], of an adapter.
     #[track_caller]
     pub fn adapter_parameter(&mut self, network: NetworkId, name: &str, dims: &[usize], initial: Initial) -> Tensor {
         let (name, dims, depth) = (name.into(), dims.to_vec(), self.depth);
-        self.declare(network, &Parameter { name, dims, initial, decays: true, depth, adapter: true, packed: None })
+        self.declare(network, &Parameter { name, dims, initial, decays: true, depth, adapter: true, quantised: None })
     }
 
-    /// Declares a parameter that is described already. Of a packed one it is the words, and its scales are a state beside it.
+    /// Declares a parameter that is described already. Of a quantised one it is the words, and its scales are a state beside it.
     #[track_caller]
     pub fn declare(&mut self, network: NetworkId, parameter: &Parameter) -> Tensor {
-        let shape = match parameter.packed {
+        let shape = match parameter.quantised {
             None => Shape::f32(&parameter.dims),
-            Some(packed) => {
-                let (rows, columns) = packed.sizes(&parameter.dims);
-                let scales = packed.packing.scale_words(rows * columns);
+            Some(quantised) => {
+                let (rows, columns) = quantised.sizes(&parameter.dims);
+                let scales = quantised.quantisation.scale_words(rows * columns);
                 if scales > 0 {
                     let name = scales_name(&parameter.name);
                     self.leaf(&name, Leaf::State, Shape::u32(&[scales]), Some(network));
                 }
-                Shape::u32(&[rows, columns / packed.packing.per_word()])
+                Shape::u32(&[rows, columns / quantised.quantisation.per_word()])
             }
         };
         let tensor = self.leaf(&parameter.name, Leaf::State, shape, Some(network));
@@ -135,7 +135,7 @@ impl Graph {
         tensor
     }
 
-    /// The scales of a packed parameter that is declared, where it has some.
+    /// The scales of a quantised parameter that is declared, where it has some.
     pub fn scales(&self, parameter: Tensor) -> Option<Tensor> {
         let name = scales_name(&self.nodes[parameter.node].label);
         self.leaves.get(&name).map(|&node| Tensor { node, slot: 0 })

@@ -1,15 +1,10 @@
-// Four words of A, or of B packed as f16, from element `i` on, where that is a multiple of four.
+// Four words of A, or of B in f16, two in a word, from element `i` on, where that is a multiple of four.
+// use: a_quads
 
-// Element types of A, and of the words of B.
-alias A_TYPE = f32;
+// The words of B.
 alias B_TYPE = u32;
 
-@group(0) @binding(0) var<storage, read> a: array<vec4<A_TYPE>>;
 @group(0) @binding(1) var<storage, read> b: array<vec2<B_TYPE>>;
-
-fn a_quad(i: u32) -> vec4<f32> {
-    return vec4<f32>(a[i / 4u]);
-}
 
 fn b_quad(i: u32) -> vec4<f32> {
     let words = b[i / 4u];

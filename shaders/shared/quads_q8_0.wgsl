@@ -1,23 +1,13 @@
-// Four words of A, or of B packed as q8_0, from element `i` on, where that is a multiple of four. A block of 32 elements of B has
-// a scale, two of them in a word.
+// Four words of A, or of B in q8_0, four in a word, from element `i` on, where that is a multiple of four.
+// use: a_quads block_scales
 
-// Element types of A, and of the words of B.
-alias A_TYPE = f32;
+// The words of B.
 alias B_TYPE = u32;
-const SCALES_BINDING: u32 = 0u;
 
-@group(0) @binding(0) var<storage, read> a: array<vec4<A_TYPE>>;
 @group(0) @binding(1) var<storage, read> b: array<B_TYPE>;
-@group(0) @binding(SCALES_BINDING) var<storage, read> scales: array<u32>;
-
-fn a_quad(i: u32) -> vec4<f32> {
-    return vec4<f32>(a[i / 4u]);
-}
 
 fn b_quad(i: u32) -> vec4<f32> {
     let word = bitcast<i32>(b[i / 4u]);
-    let pair = unpack2x16float(scales[i / 64u]);
-    let scale = select(pair.x, pair.y, (i & 32u) != 0u);
     let bytes = vec4<i32>(word << 24u, word << 16u, word << 8u, word) >> vec4<u32>(24u);
-    return scale * vec4<f32>(bytes);
+    return block_scale(i) * vec4<f32>(bytes);
 }

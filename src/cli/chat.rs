@@ -16,7 +16,7 @@ use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::generate::stop::{Continuation, Finish};
 use wgpt::generate::{Generator, Request, SamplingParams};
-use wgpt::graph::Packing;
+use wgpt::graph::Quantisation;
 use wgpt::models::network::Network;
 
 #[derive(clap::Args)]
@@ -29,7 +29,7 @@ pub struct Chat {
     adapter: Option<PathBuf>,
     /// How matrices are kept on the device, in less memory than f32
     #[arg(long, value_enum)]
-    base: Option<Packing>,
+    base: Option<Quantisation>,
     /// Text of the system message; without it there is none
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use wgpt::data::source::Extensions;
 use wgpt::error::Result;
 use wgpt::fail;
-use wgpt::graph::Packing;
+use wgpt::graph::Quantisation;
 use wgpt::models::config::Config;
 
 #[derive(clap::Args)]
@@ -24,7 +24,7 @@ pub struct Eval {
     adapter: Option<PathBuf>,
     /// How matrices are kept on the device, in less memory than f32
     #[arg(long, value_enum)]
-    base: Option<Packing>,
+    base: Option<Quantisation>,
     /// Evaluation data: a file of text, .jsonl or .bin, or a folder of them; for choose and cloze a .jsonl, .csv or .tsv
     /// with named columns; without it, built-in stories that no model was trained on
     #[arg(long)]
@@ -108,7 +108,7 @@ impl Eval {
         let model = global.adapted_model(self.model.as_deref(), self.adapter.as_deref())?;
         let config = model.config()?;
         let weights = model.weights(&config)?;
-        let config = Config { packing: self.base, ..config };
+        let config = Config { quantisation: self.base, ..config };
         match (&self.ids, &self.logits) {
             (Some(ids), Some(logits)) => logits::dump(global, &config, &weights, ids, logits),
             _ if self.task == Kind::Perplexity => {

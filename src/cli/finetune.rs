@@ -129,7 +129,7 @@ impl Finetune {
             class_weights,
             choices: self.given(),
         };
-        let prepared = self.prepared(global, settings.packed(config), settings, tokenizer, arguments)?;
+        let prepared = self.prepared(global, settings.quantised(config), settings, tokenizer, arguments)?;
         let weights = (!self.task_options.from_scratch).then_some(weights);
         prepared.start(|| create_folder(&self.out, &self.options), weights)
     }
@@ -147,7 +147,7 @@ impl Finetune {
         }
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
         arguments.files = arguments.files.moved(global, &self.options, (self.data.as_slice(), self.val.as_deref()))?;
-        let config = settings.packed(resumed.checkpoint.config.clone());
+        let config = settings.quantised(resumed.checkpoint.config.clone());
         self.prepared(global, config, settings, tokenizer, arguments)?.resume(resumed)
     }
 

@@ -94,7 +94,7 @@ impl RewardModel {
             .clone()
             .resolve(&RECIPE.for_adapters(&config), |batch| pairs.0.len().div_ceil(batch) as u64)?;
         settings.check_model(&config, true)?;
-        let prepared = self.prepared(global, settings.packed(config), settings, tokenizer, arguments, pairs);
+        let prepared = self.prepared(global, settings.quantised(config), settings, tokenizer, arguments, pairs);
         prepared.start(|| create_folder(&self.out, &self.options), Some(weights))
     }
 
@@ -109,7 +109,7 @@ impl RewardModel {
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
         arguments.files = arguments.files.moved(global, &self.options, (self.data.as_slice(), self.val.as_deref()))?;
         let pairs = pairs(global, &arguments, &tokenizer)?;
-        let config = settings.packed(resumed.checkpoint.config.clone());
+        let config = settings.quantised(resumed.checkpoint.config.clone());
         self.prepared(global, config, settings, tokenizer, arguments, pairs).resume(resumed)
     }
 

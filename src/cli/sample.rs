@@ -17,7 +17,7 @@ use wgpt::error::Result;
 use wgpt::formats::folder::Weights;
 use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::generate::Generator;
-use wgpt::graph::Packing;
+use wgpt::graph::Quantisation;
 use wgpt::models::config::Config;
 use wgpt::models::network::Network;
 
@@ -32,7 +32,7 @@ pub struct Sample {
     adapter: Option<PathBuf>,
     /// How matrices are kept on the device, in less memory than f32
     #[arg(long, value_enum)]
-    base: Option<Packing>,
+    base: Option<Quantisation>,
     /// Text to continue; without it, standard input, or prompts that are typed at a terminal
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -111,7 +111,7 @@ impl Files {
     pub fn open(
         global: &Global,
         (model, adapter): (Option<&Path>, Option<&Path>),
-        (context, packing): (Option<usize>, Option<Packing>),
+        (context, quantisation): (Option<usize>, Option<Quantisation>),
     ) -> Result<Files> {
         let source = global.adapted_model(model, adapter)?;
         let config = source.config()?;
@@ -123,7 +123,7 @@ impl Files {
                 .say(&format!("warning: the model's generation_config.json asks for {key}, which is not implemented"));
         }
         let weights = source.weights(&config)?;
-        let config = Config { packing, ..config.within_context(context, MOST_CONTEXT)? };
+        let config = Config { quantisation, ..config.within_context(context, MOST_CONTEXT)? };
         Ok(Files { config, weights, tokenizer, generation })
     }
 

@@ -110,7 +110,7 @@ impl FineTune {
             .resolve(&RECIPE.for_adapters(&config), |batch| training.len().div_ceil(batch) as u64)?;
         settings.check_model(&config, !config.tied)?;
         let prepared =
-            self.prepared(global, settings.packed(config), settings, tokenizer, arguments, (training, held_out));
+            self.prepared(global, settings.quantised(config), settings, tokenizer, arguments, (training, held_out));
         prepared.start(|| create_folder(&self.out, &self.options), Some(weights))
     }
 
@@ -133,7 +133,7 @@ impl FineTune {
         check_same(&self.out, &given, &merge(own, arguments.choices.clone()), &settings)?;
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
         arguments.files = arguments.files.moved(global, &self.options, (&self.data, self.val.as_deref()))?;
-        let config = settings.packed(resumed.checkpoint.config.clone());
+        let config = settings.quantised(resumed.checkpoint.config.clone());
         let examples = examples(global, &arguments, &config, &tokenizer)?;
         self.prepared(global, config, settings, tokenizer, arguments, examples).resume(resumed)
     }

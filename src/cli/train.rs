@@ -124,7 +124,7 @@ impl Train {
         let digest = Some(material.corpus.digest());
         let extensions = self.ext.clone();
         let arguments = Arguments { data, validation, context, extensions, choices: chosen, digest };
-        let prepared = self.prepared(global, settings.packed(config), settings, material, arguments);
+        let prepared = self.prepared(global, settings.quantised(config), settings, material, arguments);
         prepared.start(|| RunFolder::create(&self.out, self.options.mode()), weights)
     }
 
@@ -148,7 +148,7 @@ impl Train {
             extensions: arguments.extensions.as_ref(),
         };
         let material = open_material(place, settings.seed, "char", tokenizer)?;
-        let config = settings.packed(resumed.checkpoint.config.clone());
+        let config = settings.quantised(resumed.checkpoint.config.clone());
         if material.corpus.vocabulary_size > config.vocab_size {
             fail!(Input, "the data has another vocabulary than the checkpoint: it changed since the run was started");
         }

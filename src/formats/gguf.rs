@@ -17,10 +17,11 @@ use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::write_atomic;
 use crate::formats::folder::Weights;
+use crate::graph::quantisation::{BLOCK, Q8_MOST, q8_block};
 use crate::models::config::{Config, FeedForward};
 use crate::models::gpt2;
 use crate::ops::gelu::Form;
-use container::{ALIGNMENT, Description, Q8_BLOCK, TensorType, Value, write_head, write_padding};
+use container::{ALIGNMENT, Description, TensorType, Value, write_head, write_padding};
 use vocabulary::Vocabulary;
 
 /// How matrices are stored.
@@ -93,11 +94,11 @@ fn notes(tensors: &[Tensor], vocabulary: &Vocabulary, config: &Config, precision
     let mut notes = Vec::new();
     let cannot_narrow = |tensor: &&Tensor| {
         let Tensor { source, description: Description { shape, .. }, .. } = tensor;
-        shape.len() == 2 && source != POSITIONS && !shape[1].is_multiple_of(Q8_BLOCK)
+        shape.len() == 2 && source != POSITIONS && !shape[1].is_multiple_of(BLOCK)
     };
     let kept = tensors.iter().filter(cannot_narrow).count();
     if precision == Precision::Q8_0 && kept > 0 {
-        notes.push(format!("{kept} matrices stay f32, because their rows are not a multiple of {Q8_BLOCK} values"));
+        notes.push(format!("{kept} matrices stay f32, because their rows are not a multiple of {BLOCK} values"));
     }
     match vocabulary.end_of_text(end_token(config)) {
         Some((_, true)) => {}
@@ -169,7 +170,7 @@ fn tensors(config: &Config, precision: Precision) -> Result<Vec<Tensor>> {
         let narrow = shape.len() == 2 && source != POSITIONS;
         let tensor_type = match precision {
             Precision::F16 if narrow => TensorType::F16,
-            Precision::Q8_0 if narrow && shape[1].is_multiple_of(Q8_BLOCK) => TensorType::Q8_0,
+            Precision::Q8_0 if narrow && shape[1].is_multiple_of(BLOCK) => TensorType::Q8_0,
             _ => TensorType::F32,
         };
         Ok(Tensor { source, transposed, description: Description { name, shape, tensor_type } })
@@ -258,24 +259,18 @@ fn write_values(w: &mut impl Write, tensor_type: TensorType, values: &[f32]) -> 
             w.write_all(halves.as_flattened())
         }
         TensorType::Q8_0 => {
-            let (blocks, rest) = values.as_chunks::<Q8_BLOCK>();
+            let (blocks, rest) = values.as_chunks::<BLOCK>();
             assert!(rest.is_empty(), "values come in whole blocks");
-            w.write_all(&blocks.iter().flat_map(q8_block).collect::<Vec<u8>>())
+            w.write_all(&blocks.iter().flat_map(q8_bytes).collect::<Vec<u8>>())
         }
     }
 }
 
-/// Largest magnitude of a signed byte in q8_0.
-const Q8_MOST: f32 = 127.0;
-
-/// The scale (largest magnitude / 127, as f16) and the values over it, rounded.
-fn q8_block(values: &[f32; Q8_BLOCK]) -> [u8; Q8_BLOCK + 2] {
-    let scale = values.iter().fold(0.0f32, |most, value| most.max(value.abs())) / Q8_MOST;
-    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    let mut block = [0; Q8_BLOCK + 2];
-    block[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
-    for (byte, value) in block[2..].iter_mut().zip(values) {
-        *byte = (value * inverse).round() as i8 as u8;
-    }
+/// A block as the file has it: the scale, then the values.
+fn q8_bytes(values: &[f32; BLOCK]) -> [u8; BLOCK + 2] {
+    let (scale, quants) = q8_block(values);
+    let mut block = [0; BLOCK + 2];
+    block[..2].copy_from_slice(&scale.to_le_bytes());
+    block[2..].copy_from_slice(bytemuck::cast_slice(&quants));
     block
 }

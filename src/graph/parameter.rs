@@ -1,7 +1,7 @@
 //! Parameters: states that training changes. Each is declared once, where the graph is built; initial values, optimiser groups,
 //! freezing, learning rates and checkpoints read that declaration.
 
-use super::packing::PackedAs;
+use super::quantisation::QuantisedAs;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One parameter of a network.
@@ -16,8 +16,8 @@ pub struct Parameter {
     pub depth: Depth,
     /// Whether it is an adapter's: where a network has some, they alone are trained.
     pub adapter: bool,
-    /// How it is packed on a device, where it is: then it is not trained.
-    pub packed: Option<PackedAs>,
+    /// How it is quantised on a device, where it is: then it is not trained.
+    pub quantised: Option<QuantisedAs>,
 }
 
 impl Parameter {

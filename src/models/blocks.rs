@@ -2,7 +2,7 @@
 
 use super::config::{Config, Norm, Position};
 use super::lora::Adapter;
-use crate::graph::{Dtype, Graph, Initial, NetworkId, PackedAs, Packing, Parameter, Tensor};
+use crate::graph::{Dtype, Graph, Initial, NetworkId, Parameter, Quantisation, QuantisedAs, Tensor};
 use crate::ops::add::Add;
 use crate::ops::attention::{Attention, Mask};
 use crate::ops::attention_cached::AttentionCached;
@@ -17,7 +17,7 @@ use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::{Rope, RopeTable};
 use std::cell::{Cell, RefCell};
 
-/// The KV-cache mode of a forward pass.
+/// What the rows of a forward pass are, and whether their keys and values are cached.
 #[derive(Clone, Copy)]
 pub enum CacheMode {
     /// No cache: sequences are whole.
@@ -126,15 +126,15 @@ impl Model<'_> {
         &self,
         g: &mut Graph,
         x: Tensor,
-        Linear { weight, bias, tb, packing, adapter }: Linear,
+        Linear { weight, bias, tb, quantisation, adapter }: Linear,
         added: Option<Tensor>,
         op: Matmul,
     ) -> Tensor {
-        let b = if packing.is_some() { weight } else { cast(g, weight, self.activation()) };
+        let b = if quantisation.is_some() { weight } else { cast(g, weight, self.activation()) };
         let mut inputs = vec![cast(g, x, self.activation()), b];
-        let op = Matmul { tb, bias: bias.is_some(), residual: added.is_some(), packing, ..op };
+        let op = Matmul { tb, bias: bias.is_some(), residual: added.is_some(), quantisation, ..op };
         inputs.extend(bias.into_iter().chain(added));
-        inputs.extend(packing.and_then(|_| g.scales(weight)));
+        inputs.extend(quantisation.and_then(|_| g.scales(weight)));
         let Some(adapter) = adapter else { return g.apply(op, &inputs) };
         let (gelu, output) = (op.gelu, op.output);
         let y = g.apply(Matmul { gelu: None, output: Dtype::F32, ..op }, &inputs);
@@ -317,19 +317,22 @@ impl Model<'_> {
         let tb = stored == Stored::OutIn;
         let dims = if tb { [sizes.1, sizes.0] } else { [sizes.0, sizes.1] };
         let normal = Initial::Normal { std: f64::from(self.config.initializer_range) * scale };
-        let packing = self.config.packing.filter(|packing| packing.fits(sizes.1, sizes.0));
-        let weight = match packing {
+        let quantisation = self.config.quantisation.filter(|quantisation| quantisation.fits(sizes.1, sizes.0));
+        let weight = match quantisation {
             None => self.parameter(g, &format!("{name}.weight"), &dims, normal),
-            Some(packing) => {
-                let packed = Some(PackedAs { packing, transposed: !tb });
+            Some(quantisation) => {
+                let quantised = Some(QuantisedAs { quantisation, transposed: !tb });
                 let (name, depth) = (format!("{}{name}.weight", self.prefix), g.current_depth());
                 let (initial, dims) = (normal, dims.to_vec());
-                g.declare(self.network, &Parameter { name, dims, initial, decays: true, depth, adapter: false, packed })
+                g.declare(
+                    self.network,
+                    &Parameter { name, dims, initial, decays: true, depth, adapter: false, quantised },
+                )
             }
         };
-        let tb = tb || packing.is_some();
+        let tb = tb || quantisation.is_some();
         let bias = bias.then(|| self.parameter(g, &format!("{name}.bias"), &[sizes.1], Initial::Zeros));
-        Linear { weight, bias, tb, packing, adapter: self.adapter(g, name, sizes) }
+        Linear { weight, bias, tb, quantisation, adapter: self.adapter(g, name, sizes) }
     }
 }
 
@@ -339,8 +342,8 @@ pub(super) struct Linear {
     pub bias: Option<Tensor>,
     /// Whether the weight is (outputs, inputs).
     pub tb: bool,
-    /// How the weight is packed, where it is.
-    pub packing: Option<Packing>,
+    /// How the weight is quantised, where it is.
+    pub quantisation: Option<Quantisation>,
     pub adapter: Option<Adapter>,
 }
 

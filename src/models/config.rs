@@ -3,7 +3,7 @@
 use super::lora::Lora;
 use crate::error::Result;
 use crate::fail;
-use crate::graph::Packing;
+use crate::graph::Quantisation;
 use crate::ops::gelu::Form;
 use crate::ops::rope::Scaling;
 
@@ -56,8 +56,8 @@ pub struct Config {
     pub kept: Kept,
     /// The adapters that are on it, which are files of their own.
     pub lora: Option<Lora>,
-    /// How the matrices of its blocks' linear layers are packed on a device, where they are: then they are not trained.
-    pub packing: Option<Packing>,
+    /// How the matrices of its blocks' linear layers are quantised on a device, where they are: then they are not trained.
+    pub quantisation: Option<Quantisation>,
 }
 
 /// Keys of a `config.json` that mean nothing to the model and are written again as they were. They make no difference between
@@ -199,7 +199,7 @@ impl Config {
             eos_token_id: vec![],
             kept: Kept::default(),
             lora: None,
-            packing: None,
+            quantisation: None,
         }
     }
 

@@ -105,11 +105,9 @@ impl Lora {
 
     /// The layers of a matrix (inputs, outputs) that have adapters: path, first output and number of outputs.
     fn layers(&self, config: &Config, matrix: &str, outputs: usize) -> Vec<(String, usize, usize)> {
-        let of_one = || vec![(format!("{matrix}.weight"), vec![outputs])];
-        let parts = config.family().parts(config, &format!("{matrix}.weight")).unwrap_or_else(of_one);
         let mut start = 0;
         let mut layers = vec![];
-        for (name, dims) in parts {
+        for (name, dims) in config.parts(&format!("{matrix}.weight"), &[outputs]) {
             let path = name.strip_suffix(".weight").unwrap_or(&name);
             if self.is_target(path) {
                 layers.push((path.to_string(), start, dims[0]));
@@ -158,14 +156,10 @@ impl Lora {
 
 /// Paths of the linear layers of a model's blocks, as files name them.
 pub fn linear_layers(config: &Config) -> Vec<String> {
-    let network = Network::new(Config { lora: None, packing: None, ..config.clone() });
-    let matrices = network.matrices();
-    let parts = |name: String| {
-        let own = || vec![(format!("{name}.weight"), vec![])];
-        config.family().parts(config, &format!("{name}.weight")).unwrap_or_else(own)
-    };
+    let network = Network::new(Config { lora: None, quantisation: None, ..config.clone() });
+    let parts = |matrix: String| config.parts(&format!("{matrix}.weight"), &[]);
     let path = |(name, _): (String, Vec<usize>)| name.strip_suffix(".weight").unwrap_or(&name).to_string();
-    matrices.into_iter().flat_map(parts).map(path).collect()
+    network.matrices().into_iter().flat_map(parts).map(path).collect()
 }
 
 impl Model<'_> {

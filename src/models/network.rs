@@ -242,7 +242,7 @@ impl Model<'_> {
     pub fn head(&self, g: &mut Graph, x: Tensor) -> Tensor {
         g.scope("lm_head");
         let weight = self.head_weight(g);
-        let linear = Linear { weight, bias: None, tb: true, packing: None, adapter: None };
+        let linear = Linear { weight, bias: None, tb: true, quantisation: None, adapter: None };
         self.product(g, x, linear, None, Matmul { output: self.activation(), ..Matmul::default() })
     }
 

@@ -8,7 +8,7 @@
 //! a weight's gradient, is f32. Where A and B are f16, so is the dC that is multiplied.
 //! Cost: 2 M N K FLOPs; every matrix moved once at least.
 //!
-//! B may be packed (see `graph/packing.rs`): words (N, K / values of a word) if `tb`, or (K, N / values of a word), and where blocks have
+//! B may be quantised (see `graph/quantisation.rs`): words (N, K / values of a word) if `tb`, or (K, N / values of a word), and where blocks have
 //! scales those after bias and residual. It is expanded as it is read, and has no gradient.
 //!
 //! Matrices larger than a binding are worked on in pieces: of M where C, or an untransposed A, is too large; of N where a
@@ -24,7 +24,7 @@ use super::column_sum::ColumnSum;
 use super::elementwise::bytes_of;
 use super::gelu::{Form, GeluBackward, gelu};
 use crate::graph::op::as_ids;
-use crate::graph::packing::{BLOCK, Packing};
+use crate::graph::quantisation::{BLOCK, Quantisation};
 use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor, Variants};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -48,8 +48,8 @@ pub struct Matmul {
     pub accumulate: bool,
     /// Type of C, and of the pre-activation, unless it is added to another tensor.
     pub output: Dtype,
-    /// B is packed so; its scales, where it has some, come after bias and residual.
-    pub packing: Option<Packing>,
+    /// B is quantised so; its scales, where it has some, come after bias and residual.
+    pub quantisation: Option<Quantisation>,
 }
 
 /// M, N, K.
@@ -77,7 +77,8 @@ impl Matmul {
     fn size(&self, inputs: &[&Shape]) -> Size {
         let (a, b) = (inputs[0], inputs[1]);
         let (m, k) = if self.ta { (a.columns(), a.rows()) } else { (a.rows(), a.columns()) };
-        let columns = self.packing.map_or(b.columns(), |packing| b.columns().saturating_mul(packing.per_word()));
+        let columns =
+            self.quantisation.map_or(b.columns(), |quantisation| b.columns().saturating_mul(quantisation.per_word()));
         let (kb, n) = if self.tb { (columns, b.rows()) } else { (b.rows(), columns) };
         assert!(k == kb, "matmul of {a:?}{} and {b:?}{}: {k} is not {kb}", mark(self.ta), mark(self.tb));
         Size { m, n, k }
@@ -127,7 +128,7 @@ impl Matmul {
     fn piece(&self, shapes: &Shapes, [m, n, k]: [Range<usize>; 3], limits: &Limits) -> Dispatch {
         let Size { m: full_m, n: full_n, k: full_k } = self.size(&shapes.inputs);
         let (a, b, c) = (shapes.inputs[0].dtype, shapes.inputs[1].dtype, shapes.outputs[0].dtype);
-        let b_words = |row: usize| self.packing.map_or(row, |packing| row / packing.per_word());
+        let b_words = |row: usize| self.quantisation.map_or(row, |quantisation| row / quantisation.per_word());
         let (lda, ldb) = (if self.ta { full_m } else { full_k }, if self.tb { full_k } else { full_n });
         let (a_rows, a_column) = if self.ta { (&k, m.start) } else { (&m, k.start) };
         let (b_rows, b_column) = if self.tb { (&n, k.start) } else { (&k, n.start) };
@@ -157,10 +158,10 @@ impl Matmul {
             .write_range(0, bytes_of(c, &m, full_n))
             .groups(limits.fold(tiles));
         let aligned = [lda, ldb, a_column, b_column].iter().all(|words| words % 4 == 0);
-        match self.packing {
-            Some(packing) => {
-                assert!(aligned, "a packed matrix has whole quads: {shapes:?}");
-                d = d.swap(tiling.loads.0, loads(packing));
+        match self.quantisation {
+            Some(quantisation) => {
+                assert!(aligned, "a quantised matrix has whole quads: {shapes:?}");
+                d = d.swap(tiling.loads.0, loads(quantisation));
             }
             None if !aligned => d = d.swap(tiling.loads.0, tiling.loads.1),
             None => {}
@@ -191,7 +192,7 @@ impl Matmul {
         if let Some(form) = self.gelu {
             d = d.write_range(1, bytes_of(c, &m, full_n)).constant("GELU_ERF", form == Form::Erf);
         }
-        if self.packing.is_some_and(Packing::has_scales) {
+        if self.quantisation.is_some_and(Quantisation::has_scales) {
             // Two bytes for each block of a row.
             let bytes = |row: usize| (row * ldb / BLOCK * 2) as u64;
             let range = bytes(b_rows.start)..bytes(b_rows.end).next_multiple_of(4);
@@ -201,14 +202,14 @@ impl Matmul {
         d
     }
 
-    /// The input of a packed matrix's scales.
+    /// The input of a quantised matrix's scales.
     fn scales(&self) -> usize {
         2 + usize::from(self.bias) + usize::from(self.residual)
     }
 
     /// Number of inputs.
     fn inputs(&self) -> usize {
-        let scales = self.packing.is_some_and(Packing::has_scales);
+        let scales = self.quantisation.is_some_and(Quantisation::has_scales);
         2 + [self.bias, self.residual, self.accumulate, scales].map(usize::from).iter().sum::<usize>()
     }
 }
@@ -221,11 +222,13 @@ impl Op for Matmul {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let count = self.inputs();
         assert!(inputs.len() == count, "matmul takes {count} tensors here, not {inputs:?}");
-        if let Some(packing) = self.packing {
-            let (b, values) = (inputs[1], inputs[1].len() * packing.per_word());
-            let scaled = !packing.has_scales() || *inputs[self.scales()] == Shape::u32(&[packing.scale_words(values)]);
-            let fits = packing.fits(b.rows(), b.columns() * packing.per_word()) && b.dtype == Dtype::U32 && scaled;
-            assert!(fits && !self.ta, "matmul of a packed matrix does not take {inputs:?}");
+        if let Some(quantisation) = self.quantisation {
+            let (b, values) = (inputs[1], inputs[1].len() * quantisation.per_word());
+            let scaled =
+                !quantisation.has_scales() || *inputs[self.scales()] == Shape::u32(&[quantisation.scale_words(values)]);
+            let fits =
+                quantisation.fits(b.rows(), b.columns() * quantisation.per_word()) && b.dtype == Dtype::U32 && scaled;
+            assert!(fits && !self.ta, "matmul of a quantised matrix does not take {inputs:?}");
         }
         let Size { m, n, .. } = self.size(inputs);
         let c = if self.ta { Shape::f32(&[m, n]) } else { inputs[0].with_columns(n) }.with_dtype(self.output);
@@ -252,7 +255,7 @@ impl Op for Matmul {
     }
 
     fn variants(&self, shapes: &Shapes, limits: &Limits) -> Option<Variants> {
-        if self.packing.is_some() {
+        if self.quantisation.is_some() {
             return None; // those of the same product of numbers
         }
         let size = self.size(&shapes.inputs);
@@ -272,13 +275,13 @@ impl Op for Matmul {
     }
 
     fn parts(&self, shapes: &Shapes) -> Vec<(Arc<dyn Op>, Vec<Shape>)> {
-        let Some(packing) = self.packing else { return vec![] };
+        let Some(quantisation) = self.quantisation else { return vec![] };
         let mut inputs: Vec<Shape> = shapes.inputs.iter().map(|s| (*s).clone()).collect();
-        inputs[1] = inputs[1].with_columns(inputs[1].columns() * packing.per_word()).with_dtype(Dtype::F32);
-        if packing.has_scales() {
+        inputs[1] = inputs[1].with_columns(inputs[1].columns() * quantisation.per_word()).with_dtype(Dtype::F32);
+        if quantisation.has_scales() {
             inputs.remove(self.scales());
         }
-        vec![(Arc::new(Matmul { packing: None, ..self.clone() }), inputs)]
+        vec![(Arc::new(Matmul { quantisation: None, ..self.clone() }), inputs)]
     }
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
@@ -289,15 +292,15 @@ impl Op for Matmul {
             Some(form) => g.apply(GeluBackward { form }, &[Tensor { node, slot: 1 }, dy]),
             None => dy,
         };
-        if let Some(packing) = self.packing {
-            assert!(!needed[1], "a packed matrix is not trained");
-            let op = Matmul { tb: !self.tb, output: a_type, packing: self.packing, ..Matmul::default() };
-            let operands = [dc, b].into_iter().chain(packing.has_scales().then(|| inputs[self.scales()]));
+        if let Some(quantisation) = self.quantisation {
+            assert!(!needed[1], "a quantised matrix is not trained");
+            let op = Matmul { tb: !self.tb, output: a_type, quantisation: self.quantisation, ..Matmul::default() };
+            let operands = [dc, b].into_iter().chain(quantisation.has_scales().then(|| inputs[self.scales()]));
             let da = needed[0].then(|| g.apply(op, &operands.collect::<Vec<_>>()));
             let mut grads = vec![da, None];
             grads.extend(self.bias.then(|| needed[2].then(|| g.apply(ColumnSum::default(), &[dc]))));
             grads.extend(self.residual.then(|| Some(cast(g, dy, Dtype::F32))));
-            grads.extend(packing.has_scales().then_some(None));
+            grads.extend(quantisation.has_scales().then_some(None));
             return grads;
         }
         let dc = if a_type == b_type { cast(g, dc, a_type) } else { dc };
@@ -326,11 +329,11 @@ impl Op for Matmul {
         let Size { m, n, k } = self.size(&shapes.inputs);
         // Both operands with K innermost, so that a dot product reads contiguous words.
         let a = if self.ta { transpose(inputs[0], k, m) } else { inputs[0].to_vec() };
-        let unpacked = self.packing.map(|packing| {
-            let scales = if packing.has_scales() { as_ids(inputs[self.scales()]) } else { &[] };
-            packing.unpack(as_ids(inputs[1]), scales)
+        let dequantised = self.quantisation.map(|quantisation| {
+            let scales = if quantisation.has_scales() { as_ids(inputs[self.scales()]) } else { &[] };
+            quantisation.dequantise(as_ids(inputs[1]), scales)
         });
-        let b = unpacked.as_deref().unwrap_or(inputs[1]);
+        let b = dequantised.as_deref().unwrap_or(inputs[1]);
         let b = if self.tb { b.to_vec() } else { transpose(b, k, n) };
         let bias = self.bias.then(|| inputs[2]);
         let residual = self.residual.then(|| inputs[2 + usize::from(self.bias)]);
@@ -366,12 +369,12 @@ impl Op for Matmul {
     }
 }
 
-/// The shared shader file that expands a packed B.
-fn loads(packing: Packing) -> &'static str {
-    match packing {
-        Packing::F16 => "quads_f16",
-        Packing::Q8_0 => "quads_q8_0",
-        Packing::Q4_0 => "quads_q4_0",
+/// The shared shader file that expands a quantised B.
+fn loads(quantisation: Quantisation) -> &'static str {
+    match quantisation {
+        Quantisation::F16 => "quads_f16",
+        Quantisation::Q8_0 => "quads_q8_0",
+        Quantisation::Q4_0 => "quads_q4_0",
     }
 }
 

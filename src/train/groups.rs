@@ -65,7 +65,7 @@ mod tests {
             decays: dims.len() > 1,
             depth: Depth::Top,
             adapter: false,
-            packed: None,
+            quantised: None,
         };
         dims.iter().map(parameter).collect()
     }

@@ -86,7 +86,7 @@ mod tests {
             decays: true,
             depth,
             adapter: false,
-            packed: None,
+            quantised: None,
         }
     }
 

@@ -12,7 +12,7 @@ use super::rates::{Freeze, Rates};
 use super::schedule::{Schedule, ScheduleKind};
 use crate::error::Result;
 use crate::fail;
-use crate::graph::Packing;
+use crate::graph::Quantisation;
 use crate::models::blocks::Compute;
 use crate::models::config::{Config, Dropout};
 use serde::{Deserialize, Serialize};
@@ -146,9 +146,9 @@ pub struct Settings {
     pub dropout: f32,
     pub freeze: Freeze,
     pub precision: Precision,
-    /// How the model under adapters is packed.
+    /// How the model under adapters is quantised.
     #[serde(default)]
-    pub base: Option<Packing>,
+    pub base: Option<Quantisation>,
     pub recompute: bool,
     /// Tokens whose logits exist at a time; 0 for all.
     pub classifier_rows: usize,
@@ -301,9 +301,9 @@ impl Settings {
         self.precision == Precision::Mixed
     }
 
-    /// The model as it is packed on the device.
-    pub fn packed(&self, config: Config) -> Config {
-        Config { packing: self.base, ..config }
+    /// The model as it is quantised on the device.
+    pub fn quantised(&self, config: Config) -> Config {
+        Config { quantisation: self.base, ..config }
     }
 
     pub fn compute(&self) -> Compute {

@@ -214,7 +214,7 @@ impl Trainer {
         for (name, dims) in self.optimizer_states() {
             self.executor().write_state(&name, &vec![0.0; dims.iter().product()])?;
         }
-        for parameter in self.parameters().iter().filter(|p| p.packed.is_none()).cloned().collect::<Vec<_>>() {
+        for parameter in self.parameters().iter().filter(|p| p.quantised.is_none()).cloned().collect::<Vec<_>>() {
             self.executor().write_state(&parameter.name, &initial_values(&parameter, seed))?;
         }
         if let Some(weights) = weights {

@@ -106,7 +106,7 @@ fn matmul(rng: &mut Pcg64) -> Problem {
     if residual || accumulate {
         inputs.push(uniform(&[m, n], Dtype::F32));
     }
-    problem(Matmul { ta, tb, bias, residual, gelu, accumulate, output, packing: None }, inputs, false)
+    problem(Matmul { ta, tb, bias, residual, gelu, accumulate, output, quantisation: None }, inputs, false)
 }
 
 #[test]

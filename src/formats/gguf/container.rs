@@ -4,6 +4,8 @@
 
 use std::io::{self, Write};
 
+use crate::graph::quantisation::BLOCK;
+
 /// Tensor data and every tensor in it start at multiples of this many bytes.
 pub const ALIGNMENT: u64 = 32;
 const VERSION: u32 = 3;
@@ -27,9 +29,6 @@ pub enum TensorType {
     Q8_0 = 8,
 }
 
-/// Values that share a scale in [`TensorType::Q8_0`].
-pub const Q8_BLOCK: usize = 32;
-
 impl TensorType {
     /// Bytes of `values` values; for q8_0 these are whole blocks.
     pub fn size_bytes(self, values: usize) -> u64 {
@@ -37,7 +36,7 @@ impl TensorType {
         match self {
             TensorType::F32 => 4 * values,
             TensorType::F16 => 2 * values,
-            TensorType::Q8_0 => values / Q8_BLOCK as u64 * (2 + Q8_BLOCK as u64),
+            TensorType::Q8_0 => values / BLOCK as u64 * (2 + BLOCK as u64),
         }
     }
 }

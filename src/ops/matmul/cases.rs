@@ -2,7 +2,7 @@
 
 use super::Matmul;
 use crate::graph::Dtype;
-use crate::graph::packing::{Packed, Packing};
+use crate::graph::quantisation::{Quantisation, Quantised};
 use crate::ops::case::{Case, Draw};
 use crate::ops::gelu::Form;
 use rand::{RngExt, SeedableRng};
@@ -66,54 +66,57 @@ const PLAIN: Matmul = Matmul {
     gelu: None,
     accumulate: false,
     output: Dtype::F32,
-    packing: None,
+    quantisation: None,
 };
 const TO_HALF: Matmul = Matmul { output: Dtype::F16, ..PLAIN };
 
-/// Seeded numbers, packed: words and scales of a matrix of so many values.
-fn packed(packing: Packing, values: usize) -> Packed {
+/// Seeded numbers, quantised: words and scales of a matrix of so many values.
+fn quantised(quantisation: Quantisation, values: usize) -> Quantised {
     let mut rng = Pcg64::seed_from_u64(values as u64);
-    packing.pack(&(0..values).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>())
+    quantisation.quantise(&(0..values).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>())
 }
 
-const PACKED: &str = "as of f32: a packed value is exact in f32";
+const QUANTISED: &str = "as of f32: a quantised value is exact in f32";
 
-/// A product with a packed matrix of `$values` values, (rows, words).
-macro_rules! packed {
-    ($name:literal, $op:expr, $packing:ident, $a:expr, $words:expr, $values:literal, $scales:expr) => {
+/// A product with a quantised matrix of `$values` values, (rows, words).
+macro_rules! quantised {
+    ($name:literal, $op:expr, $quantisation:ident, $a:expr, $words:expr, $values:literal, $scales:expr) => {
         Case {
             name: $name,
-            op: || Arc::new(Matmul { packing: Some(Packing::$packing), ..$op }),
+            op: || Arc::new(Matmul { quantisation: Some(Quantisation::$quantisation), ..$op }),
             inputs: &[
                 (&$a, Draw::Uniform(1.0)),
-                (&$words, Draw::Words(|| packed(Packing::$packing, $values).words)),
-                (&$scales, Draw::Words(|| packed(Packing::$packing, $values).scales)),
+                (&$words, Draw::Words(|| quantised(Quantisation::$quantisation, $values).words)),
+                (&$scales, Draw::Words(|| quantised(Quantisation::$quantisation, $values).scales)),
             ],
             gradient: true,
             position: 0,
             atol: 6e-6,
             rtol: 1e-6,
-            reason: PACKED,
+            reason: QUANTISED,
         }
     };
     ($name:literal, $op:expr, $a:expr, $words:expr, $values:literal) => {
         Case {
             name: $name,
-            op: || Arc::new(Matmul { packing: Some(Packing::F16), ..$op }),
-            inputs: &[(&$a, Draw::Uniform(1.0)), (&$words, Draw::Words(|| packed(Packing::F16, $values).words))],
+            op: || Arc::new(Matmul { quantisation: Some(Quantisation::F16), ..$op }),
+            inputs: &[
+                (&$a, Draw::Uniform(1.0)),
+                (&$words, Draw::Words(|| quantised(Quantisation::F16, $values).words)),
+            ],
             gradient: true,
             position: 0,
             atol: 6e-6,
             rtol: 1e-6,
-            reason: PACKED,
+            reason: QUANTISED,
         }
     };
 }
 
 pub const CASES: &[Case] = &[
-    packed!("matmul of f16 in words, 33x20 by B^T 36x20", Matmul { tb: true, ..PLAIN }, [33, 20], [36, 10], 720),
-    packed!("matmul of f16 in words, 5x20 by 20x44", PLAIN, [5, 20], [20, 22], 880),
-    packed!(
+    quantised!("matmul of f16 in words, 33x20 by B^T 36x20", Matmul { tb: true, ..PLAIN }, [33, 20], [36, 10], 720),
+    quantised!("matmul of f16 in words, 5x20 by 20x44", PLAIN, [5, 20], [20, 22], 880),
+    quantised!(
         "matmul of q8_0, 2x33x64 by B^T 68x64",
         Matmul { tb: true, ..PLAIN },
         Q8_0,
@@ -122,8 +125,8 @@ pub const CASES: &[Case] = &[
         4352,
         [68]
     ),
-    packed!("matmul of q8_0, 70x36 by 36x96", PLAIN, Q8_0, [70, 36], [36, 24], 3456, [54]),
-    packed!(
+    quantised!("matmul of q8_0, 70x36 by 36x96", PLAIN, Q8_0, [70, 36], [36, 24], 3456, [54]),
+    quantised!(
         "matmul of q8_0, one row by B^T 132x96",
         Matmul { tb: true, ..PLAIN },
         Q8_0,
@@ -132,9 +135,17 @@ pub const CASES: &[Case] = &[
         12672,
         [198]
     ),
-    packed!("matmul of q4_0, 33x96 by B^T 36x96", Matmul { tb: true, ..PLAIN }, Q4_0, [33, 96], [36, 12], 3456, [54]),
-    packed!("matmul of q4_0, 70x36 by 36x64", PLAIN, Q4_0, [70, 36], [36, 8], 2304, [36]),
-    packed!(
+    quantised!(
+        "matmul of q4_0, 33x96 by B^T 36x96",
+        Matmul { tb: true, ..PLAIN },
+        Q4_0,
+        [33, 96],
+        [36, 12],
+        3456,
+        [54]
+    ),
+    quantised!("matmul of q4_0, 70x36 by 36x64", PLAIN, Q4_0, [70, 36], [36, 8], 2304, [36]),
+    quantised!(
         "matmul of q4_0, four rows by B^T 132x64",
         Matmul { tb: true, ..PLAIN },
         Q4_0,
@@ -145,28 +156,38 @@ pub const CASES: &[Case] = &[
     ),
     Case {
         name: "matmul of q4_0 with bias and residual, 9x32 by B^T 20x32",
-        op: || Arc::new(Matmul { tb: true, bias: true, residual: true, packing: Some(Packing::Q4_0), ..PLAIN }),
+        op: || {
+            Arc::new(Matmul { tb: true, bias: true, residual: true, quantisation: Some(Quantisation::Q4_0), ..PLAIN })
+        },
         inputs: &[
             (&[9, 32], Draw::Uniform(1.0)),
-            (&[20, 4], Draw::Words(|| packed(Packing::Q4_0, 640).words)),
+            (&[20, 4], Draw::Words(|| quantised(Quantisation::Q4_0, 640).words)),
             (&[20], Draw::Uniform(1.0)),
             (&[9, 20], Draw::Uniform(1.0)),
-            (&[10], Draw::Words(|| packed(Packing::Q4_0, 640).scales)),
+            (&[10], Draw::Words(|| quantised(Quantisation::Q4_0, 640).scales)),
         ],
         gradient: true,
         position: 0,
         atol: 6e-6,
         rtol: 1e-6,
-        reason: PACKED,
+        reason: QUANTISED,
     },
     Case {
         name: "matmul of q8_0 with bias and gelu, 9x32 by B^T 20x32",
-        op: || Arc::new(Matmul { tb: true, bias: true, gelu: Some(Form::Tanh), packing: Some(Packing::Q8_0), ..PLAIN }),
+        op: || {
+            Arc::new(Matmul {
+                tb: true,
+                bias: true,
+                gelu: Some(Form::Tanh),
+                quantisation: Some(Quantisation::Q8_0),
+                ..PLAIN
+            })
+        },
         inputs: &[
             (&[9, 32], Draw::Uniform(1.0)),
-            (&[20, 8], Draw::Words(|| packed(Packing::Q8_0, 640).words)),
+            (&[20, 8], Draw::Words(|| quantised(Quantisation::Q8_0, 640).words)),
             (&[20], Draw::Uniform(1.0)),
-            (&[10], Draw::Words(|| packed(Packing::Q8_0, 640).scales)),
+            (&[10], Draw::Words(|| quantised(Quantisation::Q8_0, 640).scales)),
         ],
         gradient: true,
         position: 0,

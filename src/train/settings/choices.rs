@@ -3,7 +3,7 @@
 use super::{Cadence, Precision};
 use crate::error::Result;
 use crate::fail;
-use crate::graph::Packing;
+use crate::graph::Quantisation;
 use crate::models::config::Config;
 use crate::models::lora::Lora;
 use crate::train::rates::Freeze;
@@ -80,7 +80,7 @@ pub struct Choices {
     pub rslora: Option<bool>,
     /// How the matrices of the model that is adapted are kept on the device: less memory than f32
     #[arg(long, value_enum, help_heading = "Adapters")]
-    pub base: Option<Packing>,
+    pub base: Option<Quantisation>,
     /// Floating-point format: mixed halves the memory of activations, on devices that have f16 [default: f32]
     #[arg(long, value_enum, help_heading = "Memory")]
     pub precision: Option<Precision>,
@@ -118,7 +118,7 @@ impl Choices {
     pub fn adapted(&self, config: Config, (base, name): (&Config, Option<String>)) -> Result<Config> {
         let Some(rank) = self.lora else {
             if self.base.is_some() && config.lora.is_none() {
-                fail!(Usage, "--base packs a model that stays as it is, under adapters: give --lora RANK as well");
+                fail!(Usage, "--base quantises a model that stays as it is, under adapters: give --lora RANK as well");
             }
             if config.lora.is_some() && config.vocab_size != base.vocab_size {
                 fail!(Usage, "the adapters' model needs tokens of its own for this: merge them first, with wgpt merge");

@@ -1,4 +1,4 @@
-//! Packed base models: products that expand f16, q8_0 and q4_0 as they read, against the same model with the expanded weights.
+//! Quantised base models: products that expand f16, q8_0 and q4_0 as they read, against the same model with the expanded weights.
 
 use crate::cli::{Place, error, has, stderr};
 use crate::hugging_face::{logits, open};
@@ -10,7 +10,7 @@ use wgpt::executor::Executor;
 use wgpt::formats::folder::{WeightType, Weights, write_folder};
 use wgpt::generate::{Generator, SamplingParams};
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::packing::{Packed, PackedAs, Packing};
+use wgpt::graph::quantisation::{Quantisation, Quantised, QuantisedAs};
 use wgpt::graph::{AdapterKind, Parameter};
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
@@ -22,7 +22,7 @@ use wgpt::reference::Cpu;
 use wgpt::train::settings::{Choices, Precision, Settings};
 use wgpt::train::trainer::{Blueprint, Trainer};
 
-const PACKINGS: [Packing; 3] = [Packing::F16, Packing::Q8_0, Packing::Q4_0];
+const QUANTISATIONS: [Quantisation; 3] = [Quantisation::F16, Quantisation::Q8_0, Quantisation::Q4_0];
 
 /// A model whose matrices have whole blocks.
 fn config(preset: &str) -> Config {
@@ -30,28 +30,28 @@ fn config(preset: &str) -> Config {
     Config { vocab_size: 61, context: 32, inner: 96, initializer_range: 0.1, ..(preset.config)().resized(2, 4, 64) }
 }
 
-fn with_packing(config: &Config, packing: Packing) -> Config {
-    Config { packing: Some(packing), ..config.clone() }
+fn with_quantisation(config: &Config, quantisation: Quantisation) -> Config {
+    Config { quantisation: Some(quantisation), ..config.clone() }
 }
 
-/// The values of a matrix once they were packed.
-fn expanded(packed: PackedAs, values: &[f32], dims: &[usize]) -> Vec<f32> {
-    let Packed { words, scales } = packed.pack(values, dims);
-    let expanded = packed.packing.unpack(&words, &scales);
-    let (rows, columns) = packed.sizes(dims);
-    if !packed.transposed {
+/// The values of a matrix once they were quantised.
+fn expanded(quantised: QuantisedAs, values: &[f32], dims: &[usize]) -> Vec<f32> {
+    let Quantised { words, scales } = quantised.quantise(values, dims);
+    let expanded = quantised.quantisation.dequantise(&words, &scales);
+    let (rows, columns) = quantised.sizes(dims);
+    if !quantised.transposed {
         return expanded;
     }
     (0..rows * columns).map(|i| expanded[i % rows * columns + i / rows]).collect()
 }
 
-/// A folder with the model's initial values, expanded where `packing` packs them.
-fn folder(config: &Config, packing: Option<Packing>) -> TempDir {
+/// A folder with the model's initial values, expanded where `quantisation` quantises them.
+fn folder(config: &Config, quantisation: Option<Quantisation>) -> TempDir {
     let folder = tempdir().unwrap();
-    let network = Network::new(Config { packing, ..config.clone() });
+    let network = Network::new(Config { quantisation, ..config.clone() });
     let value = |p: &Parameter| {
-        let values = initial_values(&Parameter { packed: None, ..p.clone() }, 7);
-        p.packed.map_or(values.clone(), |packed| expanded(packed, &values, &p.dims))
+        let values = initial_values(&Parameter { quantised: None, ..p.clone() }, 7);
+        p.quantised.map_or(values.clone(), |quantised| expanded(quantised, &values, &p.dims))
     };
     let values: Vec<_> = network.parameters().iter().map(|p| (p, value(p))).collect();
     let tensors: Vec<_> = values.iter().map(|(p, v)| (p.name.clone(), p.dims.clone(), v.as_slice())).collect();
@@ -60,27 +60,30 @@ fn folder(config: &Config, packing: Option<Packing>) -> TempDir {
 }
 
 #[test]
-fn logits_and_texts_of_a_packed_model_are_those_of_its_expanded_weights() {
+fn logits_and_texts_of_a_quantised_model_are_those_of_its_expanded_weights() {
     for preset in ["llama-mini", "demo"] {
         let config = config(preset);
         let (_, weights) = open_folder(folder(&config, None));
         let ids: Vec<u32> = (0..36).map(|i| (i * 7 + i * i) % 61).collect();
         let plain = logits(&mut Cpu::default(), &config, &weights, &ids, [2, 18]);
         // Kernels have cases of their own; here the graphs of both ways to store a matrix count.
-        let packings = if preset == "demo" { &PACKINGS[2..] } else { &PACKINGS[..] };
-        for &packing in packings {
-            let packed = with_packing(&config, packing);
-            let matrices = Network::new(packed.clone()).parameters().iter().filter(|p| p.packed.is_some()).count();
+        let quantisations = if preset == "demo" { &QUANTISATIONS[2..] } else { &QUANTISATIONS[..] };
+        for &quantisation in quantisations {
+            let quantised = with_quantisation(&config, quantisation);
+            let matrices =
+                Network::new(quantised.clone()).parameters().iter().filter(|p| p.quantised.is_some()).count();
             assert_eq!(matrices, 8, "all of two layers");
-            let (_, expanded) = open_folder(folder(&config, Some(packing)));
+            let (_, expanded) = open_folder(folder(&config, Some(quantisation)));
             let want = logits(&mut Cpu::default(), &config, &expanded, &ids, [2, 18]);
-            assert!(worst(&want, &plain) > 1e-5 * largest(&plain), "{packing:?} rounds");
-            for (label, mut device) in devices().into_iter().take(if packing == Packing::Q4_0 { 3 } else { 1 }) {
-                let got = logits(device.as_mut(), &packed, &weights, &ids, [2, 18]);
+            assert!(worst(&want, &plain) > 1e-5 * largest(&plain), "{quantisation:?} rounds");
+            for (label, mut device) in
+                devices().into_iter().take(if quantisation == Quantisation::Q4_0 { 3 } else { 1 })
+            {
+                let got = logits(device.as_mut(), &quantised, &weights, &ids, [2, 18]);
                 let error = worst(&got, &want) / largest(&want);
-                println!("{preset} {packing:?} with {label}: {error:.1e} of the largest logit off");
+                println!("{preset} {quantisation:?} with {label}: {error:.1e} of the largest logit off");
                 // f32 sums in another order, through two blocks.
-                assert!(error <= 5e-6, "{preset} {packing:?} with {label}: {error} of the largest logit off");
+                assert!(error <= 5e-6, "{preset} {quantisation:?} with {label}: {error} of the largest logit off");
             }
             // Token by token, through the kernels of few rows.
             let text = |kind, config: &Config, weights: &Weights| {
@@ -96,7 +99,7 @@ fn logits_and_texts_of_a_packed_model_are_those_of_its_expanded_weights() {
                 ids
             };
             let kind = if preset == "demo" { AdapterKind::Software } else { AdapterKind::Gpu };
-            assert_eq!(text(kind, &packed, &weights), text(kind, &config, &expanded), "{preset} {packing:?}");
+            assert_eq!(text(kind, &quantised, &weights), text(kind, &config, &expanded), "{preset} {quantisation:?}");
         }
     }
 }
@@ -127,10 +130,10 @@ fn settings(precision: Precision) -> Settings {
     choices.resolve(&RECIPE, |_| 2).unwrap()
 }
 
-fn adapted(config: &Config, packing: Option<Packing>) -> Config {
+fn adapted(config: &Config, quantisation: Option<Quantisation>) -> Config {
     let targets = vec!["all-linear".to_string()];
     let lora = Lora { rank: 2, alpha: 4.0, dropout: 0.0, targets, rank_stabilised: false, saved: vec![], base: None };
-    Config { lora: Some(lora.check(config).unwrap()), packing, ..config.clone() }
+    Config { lora: Some(lora.check(config).unwrap()), quantisation, ..config.clone() }
 }
 
 /// Losses of three steps, and the adapters after them.
@@ -157,29 +160,34 @@ fn trained(
 }
 
 #[test]
-fn adapters_train_on_a_packed_base_as_on_its_expanded_weights() {
+fn adapters_train_on_a_quantised_base_as_on_its_expanded_weights() {
     for preset in ["llama-mini", "demo"] {
         let config = config(preset);
         let (_, weights) = open_folder(folder(&config, None));
-        for packing in PACKINGS {
-            let (_, expanded) = open_folder(folder(&config, Some(packing)));
+        for quantisation in QUANTISATIONS {
+            let (_, expanded) = open_folder(folder(&config, Some(quantisation)));
             let cpu = || Box::new(Cpu::default()) as Box<dyn Executor>;
             let (want, adapters, whole) = trained(cpu(), adapted(&config, None), &expanded, Precision::F32);
             assert!(want[2] < want[0], "{want:?}");
-            let on_all = preset == "llama-mini" && packing == Packing::Q8_0;
+            let on_all = preset == "llama-mini" && quantisation == Quantisation::Q8_0;
             for (label, device) in devices().into_iter().take(if on_all { 3 } else { 1 }) {
-                let (got, of_packed, memory) =
-                    trained(device, adapted(&config, Some(packing)), &weights, Precision::F32);
-                println!("{preset} {packing:?} with {label}: losses {got:?} and {want:?}; {memory} of {whole} bytes");
+                let (got, of_quantised, memory) =
+                    trained(device, adapted(&config, Some(quantisation)), &weights, Precision::F32);
+                println!(
+                    "{preset} {quantisation:?} with {label}: losses {got:?} and {want:?}; {memory} of {whole} bytes"
+                );
                 assert!(
                     got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 1e-5 * w),
                     "{label}: {got:?}, not {want:?}"
                 );
                 // AdamW divides a gradient by its own size: the smallest are rounding.
-                assert!(worst(&of_packed, &adapters) <= 2e-3 * largest(&adapters), "{preset} {packing:?} with {label}");
+                assert!(
+                    worst(&of_quantised, &adapters) <= 2e-3 * largest(&adapters),
+                    "{preset} {quantisation:?} with {label}"
+                );
                 assert!(memory < whole, "{memory} bytes, not less than {whole}");
             }
-            let (got, ..) = trained(cpu(), adapted(&config, Some(packing)), &weights, Precision::Mixed);
+            let (got, ..) = trained(cpu(), adapted(&config, Some(quantisation)), &weights, Precision::Mixed);
             // f16 keeps eleven bits of each activation.
             assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 2e-2 * w), "mixed: {got:?}, not {want:?}");
         }
@@ -187,7 +195,7 @@ fn adapters_train_on_a_packed_base_as_on_its_expanded_weights() {
 }
 
 #[test]
-fn a_packed_base_from_the_command_line() {
+fn a_quantised_base_from_the_command_line() {
     let place = Place::new();
     place.write("text.txt", "abcabcabc abc\n".repeat(200));
     let train = "train --data text.txt --tokenizer bytes --layers 1 --heads 2 --width 32 --context 32 --steps 2 --batch 2 --device cpu --out base";
@@ -205,7 +213,7 @@ fn a_packed_base_from_the_command_line() {
     assert!(place.wgpt("sft --out halves --resume --steps 4 --device cpu").status.success());
     run("--steps 4 --out plain");
     let adapters = |folder: &str| std::fs::read(place.path(folder).join("adapter_model.safetensors")).unwrap();
-    assert!(adapters("whole") == adapters("halves"), "resumed on the same packed base");
+    assert!(adapters("whole") == adapters("halves"), "resumed on the same quantised base");
     assert!(adapters("whole") != adapters("plain"), "q4_0 rounds");
     let loss = |more: &str| {
         let out = place.wgpt(&format!("eval --adapter whole --data text.txt --device cpu {more}"));
@@ -213,8 +221,8 @@ fn a_packed_base_from_the_command_line() {
             serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", stderr(&out)));
         value["loss"].as_f64().unwrap()
     };
-    let (plain, packed) = (loss(""), loss("--base q4_0"));
-    assert!(plain != packed && (plain - packed).abs() < 0.1, "{plain} and {packed}");
+    let (plain, quantised) = (loss(""), loss("--base q4_0"));
+    assert!(plain != quantised && (plain - quantised).abs() < 0.1, "{plain} and {quantised}");
     let out = place.wgpt("sample --model base --base q8_0 --prompt ab --tokens 3 --device cpu");
     assert!(out.status.success(), "{}", stderr(&out));
     let refused = place.wgpt("sft --model base --data examples.jsonl --base q8_0 --out none --device cpu");

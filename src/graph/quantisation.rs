@@ -1,4 +1,4 @@
-//! Packed matrices: weights in fewer bits than f32, which products expand as they read them.
+//! Quantised matrices: weights in fewer bits than f32, which products expand as they read them.
 //!
 //!   words (rows, columns * bits / 32), u32;  scales (ceil(rows * columns / 64)), u32, two f16 in each
 //!
@@ -9,10 +9,10 @@
 use half::f16;
 use serde::{Deserialize, Serialize};
 
-/// How a matrix is packed.
+/// How a matrix is quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
-pub enum Packing {
+pub enum Quantisation {
     #[value(name = "f16")]
     F16,
     /// 8.5 bits per value.
@@ -25,58 +25,60 @@ pub enum Packing {
 
 /// Values that share a scale.
 pub const BLOCK: usize = 32;
+/// Largest magnitude of a value in q8_0.
+pub const Q8_MOST: f32 = 127.0;
 
-/// How a parameter is packed.
+/// How a parameter is quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PackedAs {
-    pub packing: Packing,
-    /// Whether it is packed as its transpose: blocks lie along the inputs of a layer, which GPT-2 stores as (inputs, outputs).
+pub struct QuantisedAs {
+    pub quantisation: Quantisation,
+    /// Whether it is quantised as its transpose: blocks lie along the inputs of a layer, which GPT-2 stores as (inputs, outputs).
     pub transposed: bool,
 }
 
-impl PackedAs {
-    /// Rows and columns of a matrix as it is packed.
+impl QuantisedAs {
+    /// Rows and columns of a matrix as it is quantised.
     pub fn sizes(self, dims: &[usize]) -> (usize, usize) {
         if self.transposed { (dims[1], dims[0]) } else { (dims[0], dims[1]) }
     }
 
-    /// The values of a matrix as it is packed; `dims` are its own.
-    pub fn pack(self, values: &[f32], dims: &[usize]) -> Packed {
+    /// The values of a matrix as it is quantised; `dims` are its own.
+    pub fn quantise(self, values: &[f32], dims: &[usize]) -> Quantised {
         if !self.transposed {
-            return self.packing.pack(values);
+            return self.quantisation.quantise(values);
         }
         let (rows, columns) = self.sizes(dims);
         let turned: Vec<f32> = (0..rows * columns).map(|i| values[i % columns * rows + i / columns]).collect();
-        self.packing.pack(&turned)
+        self.quantisation.quantise(&turned)
     }
 }
 
-/// The name of the state of a packed parameter's scales.
+/// The name of the state of a quantised parameter's scales.
 pub fn scales_name(parameter: &str) -> String {
     format!("{parameter}.scales")
 }
 
-/// A packed matrix.
+/// A quantised matrix.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Packed {
+pub struct Quantised {
     pub words: Vec<u32>,
     /// None for f16.
     pub scales: Vec<u32>,
 }
 
-impl Packing {
+impl Quantisation {
     /// Values in a word.
     pub fn per_word(self) -> usize {
         match self {
-            Packing::F16 => 2,
-            Packing::Q8_0 => 4,
-            Packing::Q4_0 => 8,
+            Quantisation::F16 => 2,
+            Quantisation::Q8_0 => 4,
+            Quantisation::Q4_0 => 8,
         }
     }
 
     /// Whether blocks have scales.
     pub fn has_scales(self) -> bool {
-        self != Packing::F16
+        self != Quantisation::F16
     }
 
     /// Words of the scales of so many values.
@@ -84,56 +86,56 @@ impl Packing {
         if self.has_scales() { (values / BLOCK).div_ceil(2) } else { 0 }
     }
 
-    /// Whether a matrix can be packed: rows of whole blocks, and quads of rows.
+    /// Whether a matrix can be quantised: rows of whole blocks, and quads of rows.
     pub fn fits(self, rows: usize, columns: usize) -> bool {
         let block = if self.has_scales() { BLOCK } else { 4 };
         rows.is_multiple_of(4) && columns.is_multiple_of(block)
     }
 
-    /// Packs values, of which rows have whole blocks.
-    pub fn pack(self, values: &[f32]) -> Packed {
-        let mut packed = Packed::default();
+    /// Quantises values, of which rows have whole blocks.
+    pub fn quantise(self, values: &[f32]) -> Quantised {
+        let mut quantised = Quantised::default();
         let mut scales = vec![];
         match self {
-            Packing::F16 => {
+            Quantisation::F16 => {
                 let pair = |pair: &[f32]| pair_word(f16::from_f32(pair[0]), f16::from_f32(pair[1]));
-                packed.words = values.chunks(2).map(pair).collect();
+                quantised.words = values.chunks(2).map(pair).collect();
             }
-            Packing::Q8_0 => {
+            Quantisation::Q8_0 => {
                 for block in values.as_chunks::<BLOCK>().0 {
                     let (scale, quants) = q8_block(block);
                     scales.push(scale);
-                    packed.words.extend(
+                    quantised.words.extend(
                         quants.as_chunks::<4>().0.iter().map(|q| i32::from_le_bytes(q.map(|q| q as u8)) as u32),
                     );
                 }
             }
-            Packing::Q4_0 => {
+            Quantisation::Q4_0 => {
                 for block in values.as_chunks::<BLOCK>().0 {
                     let (scale, quants) = q4_block(block);
                     scales.push(scale);
                     let word =
                         |q: &[u8; 8]| q.iter().enumerate().fold(0, |word, (i, q)| word | u32::from(*q) << (4 * i));
-                    packed.words.extend(quants.as_chunks::<8>().0.iter().map(word));
+                    quantised.words.extend(quants.as_chunks::<8>().0.iter().map(word));
                 }
             }
         }
-        packed.scales =
+        quantised.scales =
             scales.chunks(2).map(|pair| pair_word(pair[0], pair.get(1).copied().unwrap_or(f16::ZERO))).collect();
-        packed
+        quantised
     }
 
-    /// The values of a packed matrix.
-    pub fn unpack(self, words: &[u32], scales: &[u32]) -> Vec<f32> {
+    /// The values of a quantised matrix.
+    pub fn dequantise(self, words: &[u32], scales: &[u32]) -> Vec<f32> {
         let half = |word: u32, high: bool| f16::from_bits((if high { word >> 16 } else { word }) as u16).to_f32();
         let scale = |value: usize| half(scales[value / 64], value & BLOCK != 0);
         let per_word = self.per_word();
         let one = |value: usize| {
             let (word, place) = (words[value / per_word], value % per_word);
             match self {
-                Packing::F16 => half(word, place == 1),
-                Packing::Q8_0 => scale(value) * f32::from((word >> (8 * place)) as u8 as i8),
-                Packing::Q4_0 => scale(value) * (f32::from((word >> (4 * place)) as u8 & 15) - 8.0),
+                Quantisation::F16 => half(word, place == 1),
+                Quantisation::Q8_0 => scale(value) * f32::from((word >> (8 * place)) as u8 as i8),
+                Quantisation::Q4_0 => scale(value) * (f32::from((word >> (4 * place)) as u8 & 15) - 8.0),
             }
         };
         (0..words.len() * per_word).map(one).collect()
@@ -146,7 +148,7 @@ fn pair_word(low: f16, high: f16) -> u32 {
 
 /// Scale and values of a block of q8_0.
 pub fn q8_block(values: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let scale = values.iter().fold(0.0f32, |most, value| most.max(value.abs())) / 127.0;
+    let scale = values.iter().fold(0.0f32, |most, value| most.max(value.abs())) / Q8_MOST;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     (f16::from_f32(scale), values.map(|value| (value * inverse).round() as i8))
 }
@@ -168,21 +170,25 @@ mod tests {
     }
 
     #[test]
-    fn a_packed_value_is_off_by_at_most_half_a_step_and_packing_again_changes_nothing() {
-        for (packing, step) in [(Packing::F16, 1.0 / 1024.0), (Packing::Q8_0, 1.0 / 127.0), (Packing::Q4_0, 1.0 / 8.0)]
+    fn a_quantised_value_is_off_by_at_most_half_a_step_and_quantising_again_changes_nothing() {
+        for (quantisation, step) in
+            [(Quantisation::F16, 1.0 / 1024.0), (Quantisation::Q8_0, 1.0 / 127.0), (Quantisation::Q4_0, 1.0 / 8.0)]
         {
             let values = values(256);
-            let Packed { words, scales } = packing.pack(&values);
-            assert_eq!(words.len(), 256 / packing.per_word());
-            assert_eq!(scales.len(), packing.scale_words(256));
-            let got = packing.unpack(&words, &scales);
+            let Quantised { words, scales } = quantisation.quantise(&values);
+            assert_eq!(words.len(), 256 / quantisation.per_word());
+            assert_eq!(scales.len(), quantisation.scale_words(256));
+            let got = quantisation.dequantise(&words, &scales);
             for (block, got) in values.chunks(BLOCK).zip(got.chunks(BLOCK)) {
                 let most = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
                 // Half a step, and the rounding of the scale to f16; q4_0 has no +8, whose value is a step off at most.
-                let bound = if packing == Packing::Q4_0 { most * step * 1.001 } else { most * step * 0.56 };
-                block.iter().zip(got).for_each(|(v, g)| assert!((v - g).abs() <= bound, "{packing:?}: {v} is {g}"));
+                let bound = if quantisation == Quantisation::Q4_0 { most * step * 1.001 } else { most * step * 0.56 };
+                block
+                    .iter()
+                    .zip(got)
+                    .for_each(|(v, g)| assert!((v - g).abs() <= bound, "{quantisation:?}: {v} is {g}"));
             }
-            assert_eq!(packing.pack(&got), Packed { words, scales }, "{packing:?}");
+            assert_eq!(quantisation.quantise(&got), Quantised { words, scales }, "{quantisation:?}");
         }
     }
 

@@ -1,0 +1,10 @@
+// Four words of A from element `i` on, where that is a multiple of four.
+
+// Element type of A.
+alias A_TYPE = f32;
+
+@group(0) @binding(0) var<storage, read> a: array<vec4<A_TYPE>>;
+
+fn a_quad(i: u32) -> vec4<f32> {
+    return vec4<f32>(a[i / 4u]);
+}
