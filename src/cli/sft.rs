@@ -108,7 +108,7 @@ impl FineTune {
             .choices
             .clone()
             .resolve(&RECIPE.for_adapters(&config), |batch| training.len().div_ceil(batch) as u64)?;
-        settings.check_model(&config, !config.tied)?;
+        settings.check_model(&config, config.trains_head())?;
         let prepared =
             self.prepared(global, settings.quantised(config), settings, tokenizer, arguments, (training, held_out));
         prepared.start(|| create_folder(&self.out, &self.options), Some(weights))

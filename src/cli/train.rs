@@ -108,11 +108,11 @@ impl Train {
         let of_adapters = choices.clone();
         let settings = choices.resolve(&recipe.run, epoch)?;
         let config = model_config(&model, recipe.init_std, &settings, &material, init.as_ref().map(|(_, c)| c))?;
-        settings.check_model(&config, !config.tied)?;
         let config = match &init {
             Some((source, base)) => of_adapters.adapted(config, (base, source.name()))?,
             None => config,
         };
+        settings.check_model(&config, config.trains_head())?;
         if settings.sample_every > 0 && material.tokenizer.is_none() {
             fail!(
                 Usage,

@@ -328,9 +328,9 @@ fn places(files: &[TensorFile], config: &Config) -> Result<HashMap<String, (usiz
             if config.family().is_buffer(name) {
                 continue;
             }
-            // A table that was trained beside adapters stands for the model's.
-            let replaces =
-                own.len() < raw.len() && config.lora.as_ref().is_some_and(|l| l.saved.iter().any(|s| s == name));
+            // Tables and a head that were trained beside adapters stand for the model's.
+            let is_saved = |lora: &Lora| name == SCORE || lora.saved.iter().any(|saved| saved == name);
+            let replaces = own.len() < raw.len() && config.lora.as_ref().is_some_and(is_saved);
             if let Some((other, twin)) = places.get(name).filter(|_| !replaces) {
                 let place = |i: &usize| files[*i].path().file_name().unwrap_or_default().display();
                 let (twin, raw) = (one_line(twin), one_line(&raw));

@@ -90,10 +90,10 @@ impl ModelSource {
                 let adapter = folder.display();
                 Error::Input(format!("the adapter {adapter} is not of this model: {error}"))
             })?;
-            // Tables that are saved beside the adapters may have rows for more tokens.
-            let table =
-                lora.saved.first().map(|table| format!("{}{}{table}", adapter::PREFIX, config.family().prefix()));
-            let rows = table.and_then(|table| tensors.shape(&table).map(|shape| shape[0]));
+            // The embedding table may have rows for more tokens where it is saved beside the adapters.
+            let family = config.family();
+            let table = format!("{}{}{}", adapter::PREFIX, family.prefix(), family.embedding());
+            let rows = tensors.shape(&table).map(|shape| shape[0]);
             let config = Config { vocab_size: rows.unwrap_or(config.vocab_size), lora: Some(lora), ..config };
             config.validate()?;
             return Ok(config);

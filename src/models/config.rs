@@ -163,6 +163,11 @@ pub(super) fn quads(size: usize) -> usize {
 }
 
 impl Config {
+    /// Whether an output projection of its own is trained: there is one, and it is not under adapters.
+    pub fn trains_head(&self) -> bool {
+        !self.tied && self.lora.is_none()
+    }
+
     /// The experts, where the feed-forward part has some.
     pub fn experts(&self) -> Option<Experts> {
         match self.feed_forward {

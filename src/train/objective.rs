@@ -59,7 +59,7 @@ pub trait Objective {
 
     /// Whether the first network has a head of its own, that is a head which `--freeze all` leaves to train.
     fn has_head(&self) -> bool {
-        !self.networks()[0].config().tied
+        self.networks()[0].config().trains_head()
     }
 
     /// Writes the model as a folder that others load; `parameters` are those of the first network and of heads on it, by their

@@ -371,6 +371,7 @@ fn adapters_are_trained_resumed_used_and_merged_from_the_command_line() {
     refused(&format!("sft --model base --lora 2 --lora-targets q_proj {data}"), &["q_proj", "c_attn", "all-linear"]);
     refused(&format!("sft --model base --lora 2 --lora-alpha 0 {data}"), &["--lora-alpha 0"]);
     refused(&format!("sft --model base --lora 2 --lora-dropout 1 {data}"), &["--lora-dropout 1"]);
+    refused(&format!("sft --model base --lora 2 --head-lr 1 {data}"), &["--head-lr"]);
     refused("train --data text.txt --lora 2 --out none --device cpu", &["--lora", "--init"]);
     has(&error(&place.wgpt("merge --model base --adapter base --out none"), 1), &["base", "holds no adapters"]);
     assert!(!place.path("none").exists());
