@@ -25,8 +25,9 @@ use wgpt::generate::{Generator, Request, SamplingParams};
 use wgpt::gpu::Gpu;
 use wgpt::models::config::Config;
 use wgpt::objectives::sft::{RECIPE, Rows, Sft};
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::settings::{Choices, Settings};
-use wgpt::train::trainer::{Blueprint, Trainer};
+use wgpt::train::trainer::Trainer;
 
 #[derive(Parser)]
 struct Arguments {

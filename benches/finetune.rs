@@ -27,8 +27,9 @@ use wgpt::models::config::Config;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::prepare::prepare;
 use wgpt::objectives::labelled::{Labelled, Options, RECIPE};
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::settings::{Choices, Settings};
-use wgpt::train::trainer::{Blueprint, Trainer};
+use wgpt::train::trainer::Trainer;
 
 #[derive(Parser)]
 struct Arguments {

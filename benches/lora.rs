@@ -17,8 +17,9 @@ use wgpt::models::config::Config;
 use wgpt::models::lora::{ALL_LINEAR, Lora};
 use wgpt::models::presets::PRESETS;
 use wgpt::objectives::sft::{RECIPE, Rows, Sft};
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::settings::Choices;
-use wgpt::train::trainer::{Blueprint, Trainer};
+use wgpt::train::trainer::Trainer;
 
 #[derive(Parser)]
 struct Arguments {

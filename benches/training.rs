@@ -16,8 +16,10 @@ use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
 use wgpt::objectives::pretrain::Pretrain;
 use wgpt::objectives::recipe::PresetRecipe;
+use wgpt::train::blueprint::Blueprint;
+use wgpt::train::memory::mib;
 use wgpt::train::settings::Choices;
-use wgpt::train::trainer::{Blueprint, Trainer, mib};
+use wgpt::train::trainer::Trainer;
 
 #[derive(Clone, Parser)]
 struct Arguments {

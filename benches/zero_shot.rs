@@ -31,9 +31,10 @@ use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
 use wgpt::objectives::pretrain::Pretrain;
 use wgpt::objectives::recipe::PresetRecipe;
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::schedule::ScheduleKind;
 use wgpt::train::settings::Choices;
-use wgpt::train::trainer::{Blueprint, Trainer};
+use wgpt::train::trainer::Trainer;
 
 #[derive(Parser)]
 struct Arguments {

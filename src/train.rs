@@ -1,5 +1,6 @@
 //! Training, whatever the objective: the step's graph, the trainer, runs, settings, checkpoints, sinks of records.
 
+pub mod blueprint;
 pub mod checkpoint;
 pub mod clock;
 pub mod graph;

@@ -13,6 +13,7 @@ use wgpt::fail;
 use wgpt::formats::folder::{Weights, holds_model};
 use wgpt::graph::Parameter;
 use wgpt::models::config::Config;
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
 use wgpt::train::memory::{advice, check_memory};
 use wgpt::train::objective::Objective;
@@ -22,7 +23,7 @@ use wgpt::train::settings::Settings;
 use wgpt::train::sinks::log::{self, Log};
 use wgpt::train::sinks::plot::Curve;
 use wgpt::train::sinks::{Sink, console};
-use wgpt::train::trainer::{Blueprint, ChosenVariants, Trainer};
+use wgpt::train::trainer::{ChosenVariants, Trainer};
 
 /// Options of every command that trains.
 #[derive(clap::Args)]

@@ -1,8 +1,8 @@
 //! Whether a run fits a device's memory, and which options would make it fit.
 
+use super::blueprint::Blueprint;
 use super::objective::Objective;
 use super::settings::{Precision, Settings};
-use super::trainer::{Blueprint, mib};
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::graph::Limits;
@@ -97,4 +97,9 @@ fn flags(settings: &Settings, way: &Settings) -> String {
     let rows = way.classifier_rows;
     let rows = if rows == settings.classifier_rows { String::new() } else { format!(" --classifier-rows {rows}") };
     format!("{rows}{}", if way.recompute == settings.recompute { "" } else { " --recompute" })
+}
+
+/// Bytes as MiB, rounded up.
+pub fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
 }

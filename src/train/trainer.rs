@@ -1,5 +1,6 @@
 //! An objective's run on a device: programs, micro-batches, and the steps between validations. Nothing here prints or saves.
 
+use super::blueprint::Blueprint;
 use super::clock::StepClock;
 use super::graph::{ACCUMULATE, EXPERT_LOAD, REPORT, TrainingGraph, UPDATE};
 use super::objective::{Batch, Evaluation, EvaluationPrograms, Objective, ShapeKey};
@@ -7,96 +8,18 @@ use super::record::Record;
 use super::settings::Settings;
 use crate::error::Result;
 use crate::executor::{Executor, Program};
-use crate::fail;
 use crate::formats::folder::Weights;
 use crate::formats::upload::upload;
-use crate::graph::memory::Class;
-use crate::graph::{Graph, Limits, Parameter, Plan, Step};
+use crate::graph::{Graph, Parameter, Plan, Step};
 use crate::models::initial::initial_values;
 use crate::models::network::Network;
 use crate::ops::global_norm::report;
 use crate::ops::loss_scale::scale_of;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Bad steps in a row after which a run stops.
 const MOST_SKIPPED: u32 = 5;
-
-/// The graphs of a run, one pair for each shape, and the buffers they need.
-pub struct Blueprint {
-    shapes: Vec<ShapeKey>,
-    training: Vec<(TrainingGraph, Plan)>,
-    evaluation: Vec<(Graph, Plan)>,
-}
-
-impl Blueprint {
-    /// Plans a run for a device's limits, before anything is allocated.
-    pub fn new(objective: &dyn Objective, settings: &Settings, limits: &Limits) -> Result<Blueprint> {
-        check_precision(settings, limits)?;
-        let (shapes, networks) = (objective.shapes(settings.batch), objective.networks());
-        check_prefixes(networks)?;
-        let (compute, optimizer) = (settings.compute(), settings.optimizer());
-        let (mut training, mut evaluation) = (vec![], vec![]);
-        for &shape in &shapes {
-            let graph = TrainingGraph::new(networks, compute, &optimizer, |g, models| objective.loss(g, models, shape));
-            let plan = Plan::new(&graph.graph, limits)?;
-            training.push((graph, plan));
-            let mut graph = Graph::new();
-            let models: Vec<_> = networks.iter().map(|network| network.evaluation(compute)).collect();
-            objective.evaluation(&mut graph, &models, shape);
-            let plan = Plan::new(&graph, limits)?;
-            evaluation.push((graph, plan));
-        }
-        Ok(Blueprint { shapes, training, evaluation })
-    }
-
-    /// Has the executor choose good variants for these graphs, which may take it some seconds, and plans them with those.
-    pub fn tuned(mut self, executor: &mut dyn Executor) -> Result<Blueprint> {
-        let graphs: Vec<&Graph> = self.graphs().collect();
-        executor.tune(&graphs)?;
-        for (graph, plan) in &mut self.training {
-            *plan = Plan::new(&graph.graph, executor.limits())?;
-        }
-        for (graph, plan) in &mut self.evaluation {
-            *plan = Plan::new(graph, executor.limits())?;
-        }
-        Ok(self)
-    }
-
-    /// Bytes that loading this run allocates: each state once, and each plan's own buffers.
-    pub fn memory_bytes(&self) -> u64 {
-        let (mut known, mut size_bytes) = (HashSet::new(), 0);
-        let plans = self.training.iter().map(|(_, plan)| plan).chain(self.evaluation.iter().map(|(_, plan)| plan));
-        for plan in plans {
-            size_bytes += plan.size_bytes(|class| *class != Class::State);
-            for (i, buffer) in plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.class == Class::State) {
-                let states = plan.states.iter().filter(|state| state.buffer == i).map(|state| &state.name);
-                let count = known.len();
-                let names = states.clone().count();
-                known.extend(states);
-                // A buffer that an earlier plan allocates has states that are known.
-                if known.len() == count + names {
-                    size_bytes += buffer.size_bytes;
-                }
-            }
-        }
-        size_bytes
-    }
-
-    /// The plan of the first shape's step.
-    pub fn training_plan(&self) -> &Plan {
-        &self.training[0].1
-    }
-
-    /// The training graph of the first shape.
-    pub fn training_graph(&self) -> &TrainingGraph {
-        &self.training[0].0
-    }
-
-    fn graphs(&self) -> impl Iterator<Item = &Graph> {
-        self.training.iter().map(|(graph, _)| &graph.graph).chain(self.evaluation.iter().map(|(graph, _)| graph))
-    }
-}
 
 /// Variants by class, on a device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -427,27 +350,4 @@ impl Trainer {
         training.iter().chain(&evaluation).for_each(|program| executor.unload(*program));
         (executor, self.objective)
     }
-}
-
-/// Fails where two networks have one prefix.
-fn check_prefixes(networks: &[Network]) -> Result<()> {
-    for (i, network) in networks.iter().enumerate() {
-        if networks[..i].iter().any(|other| other.prefix() == network.prefix()) {
-            fail!(Usage, "two networks have the prefix `{}`: give each one of its own", network.prefix());
-        }
-    }
-    Ok(())
-}
-
-/// Fails where a device cannot compute in the run's precision.
-pub fn check_precision(settings: &Settings, limits: &Limits) -> Result<()> {
-    if settings.is_mixed() && !limits.f16 {
-        fail!(Device, "--precision mixed needs half precision (f16), which this device has not: use --precision f32");
-    }
-    Ok(())
-}
-
-/// Bytes as MiB, rounded up.
-pub fn mib(bytes: u64) -> String {
-    format!("{} MiB", bytes.div_ceil(1 << 20))
 }

@@ -20,10 +20,10 @@ use wgpt::ops::classifier::Classifier;
 use wgpt::ops::cross_entropy::CrossEntropy;
 use wgpt::ops::fill::Fill;
 use wgpt::reference::Cpu;
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::graph::{Optimizer, TrainingGraph};
 use wgpt::train::memory::check_memory;
 use wgpt::train::settings::{Choices, Settings};
-use wgpt::train::trainer::Blueprint;
 
 fn gpu(family: AdapterKind) -> Gpu {
     Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap()

@@ -25,12 +25,13 @@ use wgpt::models::network::Network;
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::{Labelled, Options, RECIPE};
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::checkpoint::{Mode, RunFolder};
 use wgpt::train::record::Record;
 use wgpt::train::run::{End, Run, RunState, restore, run_state};
 use wgpt::train::settings::{Choices, Settings};
 use wgpt::train::sinks::Sink;
-use wgpt::train::trainer::{Blueprint, Trainer};
+use wgpt::train::trainer::Trainer;
 
 // --- the library ----------------------------------------------------------------------------------------------------
 

@@ -20,8 +20,9 @@ use wgpt::models::lora::Lora;
 use wgpt::models::network::Network;
 use wgpt::objectives::sft::{RECIPE, Rows, Sft};
 use wgpt::reference::Cpu;
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::settings::{Choices, Settings};
-use wgpt::train::trainer::{Blueprint, Trainer};
+use wgpt::train::trainer::Trainer;
 
 const CASES: [&str; 7] = ["gpt2", "gpt2_all", "llama", "mistral", "qwen2", "qwen3", "mixtral"];
 

@@ -17,11 +17,11 @@ use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::ops::global_norm::report;
 use wgpt::ops::loss_scale::{INITIAL, LEAST};
 use wgpt::reference::Cpu;
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::checkpoint::RunFolder;
 use wgpt::train::graph::{Optimizer, REPORT, TrainingGraph};
 use wgpt::train::run::{Run, restore, run_state};
 use wgpt::train::settings::{self as run, Precision};
-use wgpt::train::trainer::Blueprint;
 
 const BATCH: usize = 3;
 const TIME: usize = 24;

@@ -31,6 +31,7 @@ use wgpt::objectives::labelled::{self, Labelled, Options};
 use wgpt::objectives::reward::{self, Pairs, Reward};
 use wgpt::objectives::sft::{self, Rows, Sft};
 use wgpt::reference::Cpu;
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::checkpoint::{Mode, RunFolder};
 use wgpt::train::objective::Objective;
 use wgpt::train::rates::Freeze;
@@ -39,7 +40,7 @@ use wgpt::train::run::{End, Run, RunState, restore, run_state};
 use wgpt::train::schedule::ScheduleKind;
 use wgpt::train::settings::{Cadence, Choices, Precision, Settings};
 use wgpt::train::sinks::Sink;
-use wgpt::train::trainer::{Blueprint, Trainer};
+use wgpt::train::trainer::Trainer;
 
 /// An objective with its settings.
 type Made = (Box<dyn Objective>, Settings);

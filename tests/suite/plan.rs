@@ -21,9 +21,9 @@ use wgpt::ops::fill::Fill;
 use wgpt::ops::matmul::Matmul;
 use wgpt::reference::Cpu;
 use wgpt::shaders::specialise;
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::graph::TrainingGraph;
 use wgpt::train::settings::{Choices, Settings};
-use wgpt::train::trainer::Blueprint;
 
 pub const FAMILIES: [AdapterKind; 2] = [AdapterKind::Gpu, AdapterKind::Software];
 

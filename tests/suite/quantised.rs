@@ -19,8 +19,9 @@ use wgpt::models::network::Network;
 use wgpt::models::presets::PRESETS;
 use wgpt::objectives::sft::{RECIPE, Rows, Sft};
 use wgpt::reference::Cpu;
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::settings::{Choices, Precision, Settings};
-use wgpt::train::trainer::{Blueprint, Trainer};
+use wgpt::train::trainer::Trainer;
 
 const QUANTISATIONS: [Quantisation; 3] = [Quantisation::F16, Quantisation::Q8_0, Quantisation::Q4_0];
 

@@ -12,8 +12,8 @@ use wgpt::objectives::pretrain::Pretrain;
 use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::ops::add::Add;
 use wgpt::ops::attention::Attention;
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::settings::{Choices, Precision};
-use wgpt::train::trainer::Blueprint;
 
 /// A GPU with as much of everything as any has.
 fn large() -> Limits {

@@ -25,6 +25,7 @@ use wgpt::ops::add::add_in_place;
 use wgpt::ops::fill::Fill;
 use wgpt::ops::global_norm::report;
 use wgpt::reference::Cpu;
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::checkpoint::{Mode, RunFolder};
 use wgpt::train::graph::{Optimizer, REPORT, TrainingGraph};
 use wgpt::train::record::Record;
@@ -32,7 +33,7 @@ use wgpt::train::run::{End, Run, RunState, restore, run_state};
 use wgpt::train::schedule::ScheduleKind;
 use wgpt::train::settings::{self as run, Cadence, Settings, merged};
 use wgpt::train::sinks::Sink;
-use wgpt::train::trainer::{Blueprint, Trainer};
+use wgpt::train::trainer::Trainer;
 
 pub struct Story {
     pub tokenizer: Tokenizer,

@@ -16,9 +16,10 @@ use wgpt::models::config::Config;
 use wgpt::models::presets::PRESETS;
 use wgpt::objectives::pretrain::Pretrain;
 use wgpt::objectives::recipe::PresetRecipe;
+use wgpt::train::blueprint::Blueprint;
 use wgpt::train::graph::{ACCUMULATE, UPDATE};
+use wgpt::train::memory::mib;
 use wgpt::train::settings::{Choices, Settings};
-use wgpt::train::trainer::{Blueprint, mib};
 
 /// Training of every preset on a device, and the measurements behind the estimates.
 #[derive(Serialize)]

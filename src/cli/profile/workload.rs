@@ -13,9 +13,10 @@ use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
 use wgpt::objectives::recipe::PresetRecipe;
+use wgpt::train::blueprint::check_precision;
 use wgpt::train::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
+use wgpt::train::memory::mib;
 use wgpt::train::settings::{Choices, Precision};
-use wgpt::train::trainer::{check_precision, mib};
 
 /// Which model, at which sizes.
 #[derive(Clone, Debug, Default, clap::Args)]
