@@ -165,7 +165,7 @@ impl Bench<'_> {
         let config = choices.adapted(self.config.clone(), (&self.config, None))?;
         let rows = Rows::new(rows, None);
         let settings: Settings = choices.resolve(&RECIPE, |batch| rows.len().div_ceil(batch) as u64)?;
-        let objective = Box::new(Sft::new(config, &settings, (rows, Rows::new(vec![], None)), None));
+        let objective = Box::new(Sft::new(config, &settings, (rows, Rows::new(vec![], None))));
         let blueprint = Blueprint::new(objective.as_ref(), &settings, device.limits())?.tuned(device.as_mut())?;
         let steps = settings.steps;
         let mut trainer = Trainer::new(device, blueprint, objective, settings)?;

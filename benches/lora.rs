@@ -90,8 +90,7 @@ fn measure(arguments: &Arguments, config: Config) -> Result<(usize, u64, String)
     let vocabulary = config.vocab_size as u32;
     let ids: Vec<u32> = (0..=arguments.tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocabulary).collect();
     let example = Encoded { learned: vec![true; ids.len()], ids, parted: false };
-    let objective =
-        Box::new(Sft::new(config, &settings, (Rows::new(vec![example], None), Rows::new(vec![], None)), None));
+    let objective = Box::new(Sft::new(config, &settings, (Rows::new(vec![example], None), Rows::new(vec![], None))));
     let device = Gpu::open(&arguments.device)?;
     let blueprint = Blueprint::new(objective.as_ref(), &settings, device.limits())?;
     let trained = blueprint.training_graph().trained().iter().map(|p| p.len()).sum();

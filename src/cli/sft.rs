@@ -166,7 +166,7 @@ impl FineTune {
             command: "sft",
             out: &self.out,
             best: PathBuf::new(),
-            objective: Box::new(Sft::new(config, &settings, (training, validation), packed)),
+            objective: Box::new(Sft::new(config, &settings, (training, validation))),
             settings,
             tokenizer: Some(tokenizer),
             arguments: serde_json::to_value(arguments).expect("paths and numbers always serialise"),

@@ -1,4 +1,4 @@
-//! Quantised matrices: weights in fewer bits than f32, which products expand as they read them.
+//! Quantised matrices: weights in fewer bits than f32, which products dequantise as they read them.
 //!
 //!   words (rows, columns * bits / 32), u32;  scales (ceil(rows * columns / 64)), u32, two f16 in each
 //!

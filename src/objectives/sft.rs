@@ -52,8 +52,6 @@ pub struct Sft {
     accumulate: u64,
     training: Rows,
     validation: Rows,
-    /// Whether rows hold several examples.
-    packing: bool,
     /// Filled again for every micro-batch.
     inputs: Inputs,
 }
@@ -62,6 +60,8 @@ pub struct Sft {
 pub struct Rows {
     examples: Vec<Encoded>,
     rows: Vec<Vec<usize>>,
+    /// The length of rows that hold several examples.
+    packed: Option<usize>,
 }
 
 impl Rows {
@@ -72,7 +72,7 @@ impl Rows {
             None => (0..examples.len()).map(|example| vec![example]).collect(),
             Some(longest) => best_fit(&lengths.collect::<Vec<_>>(), longest),
         };
-        Rows { examples, rows }
+        Rows { examples, rows, packed }
     }
 
     /// Number of rows.
@@ -140,7 +140,7 @@ struct Inputs {
 
 impl Inputs {
     /// Sets the inputs to some rows; each target that is learned has this weight.
-    fn set(&mut self, all: &Rows, rows: &[usize], (length, packing): (usize, bool), weight: f32, batch: &mut Batch) {
+    fn set(&mut self, all: &Rows, rows: &[usize], length: usize, weight: f32, batch: &mut Batch) {
         let places = batch.size * length;
         for words in [&mut self.ids, &mut self.positions] {
             words.clear();
@@ -169,7 +169,7 @@ impl Inputs {
             }
         }
         batch.set("ids", &self.ids);
-        if packing {
+        if all.packed.is_some() {
             batch.set("positions", &self.positions);
             batch.set("starts", &self.starts);
         }
@@ -184,14 +184,9 @@ fn fed(example: &Encoded) -> usize {
 }
 
 impl Sft {
-    /// Rows are no longer than the context; with `packed` all have that length.
-    pub fn new(
-        config: Config,
-        settings: &Settings,
-        (training, validation): (Rows, Rows),
-        packed: Option<usize>,
-    ) -> Sft {
-        let buckets = match packed {
+    /// Rows are no longer than the context; both sets are packed to one length, or neither is.
+    pub fn new(config: Config, settings: &Settings, (training, validation): (Rows, Rows)) -> Sft {
+        let buckets = match training.packed {
             Some(longest) => Buckets(vec![longest]),
             None => {
                 Buckets::fit(training.lengths().chain(validation.lengths()), super::labelled::BUCKETS, config.context)
@@ -199,17 +194,17 @@ impl Sft {
         };
         let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
         let epochs = Epochs::new(training.lengths().map(|length| buckets.of(length)).collect());
-        let (accumulate, packing) = (settings.accumulate as u64, packed.is_some());
-        Sft { networks, buckets, epochs, accumulate, training, validation, packing, inputs: Inputs::default() }
+        let accumulate = settings.accumulate as u64;
+        Sft { networks, buckets, epochs, accumulate, training, validation, inputs: Inputs::default() }
     }
 
     /// Minus the weighted sum of the log-probabilities of a micro-batch's targets.
     fn weighted(&self, g: &mut Graph, model: &Model, shape: ShapeKey) -> Tensor {
         let dims = [shape.batch, shape.length];
         let ids = g.input("ids", Shape::u32(&dims));
-        let x = match self.packing {
-            false => model.hidden(g, ids),
-            true => {
+        let x = match self.training.packed {
+            None => model.hidden(g, ids),
+            Some(_) => {
                 let [positions, starts] = ["positions", "starts"].map(|name| g.input(name, Shape::u32(&dims)));
                 model.hidden_of_documents(g, ids, positions, starts)
             }
@@ -261,8 +256,7 @@ impl Objective for Sft {
         }
         // The step takes the mean over its micro-batches.
         let weight = -(self.accumulate as f32) / all as f32;
-        let row = (self.buckets.0[own.bucket], self.packing);
-        self.inputs.set(&self.training, &own.examples, row, weight, batch);
+        self.inputs.set(&self.training, &own.examples, self.buckets.0[own.bucket], weight, batch);
         batch.tokens = own.examples.iter().map(|row| self.training.fed(*row)).sum();
         batch.shape = own.bucket;
         Ok(())
@@ -280,8 +274,7 @@ impl Objective for Sft {
         programs.executor.write_state(LOSS_SUM, &[0.0])?;
         for group in group(&buckets, &order, batch.size) {
             batch.clear();
-            let row = (self.buckets.0[group.bucket], self.packing);
-            self.inputs.set(&self.validation, &group.examples, row, weight, &mut batch);
+            self.inputs.set(&self.validation, &group.examples, self.buckets.0[group.bucket], weight, &mut batch);
             batch.shape = group.bucket;
             programs.run(&batch)?;
         }

@@ -8,8 +8,8 @@
 //! a weight's gradient, is f32. Where A and B are f16, so is the dC that is multiplied.
 //! Cost: 2 M N K FLOPs; every matrix moved once at least.
 //!
-//! B may be quantised (see `graph/quantisation.rs`): words (N, K / values of a word) if `tb`, or (K, N / values of a word), and where blocks have
-//! scales those after bias and residual. It is expanded as it is read, and has no gradient.
+//! B may be quantised (see `graph/quantisation.rs`): words (N, K / values of a word) if `tb`, or (K, N / values of a word), and where
+//! blocks have scales those after bias and residual. It is dequantised as it is read, and has no gradient.
 //!
 //! Matrices larger than a binding are worked on in pieces: of M where C, or an untransposed A, is too large; of N where a
 //! transposed B is; of K where a transposed A or an untransposed B is, each further piece adding to the first.
@@ -88,7 +88,10 @@ impl Matmul {
     fn class(&self, shapes: &Shapes) -> String {
         let letter = |transposed| if transposed { 't' } else { 'n' };
         let Size { m, n, k } = self.size(&shapes.inputs);
-        let dtype = shapes.inputs[0].dtype.suffix();
+        let dtype = match [0, 1].map(|operand| shapes.inputs[operand].dtype) {
+            [Dtype::F16, Dtype::F32 | Dtype::U32] => " f16 by f32",
+            [a, _] => a.suffix(),
+        };
         let odd = if [m, n, k].iter().all(|length| length % 4 == 0) { "" } else { " odd" };
         let [m, n, k] = [m, n, k].map(usize::next_power_of_two);
         format!("matmul {}{} {m}x{n}x{k}{odd}{dtype}", letter(self.ta), letter(self.tb))
@@ -369,7 +372,7 @@ impl Op for Matmul {
     }
 }
 
-/// The shared shader file that expands a quantised B.
+/// The shared shader file that dequantises B.
 fn loads(quantisation: Quantisation) -> &'static str {
     match quantisation {
         Quantisation::F16 => "quads_f16",

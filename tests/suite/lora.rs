@@ -158,7 +158,6 @@ fn three_steps_on_adapters_are_those_of_trl_and_peft() {
                 config.clone(),
                 &settings,
                 (Rows::new(examples(name), None), Rows::new(vec![], None)),
-                None,
             ));
             let blueprint = Blueprint::new(objective.as_ref(), &settings, device.limits()).unwrap();
             let mut trainer = Trainer::new(device, blueprint, objective, settings).unwrap();
@@ -235,7 +234,7 @@ fn nothing_is_computed_or_kept_for_parameters_of_a_frozen_base() {
     let limits = Cpu::default().limits().clone();
     let blueprint = |config: &Config| {
         let objective =
-            Sft::new(config.clone(), &settings, (Rows::new(examples("llama"), None), Rows::new(vec![], None)), None);
+            Sft::new(config.clone(), &settings, (Rows::new(examples("llama"), None), Rows::new(vec![], None)));
         Blueprint::new(&objective, &settings, &limits).unwrap()
     };
     let adapted = blueprint(&config);

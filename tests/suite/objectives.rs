@@ -152,13 +152,13 @@ fn alone(examples: Vec<Encoded>) -> Rows {
 fn packed_sft(preset: &str, choices: Choices) -> Made {
     let rows = || Rows::new(examples(), Some(24));
     let settings = choices.resolve(&sft::RECIPE, |batch| epoch_len(rows().len(), batch)).unwrap();
-    let objective = Sft::new(config(preset), &settings, (rows(), rows()), Some(24));
+    let objective = Sft::new(config(preset), &settings, (rows(), rows()));
     (Box::new(objective), settings)
 }
 
 fn sft(choices: Choices) -> Made {
     let settings = choices.resolve(&sft::RECIPE, |batch| epoch_len(8, batch)).unwrap();
-    let objective = Sft::new(config("demo"), &settings, (alone(examples()), alone(examples())), None);
+    let objective = Sft::new(config("demo"), &settings, (alone(examples()), alone(examples())));
     (Box::new(objective), settings)
 }
 
@@ -181,7 +181,7 @@ fn sft_with_adapters(choices: Choices) -> Made {
     let unfrozen = Choices { freeze: None, ..run.clone() };
     let config = unfrozen.adapted(base.clone(), (&base, Some(folder.path().to_str().unwrap().into()))).unwrap();
     let settings = run.resolve(&sft::RECIPE, |batch| epoch_len(8, batch)).unwrap();
-    (Box::new(Sft::new(config, &settings, (alone(examples()), alone(examples())), None)), settings)
+    (Box::new(Sft::new(config, &settings, (alone(examples()), alone(examples())))), settings)
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn examples_in_one_row_do_not_see_each_other() {
             |choices| {
                 let settings = choices.resolve(&sft::RECIPE, |batch| epoch_len(8, batch)).unwrap();
                 let rows = (alone(examples()), alone(examples()));
-                (Box::new(Sft::new(config("llama-mini"), &settings, rows, None)), settings)
+                (Box::new(Sft::new(config("llama-mini"), &settings, rows)), settings)
             },
             |choices| packed_sft("llama-mini", choices),
         ),

@@ -145,7 +145,7 @@ fn trained(
     precision: Precision,
 ) -> (Vec<f32>, Vec<f32>, u64) {
     let settings = settings(precision);
-    let objective = Box::new(Sft::new(config, &settings, (Rows::new(examples(), None), Rows::new(vec![], None)), None));
+    let objective = Box::new(Sft::new(config, &settings, (Rows::new(examples(), None), Rows::new(vec![], None))));
     let blueprint = Blueprint::new(objective.as_ref(), &settings, device.limits()).unwrap();
     let memory = blueprint.memory_bytes();
     let mut trainer = Trainer::new(device, blueprint, objective, settings).unwrap();
