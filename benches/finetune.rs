@@ -78,7 +78,8 @@ const KINDS: [Kind; 3] =
 /// Training sequences, epochs and learning rate of a task, chosen on validation examples.
 fn budget(task: Task) -> (usize, u64, f32) {
     match task {
-        Task::Classify | Task::Choose => (400, 2, 1e-3),
+        Task::Classify => (400, 2, 1e-3),
+        Task::Choose => (1600, 2, 1e-3),
         Task::Entail | Task::Similar => (2000, 3, 1e-3),
     }
 }

@@ -13,6 +13,7 @@ mod hub;
 mod merge;
 mod predict;
 mod profile;
+mod render;
 mod reward;
 mod run;
 mod sample;

@@ -21,7 +21,7 @@ use wgpt::models::network::Network;
 
 #[derive(clap::Args)]
 pub struct Chat {
-    /// Model folder with a chat template, such as one that `wgpt sft` made, or ORG/NAME on the Hugging Face hub
+    /// Model folder or GGUF file with a chat template, such as one that `wgpt sft` made, or ORG/NAME on the Hugging Face hub
     #[arg(long, required_unless_present = "adapter")]
     model: Option<PathBuf>,
     /// Folder of adapters on the model, from --lora or from peft; without --model, on the model that they are of

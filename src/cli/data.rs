@@ -1,5 +1,6 @@
-//! `wgpt data`: text to token shards ahead of training, and the built-in tasks.
+//! `wgpt data`: text to token shards ahead of training, the built-in tasks, and examples as models see them.
 
+use super::render::Render;
 use super::{Global, progress_of_bytes};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ pub enum Command {
     Prepare(Prepare),
     /// Write examples of a built-in task, for `wgpt finetune`, `wgpt eval` and `wgpt sft`
     Task(Examples),
+    /// Show examples for `wgpt sft` as the model sees them: text, ids, and which are learned, a JSON object for each
+    Render(Render),
 }
 
 impl Command {
@@ -29,6 +32,7 @@ impl Command {
         match self {
             Command::Prepare(prepare) => prepare.run(global),
             Command::Task(task) => task.run(global),
+            Command::Render(render) => render.run(global),
         }
     }
 }

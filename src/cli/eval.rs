@@ -16,7 +16,7 @@ use wgpt::models::config::Config;
 
 #[derive(clap::Args)]
 pub struct Eval {
-    /// Model folder, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
+    /// Model folder, GGUF file, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
     #[arg(long)]
     model: Option<PathBuf>,
     /// Folder of adapters on the model, from --lora or from peft; without --model, on the model that they are of

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize, Serializer};
 use std::path::{Path, PathBuf};
 use wgpt::data::chat_template::built_in;
 use wgpt::data::corpus::DataDigest;
+use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::files::sha256_hex;
+use wgpt::models::config::Config;
 use wgpt::train::run::absolute;
 use wgpt::train::settings::Choices;
 
@@ -48,7 +50,7 @@ fn as_absolute<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> std::res
 }
 
 impl ExampleFiles {
-    /// `data` is at least one file, or folder of .jsonl files.
+    /// `data` is at least one file, or folder of such.
     pub fn new(data: &[PathBuf], validation: Option<&Path>) -> Result<ExampleFiles> {
         let of = |path: &Path| Ok::<_, Error>(sha256_hex(&std::fs::read(path).map_err(Error::io("read", path))?));
         let mut training = vec![];
@@ -86,7 +88,7 @@ impl ExampleFiles {
     }
 }
 
-/// A file, or the .jsonl files of a folder by their names.
+/// A file, or the .jsonl and .parquet files of a folder by their names.
 pub fn files(source: &Path) -> Result<Vec<PathBuf>> {
     if !source.is_dir() {
         return Ok(vec![source.to_path_buf()]);
@@ -94,10 +96,11 @@ pub fn files(source: &Path) -> Result<Vec<PathBuf>> {
     let mut files = vec![];
     for entry in std::fs::read_dir(source).map_err(Error::io("list", source))? {
         let path = entry.map_err(Error::io("list", source))?.path();
-        files.extend(Some(path).filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")));
+        let is_of_rows = path.extension().is_some_and(|extension| extension == "jsonl" || extension == "parquet");
+        files.extend(is_of_rows.then_some(path));
     }
     if files.is_empty() {
-        fail!(Input, "{} holds no .jsonl file: give a file, or a folder of such", source.display());
+        fail!(Input, "{} holds no .jsonl or .parquet file: give a file, or a folder of such", source.display());
     }
     files.sort();
     Ok(files)
@@ -113,4 +116,16 @@ pub fn template_text(template: &str) -> Result<String> {
         fail!(Usage, "--template {template} is neither chatml, plain or lines, nor a file: give one of them");
     }
     std::fs::read_to_string(path).map_err(Error::io("read the chat template", path))
+}
+
+/// The model and its tokenizer with the token that ends a turn, where that is one token, as the first that ends a text: so answers end
+/// in other programs, too.
+pub fn ended(config: Config, tokenizer: Tokenizer) -> Result<(Config, Tokenizer)> {
+    let template = tokenizer.chat_template()?;
+    let end = template.map(|template| template.end_of_turn(|text| tokenizer.is_special(text))).transpose()?.flatten();
+    let ids = end.map(|end| tokenizer.encode(&end)).transpose()?.unwrap_or_default();
+    let [id] = ids[..] else { return Ok((config, tokenizer)) };
+    let others = config.eos_token_id.iter().copied().filter(|other| *other != id);
+    let eos_token_id = [id].into_iter().chain(others).collect();
+    Ok((Config { eos_token_id, ..config }, tokenizer.with_end(id)))
 }

@@ -20,7 +20,7 @@ use wgpt::train::checkpoint::CHECKPOINTS;
 
 #[derive(clap::Args)]
 pub struct Export {
-    /// Model folder, or ORG/NAME on the Hugging Face hub
+    /// Model folder, GGUF file, or ORG/NAME on the Hugging Face hub
     #[arg(long)]
     pub model: PathBuf,
     /// Folder of adapters on the model, which are added to its weights
@@ -32,7 +32,7 @@ pub struct Export {
     /// Output format [default: gguf where --out ends in .gguf, otherwise hugging-face]
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// How matrices are stored; q8_0 is for gguf
+    /// How matrices are stored; q8_0 and q4_0 are for gguf
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
     /// Replace the model in --out
@@ -52,6 +52,19 @@ pub enum Dtype {
     F16,
     #[value(name = "q8_0")]
     Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl Dtype {
+    /// Its name, where only GGUF files have it.
+    pub fn of_gguf(self) -> Option<&'static str> {
+        match self {
+            Dtype::F32 | Dtype::F16 => None,
+            Dtype::Q8_0 => Some("q8_0"),
+            Dtype::Q4_0 => Some("q4_0"),
+        }
+    }
 }
 
 const SETTINGS_FILE: &str = "tokenizer_config.json";
@@ -62,8 +75,8 @@ impl Export {
     pub fn run(&self, global: &Global) -> Result<()> {
         let is_gguf = self.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
         let format = self.format.unwrap_or(if is_gguf { Format::Gguf } else { Format::HuggingFace });
-        if format == Format::HuggingFace && self.dtype == Dtype::Q8_0 {
-            fail!(Usage, "--dtype q8_0 is a GGUF type: add --format gguf, or take f32 or f16");
+        if let (Format::HuggingFace, Some(name)) = (format, self.dtype.of_gguf()) {
+            fail!(Usage, "--dtype {name} is a GGUF type: add --format gguf, or take f32 or f16");
         }
         self.check_target(format)?;
         let source = global.adapted_model(Some(&self.model), self.adapter.as_deref())?;
@@ -129,8 +142,9 @@ impl Export {
             Dtype::F32 => Precision::F32,
             Dtype::F16 => Precision::F16,
             Dtype::Q8_0 => Precision::Q8_0,
+            Dtype::Q4_0 => Precision::Q4_0,
         };
-        let notes = gguf::write(&self.out, config, weights, source.tokenizer()?.json(), precision)?;
+        let notes = gguf::write(&self.out, config, weights, &source.tokenizer()?, precision)?;
         notes.iter().for_each(|note| global.say(&format!("note: {note}")));
         Ok(fs::metadata(&self.out).map_err(Error::io("read", &self.out))?.len())
     }

@@ -29,7 +29,7 @@ use wgpt::train::settings::{Choices, Settings};
 
 #[derive(clap::Args)]
 pub struct Finetune {
-    /// Model folder to start from, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
+    /// Model folder or GGUF file to start from, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
     #[arg(long, conflicts_with = "resume")]
     model: Option<PathBuf>,
     /// Folder for the fine-tuned model; its checkpoints and log go to training/ in it

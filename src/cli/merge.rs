@@ -8,7 +8,7 @@ use wgpt::fail;
 
 #[derive(clap::Args)]
 pub struct Merge {
-    /// Model folder, or ORG/NAME on the Hugging Face hub [default: the model that the adapters are of]
+    /// Model folder, GGUF file, or ORG/NAME on the Hugging Face hub [default: the model that the adapters are of]
     #[arg(long)]
     model: Option<PathBuf>,
     /// Folder of adapters, from --lora or from peft
@@ -27,8 +27,8 @@ pub struct Merge {
 
 impl Merge {
     pub fn run(&self, global: &Global) -> Result<()> {
-        if self.dtype == Dtype::Q8_0 {
-            fail!(Usage, "--dtype q8_0 is a GGUF type: merge to f32 or f16, and export that with wgpt export");
+        if let Some(name) = self.dtype.of_gguf() {
+            fail!(Usage, "--dtype {name} is a GGUF type: merge to f32 or f16, and export that with wgpt export");
         }
         let Merge { adapter, out, dtype, overwrite, .. } = self;
         let export = Export {

@@ -19,13 +19,13 @@ use wgpt::train::settings::{Choices, Settings};
 
 #[derive(clap::Args)]
 pub struct RewardModel {
-    /// Model folder to start from, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
+    /// Model folder or GGUF file to start from, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
     #[arg(long, conflicts_with = "resume")]
     model: Option<PathBuf>,
     /// Folder for the reward model; its checkpoints and log go to training/ in it
     #[arg(long)]
     out: PathBuf,
-    /// Preferences: .jsonl with `chosen` and `rejected` texts, and optionally `prompt` and `margin`
+    /// Preferences: .jsonl or .parquet with `chosen` and `rejected` texts, and optionally `prompt` and `margin`
     #[arg(long, required_unless_present = "resume", help_heading = "Data")]
     data: Option<PathBuf>,
     /// Preferences for validation: the most accurate model is kept; without it, the last

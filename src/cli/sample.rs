@@ -23,7 +23,7 @@ use wgpt::models::network::Network;
 
 #[derive(clap::Args)]
 pub struct Sample {
-    /// Model folder (config.json, model.safetensors, tokenizer.json), or ORG/NAME on the Hugging Face hub; without it, the
+    /// Model folder (config.json, model.safetensors, tokenizer.json), GGUF file, or ORG/NAME on the Hugging Face hub; without it, the
     /// small demo model that is built in
     #[arg(long)]
     model: Option<PathBuf>,

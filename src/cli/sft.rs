@@ -1,6 +1,6 @@
 //! `wgpt sft`: supervised fine-tuning on dialogues, prompts with completions, or texts.
 
-use super::examples::{ExampleFiles, check_validation, files, template_text};
+use super::examples::{ExampleFiles, check_validation, ended, files, template_text};
 use super::run::{Prepared, RunOptions, TRAINING, check_same, create_folder, merge, no_tokenizer, resumed};
 use super::{Global, console};
 use serde::{Deserialize, Serialize};
@@ -17,14 +17,14 @@ use wgpt::train::settings::{Choices, Settings};
 
 #[derive(clap::Args)]
 pub struct FineTune {
-    /// Model folder to start from, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
+    /// Model folder or GGUF file to start from, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
     #[arg(long, conflicts_with = "resume")]
     model: Option<PathBuf>,
     /// Folder for the model; its checkpoints and log go to training/ in it
     #[arg(long)]
     out: PathBuf,
-    /// Examples: a .jsonl file with `messages`, `prompt` and `completion`, or `text` in each line, or a folder of them; may be given
-    /// several times
+    /// Examples: a .jsonl or .parquet file with `messages`, `prompt` and `completion`, or `text` in each row, or a folder of them; may
+    /// be given several times
     #[arg(long, required_unless_present = "resume", value_name = "FILE|DIR", help_heading = "Data")]
     data: Vec<PathBuf>,
     /// Shares of several --data among the examples of a pass, such as 2,1: the examples of a source that is too small for its share
@@ -175,18 +175,6 @@ impl FineTune {
             hint,
         }
     }
-}
-
-/// The model and its tokenizer with the token that ends a turn, where that is one token, as the first that ends a text: so answers end
-/// in other programs, too.
-fn ended(config: Config, tokenizer: Tokenizer) -> Result<(Config, Tokenizer)> {
-    let template = tokenizer.chat_template()?;
-    let end = template.map(|template| template.end_of_turn(|text| tokenizer.is_special(text))).transpose()?.flatten();
-    let ids = end.map(|end| tokenizer.encode(&end)).transpose()?.unwrap_or_default();
-    let [id] = ids[..] else { return Ok((config, tokenizer)) };
-    let others = config.eos_token_id.iter().copied().filter(|other| *other != id);
-    let eos_token_id = [id].into_iter().chain(others).collect();
-    Ok((Config { eos_token_id, ..config }, tokenizer.with_end(id)))
 }
 
 /// Refuses shares that are not one positive number for each source.

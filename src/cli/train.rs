@@ -43,7 +43,7 @@ pub struct Train {
     /// A TOML file with any of the choices of model, optimiser and run; flags win over it
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Start from the model in this folder, or ORG/NAME on the Hugging Face hub
+    /// Start from the model in this folder or GGUF file, or ORG/NAME on the Hugging Face hub
     #[arg(long, conflicts_with = "resume", help_heading = "Model")]
     init: Option<PathBuf>,
     #[command(flatten)]

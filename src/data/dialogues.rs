@@ -1,4 +1,4 @@
-//! Examples for supervised fine-tuning, as trl has them: `.jsonl`, one of these objects a line.
+//! Examples for supervised fine-tuning, as trl has them: `.jsonl` or `.parquet`, one of these objects a row.
 //!
 //!   {"text"}                          all of it is learned
 //!   {"prompt", "completion"}          texts, or lists of messages: the completion is learned
@@ -17,7 +17,7 @@ use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
 
-/// An example, and its line.
+/// An example, and its line or row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     pub line: usize,

@@ -1,9 +1,11 @@
-//! `.jsonl`: a JSON object on each line. Lines are counted from 1; empty lines are skipped.
+//! Rows of a file of examples: `.jsonl`, a JSON object on each line, or `.parquet`. Lines and rows are counted from 1; empty lines
+//! are skipped.
 
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use super::parquet;
 use super::pieces::BYTE_ORDER_MARK;
 use crate::error::{Error, Result};
 use crate::fail;
@@ -20,6 +22,31 @@ pub struct Row {
 
 /// All rows of a file with their lines, at least one; errors name the line.
 pub fn read<T: DeserializeOwned>(path: &Path, row: Row) -> Result<Vec<(usize, T)>> {
+    let refused = |line: usize, why: &str| {
+        Error::Input(format!("{} is no {} ({why}): write {}", place(path, line), row.one, row.form))
+    };
+    let rows = if parquet::is_parquet(path) {
+        let rows = (1..).zip(parquet::objects(path)?);
+        let read = |(line, value)| match serde_json::from_value(value) {
+            Ok(value) => Ok((line, value)),
+            Err(why) => Err(refused(line, &one_line(&why.to_string()))),
+        };
+        rows.map(read).collect::<Result<Vec<_>>>()?
+    } else {
+        lines(path, row, &refused)?
+    };
+    if rows.is_empty() {
+        fail!(Input, "{} has no {} in it", path.display(), row.many);
+    }
+    Ok(rows)
+}
+
+/// The rows of a `.jsonl` file.
+fn lines<T: DeserializeOwned>(
+    path: &Path,
+    row: Row,
+    refused: &dyn Fn(usize, &str) -> Error,
+) -> Result<Vec<(usize, T)>> {
     let text = std::fs::read_to_string(path).map_err(Error::io(&format!("read the {}", row.many), path))?;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
@@ -28,17 +55,14 @@ pub fn read<T: DeserializeOwned>(path: &Path, row: Row) -> Result<Vec<(usize, T)
         Err(why) => {
             // A row is one line, and the error names that of the file.
             let why = one_line(&why.to_string()).replace(" at line 1 column ", ", column ");
-            fail!(Input, "{} is no {} ({why}): write {}", place(path, line), row.one, row.form)
+            Err(refused(line, &why))
         }
     };
-    let rows = lines.map(read).collect::<Result<Vec<_>>>()?;
-    if rows.is_empty() {
-        fail!(Input, "{} has no {} in it", path.display(), row.many);
-    }
-    Ok(rows)
+    lines.map(read).collect()
 }
 
-/// The name of a line in errors.
+/// The name of a line, or of a row, in errors.
 pub fn place(path: &Path, line: usize) -> String {
-    format!("line {line} of {}", path.display())
+    let unit = if parquet::is_parquet(path) { "row" } else { "line" };
+    format!("{unit} {line} of {}", path.display())
 }

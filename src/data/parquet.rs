@@ -1,7 +1,7 @@
-//! Documents from the rows of a `.parquet` file: one column of strings. Needs the feature `parquet`, because the crate
-//! that reads the format and its compressions takes longer to build than all other data formats together.
+//! The rows of a `.parquet` file: one column of strings as documents, or whole rows as JSON objects. Needs the feature `parquet`,
+//! because the crate that reads the format and its compressions takes longer to build than all other data formats together.
 //!
-//! Rows without a value are passed over, as empty documents are. A batch of rows is held in memory at a time.
+//! Of documents, rows without a value are passed over, as empty documents are, and a batch of rows is held in memory at a time.
 
 use std::{
     fs::File,
@@ -9,14 +9,37 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
+use serde_json::Value;
+
 use super::pieces::Documents;
 use crate::{error::Result, fail};
 
+/// Whether a file is Parquet by its name.
+pub(super) fn is_parquet(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "parquet")
+}
+
 /// Says how to get a program that reads the format.
 #[cfg(not(feature = "parquet"))]
-pub(super) fn open(_: File, path: &Path, _: &Arc<str>, _: Arc<AtomicU64>) -> Result<Box<dyn Documents>> {
+fn unavailable<T>(path: &Path) -> Result<T> {
     let remedy = "build it with `cargo build --release --features parquet`, or convert the file to .jsonl";
     fail!(Input, "{} cannot be read: this wgpt was built without Parquet; {remedy}", path.display())
+}
+
+#[cfg(not(feature = "parquet"))]
+pub(super) fn open(_: File, path: &Path, _: &Arc<str>, _: Arc<AtomicU64>) -> Result<Box<dyn Documents>> {
+    unavailable(path)
+}
+
+#[cfg(not(feature = "parquet"))]
+pub(super) fn objects(path: &Path) -> Result<Vec<Value>> {
+    unavailable(path)
+}
+
+/// All rows as JSON objects, a list of groups as an array of objects.
+#[cfg(feature = "parquet")]
+pub(super) fn objects(path: &Path) -> Result<Vec<Value>> {
+    rows::objects(path)
 }
 
 /// The documents of a column. `read` counts the file's bytes, in proportion to its rows.
@@ -144,6 +167,13 @@ mod rows {
                 return Ok(Some(Document { text, place: Place::record(&self.path, "row", number) }));
             }
         }
+    }
+
+    pub fn objects(path: &Path) -> Result<Vec<Value>> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let reader = SerializedFileReader::new(file).map_err(|cause| damaged(path, &cause))?;
+        let rows = reader.get_row_iter(None).map_err(|cause| damaged(path, &cause))?;
+        rows.map(|row| row.map(|row| row.to_json_value()).map_err(|cause| damaged(path, &cause))).collect()
     }
 
     /// Whether a column holds one string per row.

@@ -1,6 +1,6 @@
 //! Preferences: pairs of answers of which one is better, as trl has them.
 //!
-//! `.jsonl`, one object per line: `prompt` (optional), `chosen`, `rejected`, all texts, and `margin` (optional), a number that is
+//! `.jsonl` or `.parquet`, one object per row: `prompt` (optional), `chosen`, `rejected`, all texts, and `margin` (optional), a number that is
 //! larger the better the chosen answer is. Lines are counted from 1; empty lines are skipped.
 
 use std::path::Path;

@@ -126,6 +126,11 @@ impl Tokenizer {
         ChatTemplate::new(&source, &bos, &eos).map(Some)
     }
 
+    /// The source of the chat template that its folder has.
+    pub fn chat_template_text(&self) -> Option<String> {
+        self.beside.chat_template()
+    }
+
     /// The same with another chat template.
     pub fn with_chat_template(self, text: &str) -> Tokenizer {
         Tokenizer { beside: self.beside.with_chat_template(text), ..self }

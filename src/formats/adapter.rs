@@ -215,17 +215,16 @@ pub fn write_folder(
     write_weights(&folder.join(ADAPTER_FILE), &stored(config, parameters), &[], WeightType::F32)
 }
 
-/// The model that an adapter is on, as its settings name it: a folder, or the built-in model where they name none.
+/// The model that an adapter is on, as its settings name it: a folder or a GGUF file, or the built-in model where they name none.
 pub fn base(folder: &Path) -> Result<ModelSource> {
     let path = folder.join(ADAPTER_CONFIG_FILE);
     let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
     let Some(name) = base_name(&text) else { return Ok(super::demo::model()) };
-    if !Path::new(&name).is_dir() {
+    let place = Path::new(&name);
+    if !place.exists() {
         let (folder, name) = (folder.display(), one_line(&name));
-        fail!(
-            Input,
-            "{folder} is an adapter of {name}, and there is no such folder: say with --model where its model is"
-        );
+        fail!(Input, "{folder} is an adapter of {name}, and nothing is there: say with --model where its model is");
     }
-    Ok(ModelSource::folder(name))
+    // A folder of adapters is refused where its configuration is read.
+    if place.is_file() { ModelSource::open(place) } else { Ok(ModelSource::folder(place)) }
 }

@@ -1,12 +1,14 @@
-//! Where a model's files come from: a folder as Hugging Face lays it out, or files compiled into the program.
+//! Where a model's files come from: a folder as Hugging Face lays it out, a GGUF file, or files compiled into the program.
 
 use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::adapter::{self, ADAPTER_CONFIG_FILE, ADAPTER_FILE};
-use super::folder::{CONFIG_FILE, Weights};
+use super::folder::{CONFIG_FILE, WEIGHTS_FILE, Weights};
 use super::generation_config::GenerationConfig;
+use super::gguf::Gguf;
 use super::safetensors::TensorFile;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -21,6 +23,8 @@ pub enum ModelSource {
     Folder(PathBuf),
     /// A name for messages, and the files: (name, bytes).
     Embedded(&'static str, &'static [(&'static str, &'static [u8])]),
+    /// A GGUF file, which stands for a folder.
+    Gguf(Arc<Gguf>),
     /// A folder of adapters, whose files stand before those of the model that they are on.
     Adapter {
         folder: PathBuf,
@@ -39,8 +43,11 @@ impl ModelSource {
         ModelSource::Folder(path.into())
     }
 
-    /// The model in a folder: where that holds adapters, the model that they are on with them.
+    /// The model in a folder, or in a GGUF file: where a folder holds adapters, the model that they are on with them.
     pub fn open(folder: &Path) -> Result<Self> {
+        if folder.is_file() {
+            return Ok(ModelSource::Gguf(Arc::new(Gguf::open(folder)?)));
+        }
         match adapter::is_adapter(folder) {
             true => Ok(adapter::base(folder)?.adapted(folder)),
             false => Ok(ModelSource::folder(folder)),
@@ -52,13 +59,15 @@ impl ModelSource {
         ModelSource::Adapter { folder: folder.into(), base: Box::new(self) }
     }
 
-    /// The folder's path to name the model by in files of others; nothing for one that is compiled in.
+    /// The path to name the model by in files of others; nothing for one that is compiled in.
     pub fn name(&self) -> Option<String> {
+        let absolute = |path: &Path| {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+            Some(absolute.to_string_lossy().into_owned())
+        };
         match self {
-            ModelSource::Folder(folder) => {
-                let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
-                Some(absolute.to_string_lossy().into_owned())
-            }
+            ModelSource::Folder(folder) => absolute(folder),
+            ModelSource::Gguf(file) => absolute(file.path()),
             ModelSource::Embedded(..) => None,
             ModelSource::Adapter { base, .. } => base.name(),
         }
@@ -148,6 +157,7 @@ impl ModelSource {
         match self {
             ModelSource::Folder(folder) => folder.join(file),
             ModelSource::Embedded(name, _) => Path::new(name).join(file),
+            ModelSource::Gguf(gguf) => gguf.path().into(),
             ModelSource::Adapter { folder, base } => match file.is_empty() || folder.join(file).exists() {
                 true => folder.join(file),
                 false => base.path(file),
@@ -159,6 +169,7 @@ impl ModelSource {
         match self {
             ModelSource::Folder(folder) => folder.join(file).exists(),
             ModelSource::Embedded(..) => self.embedded_file(file).is_some(),
+            ModelSource::Gguf(gguf) => file == WEIGHTS_FILE || gguf.file(file).is_some(),
             ModelSource::Adapter { folder, base } => folder.join(file).exists() || base.has(file),
         }
     }
@@ -168,6 +179,7 @@ impl ModelSource {
         match self {
             ModelSource::Folder(folder) => read(&folder.join(file)),
             ModelSource::Embedded(..) => Ok(self.embedded_file(file).map(Cow::Borrowed)),
+            ModelSource::Gguf(gguf) => Ok(gguf.file(file)),
             ModelSource::Adapter { folder, base } => match read(&folder.join(file))? {
                 Some(bytes) => Ok(Some(bytes)),
                 None => base.bytes(file),
@@ -184,7 +196,7 @@ impl ModelSource {
         }
     }
 
-    /// Opens a safetensors file, which must be there.
+    /// Opens a file of tensors, which must be there.
     pub fn tensors(&self, file: &str) -> Result<TensorFile> {
         match self {
             ModelSource::Folder(folder) => TensorFile::open(&folder.join(file)),
@@ -192,6 +204,7 @@ impl ModelSource {
                 Some(bytes) => TensorFile::embedded(&self.path(file), bytes),
                 None => Err(self.lacks(file)),
             },
+            ModelSource::Gguf(gguf) => gguf.tensors(),
             ModelSource::Adapter { base, .. } => base.tensors(file),
         }
     }
@@ -209,7 +222,7 @@ impl ModelSource {
 
     fn embedded_file(&self, file: &str) -> Option<&'static [u8]> {
         match self {
-            ModelSource::Folder(_) | ModelSource::Adapter { .. } => None,
+            ModelSource::Folder(_) | ModelSource::Gguf(_) | ModelSource::Adapter { .. } => None,
             ModelSource::Embedded(_, files) => files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes),
         }
     }

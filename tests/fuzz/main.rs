@@ -14,6 +14,7 @@ mod mutation;
 use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use mutation::{mutated, mutation, mutations};
 use proptest::prelude::*;
@@ -24,6 +25,7 @@ use wgpt::error::{Error, Result};
 use wgpt::formats::adapter::{self, ADAPTER_CONFIG_FILE, ADAPTER_FILE};
 use wgpt::formats::folder::{NamedTensor, Weights, write_tensors_to};
 use wgpt::formats::generation_config::GenerationConfig;
+use wgpt::formats::gguf::{self, Precision};
 use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
@@ -37,7 +39,7 @@ static ALLOCATOR: counting::Counting = counting::Counting;
 /// Inputs in total where nothing else is asked for: a few seconds.
 const CASES: u32 = 3000;
 /// The properties below, which share the inputs evenly.
-const PROPERTIES: u32 = 15;
+const PROPERTIES: u32 = 16;
 
 fn cases() -> ProptestConfig {
     let total = std::env::var("WGPT_FUZZ_CASES").map_or(CASES, |cases| cases.parse().expect("a number of inputs"));
@@ -98,6 +100,40 @@ fn model() -> Vec<u8> {
     let mut bytes = vec![];
     write_tensors_to(&mut bytes, &config.stored(&tensors), &[]).unwrap();
     bytes
+}
+
+/// How many files [`gguf_files`] gives.
+const GGUFS: usize = 3;
+
+/// Valid GGUF files: GPT-2, and a LLaMA and a Mixtral, in f32 and q4_0.
+fn gguf_files() -> &'static [Vec<u8>] {
+    static FILES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    FILES.get_or_init(|| {
+        let tokenizer = Tokenizer::from_json(tokenizers()[0].clone()).unwrap();
+        let tokens = tokenizer.vocabulary_size();
+        let llama = |preset: &str| Config { vocab_size: tokens, ..Config::preset(preset).unwrap().resized(1, 2, 32) };
+        let models = [
+            (Config::new(tokens, 4, 1, 1, 32), Precision::F32),
+            (llama("llama-mini"), Precision::Q4_0),
+            (llama("mixtral"), Precision::Q4_0),
+        ];
+        let file = |(config, precision): (Config, Precision)| {
+            let network = Network::new(config.clone());
+            let values: Vec<_> =
+                network.parameters().iter().map(|p| (p.name.clone(), p.dims.clone(), initial_values(p, 1))).collect();
+            let tensors: Vec<NamedTensor> =
+                values.iter().map(|(n, d, v)| (n.clone(), d.clone(), v.as_slice())).collect();
+            let folder = tempdir().unwrap();
+            let mut bytes = vec![];
+            write_tensors_to(&mut bytes, &config.stored(&tensors), &[]).unwrap();
+            fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+            let weights = Weights::open(folder.path(), &config).unwrap();
+            let path = folder.path().join("model.gguf");
+            gguf::write(&path, &config, &weights, &tokenizer, precision).unwrap();
+            fs::read(&path).unwrap()
+        };
+        models.into_iter().map(file).collect()
+    })
 }
 
 fn header_end(model: &[u8]) -> usize {
@@ -211,6 +247,11 @@ fn the_unmutated_files_are_accepted() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("model.safetensors"), model()).unwrap();
     Weights::open(folder.path(), &config()).unwrap();
+    for file in gguf_files() {
+        let path = folder.path().join("model.gguf");
+        fs::write(&path, file).unwrap();
+        ModelSource::open(&path).unwrap().model().unwrap();
+    }
     for json in tokenizers() {
         let read = |name: &str| Ok((name == "tokenizer.json").then(|| json.clone().into()));
         Tokenizer::from_model(&read, Path::new("")).map(drop).unwrap();
@@ -259,6 +300,23 @@ proptest! {
             source.warnings()?;
             let (_, weights) = source.weights(&config)?.merge(&config);
             weights.names().iter().try_for_each(|name| weights.read(name).map(|_| ()))
+        });
+    }
+
+    #[test]
+    fn ggufs(changes in mutations(), source in 0..GGUFS) {
+        let bytes = mutated(&gguf_files()[source], &changes);
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        fs::write(&path, &bytes).unwrap();
+        bounded_by(PATTERN, bytes.len(), || {
+            let source = ModelSource::open(&path)?;
+            source.warnings()?;
+            let (config, weights) = source.model()?;
+            weights.names().iter().try_for_each(|name| weights.read(name).map(|_| ()))?;
+            let tokenizer = source.tokenizer()?.for_model(config.vocab_size, &path)?;
+            tokenizer.encode("the model's 12")?;
+            Ok(())
         });
     }
 

@@ -189,6 +189,15 @@ fn a_model_learns_answers_and_its_folder_keeps_the_template() {
         said[0]["content"].as_str().unwrap().trim_end()
     );
 
+    // Before training, and of any model's template.
+    let rendered = place.wgpt("data render --data train.jsonl --template template --count 2");
+    let rows: Vec<_> = String::from_utf8(rendered.stdout).unwrap().lines().map(answer).collect();
+    assert!(rows.len() == 2 && rows[0]["text"] == "who found it. the fox found it.\n", "{rows:?}");
+    let learned: Vec<u64> = rows[0]["learned"].as_array().unwrap().iter().map(|flag| flag.as_u64().unwrap()).collect();
+    let border = "who found it. ".len(); // a token is a character
+    assert!((0..learned.len()).all(|at| learned[at] == u64::from(at >= border)), "{learned:?}");
+    has(&error(&place.wgpt("data render --data train.jsonl"), 1), &["line 1 of train.jsonl: ", "--template"]);
+
     // Where one token ends a turn, it ends texts in other programs, too.
     let ended = place
         .wgpt("sft --out ended --data train.jsonl --template lines --steps 1 --batch 2 -q --packing --max-length 64");

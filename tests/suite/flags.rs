@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// The other arguments that a command needs beside the flag.
-const COMMANDS: [(&str, &str); 11] = [
+const COMMANDS: [(&str, &str); 12] = [
     (
         "train",
         "--out run --data a.txt --tokenizer bytes --layers 1 --heads 2 --width 16 --context 16 --batch 2 --steps 1 --eval-every 0 --eval-batches 1",
@@ -18,6 +18,7 @@ const COMMANDS: [(&str, &str); 11] = [
     ("tokenizer train", "--data a.txt --vocab 260 --out tokenizer --overwrite"),
     ("tokenizer encode", "--tokenizer bytes"),
     ("data prepare", "--data a.txt --tokenizer bytes --out shards --overwrite"),
+    ("data render", "--data rows.jsonl --model model --count 1"),
     ("data task", "classify --out examples.csv --count 2"),
     ("profile", "--preset demo --batch 1 --context 16 --repeat 1"),
 ];
@@ -40,6 +41,7 @@ fn no_number_in_any_flag_panics() {
     let place = Place::new();
     crate::export::tiny_model(&place.path("model"), 0.1);
     place.write("a.txt", "some words to read\n".repeat(40));
+    place.write("rows.jsonl", "{\"text\": \"ab\"}\n");
     place.write("a.csv", "text,label\na,x\nb,y\na,x\nb,y\n");
     let mut runs = vec![];
     for (command, needs) in COMMANDS {

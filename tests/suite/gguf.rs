@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::cli::{Place, error, has, stderr};
+use crate::hugging_face::{fixture, open};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use serde_json::{Value as Json, json};
@@ -11,7 +13,9 @@ use wgpt::error::Error;
 use wgpt::formats::folder::Weights;
 use wgpt::formats::gguf::{Precision, write};
 use wgpt::formats::safetensors::{WeightType, write_weights};
-use wgpt::models::config::{Config, FeedForward};
+use wgpt::formats::source::ModelSource;
+use wgpt::graph::Quantisation;
+use wgpt::models::config::{Config, Dropout, Experts, FeedForward};
 use wgpt::ops::gelu::Form;
 
 /// A metadata value.
@@ -22,6 +26,7 @@ enum Value {
     Bool(bool),
     Text(String),
     Integers(Vec<i32>),
+    Numbers(Vec<f32>),
     Texts(Vec<String>),
 }
 
@@ -69,6 +74,7 @@ impl<'a> Cursor<'a> {
             7 => Value::Bool(self.take(1)[0] == 1),
             8 => Value::Text(self.text()),
             9 => match (self.u32(), self.u64()) {
+                (6, count) => Value::Numbers((0..count).map(|_| f32::from_bits(self.u32())).collect()),
                 (5, count) => Value::Integers((0..count).map(|_| self.u32() as i32).collect()),
                 (8, count) => Value::Texts((0..count).map(|_| self.text()).collect()),
                 (other, _) => panic!("an array of type {other}"),
@@ -105,6 +111,7 @@ fn read(path: &Path) -> File {
         let size = match number {
             0 => values * 4,
             1 => values * 2,
+            2 => values / 32 * 18,
             8 => values / 32 * 34,
             other => panic!("{name} has type {other}"),
         };
@@ -202,7 +209,7 @@ impl Model {
         let tensors: Vec<_> = self.config.parameters().into_iter().map(named).collect();
         write_weights(&self.path("model.safetensors"), &tensors, &[], WeightType::F32).unwrap();
         let weights = Weights::open(self.folder.path(), &self.config).unwrap();
-        let tokenizer = serde_json::to_vec(tokenizer).unwrap();
+        let tokenizer = Tokenizer::from_json(serde_json::to_vec(tokenizer).unwrap()).unwrap();
         write(&self.path("model.gguf"), &self.config, &weights, &tokenizer, precision)
     }
 
@@ -377,14 +384,14 @@ fn models_that_llama_cpp_cannot_express_are_refused_in_one_sentence() {
         (erf, bpe(), "gelu_new only"),
         (Config::new(258, 8, 1, 2, 32), bpe(), "token id 258"),
         (small(), change("/normalizer", json!({"type": "Lowercase"})), "normalizer"),
-        (small(), change("/pre_tokenizer", json!(null)), "ByteLevel"),
+        (small(), change("/pre_tokenizer", json!(null)), "pre_tokenizer"),
         (small(), change("/pre_tokenizer/add_prefix_space", true.into()), "add_prefix_space"),
-        (small(), change("/pre_tokenizer/use_regex", false.into()), "use_regex"),
+        (small(), change("/pre_tokenizer/use_regex", false.into()), "pre_tokenizer"),
         (small(), change("/added_tokens/0/lstrip", true.into()), "<|endoftext|>"),
         (small(), change("/added_tokens/0/content", "he".into()), "twice"),
-        (small(), change("/model/byte_fallback", true.into()), "byte_fallback"),
-        (small(), change("/model/merges", json!([["a b", "c"]])), "spaces"),
-        (small(), change("/model/vocab", json!([1, 2])), "cannot be read"),
+        (small(), change("/model/byte_fallback", true.into()), "SentencePiece"),
+        (small(), change("/model/ignore_merges", true.into()), "ignore_merges"),
+        (Config { family: "GPT", ..small() }, bpe(), "only GPT-2 and the LLaMA family"),
     ];
     for (config, tokenizer, word) in cases {
         let model = Model::new(config);
@@ -417,4 +424,315 @@ fn a_value_that_is_not_finite_is_written_in_no_precision() {
         assert!(message.contains("h.1.mlp.c_fc.weight") && message.contains("NaN (number 77 of"), "{message}");
         assert!(!model.path("model.gguf").exists());
     }
+}
+
+/// Models that transformers made: those of the LLaMA family without a window, and GPT-2's.
+const MODELS: [&str; 11] = [
+    "llama_random/llama",
+    "llama_random/llama3_rope_biased",
+    "llama_random/llama_linear_rope_bfloat16",
+    "llama_random/mistral_body",
+    "llama_random/mixtral",
+    "llama_random/qwen2",
+    "llama_random/qwen3",
+    "llama_random/qwen3_untied_half",
+    "gpt2_random/half",
+    "gpt2_random/untied",
+    "gpt2_random/sharded",
+];
+
+/// A byte-level tokenizer for a model with so many tokens: fewer than 256 bytes are enough for the tests.
+fn bytes_for(rows: usize) -> Tokenizer {
+    let mut json: Json = serde_json::from_slice(Tokenizer::bytes().unwrap().json()).unwrap();
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    vocab.retain(|_, id| id.as_u64().unwrap() < rows as u64);
+    Tokenizer::from_json(serde_json::to_vec(&json).unwrap()).unwrap()
+}
+
+/// Keys that GGUF has no place for, as they are where nothing is said.
+fn plain(config: &Config) -> Config {
+    let feed_forward = match config.feed_forward {
+        FeedForward::Experts(experts) => FeedForward::Experts(Experts { balance: 0.001, z: 0.0, ..experts }),
+        other => other,
+    };
+    Config {
+        feed_forward,
+        dropout: Dropout::default(),
+        initializer_range: 0.02,
+        scaled_residual: true,
+        ..config.clone()
+    }
+}
+
+#[test]
+fn a_gguf_file_is_the_model_that_it_was_written_from() {
+    let place = Place::new();
+    for name in MODELS {
+        let (config, weights) = open(&fixture(name));
+        let tokenizer = bytes_for(config.vocab_size);
+        for (precision, quantisation) in [
+            (Precision::F32, None),
+            (Precision::F16, Some(Quantisation::F16)),
+            (Precision::Q8_0, Some(Quantisation::Q8_0)),
+            (Precision::Q4_0, Some(Quantisation::Q4_0)),
+        ] {
+            let path = place.path("model.gguf");
+            write(&path, &config, &weights, &tokenizer, precision).unwrap();
+            let source = ModelSource::open(&path).unwrap();
+            let (again, read) = source.model().unwrap();
+            let bos = again.bos_token_id;
+            // llama.cpp needs tokens that start and end a text: those that no text has, where the model names none.
+            let named = Config { bos_token_id: bos, eos_token_id: again.eos_token_id.clone(), ..config.clone() };
+            assert_eq!(plain(&again), plain(&named), "{name}");
+            let mut quantised = 0;
+            for (parameter, dims) in config.parameters() {
+                for (part, dims) in config.parts(&parameter, &dims) {
+                    let (got, want) = (read.read(&part).unwrap(), weights.read(&part).unwrap());
+                    // Blocks lie along the inputs of a layer, so GPT-2's are of the transpose.
+                    let turned = config.family == "GPT-2" && part.starts_with("h.") && dims.len() == 2;
+                    let (rows, columns) =
+                        if turned { (dims[1], dims[0]) } else { (dims[0], dims.get(1).copied().unwrap_or(1)) };
+                    let is_wide =
+                        dims.len() < 2 || part == "wpe.weight" || part.ends_with("block_sparse_moe.gate.weight");
+                    let block = if precision == Precision::F16 { 1 } else { 32 };
+                    let Some(quantisation) = quantisation.filter(|_| !is_wide && columns.is_multiple_of(block)) else {
+                        assert_eq!(got, want, "{name}: {part}");
+                        continue;
+                    };
+                    quantised += 1;
+                    let at = |i: usize| if turned { i % columns * rows + i / columns } else { i };
+                    let in_rows: Vec<f32> = (0..want.len()).map(|i| want[at(i)]).collect();
+                    let packed = quantisation.quantise(&in_rows);
+                    let expanded = quantisation.dequantise(&packed.words, &packed.scales);
+                    for (i, value) in expanded.iter().take(want.len()).enumerate() {
+                        assert_eq!(got[at(i)], *value, "{name}: {part}[{i}]");
+                    }
+                }
+            }
+            assert!(quantised > 0 || precision != Precision::F16, "{name}");
+        }
+    }
+}
+
+/// llama.cpp's own order of q and k, by the formula of its converter: reshaped to (heads, 2, HS / 2, C), the middle two swapped.
+#[test]
+fn rows_of_q_and_k_alternate_in_the_architecture_llama_alone() {
+    let place = Place::new();
+    for (name, alternates) in
+        [("llama_random/llama", true), ("llama_random/mixtral", true), ("llama_random/qwen2", false)]
+    {
+        let (config, weights) = open(&fixture(name));
+        write(&place.path("model.gguf"), &config, &weights, &bytes_for(config.vocab_size), Precision::F32).unwrap();
+        let file = read(&place.path("model.gguf"));
+        for (ours, theirs, heads) in [("q_proj", "attn_q", config.heads), ("k_proj", "attn_k", config.kv_heads)] {
+            let values = weights.read(&format!("layers.1.self_attn.{ours}.weight")).unwrap();
+            let (half, c) = (config.head_size / 2, config.width);
+            let mut expected = vec![];
+            for head in 0..heads {
+                for i in 0..half {
+                    for part in 0..2 {
+                        let row = if alternates { part * half + i } else { 2 * i + part };
+                        let from = (head * config.head_size + row) * c;
+                        expected.extend_from_slice(&values[from..from + c]);
+                    }
+                }
+            }
+            let stored = &file.tensors[&format!("blk.1.{theirs}.weight")];
+            let got: Vec<f32> = stored.values(&[]).into_iter().map(|(value, _)| value).collect();
+            assert_eq!(got, expected, "{name}: {ours}");
+        }
+        if let Some(experts) = config.experts() {
+            let stored = &file.tensors["blk.0.ffn_up_exps.weight"];
+            let sizes = [config.width, config.inner, experts.count].map(|n| n as u64);
+            assert_eq!(stored.sizes, sizes, "all experts of a layer are one tensor");
+            let got = stored.values(&[]);
+            let of_second = weights.read("layers.0.block_sparse_moe.experts.1.w3.weight").unwrap();
+            assert_eq!(got[of_second.len()].0, of_second[0], "one after another");
+        }
+    }
+}
+
+/// A tokenizer as LLaMA 2's: SentencePiece's bytes and characters, merges of all pairs that make a token.
+fn sentencepiece(adds_space: bool) -> Json {
+    let mut vocab = serde_json::Map::new();
+    let mut merges = vec![];
+    let texts = ["<unk>", "<s>", "</s>"].map(String::from).into_iter();
+    let texts = texts.chain((0..256).map(|byte| format!("<0x{byte:02X}>")));
+    let words = ["he", "th", "the", "\u{2581}the", "\u{2581}t", "in", "\u{2581}\u{2581}"];
+    let characters = ["\u{2581}", "t", "h", "e", "i", "n", "é"];
+    for text in texts.chain(words.iter().chain(&characters).map(|text| text.to_string())) {
+        let id = vocab.len();
+        vocab.insert(text, id.into());
+    }
+    for word in words {
+        for (at, _) in word.char_indices().skip(1) {
+            let (left, right) = word.split_at(at);
+            if vocab.contains_key(left) && vocab.contains_key(right) {
+                merges.push(json!([left, right]));
+            }
+        }
+    }
+    let special = |id: usize, content: &str| {
+        json!({"id": id, "content": content, "special": true, "normalized": false,
+        "single_word": false, "lstrip": false, "rstrip": false})
+    };
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
+    let mut normalizers = vec![replace];
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if adds_space {
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        normalizers.insert(0, json!({"type": "Prepend", "prepend": "\u{2581}"}));
+    }
+    json!({
+        "version": "1.0", "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+        "normalizer": {"type": "Sequence", "normalizers": normalizers}, "pre_tokenizer": null,
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab, "merges": merges},
+    })
+}
+
+/// A byte-level tokenizer that splits as a kind of model does.
+fn split_by(pre_tokenizer: Json, normalizer: Json, ignore_merges: bool) -> Json {
+    let mut json = bpe();
+    json["pre_tokenizer"] = pre_tokenizer;
+    json["normalizer"] = normalizer;
+    json["model"]["ignore_merges"] = ignore_merges.into();
+    json
+}
+
+#[test]
+fn tokenizers_come_back_with_the_same_ids() {
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let pattern = |digits: &str| {
+        let pattern = format!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        );
+        let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+        json!({"type": "Sequence", "pretokenizers": [split, byte_level]})
+    };
+    let smollm = json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true},
+        {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]});
+    let cases = [
+        ("gpt-2", bpe()),
+        ("smollm", split_by(smollm, Json::Null, false)),
+        ("llama-bpe", split_by(pattern("{1,3}"), Json::Null, true)),
+        ("qwen2", split_by(pattern(""), json!({"type": "NFC"}), false)),
+        ("default", sentencepiece(true)),
+        ("default", sentencepiece(false)),
+    ];
+    let texts = [
+        "the hen in the tin",
+        " he  the\n\nthe",
+        "1234 the's THE'S é e\u{301}",
+        "<|endoftext|>he</s>the",
+        "",
+        "東京 🎉",
+    ];
+    for (pre, json) in cases {
+        let model = Model::new(Config::new(280, 8, 1, 2, 32));
+        let file = model.written(&json, Precision::F32);
+        assert_eq!(file.metadata["tokenizer.ggml.pre"], Value::Text(pre.into()));
+        let before = Tokenizer::from_json(serde_json::to_vec(&json).unwrap()).unwrap();
+        let after = ModelSource::open(&model.path("model.gguf")).unwrap().tokenizer().unwrap();
+        for text in texts {
+            let (want, got) = (before.encode(text).unwrap(), after.encode(text).unwrap());
+            assert_eq!(got, want, "{pre}: {text:?}");
+            assert_eq!(after.encode_prompt(text).unwrap(), before.encode_prompt(text).unwrap(), "{pre}: {text:?}");
+            assert_eq!(after.decode(&got).unwrap(), before.decode(&want).unwrap(), "{pre}: {text:?}");
+        }
+    }
+    let mut short = sentencepiece(true);
+    short["model"]["merges"].as_array_mut().unwrap().remove(1);
+    let model = Model::new(Config::new(280, 8, 1, 2, 32));
+    has(&model.write(&short, Precision::F32).unwrap_err().to_string(), &["no merge of", "any two tokens"]);
+}
+
+/// The bytes of a file with a text in them replaced by one of the same length.
+fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).expect(from);
+    [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()
+}
+
+#[test]
+fn files_that_cannot_be_used_are_refused_in_one_sentence() {
+    let model = Model::new(small());
+    model.write(&bpe(), Precision::F32).unwrap();
+    let good = std::fs::read(model.path("model.gguf")).unwrap();
+    // The type of a tensor follows its name, the number of its sizes (u32) and these (u64 each).
+    let name = "blk.1.ffn_up.weight";
+    let at = good.windows(name.len()).position(|window| window == name.as_bytes()).unwrap() + name.len() + 4 + 16;
+    let typed = |number: u8| [&good[..at], &[number], &good[at + 1..]].concat();
+    let mut alien = good.clone();
+    alien[4] = 9;
+    let cases = [
+        (typed(12), vec![name, "Q4_K", "Q8_0, Q4_0 and Q6_K"]),
+        (typed(99), vec![name, "number 99 of ggml"]),
+        (good[..good.len() - 100].to_vec(), vec!["truncated"]),
+        (good[..70].to_vec(), vec!["ends at 70 bytes"]),
+        (alien, vec!["version 9"]),
+        (b"PK\x03\x04 no model".to_vec(), vec!["does not begin with GGUF"]),
+        (vec![], vec!["not a GGUF file"]),
+        (replaced(&good, "blk.1.ffn_up.weight", "blk.1.ffn_gx.weight"), vec!["lacks blk.1.ffn_up.weight"]),
+        (replaced(&good, "gpt-2", "gpt-9"), vec!["pre-tokenizer gpt-9"]),
+        (replaced(&good, "general.architecture", "general.architectur_"), vec!["names no architecture"]),
+        (replaced(&good, "gpt2.block_count", "gpt2.block_cound"), vec!["no gpt2.block_count"]),
+        (replaced(&good, "output_norm.bias", "output_norm.biax"), vec!["lacks output_norm.bias"]),
+        (replaced(&good, "tokenizer.ggml.tokens", "tokenizer.ggml.tokenx"), vec!["no list of tokens"]),
+    ];
+    let path = model.path("changed.gguf");
+    for (bytes, words) in cases {
+        std::fs::write(&path, bytes).unwrap();
+        let message = ModelSource::open(&path).expect_err(words[0]).to_string();
+        assert!(message.contains("changed.gguf") && !message.contains('\n'), "{message}");
+        has(&message, &words);
+    }
+}
+
+#[test]
+fn commands_take_a_gguf_file_for_a_model() {
+    let place = Place::new();
+    let good = |arguments: &str| -> String {
+        let output = place.wgpt(arguments);
+        assert!(output.status.success(), "{arguments}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    good(
+        "train --out run --preset llama-mini --layers 1 --heads 4 --kv-heads 2 --width 32 --context 48 --batch 2 --steps 2 \
+          --eval-batches 1 --tokenizer bytes --device cpu",
+    );
+    good("export --model run --out model.gguf");
+    good("export --model run --out small.gguf --dtype q4_0");
+    good("export --model run --out half.gguf --dtype q8_0");
+    let text =
+        |model: &str| good(&format!("sample --model {model} --prompt abc --tokens 12 --temperature 0 --device cpu"));
+    assert_eq!(text("model.gguf"), text("run"));
+    // Quantising values that were quantised once changes none of them.
+    assert_eq!(text("small.gguf"), text("small.gguf --base q4_0"));
+    assert_eq!(text("small.gguf"), text("run --base q4_0"));
+    assert_eq!(text("half.gguf"), text("run --base q8_0"));
+    good("export --model small.gguf --out again");
+    assert_eq!(text("again"), text("small.gguf"));
+    place.write("rows.jsonl", "{\"prompt\": \"ab\", \"completion\": \"cd\"}\n".repeat(8));
+    good(
+        "sft --model small.gguf --base q4_0 --lora 2 --data rows.jsonl --out tuned --steps 2 --batch 2 \
+          --template lines --device cpu",
+    );
+    let tuned = text("small.gguf --adapter tuned");
+    assert_eq!(text("tuned"), tuned, "the adapters name the file that they are on");
+    good("merge --adapter tuned --out merged");
+    place.write("text.txt", "a cat sat on a mat. ".repeat(8));
+    good("eval --model small.gguf --data text.txt --device cpu");
+    has(&error(&place.wgpt("export --model model.gguf --out model.gguf --overwrite"), 2), &["is the model itself"]);
+    place.write("no.gguf", "nothing");
+    has(&error(&place.wgpt("sample --model no.gguf --device cpu"), 1), &["no.gguf", "not a GGUF file"]);
 }

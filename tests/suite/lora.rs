@@ -133,8 +133,13 @@ fn examples(name: &str) -> Vec<Encoded> {
 
 /// A run as trl's in the fixture: three steps of two micro-batches of two, linear decay, no clipping.
 fn settings() -> Settings {
+    settings_of(2)
+}
+
+/// The same with so many rows in a micro-batch.
+fn settings_of(batch: usize) -> Settings {
     let choices = Choices {
-        batch: Some(2),
+        batch: Some(batch),
         accumulate: Some(2),
         steps: Some(3),
         lr: Some(1e-2),
@@ -146,18 +151,22 @@ fn settings() -> Settings {
 
 #[test]
 fn three_steps_on_adapters_are_those_of_trl_and_peft() {
-    for name in ["gpt2", "llama"] {
+    // Two examples in a micro-batch, or one row of 21 tokens that holds two.
+    for (name, batch, packed) in
+        [("gpt2", 2, None), ("llama", 2, None), ("gpt2_packed", 1, Some(21)), ("llama_packed", 1, Some(21))]
+    {
         let source = adapted(name);
         let config = source.config().unwrap();
         let weights = source.weights(&config).unwrap();
         // The reference, and the kernels of one kind of adapter with each.
-        let kinds = devices().into_iter().enumerate().filter(|(i, _)| *i != if name == "gpt2" { 1 } else { 2 });
+        let kinds =
+            devices().into_iter().enumerate().filter(|(i, _)| *i != if name.starts_with("gpt2") { 1 } else { 2 });
         for (_, (label, device)) in kinds {
-            let settings = settings();
+            let settings = settings_of(batch);
             let objective = Box::new(Sft::new(
                 config.clone(),
                 &settings,
-                (Rows::new(examples(name), None), Rows::new(vec![], None)),
+                (Rows::new(examples(name), packed), Rows::new(vec![], packed)),
             ));
             let blueprint = Blueprint::new(objective.as_ref(), &settings, device.limits()).unwrap();
             let mut trainer = Trainer::new(device, blueprint, objective, settings).unwrap();

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 use wgpt::data::corpora::story;
 use wgpt::data::corpus::Corpus;
+#[cfg(feature = "parquet")]
+use wgpt::data::dialogues;
 use wgpt::data::prepare::{Preparation, Prepared, Validation};
 use wgpt::data::shards;
 use wgpt::data::source::Source;
@@ -372,5 +374,36 @@ mod parquet {
         let fine = run("rows.parquet --column body");
         assert!(fine.status.success(), "{}", stderr(&fine));
         has(&stderr(&fine), &["2 documents"]);
+    }
+
+    #[test]
+    fn dialogues_are_read_as_those_of_lines() {
+        let place = Place::new();
+        let schema = "message rows { required group messages (LIST) { repeated group list { required group element {
+            required binary role (UTF8); required binary content (UTF8); } } } optional int64 number; }";
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let file = fs::File::create(place.write("rows.parquet", "")).unwrap();
+        let mut writer = SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        for texts in [["user", "assistant"].repeat(2), vec!["hi", "ho", "yes", "no"]] {
+            let mut column = group.next_column().unwrap().unwrap();
+            let values: Vec<ByteArray> = texts.iter().map(|text| text.as_bytes().to_vec().into()).collect();
+            column.typed::<ByteArrayType>().write_batch(&values, Some(&[1; 4]), Some(&[0, 1, 0, 1])).unwrap();
+            column.close().unwrap();
+        }
+        let mut numbers = group.next_column().unwrap().unwrap();
+        numbers.typed::<Int64Type>().write_batch(&[7], Some(&[1, 0]), None).unwrap();
+        numbers.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        let line = |a: &str, b: &str| {
+            let turn = |role: &str, content: &str| format!(r#"{{"role": "{role}", "content": "{content}"}}"#);
+            format!("{{\"messages\": [{}, {}]}}\n", turn("user", a), turn("assistant", b))
+        };
+        place.write("rows.jsonl", line("hi", "ho") + &line("yes", "no"));
+        let read = |name: &str| dialogues::read(&place.path(name)).unwrap();
+        assert_eq!(read("rows.parquet"), read("rows.jsonl"));
+        let output = place.wgpt("reward --data rows.parquet --out out --device cpu");
+        has(&error(&output, 1), &["row 1 of rows.parquet", "chosen"]);
     }
 }

@@ -227,6 +227,7 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("tokenizer train", &["cased column data ext kind min-frequency out overwrite special vocab"]),
     ("tokenizer encode", &["format lines tokenizer"]),
     ("tokenizer decode", &["format lines tokenizer"]),
+    ("data render", &["count data model template"]),
     ("data prepare", &["column data ext out overwrite shard-tokens tokenizer val val-fraction"]),
     ("data task", &["count out seed split"]),
     (

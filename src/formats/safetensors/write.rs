@@ -7,10 +7,11 @@ use std::path::Path;
 use ::safetensors::tensor::{Dtype, TensorInfo};
 use half::f16;
 
-use super::{CHECKSUM_KEY, LENGTH_BYTES, PIECE};
+use super::LENGTH_BYTES;
 use crate::error::Result;
 use crate::fail;
 use crate::files::{HashingWriter, write_atomic};
+use crate::formats::tensor_file::{CHECKSUM_KEY, PIECE};
 
 /// Name, shape and values of one tensor to write; the values are in row-major order.
 pub type NamedTensor<'a> = (String, Vec<usize>, &'a [f32]);
