@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, and the only place that prints. Data goes to stdout, messages to stderr.
 
+mod align;
 mod chat;
 pub mod console;
 mod data;
@@ -78,6 +79,8 @@ enum Command {
     Sft(Box<sft::FineTune>),
     /// Train a reward model on preferences
     Reward(Box<reward::RewardModel>),
+    /// Train a model on preferences, without a reward model
+    Align(Box<align::Align>),
     /// Labels and probabilities of data, by a fine-tuned model
     Predict(predict::Predict),
     /// Generate text
@@ -114,6 +117,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Finetune(finetune) => finetune.run(global),
         Command::Sft(sft) => sft.run(global),
         Command::Reward(reward) => reward.run(global),
+        Command::Align(align) => align.run(global),
         Command::Predict(predict) => predict.run(global),
         Command::Sample(sample) => sample.run(global),
         Command::Chat(chat) => chat.run(global),

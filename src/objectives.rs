@@ -1,7 +1,9 @@
 //! The objectives of runs, one file each.
 
+pub mod dpo;
 pub mod labelled;
 pub mod pretrain;
 pub mod recipe;
 pub mod reward;
+mod rows;
 pub mod sft;

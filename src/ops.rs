@@ -37,6 +37,7 @@ pub mod layernorm;
 pub mod loss_scale;
 pub mod matmul;
 pub mod next_token;
+pub mod preference_loss;
 pub mod relative_bias;
 pub mod rmsnorm;
 pub mod rope;
@@ -97,6 +98,7 @@ pub fn cases() -> Vec<&'static Case> {
         loss_scale::CASES,
         matmul::CASES,
         next_token::CASES,
+        preference_loss::CASES,
         relative_bias::CASES,
         rmsnorm::CASES,
         rope::CASES,

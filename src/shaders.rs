@@ -68,6 +68,7 @@ const SHARED: &[Shader] = &[
     shader!("shared/row_weight_given"),
     shader!("shared/combine_weighted"),
     shader!("shared/combine_plain"),
+    shader!("shared/pair_loss"),
 ];
 
 /// Replaces the right-hand side of `const NAME: T = ...;`, or of `alias NAME = ...;`, for each constant, and appends the

@@ -86,6 +86,11 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// A text without the template's end-of-text token at its end, where it has that there.
+    pub fn without_end<'a>(&self, text: &'a str) -> Option<&'a str> {
+        text.strip_suffix(&self.eos).filter(|_| !self.eos.is_empty())
+    }
+
     /// The text of messages; `opened` by the beginning of an answer (`add_generation_prompt`).
     pub fn render(&self, messages: &[Message], opened: bool) -> Result<String> {
         let template = self.environment.get_template(NAME).map_err(|error| failed(&error))?;

@@ -50,7 +50,7 @@ struct Written {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Part {
+pub(super) enum Part {
     Text(String),
     Messages(Vec<Message>),
 }
@@ -115,7 +115,8 @@ fn role(from: String) -> String {
     }
 }
 
-fn check(form: &Form) -> std::result::Result<(), String> {
+/// What is wrong with an example, or nothing.
+pub(super) fn check(form: &Form) -> std::result::Result<(), String> {
     match form {
         Form::Text(text) if text.trim().is_empty() => Err("the text is empty: remove the row".into()),
         Form::Completion { completion, .. } if completion.trim().is_empty() => {
@@ -157,6 +158,11 @@ impl Encoded {
     /// Targets that count.
     pub fn targets(&self) -> usize {
         self.learned.iter().skip(1).filter(|learned| **learned).count()
+    }
+
+    /// The first token that is learned.
+    pub fn first_learned(&self) -> usize {
+        self.learned.iter().position(|learned| *learned).unwrap_or(self.learned.len())
     }
 
     /// Keeps the first `longest` tokens; whether any were cut.
@@ -207,8 +213,11 @@ impl Encoder<'_> {
         let (mut learned, mut parted) = (vec![false; ids.len()], false);
         let turns = (from..messages.len()).filter(|at| messages[*at].role == ASSISTANT);
         for at in turns {
-            let (before, with) = (template.render(&messages[..at], true)?, template.render(&messages[..=at], false)?);
-            if !with.starts_with(&before) || !text.starts_with(&with) {
+            let before = template.render(&messages[..at], true)?;
+            let with = template.render(&messages[..=at], false)?;
+            // Some templates, such as Phi-3's, end a dialogue by a token that a later turn has not in front.
+            let with = template.without_end(&with).filter(|_| !text.starts_with(&with)).unwrap_or(&with);
+            if !with.starts_with(&before) || !text.starts_with(with) {
                 fail!(
                     Input,
                     "the chat template writes message {} otherwise when others follow or precede it, so what the assistant wrote \
@@ -216,7 +225,7 @@ impl Encoder<'_> {
                     at + 1
                 );
             }
-            let [before, with] = [&before, &with].map(|text| self.tokenizer.encode(text));
+            let [before, with] = [&before, with].map(|text| self.tokenizer.encode(text));
             let (before, with) = (before?, with?);
             let (start, end) = (common(&before, &ids), common(&with, &ids));
             parted |= start < before.len() || end < with.len();

@@ -75,6 +75,15 @@ fn the_assistants_turns_are_learned_with_the_token_that_ends_them() {
         Encoder { tokenizer: &tokenizer, template: template.as_ref(), end: None }.encode(&dialogue(0))
     };
     has(&encode(None).unwrap_err().to_string(), &["chat template", "--template"]);
+    // A template that ends each dialogue by a token, as Phi-3's does.
+    let ends = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}{{ 'a:' if add_generation_prompt else eos_token }}";
+    let template = ChatTemplate::new(ends, "", "#").unwrap();
+    let encoder = Encoder { tokenizer: &tokenizer, template: Some(&template), end: None };
+    let encoded = encoder.encode(&dialogue(0)).unwrap();
+    let learned: String =
+        encoded.ids.iter().zip(&encoded.learned).filter(|(_, l)| **l).map(|(id, _)| *id as u8 as char).collect();
+    assert_eq!(tokenizer.decode(&encoded.ids).unwrap(), "u:Hi;a:Hello;u:Bye;a:So long;#");
+    assert_eq!(learned, "Hello;So long;#");
     // A template that drops earlier answers once another comes.
     let forgets =
         "{% for m in messages %}{% if m.role == 'user' or loop.last %}{{ m.content }};{% endif %}{% endfor %}";

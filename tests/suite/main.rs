@@ -11,6 +11,7 @@ mod cooperative_attention;
 mod data;
 mod demo;
 mod dialogues;
+mod dpo;
 mod evaluate;
 mod export;
 mod finetune;

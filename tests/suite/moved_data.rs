@@ -5,10 +5,11 @@ use serde_json::Value;
 use wgpt::data::tokenizer::Tokenizer;
 
 /// A command, the file it learns from, and flags of its own.
-const COMMANDS: [(&str, &str, &str); 3] = [
+const COMMANDS: [(&str, &str, &str); 4] = [
     ("train", "a.txt", "--tokenizer bytes --layers 1 --heads 2 --width 16 --context 16 --eval-batches 1"),
     ("finetune", "a.csv", "--model base --task classify --max-length 8 --lambda 0.25"),
     ("reward", "a.jsonl", "--model base --max-length 12 --center 0.01"),
+    ("align", "a.pairs", "--model base --max-length 12 --beta 0.25"),
 ];
 
 /// A model whose tokenizer has an end of text, in `base`, and data of every kind.
@@ -16,6 +17,7 @@ fn place() -> Place {
     let place = Place::new();
     place.write("a.txt", "some words to read\n".repeat(40));
     place.write("a.csv", "text,label\na,x\nb,y\na,x\nb,y\n");
+    place.write("a.pairs", "{\"prompt\": \"a\", \"chosen\": \" word\", \"rejected\": \" b\"}\n".repeat(4));
     place.write("a.jsonl", "{\"prompt\": \"a\", \"chosen\": \" word\", \"rejected\": \" b\"}\n".repeat(4));
     good(&place, "tokenizer train --data a.txt --vocab 262 --out tok.json -q");
     let sizes = "--layers 1 --heads 2 --width 16 --context 16 --batch 2 --eval-batches 1";

@@ -19,17 +19,20 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::formats::folder::{WeightType, read_config, write_folder};
+use wgpt::formats::source::ModelSource;
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Depth, Graph, Plan, Shape, Step};
 use wgpt::models::config::{Config, FeedForward};
 use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
 use wgpt::models::presets::PRESETS;
+use wgpt::objectives::dpo::{self, Dpo};
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::{self, Labelled, Options};
 use wgpt::objectives::reward::{self, Pairs, Reward};
 use wgpt::objectives::sft::{self, Rows, Sft};
+use wgpt::ops::preference_loss::{self, PreferenceLoss};
 use wgpt::reference::Cpu;
 use wgpt::train::blueprint::Blueprint;
 use wgpt::train::checkpoint::{Mode, RunFolder};
@@ -48,7 +51,7 @@ type Made = (Box<dyn Objective>, Settings);
 type Kind = (&'static str, fn(Choices) -> Made);
 
 /// Every objective, and experts under two of them.
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     ("pretraining", |choices| pretraining("demo", choices)),
     ("pretraining with experts", |choices| pretraining("mixtral", choices)),
     ("classify", |choices| task(Task::Classify, config("demo"), choices)),
@@ -56,6 +59,7 @@ const KINDS: [Kind; 10] = [
     ("similar", |choices| task(Task::Similar, config("demo"), choices)),
     ("choose", |choices| task(Task::Choose, config("llama-mini"), choices)),
     ("reward", reward),
+    ("dpo", dpo),
     ("sft", sft),
     ("sft with adapters", sft_with_adapters),
     ("sft in packed rows", |choices| packed_sft("llama-mini", choices)),
@@ -162,24 +166,47 @@ fn sft(choices: Choices) -> Made {
     (Box::new(objective), settings)
 }
 
-/// Adapters of a model whose folder holds the initial values of seed 1337.
-fn sft_with_adapters(choices: Choices) -> Made {
+/// A folder with the initial values of seed 1337 of the preset llama-mini.
+fn base_folder() -> &'static Path {
     static BASE: OnceLock<TempDir> = OnceLock::new();
-    let plain = config("llama-mini");
     let folder = BASE.get_or_init(|| {
-        let folder = tempdir().unwrap();
+        let (folder, plain) = (tempdir().unwrap(), config("llama-mini"));
         let network = Network::new(plain.clone());
         let values: Vec<_> = network.parameters().iter().map(|p| (p, initial_values(p, 1337))).collect();
         let tensors: Vec<_> = values.iter().map(|(p, v)| (p.name.clone(), p.dims.clone(), v.as_slice())).collect();
         write_folder(folder.path(), &plain, &tensors, None, WeightType::F32).unwrap();
         folder
     });
+    folder.path()
+}
+
+/// Preferences between answers of different lengths; the reference is the model of [`base_folder`].
+fn dpo(choices: Choices) -> Made {
+    let settings = choices.resolve(&dpo::RECIPE, |batch| epoch_len(5, batch)).unwrap();
+    let tokenizer = Tokenizer::bytes().unwrap();
+    let encoder = Encoder { tokenizer: &tokenizer, template: None, end: Some(10) };
+    let answer = |i: usize, text: &str| {
+        let form = Form::Completion { prompt: "ab".repeat(1 + i % 3), completion: text.repeat(1 + i % 2 * 4) };
+        encoder.encode(&form).unwrap()
+    };
+    let pairs = || dpo::Pairs::new((0..5).map(|i| [answer(i, "c"), answer(i, "da")]).collect());
+    let source = ModelSource::folder(base_folder());
+    let start = source.config().unwrap();
+    let reference = (start.clone(), source.weights(&start).unwrap());
+    let loss = PreferenceLoss { form: preference_loss::Form::Sigmoid, beta: 0.5, smoothing: 0.0 };
+    let objective = Dpo::new(config("llama-mini"), &settings, (loss, 0.1), (pairs(), pairs()), reference);
+    (Box::new(objective), settings)
+}
+
+/// Adapters of the model of [`base_folder`].
+fn sft_with_adapters(choices: Choices) -> Made {
+    let folder = base_folder();
     let run =
         Choices { lora: Some(2), lora_targets: Some("all-linear".into()), lora_dropout: choices.dropout, ..choices };
-    let base = read_config(folder.path()).unwrap();
+    let base = read_config(folder).unwrap();
     // Layers of adapters freeze like others, which only the command refuses.
     let unfrozen = Choices { freeze: None, ..run.clone() };
-    let config = unfrozen.adapted(base.clone(), (&base, Some(folder.path().to_str().unwrap().into()))).unwrap();
+    let config = unfrozen.adapted(base.clone(), (&base, Some(folder.to_str().unwrap().into()))).unwrap();
     let settings = run.resolve(&sft::RECIPE, |batch| epoch_len(8, batch)).unwrap();
     (Box::new(Sft::new(config, &settings, (alone(examples()), alone(examples())))), settings)
 }

@@ -200,6 +200,7 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("finetune", &[TRAINING, COLUMNS, "buckets class-weights from-scratch grades lambda max-length metric model task"]),
     ("sft", &[TRAINING, "max-length mix model packing template"]),
     ("reward", &[TRAINING, "center max-length model"]),
+    ("align", &[TRAINING, "beta label-smoothing loss max-length method model sft-weight template"]),
     ("predict", &[COLUMNS, "batch data model"]),
     (
         "sample",

@@ -1,0 +1,303 @@
+//! Preferences without a reward model: "Direct Preference Optimization: Your Language Model is Secretly a Reward Model" (Rafailov et
+//! al. 2023, section 4), with the losses of [`crate::ops::preference_loss`].
+//!
+//!   loss = mean over pairs of f((lp_c - ref_c) - (lp_r - ref_r)), plus sft * mean of -log p over the tokens of chosen answers
+//!
+//! lp is the sum of the log-probabilities of an answer's tokens, of ipo their mean; ref is the same of the model that the run started
+//! from. The reference is computed once, before the first step, and its parameters are freed again.
+
+use super::rows::{Inputs, Rows};
+use crate::data::buckets::{Buckets, Epochs, group};
+use crate::data::dialogues::Encoded;
+use crate::error::Result;
+use crate::executor::Executor;
+use crate::executor::programs::Programs;
+use crate::formats::folder::Weights;
+use crate::formats::upload::upload;
+use crate::graph::{Graph, Shape, Step, Tensor};
+use crate::models::blocks::Model;
+use crate::models::config::{Config, Dropout};
+use crate::models::network::Network;
+use crate::ops::add::Add;
+use crate::ops::preference_loss::{Form, PreferenceLoss};
+use crate::ops::row_dot::RowDot;
+use crate::ops::scale::Scale;
+use crate::train::graph::Loss;
+use crate::train::objective::{Batch, Evaluation, EvaluationPrograms, Objective, ShapeKey};
+use crate::train::schedule::ScheduleKind;
+use crate::train::settings::{Cadence, Duration, Recipe, Settings, Warmup};
+
+/// trl's recipe for DPO.
+pub const RECIPE: Recipe = Recipe {
+    batch: 8,
+    accumulate: 1,
+    duration: Duration::Epochs(3),
+    lr: 1e-6,
+    min_lr_divisor: f32::INFINITY,
+    warmup: Warmup::Steps(0),
+    schedule: ScheduleKind::Linear,
+    weight_decay: 0.0,
+    beta2: 0.999,
+    dropout: 0.0,
+    every: Cadence::Epoch,
+};
+
+/// Prefix of the reference's states, while it is there.
+const REFERENCE: &str = "reference.";
+/// Pairs that the reference sees at a time.
+const REFERENCE_PAIRS: usize = 4;
+
+/// The objective of preference optimisation.
+pub struct Dpo {
+    networks: [Network; 1],
+    loss: PreferenceLoss,
+    /// Weight of the loss of chosen answers as in supervised fine-tuning.
+    sft: f32,
+    buckets: Buckets,
+    epochs: Epochs,
+    training: Pairs,
+    validation: Pairs,
+    /// The model that the run started from, until its log-probabilities are known.
+    start: Option<(Config, Weights)>,
+    inputs: Inputs,
+}
+
+/// Pairs of answers to one prompt.
+pub struct Pairs {
+    /// The chosen answer of each, then the rejected.
+    rows: Rows,
+    /// Log-probabilities of the answers of the model that the run started from.
+    reference: Vec<f32>,
+}
+
+impl Default for Pairs {
+    fn default() -> Pairs {
+        Pairs::new(vec![])
+    }
+}
+
+impl Pairs {
+    /// Pairs of a chosen and a rejected answer, with the tokens of the prompt that both have alike in front. Each has a token that is
+    /// learned.
+    pub fn new(pairs: Vec<[Encoded; 2]>) -> Pairs {
+        let from_the_same = |[mut chosen, mut rejected]: [Encoded; 2]| {
+            // Where the tokens of the prompt part at its end, both answers begin where the first parts.
+            let start = chosen.first_learned().min(rejected.first_learned());
+            for answer in [&mut chosen, &mut rejected] {
+                let first = answer.first_learned();
+                answer.learned[start..first].fill(true);
+            }
+            [chosen, rejected]
+        };
+        let answers: Vec<Encoded> = pairs.into_iter().flat_map(from_the_same).collect();
+        Pairs { rows: Rows::new(answers, None), reference: vec![] }
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.len() / 2
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Tokens of the longer answer of a pair, with the prompt.
+    fn length(&self, pair: usize) -> usize {
+        self.rows.fed(2 * pair).max(self.rows.fed(2 * pair + 1))
+    }
+
+    fn buckets(&self, buckets: &Buckets) -> Vec<usize> {
+        (0..self.len()).map(|pair| buckets.of(self.length(pair))).collect()
+    }
+}
+
+/// The rows of pairs.
+fn answers(pairs: &[usize]) -> Vec<usize> {
+    pairs.iter().flat_map(|pair| [2 * pair, 2 * pair + 1]).collect()
+}
+
+impl Dpo {
+    /// `start` is the model that the run starts from, the reference.
+    pub fn new(
+        config: Config,
+        settings: &Settings,
+        (loss, sft): (PreferenceLoss, f32),
+        (training, validation): (Pairs, Pairs),
+        start: (Config, Weights),
+    ) -> Dpo {
+        let lengths = |pairs: &Pairs| (0..pairs.len()).map(|pair| pairs.length(pair)).collect::<Vec<_>>();
+        let all = lengths(&training).into_iter().chain(lengths(&validation));
+        let buckets = Buckets::fit(all, super::labelled::BUCKETS, config.context);
+        let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
+        let epochs = Epochs::new(training.buckets(&buckets));
+        let (start, inputs) = (Some(start), Inputs::default());
+        Dpo { networks, loss, sft, buckets, epochs, training, validation, start, inputs }
+    }
+
+    /// The log-probabilities (2 B) of the answers of B pairs: sums over tokens, or means.
+    fn log_probs(g: &mut Graph, model: &Model, shape: ShapeKey) -> (Tensor, Tensor) {
+        let dims = [2 * shape.batch, shape.length];
+        let ids = g.input("ids", Shape::u32(&dims));
+        let x = model.hidden(g, ids);
+        let targets = g.input("targets", Shape::u32(&dims));
+        let of_tokens = model.token_log_probs(g, x, targets);
+        g.scope("loss");
+        let weights = g.input("weights", Shape::f32(&dims));
+        (g.apply(RowDot { rows: dims[0] }, &[of_tokens, weights]), of_tokens)
+    }
+
+    /// Sets the inputs of some pairs.
+    fn set(inputs: &mut Inputs, form: Form, pairs: &Pairs, members: &[usize], length: usize, batch: &mut Batch) {
+        let weight = |answer: &Encoded| if form == Form::Ipo { 1.0 / answer.targets() as f32 } else { 1.0 };
+        inputs.set(&pairs.rows, &answers(members), (2 * batch.size, length), &weight, batch);
+    }
+
+    /// The reference's log-probabilities of all answers.
+    fn of_reference(
+        &mut self,
+        executor: &mut dyn Executor,
+        (config, weights): &(Config, Weights),
+        size: usize,
+    ) -> Result<()> {
+        let config = Config { dropout: Dropout::default(), ..config.clone() };
+        let network = Network::with_prefix(config, REFERENCE).frozen();
+        let mut programs = Programs::default();
+        let mut batch = Batch::new(size, 0);
+        let form = self.loss.form;
+        for pairs in [&mut self.training, &mut self.validation] {
+            pairs.reference = vec![0.0; 2 * pairs.len()];
+            let order: Vec<usize> = (0..pairs.len()).collect();
+            for group in group(&pairs.buckets(&self.buckets), &order, size) {
+                let length = self.buckets.0[group.bucket];
+                let is_new = programs.is_empty();
+                let program = programs.get(executor, length, || {
+                    let mut g = Graph::new();
+                    let (log_probs, _) =
+                        Dpo::log_probs(&mut g, &network.inference(), ShapeKey { batch: size, sequences: 2, length });
+                    g.output("log_probs", log_probs);
+                    g
+                })?;
+                if is_new {
+                    upload(executor, &network, weights)?;
+                }
+                batch.clear();
+                Dpo::set(&mut self.inputs, form, pairs, &group.examples, length, &mut batch);
+                batch.write(executor, program)?;
+                executor.run(program, 0, &Step::default())?;
+                let read = executor.read(program, "log_probs")?;
+                for (row, value) in answers(&group.examples).into_iter().zip(read) {
+                    pairs.reference[row] = value;
+                }
+            }
+        }
+        programs.unload(executor);
+        executor.free_states(REFERENCE);
+        Ok(())
+    }
+}
+
+impl Objective for Dpo {
+    fn name(&self) -> &str {
+        "dpo"
+    }
+
+    fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
+    fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
+        self.buckets.0.iter().map(|&length| ShapeKey { batch, sequences: 2, length }).collect()
+    }
+
+    fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss {
+        let (log_probs, of_tokens) = Dpo::log_probs(g, &models[0], shape);
+        let reference = g.input("reference", Shape::f32(&[2 * shape.batch]));
+        let pairs = g.input("pair_weights", Shape::f32(&[shape.batch]));
+        let preference = g.apply(self.loss, &[log_probs, reference, pairs]);
+        let [chosen, rejected, accuracy] = [2, 3, 4].map(|slot| Tensor { node: preference.node, slot });
+        let minus = g.apply(Scale { factor: -1.0 }, &[rejected]);
+        let margins = g.apply(Add, &[chosen, minus]);
+        let mut scalars = vec![
+            ("rewards_chosen", chosen),
+            ("rewards_rejected", rejected),
+            ("rewards_accuracies", accuracy),
+            ("rewards_margins", margins),
+        ];
+        let mut loss = preference;
+        if self.sft > 0.0 {
+            let weights = g.input("sft_weights", Shape::f32(&[2 * shape.batch, shape.length]));
+            let sft = g.apply(RowDot { rows: 1 }, &[of_tokens, weights]);
+            loss = g.apply(Add, &[loss, sft]);
+            scalars.push(("sft_loss", sft));
+        }
+        Loss { minimised: loss, reported: loss, scalars }
+    }
+
+    fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
+        let (log_probs, _) = Dpo::log_probs(g, &models[0], shape);
+        g.output("log_probs", log_probs);
+    }
+
+    fn epoch(&self, batch: usize) -> u64 {
+        self.epochs.len(batch)
+    }
+
+    fn prepare(&mut self, executor: &mut dyn Executor) -> Result<()> {
+        let Some(start) = self.start.take() else { return Ok(()) };
+        self.of_reference(executor, &start, REFERENCE_PAIRS)
+    }
+
+    fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()> {
+        let group = self.epochs.group(number, batch.size, batch.seed);
+        let length = self.buckets.0[group.bucket];
+        let (pairs, form) = (&self.training, self.loss.form);
+        Dpo::set(&mut self.inputs, form, pairs, &group.examples, length, batch);
+        let mut reference = vec![0.0; 2 * batch.size];
+        let mut weights = vec![0.0; batch.size];
+        for (place, row) in answers(&group.examples).into_iter().enumerate() {
+            reference[place] = pairs.reference[row];
+            weights[place / 2] = 1.0;
+        }
+        batch.set_f32("reference", &reference);
+        batch.set_f32("pair_weights", &weights);
+        if self.sft > 0.0 {
+            let targets = |row: &usize| pairs.rows.targets(&[*row]);
+            let chosen: Vec<usize> = group.examples.iter().map(|pair| 2 * pair).collect();
+            let share = -self.sft / chosen.iter().map(targets).sum::<usize>() as f32;
+            batch.set_f32("sft_weights", &self.inputs.of_even_rows(length, share));
+        }
+        batch.tokens = answers(&group.examples).iter().map(|row| pairs.rows.fed(*row)).sum();
+        batch.shape = group.bucket;
+        Ok(())
+    }
+
+    /// The mean loss of pairs, and the share whose chosen answer the model prefers more than its reference does.
+    fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>> {
+        if self.validation.is_empty() {
+            return Ok(None);
+        }
+        let order: Vec<usize> = (0..self.validation.len()).collect();
+        let mut batch = Batch::new(programs.settings.batch, 0);
+        let (mut loss, mut right) = (0.0, 0);
+        for group in group(&self.validation.buckets(&self.buckets), &order, batch.size) {
+            batch.clear();
+            let length = self.buckets.0[group.bucket];
+            Dpo::set(&mut self.inputs, self.loss.form, &self.validation, &group.examples, length, &mut batch);
+            batch.shape = group.bucket;
+            let program = programs.run(&batch)?;
+            let log_probs = programs.executor.read(program, "log_probs")?;
+            for (pair, log_probs) in group.examples.iter().zip(log_probs.chunks(2)) {
+                let of = |answer: usize| {
+                    f64::from(log_probs[answer]) - f64::from(self.validation.reference[2 * pair + answer])
+                };
+                let delta = of(0) - of(1);
+                loss += self.loss.of(delta).0;
+                right += usize::from(delta > 0.0);
+            }
+        }
+        let pairs = self.validation.len() as f64;
+        let (loss, accuracy) = (loss / pairs, right as f64 / pairs);
+        let text = format!("accuracy {accuracy:.3}");
+        Ok(Some(Evaluation { loss, value: Some(-loss), scalars: vec![("accuracy", accuracy)], text }))
+    }
+}
