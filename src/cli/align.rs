@@ -1,12 +1,12 @@
 //! `wgpt align`: trains a model on preferences.
 
 use super::Global;
-use super::examples::{ExampleFiles, check_validation, ended, template_text};
+use super::examples::{ExampleFiles, check_validation, encoder, for_dialogues, longest};
 use super::run::{Prepared, RunOptions, TRAINING, check_same, create_folder, merge, no_tokenizer, resumed};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use wgpt::data::dialogues::{Encoded, Encoder};
+use wgpt::data::dialogues::Encoded;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::data::{lines, preferences};
 use wgpt::error::Result;
@@ -80,9 +80,6 @@ struct Arguments {
     choices: Value,
 }
 
-/// Tokens of a prompt and an answer unless more are asked for, as in trl.
-const LONGEST: usize = 1024;
-
 impl Align {
     pub fn run(&self, global: &Global) -> Result<()> {
         super::check_device(&global.device)?;
@@ -97,18 +94,10 @@ impl Align {
         let (loss, sft) = self.losses()?;
         let source = global.model(self.model.as_deref())?;
         let start = source.config()?;
-        let (weights, tokenizer) = (source.weights(&start)?, source.tokenizer()?);
+        let weights = source.weights(&start)?;
         let config = self.choices.adapted(start.clone(), (&start, source.name()))?;
-        let tokenizer = tokenizer.for_model(config.vocab_size, &source.path(""))?;
-        let tokenizer = match &self.template {
-            Some(template) => tokenizer.with_chat_template(&template_text(template)?),
-            None => tokenizer,
-        };
-        let (config, tokenizer) = ended(config, tokenizer)?;
-        let longest = self.max_length.unwrap_or(LONGEST.min(config.context));
-        if !(2..=config.context).contains(&longest) {
-            fail!(Usage, "--max-length {longest} must be from 2 to {}, the model's context", config.context);
-        }
+        let (config, tokenizer) = for_dialogues(&source, config, self.template.as_deref())?;
+        let longest = longest(self.max_length, &config)?;
         let PreferenceLoss { form, beta, smoothing } = loss;
         let arguments = Arguments {
             files: ExampleFiles::new(self.data.as_slice(), self.val.as_deref())?,
@@ -232,8 +221,7 @@ impl Align {
 /// Training and validation pairs, saying how many were dropped.
 fn pairs(global: &Global, arguments: &Arguments, config: &Config, tokenizer: &Tokenizer) -> Result<(Pairs, Pairs)> {
     let template = tokenizer.chat_template()?;
-    let end = config.eos_token_id.first().copied().or(tokenizer.end_of_text());
-    let encoder = Encoder { tokenizer, template: template.as_ref(), end };
+    let encoder = encoder(config, tokenizer, template.as_ref());
     let longest = arguments.longest;
     let read = |path: &Path| {
         let (mut kept, mut dropped): (Vec<[Encoded; 2]>, usize) = (vec![], 0);

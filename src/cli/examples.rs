@@ -4,12 +4,14 @@ use super::Global;
 use super::run::RunOptions;
 use serde::{Deserialize, Serialize, Serializer};
 use std::path::{Path, PathBuf};
-use wgpt::data::chat_template::built_in;
+use wgpt::data::chat_template::{ChatTemplate, built_in};
 use wgpt::data::corpus::DataDigest;
+use wgpt::data::dialogues::Encoder;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::files::sha256_hex;
+use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
 use wgpt::train::run::absolute;
 use wgpt::train::settings::Choices;
@@ -118,9 +120,33 @@ pub fn template_text(template: &str) -> Result<String> {
     std::fs::read_to_string(path).map_err(Error::io("read the chat template", path))
 }
 
+/// A model's tokenizer for dialogues, with the chat template that `--template` names or the folder's, and its configuration with the
+/// token that ends a turn.
+pub fn for_dialogues(source: &ModelSource, config: Config, template: Option<&str>) -> Result<(Config, Tokenizer)> {
+    let tokenizer = source.tokenizer()?.for_model(config.vocab_size, &source.path(""))?;
+    match template {
+        Some(template) => ended(config, tokenizer.with_chat_template(&template_text(template)?)),
+        None => ended(config, tokenizer),
+    }
+}
+
+/// `--max-length`, or trl's number of tokens where the model's context holds as many.
+pub fn longest(given: Option<usize>, config: &Config) -> Result<usize> {
+    let longest = given.unwrap_or(1024.min(config.context));
+    if !(2..=config.context).contains(&longest) {
+        fail!(Usage, "--max-length {longest} must be from 2 to {}, the model's context", config.context);
+    }
+    Ok(longest)
+}
+
+/// What encodes dialogues for a model.
+pub fn encoder<'a>(config: &Config, tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>) -> Encoder<'a> {
+    Encoder { tokenizer, template, end: config.eos_token_id.first().copied().or(tokenizer.end_of_text()) }
+}
+
 /// The model and its tokenizer with the token that ends a turn, where that is one token, as the first that ends a text: so answers end
 /// in other programs, too.
-pub fn ended(config: Config, tokenizer: Tokenizer) -> Result<(Config, Tokenizer)> {
+fn ended(config: Config, tokenizer: Tokenizer) -> Result<(Config, Tokenizer)> {
     let template = tokenizer.chat_template()?;
     let end = template.map(|template| template.end_of_turn(|text| tokenizer.is_special(text))).transpose()?.flatten();
     let ids = end.map(|end| tokenizer.encode(&end)).transpose()?.unwrap_or_default();

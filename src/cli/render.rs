@@ -2,10 +2,10 @@
 
 use super::Global;
 use super::console;
-use super::examples::{ended, files, template_text};
+use super::examples::{encoder, files, for_dialogues};
 use serde_json::json;
 use std::path::PathBuf;
-use wgpt::data::dialogues::{self, Encoder};
+use wgpt::data::dialogues;
 use wgpt::data::lines;
 use wgpt::error::Result;
 
@@ -29,16 +29,9 @@ pub struct Render {
 impl Render {
     pub fn run(&self, global: &Global) -> Result<()> {
         let source = global.model(self.model.as_deref())?;
-        let (config, tokenizer) = (source.config()?, source.tokenizer()?);
-        let tokenizer = tokenizer.for_model(config.vocab_size, &source.path(""))?;
-        let tokenizer = match &self.template {
-            Some(template) => tokenizer.with_chat_template(&template_text(template)?),
-            None => tokenizer,
-        };
-        let (config, tokenizer) = ended(config, tokenizer)?;
+        let (config, tokenizer) = for_dialogues(&source, source.config()?, self.template.as_deref())?;
         let template = tokenizer.chat_template()?;
-        let end = config.eos_token_id.first().copied().or(tokenizer.end_of_text());
-        let encoder = Encoder { tokenizer: &tokenizer, template: template.as_ref(), end };
+        let encoder = encoder(&config, &tokenizer, template.as_ref());
         let mut left = self.count;
         for file in files(&self.data)? {
             for example in dialogues::read(&file)?.iter().take(left) {

@@ -1,6 +1,6 @@
 //! `wgpt sft`: supervised fine-tuning on dialogues, prompts with completions, or texts.
 
-use super::examples::{ExampleFiles, check_validation, ended, files, template_text};
+use super::examples::{ExampleFiles, check_validation, encoder, files, for_dialogues, longest, template_text};
 use super::run::{Prepared, RunOptions, TRAINING, check_same, create_folder, merge, no_tokenizer, resumed};
 use super::{Global, console};
 use serde::{Deserialize, Serialize};
@@ -70,9 +70,6 @@ impl Arguments {
     }
 }
 
-/// Tokens of an example unless more are asked for, as in trl.
-const LONGEST: usize = 1024;
-
 impl FineTune {
     pub fn run(&self, global: &Global) -> Result<()> {
         super::check_device(&global.device)?;
@@ -87,18 +84,10 @@ impl FineTune {
         check_validation(&self.choices, self.val.as_deref())?;
         let source = global.model(self.model.as_deref())?;
         let config = source.config()?;
-        let (weights, tokenizer) = (source.weights(&config)?, source.tokenizer()?);
+        let weights = source.weights(&config)?;
         let config = self.choices.adapted(config.clone(), (&config, source.name()))?;
-        let tokenizer = tokenizer.for_model(config.vocab_size, &source.path(""))?;
-        let tokenizer = match &self.template {
-            Some(template) => tokenizer.with_chat_template(&template_text(template)?),
-            None => tokenizer,
-        };
-        let (config, tokenizer) = ended(config, tokenizer)?;
-        let longest = self.max_length.unwrap_or(LONGEST.min(config.context));
-        if !(2..=config.context).contains(&longest) {
-            fail!(Usage, "--max-length {longest} must be from 2 to {}, the model's context", config.context);
-        }
+        let (config, tokenizer) = for_dialogues(&source, config, self.template.as_deref())?;
+        let longest = longest(self.max_length, &config)?;
         let files = ExampleFiles::new(&self.data, self.val.as_deref())?;
         let (packing, mix) = (self.packing, self.mix.clone());
         let arguments = Arguments { files, longest, packing, mix, choices: json!(self.choices) };
@@ -191,8 +180,7 @@ fn check_mix(mix: &[f64], sources: usize) -> Result<()> {
 /// Training and validation examples; those that were cut or dropped are counted in warnings.
 fn examples(global: &Global, arguments: &Arguments, config: &Config, tokenizer: &Tokenizer) -> Result<(Rows, Rows)> {
     let template = tokenizer.chat_template()?;
-    let end = config.eos_token_id.first().copied().or(tokenizer.end_of_text());
-    let encoder = Encoder { tokenizer, template: template.as_ref(), end };
+    let encoder = encoder(config, tokenizer, template.as_ref());
     let mut sources = vec![];
     for source in arguments.files.sources() {
         let mut kept = vec![];
