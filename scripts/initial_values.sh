@@ -40,11 +40,11 @@ residual() {
     shift 2
     for init in scaled plain; do measure "$name" "$steps" "$init" --residual-init $init "$@"; done
 }
-# deviations NAME STEPS OPTIONS: two standard deviations of a size without a preset.
+# deviations NAME STEPS OPTIONS: three standard deviations of a size without a preset.
 deviations() {
     name=$1 steps=$2
     shift 2
-    for std in 0.02 0.1; do measure "$name" "$steps" "std $std" --init-std $std "$@"; done
+    for std in 0.02 0.05 0.1; do measure "$name" "$steps" "std $std" --init-std $std "$@"; done
 }
 residual "SmolLM2 135M with 4 layers" 12 --preset smollm2-135m --layers 4 --batch 1 --accumulate 1 --context 128 --lr 6e-4 --warmup 2
 residual "llama-mini, std 0.1" 200 --preset llama-mini

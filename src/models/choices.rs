@@ -82,11 +82,11 @@ pub struct ModelChoices {
     /// Coefficient of the loss that keeps routers' logits small
     #[arg(long)]
     pub router_z: Option<f32>,
-    /// Standard deviation of initial weights [default: 0.02, as GPT-2; the small presets have their own]
+    /// Standard deviation of initial weights [default: 0.02, as GPT-2; the small presets, and sizes without one, have their own]
     #[arg(long)]
     pub init_std: Option<f32>,
     /// Initial weights of projections onto the residual stream: scaled divides their standard deviation by sqrt(2 layers), as
-    /// GPT-2 does [default: scaled for GPT and GPT-2, plain for LLaMA]
+    /// GPT-2 does [default: scaled for GPT, GPT-2 and the small presets, plain for other LLaMAs]
     #[arg(long, value_enum)]
     pub residual_init: Option<ResidualInit>,
     /// char, bytes, or a Hugging Face tokenizer.json

@@ -138,7 +138,7 @@ fn parameters_are_declared_with_their_initial_values() {
 }
 
 /// `config.json` names the standard deviation that matrices are drawn with, whatever chose it. Projections onto the residual
-/// stream of GPT and GPT-2 have it divided by sqrt(2 layers), those of LLaMA and Mixtral do not.
+/// stream of GPT and GPT-2, and of the small presets of LLaMA, have it divided by sqrt(2 layers), those of other LLaMAs do not.
 #[test]
 fn config_json_says_the_standard_deviation_of_the_initial_values() {
     for (preset, layers, given, want, scaled) in [
@@ -146,8 +146,9 @@ fn config_json_says_the_standard_deviation_of_the_initial_values() {
         (None, Some(3), None, PresetRecipe::of(None).init_std, true),
         (None, Some(3), Some(0.07), 0.07, true),
         (Some("gpt-mini"), None, None, 0.1, true),
-        (Some("llama-mini"), None, None, 0.1, false),
-        (Some("mixtral"), None, Some(0.03), 0.03, false),
+        (Some("llama-mini"), None, None, 0.1, true),
+        (Some("mixtral"), None, Some(0.03), 0.03, true),
+        (Some("smollm2-135m"), None, None, 0.02, false),
     ] {
         let choices = ModelChoices { preset: preset.map(String::from), layers, init_std: given, ..Default::default() };
         let config = choices.config(40, PresetRecipe::of(choices.recipe()).init_std).unwrap();

@@ -85,7 +85,9 @@ fn base() -> Choices {
 
 fn config(preset: &str) -> Config {
     let preset = PRESETS.iter().find(|known| known.name == preset).unwrap();
-    Config { vocab_size: 259, context: 24, initializer_range: 0.1, ..(preset.config)().resized(2, 2, 16) }
+    let config = Config { vocab_size: 259, context: 24, initializer_range: 0.1, ..(preset.config)().resized(2, 2, 16) };
+    // As its folder says it, so that initial values are those of a model that is read from there.
+    Config::from_json(&config.to_json(), Path::new("config.json")).unwrap()
 }
 
 fn pretraining(preset: &str, run: Choices) -> Made {
