@@ -7,6 +7,7 @@
 //! from. The reference is computed once, before the first step, and its parameters are freed again.
 
 use super::rows::{Inputs, Rows};
+use super::sft;
 use crate::data::buckets::{Buckets, Epochs, group};
 use crate::data::dialogues::Encoded;
 use crate::error::Result;
@@ -24,23 +25,10 @@ use crate::ops::row_dot::RowDot;
 use crate::ops::scale::Scale;
 use crate::train::graph::Loss;
 use crate::train::objective::{Batch, Evaluation, EvaluationPrograms, Objective, ShapeKey};
-use crate::train::schedule::ScheduleKind;
-use crate::train::settings::{Cadence, Duration, Recipe, Settings, Warmup};
+use crate::train::settings::{Recipe, Settings};
 
 /// trl's recipe for DPO.
-pub const RECIPE: Recipe = Recipe {
-    batch: 8,
-    accumulate: 1,
-    duration: Duration::Epochs(3),
-    lr: 1e-6,
-    min_lr_divisor: f32::INFINITY,
-    warmup: Warmup::Steps(0),
-    schedule: ScheduleKind::Linear,
-    weight_decay: 0.0,
-    beta2: 0.999,
-    dropout: 0.0,
-    every: Cadence::Epoch,
-};
+pub const RECIPE: Recipe = Recipe { lr: 1e-6, ..sft::RECIPE };
 
 /// Prefix of the reference's states, while it is there.
 const REFERENCE: &str = "reference.";
@@ -60,6 +48,10 @@ pub struct Dpo {
     /// The model that the run started from, until its log-probabilities are known.
     start: Option<(Config, Weights)>,
     inputs: Inputs,
+    /// Filled again for every micro-batch: the reference's log-probabilities, the pairs' weights, those of chosen tokens.
+    reference: Vec<f32>,
+    pair_weights: Vec<f32>,
+    sft_weights: Vec<f32>,
 }
 
 /// Pairs of answers to one prompt.
@@ -131,7 +123,21 @@ impl Dpo {
         let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
         let epochs = Epochs::new(training.buckets(&buckets));
         let (start, inputs) = (Some(start), Inputs::default());
-        Dpo { networks, loss, sft, buckets, epochs, training, validation, start, inputs }
+        let (reference, pair_weights, sft_weights) = (vec![], vec![], vec![]);
+        Dpo {
+            networks,
+            loss,
+            sft,
+            buckets,
+            epochs,
+            training,
+            validation,
+            start,
+            inputs,
+            reference,
+            pair_weights,
+            sft_weights,
+        }
     }
 
     /// The log-probabilities (2 B) of the answers of B pairs: sums over tokens, or means.
@@ -252,21 +258,23 @@ impl Objective for Dpo {
         let length = self.buckets.0[group.bucket];
         let (pairs, form) = (&self.training, self.loss.form);
         Dpo::set(&mut self.inputs, form, pairs, &group.examples, length, batch);
-        let mut reference = vec![0.0; 2 * batch.size];
-        let mut weights = vec![0.0; batch.size];
-        for (place, row) in answers(&group.examples).into_iter().enumerate() {
-            reference[place] = pairs.reference[row];
-            weights[place / 2] = 1.0;
+        for (values, count) in [(&mut self.reference, 2 * batch.size), (&mut self.pair_weights, batch.size)] {
+            values.clear();
+            values.resize(count, 0.0);
         }
-        batch.set_f32("reference", &reference);
-        batch.set_f32("pair_weights", &weights);
+        for (place, pair) in group.examples.iter().enumerate() {
+            self.reference[2 * place..2 * place + 2].copy_from_slice(&pairs.reference[2 * pair..2 * pair + 2]);
+            self.pair_weights[place] = 1.0;
+        }
+        batch.set_f32("reference", &self.reference);
+        batch.set_f32("pair_weights", &self.pair_weights);
         if self.sft > 0.0 {
-            let targets = |row: &usize| pairs.rows.targets(&[*row]);
-            let chosen: Vec<usize> = group.examples.iter().map(|pair| 2 * pair).collect();
-            let share = -self.sft / chosen.iter().map(targets).sum::<usize>() as f32;
-            batch.set_f32("sft_weights", &self.inputs.of_even_rows(length, share));
+            let targets: usize = group.examples.iter().map(|pair| pairs.rows.targets(&[2 * pair])).sum();
+            self.sft_weights.clear();
+            self.sft_weights.extend(self.inputs.of_even_rows(length, -self.sft / targets as f32));
+            batch.set_f32("sft_weights", &self.sft_weights);
         }
-        batch.tokens = answers(&group.examples).iter().map(|row| pairs.rows.fed(*row)).sum();
+        batch.tokens = group.examples.iter().map(|pair| pairs.rows.fed(2 * pair) + pairs.rows.fed(2 * pair + 1)).sum();
         batch.shape = group.bucket;
         Ok(())
     }

@@ -13,6 +13,7 @@ use super::labelled::batch::{Item, LabelledBatch};
 use super::labelled::folder::{self, TaskFile};
 use super::labelled::head::Head;
 use super::labelled::scorer;
+use super::sft;
 use crate::data::buckets::{Buckets, Epochs, group};
 use crate::data::labelled::Task;
 use crate::data::labelled::target::{Answer, Target};
@@ -30,23 +31,10 @@ use crate::ops::scale::Scale;
 use crate::ops::squared_error::SquaredError;
 use crate::train::graph::Loss;
 use crate::train::objective::{Batch, Evaluation, EvaluationPrograms, Objective, ShapeKey};
-use crate::train::schedule::ScheduleKind;
-use crate::train::settings::{Cadence, Duration, Recipe, Settings, Warmup};
+use crate::train::settings::{Recipe, Settings};
 
 /// trl's recipe for reward models.
-pub const RECIPE: Recipe = Recipe {
-    batch: 8,
-    accumulate: 1,
-    duration: Duration::Epochs(3),
-    lr: 1e-4,
-    min_lr_divisor: f32::INFINITY,
-    warmup: Warmup::Steps(0),
-    schedule: ScheduleKind::Linear,
-    weight_decay: 0.0,
-    beta2: 0.999,
-    dropout: 0.0,
-    every: Cadence::Epoch,
-};
+pub const RECIPE: Recipe = Recipe { lr: 1e-4, ..sft::RECIPE };
 
 /// The objective of a reward model.
 pub struct Reward {

@@ -140,13 +140,11 @@ impl Inputs {
         batch.set("targets", &self.targets);
         batch.set_f32("weights", &self.weights);
     }
-}
 
-impl Inputs {
     /// `weight` for every learned target of the even rows, those of chosen answers, and 0 for others.
-    pub(super) fn of_even_rows(&self, length: usize, weight: f32) -> Vec<f32> {
-        let is_learned = |place: usize| (place / length).is_multiple_of(2) && self.targets[place] != IGNORED;
-        (0..self.targets.len()).map(|place| if is_learned(place) { weight } else { 0.0 }).collect()
+    pub(super) fn of_even_rows(&self, length: usize, weight: f32) -> impl Iterator<Item = f32> {
+        let is_learned = move |place: usize| (place / length).is_multiple_of(2) && self.targets[place] != IGNORED;
+        (0..self.targets.len()).map(move |place| if is_learned(place) { weight } else { 0.0 })
     }
 }
 
