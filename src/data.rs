@@ -11,6 +11,7 @@ mod encode;
 pub mod encoder;
 mod found;
 mod guard;
+pub mod judged;
 pub mod labelled;
 pub mod lines;
 mod parquet;

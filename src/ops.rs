@@ -33,6 +33,7 @@ pub mod gelu;
 pub mod global_norm;
 pub mod grouped_matmul;
 pub mod grouped_weights;
+pub mod kto_loss;
 pub mod layernorm;
 pub mod loss_scale;
 pub mod matmul;
@@ -94,6 +95,7 @@ pub fn cases() -> Vec<&'static Case> {
         global_norm::CASES,
         grouped_matmul::CASES,
         grouped_weights::CASES,
+        kto_loss::CASES,
         layernorm::CASES,
         loss_scale::CASES,
         matmul::CASES,

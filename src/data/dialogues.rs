@@ -85,25 +85,27 @@ fn form(written: Written) -> std::result::Result<Form, String> {
             let message = |Turn { from, value }: Turn| Message { role: role(from), content: value };
             Form::Dialogue { messages: turns.into_iter().map(message).collect(), learned: 0 }
         }
-        Written { prompt: Some(Part::Text(prompt)), completion: Some(Part::Text(completion)), .. } => {
-            Form::Completion { prompt, completion }
-        }
-        Written { prompt: Some(Part::Messages(mut prompt)), completion: Some(Part::Messages(completion)), .. } => {
-            let learned = prompt.len();
-            prompt.extend(completion);
-            Form::Dialogue { messages: prompt, learned }
-        }
-        Written { prompt: Some(_), completion: Some(_), .. } => {
-            return Err(
-                "`prompt` is a text and `completion` a list of messages, or the other way round: write both alike"
-                    .into(),
-            );
-        }
+        Written { prompt: Some(prompt), completion: Some(completion), .. } => answered(prompt, completion)?,
         Written { text: Some(text), .. } => Form::Text(text),
         _ => return Err(format!("there is nothing to learn from: write {}", ROW.form)),
     };
     check(&form)?;
     Ok(form)
+}
+
+/// A prompt with its completion, which is learned, or the reason why they are refused.
+pub(super) fn answered(prompt: Part, completion: Part) -> std::result::Result<Form, String> {
+    match (prompt, completion) {
+        (Part::Text(prompt), Part::Text(completion)) => Ok(Form::Completion { prompt, completion }),
+        (Part::Messages(prompt), Part::Messages(completion)) => {
+            let learned = prompt.len();
+            Ok(Form::Dialogue { messages: prompt.into_iter().chain(completion).collect(), learned })
+        }
+        _ => {
+            Err("`prompt` is a text and `completion` a list of messages, or the other way round: write both alike"
+                .into())
+        }
+    }
 }
 
 /// ShareGPT's names of roles.

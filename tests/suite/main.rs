@@ -26,6 +26,7 @@ mod gpt2;
 #[cfg(feature = "hub")]
 mod hub;
 mod hugging_face;
+mod kto;
 mod labelled;
 mod layers;
 mod llama;
@@ -61,4 +62,5 @@ mod token_ids;
 mod token_log_prob;
 mod tokenizer;
 mod training;
+mod trl;
 mod tuning;

@@ -18,7 +18,7 @@ use wgpt::data::preferences::Preference;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
-use wgpt::formats::folder::{WeightType, read_config, write_folder};
+use wgpt::formats::folder::{WeightType, Weights, read_config, write_folder};
 use wgpt::formats::source::ModelSource;
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Depth, Graph, Plan, Shape, Step};
@@ -27,11 +27,13 @@ use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
 use wgpt::models::presets::PRESETS;
 use wgpt::objectives::dpo::{self, Dpo};
+use wgpt::objectives::kto::{self, Kto};
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::{self, Labelled, Options};
 use wgpt::objectives::reward::{self, Pairs, Reward};
 use wgpt::objectives::sft::{self, Rows, Sft};
+use wgpt::ops::kto_loss::KtoLoss;
 use wgpt::ops::preference_loss::{self, PreferenceLoss};
 use wgpt::reference::Cpu;
 use wgpt::train::blueprint::Blueprint;
@@ -51,7 +53,7 @@ type Made = (Box<dyn Objective>, Settings);
 type Kind = (&'static str, fn(Choices) -> Made);
 
 /// Every objective, and experts under two of them.
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     ("pretraining", |choices| pretraining("demo", choices)),
     ("pretraining with experts", |choices| pretraining("mixtral", choices)),
     ("classify", |choices| task(Task::Classify, config("demo"), choices)),
@@ -60,6 +62,7 @@ const KINDS: [Kind; 11] = [
     ("choose", |choices| task(Task::Choose, config("llama-mini"), choices)),
     ("reward", reward),
     ("dpo", dpo),
+    ("kto", kto),
     ("sft", sft),
     ("sft with adapters", sft_with_adapters),
     ("sft in packed rows", |choices| packed_sft("llama-mini", choices)),
@@ -182,21 +185,38 @@ fn base_folder() -> &'static Path {
     folder.path()
 }
 
-/// Preferences between answers of different lengths; the reference is the model of [`base_folder`].
-fn dpo(choices: Choices) -> Made {
-    let settings = choices.resolve(&dpo::RECIPE, |batch| epoch_len(5, batch)).unwrap();
+/// An answer to a prompt, of different lengths.
+fn answer(i: usize, text: &str) -> Encoded {
     let tokenizer = Tokenizer::bytes().unwrap();
     let encoder = Encoder { tokenizer: &tokenizer, template: None, end: Some(10) };
-    let answer = |i: usize, text: &str| {
-        let form = Form::Completion { prompt: "ab".repeat(1 + i % 3), completion: text.repeat(1 + i % 2 * 4) };
-        encoder.encode(&form).unwrap()
-    };
-    let pairs = || dpo::Pairs::new((0..5).map(|i| [answer(i, "c"), answer(i, "da")]).collect());
+    let form = Form::Completion { prompt: "ab".repeat(1 + i % 3), completion: text.repeat(1 + i % 2 * 4) };
+    encoder.encode(&form).unwrap()
+}
+
+/// The model of [`base_folder`].
+fn reference() -> (Config, Weights) {
     let source = ModelSource::folder(base_folder());
     let start = source.config().unwrap();
-    let reference = (start.clone(), source.weights(&start).unwrap());
+    let weights = source.weights(&start).unwrap();
+    (start, weights)
+}
+
+/// Completions of which some are desirable; the reference is the model of [`base_folder`].
+fn kto(choices: Choices) -> Made {
+    let settings = choices.resolve(&kto::RECIPE, |batch| epoch_len(5, batch)).unwrap();
+    let judged =
+        || (0..5).map(|i| if i % 2 == 0 { (answer(i, "c"), true) } else { (answer(i, "da"), false) }).collect();
+    let loss = KtoLoss { beta: 0.5, desirable: 1.0, undesirable: 1.2 };
+    let objective = Kto::new(config("llama-mini"), &settings, loss, (judged(), judged()), 24, reference()).unwrap();
+    (Box::new(objective), settings)
+}
+
+/// Preferences between answers; the reference is the model of [`base_folder`].
+fn dpo(choices: Choices) -> Made {
+    let settings = choices.resolve(&dpo::RECIPE, |batch| epoch_len(5, batch)).unwrap();
+    let pairs = || dpo::Pairs::new((0..5).map(|i| [answer(i, "c"), answer(i, "da")]).collect());
     let loss = PreferenceLoss { form: preference_loss::Form::Sigmoid, beta: 0.5, smoothing: 0.0 };
-    let objective = Dpo::new(config("llama-mini"), &settings, (loss, 0.1), (pairs(), pairs()), reference);
+    let objective = Dpo::new(config("llama-mini"), &settings, (loss, 0.1), (pairs(), pairs()), reference());
     (Box::new(objective), settings)
 }
 
