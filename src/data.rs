@@ -17,6 +17,7 @@ mod parquet;
 pub mod pieces;
 pub mod preferences;
 pub mod prepare;
+pub mod prompts;
 mod shard_writer;
 pub mod shards;
 pub mod source;

@@ -6,18 +6,17 @@
 //! lp is the sum of the log-probabilities of an answer's tokens, of ipo their mean; ref is the same of the model that the run started
 //! from. The reference is computed once, before the first step, and its parameters are freed again.
 
-use super::rows::{Inputs, Rows};
+use super::reference::{REFERENCE, Reference};
+use super::rows::{Inputs, NAMES, Rows, log_probs};
 use super::sft;
 use crate::data::buckets::{Buckets, Epochs, group};
 use crate::data::dialogues::Encoded;
 use crate::error::Result;
 use crate::executor::Executor;
-use crate::executor::programs::Programs;
 use crate::formats::folder::Weights;
-use crate::formats::upload::upload;
-use crate::graph::{Graph, Shape, Step, Tensor};
+use crate::graph::{Graph, Shape, Tensor};
 use crate::models::blocks::Model;
-use crate::models::config::{Config, Dropout};
+use crate::models::config::Config;
 use crate::models::network::Network;
 use crate::ops::add::Add;
 use crate::ops::preference_loss::{Form, PreferenceLoss};
@@ -30,8 +29,6 @@ use crate::train::settings::{Recipe, Settings};
 /// trl's recipe for DPO.
 pub const RECIPE: Recipe = Recipe { lr: 1e-6, ..sft::RECIPE };
 
-/// Prefix of the reference's states, while it is there.
-const REFERENCE: &str = "reference.";
 /// Pairs that the reference sees at a time.
 const REFERENCE_PAIRS: usize = 4;
 
@@ -46,7 +43,7 @@ pub struct Dpo {
     training: Pairs,
     validation: Pairs,
     /// The model that the run started from, until its log-probabilities are known.
-    start: Option<(Config, Weights)>,
+    start: Option<Reference>,
     inputs: Inputs,
     /// Filled again for every micro-batch: the reference's log-probabilities, the pairs' weights, those of chosen tokens.
     reference: Vec<f32>,
@@ -108,6 +105,11 @@ fn answers(pairs: &[usize]) -> Vec<usize> {
     pairs.iter().flat_map(|pair| [2 * pair, 2 * pair + 1]).collect()
 }
 
+/// The weight of an answer's tokens in its log-probability: their sum, or of ipo their mean.
+fn weight(form: Form) -> impl Fn(&Encoded) -> f32 {
+    move |answer| if form == Form::Ipo { 1.0 / answer.targets() as f32 } else { 1.0 }
+}
+
 impl Dpo {
     /// `start` is the model that the run starts from, the reference.
     pub fn new(
@@ -122,7 +124,8 @@ impl Dpo {
         let buckets = Buckets::fit(all, super::labelled::BUCKETS, config.context);
         let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
         let epochs = Epochs::new(training.buckets(&buckets));
-        let (start, inputs) = (Some(start), Inputs::default());
+        let start = Some(Reference::new(start, REFERENCE, 2 * REFERENCE_PAIRS));
+        let inputs = Inputs::default();
         let (reference, pair_weights, sft_weights) = (vec![], vec![], vec![]);
         Dpo {
             networks,
@@ -140,65 +143,9 @@ impl Dpo {
         }
     }
 
-    /// The log-probabilities (2 B) of the answers of B pairs: sums over tokens, or means.
-    fn log_probs(g: &mut Graph, model: &Model, shape: ShapeKey) -> (Tensor, Tensor) {
-        let dims = [2 * shape.batch, shape.length];
-        let ids = g.input("ids", Shape::u32(&dims));
-        let x = model.hidden(g, ids);
-        let targets = g.input("targets", Shape::u32(&dims));
-        let of_tokens = model.token_log_probs(g, x, targets);
-        g.scope("loss");
-        let weights = g.input("weights", Shape::f32(&dims));
-        (g.apply(RowDot { rows: dims[0] }, &[of_tokens, weights]), of_tokens)
-    }
-
     /// Sets the inputs of some pairs.
     fn set(inputs: &mut Inputs, form: Form, pairs: &Pairs, members: &[usize], length: usize, batch: &mut Batch) {
-        let weight = |answer: &Encoded| if form == Form::Ipo { 1.0 / answer.targets() as f32 } else { 1.0 };
-        inputs.set(&pairs.rows, &answers(members), (2 * batch.size, length), &weight, batch);
-    }
-
-    /// The reference's log-probabilities of all answers.
-    fn of_reference(
-        &mut self,
-        executor: &mut dyn Executor,
-        (config, weights): &(Config, Weights),
-        size: usize,
-    ) -> Result<()> {
-        let config = Config { dropout: Dropout::default(), ..config.clone() };
-        let network = Network::with_prefix(config, REFERENCE).frozen();
-        let mut programs = Programs::default();
-        let mut batch = Batch::new(size, 0);
-        let form = self.loss.form;
-        for pairs in [&mut self.training, &mut self.validation] {
-            pairs.reference = vec![0.0; 2 * pairs.len()];
-            let order: Vec<usize> = (0..pairs.len()).collect();
-            for group in group(&pairs.buckets(&self.buckets), &order, size) {
-                let length = self.buckets.0[group.bucket];
-                let is_new = programs.is_empty();
-                let program = programs.get(executor, length, || {
-                    let mut g = Graph::new();
-                    let (log_probs, _) =
-                        Dpo::log_probs(&mut g, &network.inference(), ShapeKey { batch: size, sequences: 2, length });
-                    g.output("log_probs", log_probs);
-                    g
-                })?;
-                if is_new {
-                    upload(executor, &network, weights)?;
-                }
-                batch.clear();
-                Dpo::set(&mut self.inputs, form, pairs, &group.examples, length, &mut batch);
-                batch.write(executor, program)?;
-                executor.run(program, 0, &Step::default())?;
-                let read = executor.read(program, "log_probs")?;
-                for (row, value) in answers(&group.examples).into_iter().zip(read) {
-                    pairs.reference[row] = value;
-                }
-            }
-        }
-        programs.unload(executor);
-        executor.free_states(REFERENCE);
-        Ok(())
+        inputs.set(&pairs.rows, &answers(members), (2 * batch.size, length), &weight(form), batch);
     }
 }
 
@@ -216,7 +163,7 @@ impl Objective for Dpo {
     }
 
     fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss {
-        let (log_probs, of_tokens) = Dpo::log_probs(g, &models[0], shape);
+        let (log_probs, of_tokens) = log_probs(g, &models[0], NAMES, (2 * shape.batch, shape.length));
         let reference = g.input("reference", Shape::f32(&[2 * shape.batch]));
         let pairs = g.input("pair_weights", Shape::f32(&[shape.batch]));
         let preference = g.apply(self.loss, &[log_probs, reference, pairs]);
@@ -240,7 +187,7 @@ impl Objective for Dpo {
     }
 
     fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
-        let (log_probs, _) = Dpo::log_probs(g, &models[0], shape);
+        let (log_probs, _) = log_probs(g, &models[0], NAMES, (2 * shape.batch, shape.length));
         g.output("log_probs", log_probs);
     }
 
@@ -249,8 +196,14 @@ impl Objective for Dpo {
     }
 
     fn prepare(&mut self, executor: &mut dyn Executor) -> Result<()> {
-        let Some(start) = self.start.take() else { return Ok(()) };
-        self.of_reference(executor, &start, REFERENCE_PAIRS)
+        let Some(mut start) = self.start.take() else { return Ok(()) };
+        for pairs in [&mut self.training, &mut self.validation] {
+            let lengths: Vec<usize> = (0..pairs.rows.len()).map(|row| pairs.length(row / 2)).collect();
+            let weight = weight(self.loss.form);
+            pairs.reference = start.sums(executor, &pairs.rows, (&self.buckets, &lengths), &weight)?;
+        }
+        start.free(executor);
+        Ok(())
     }
 
     fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()> {

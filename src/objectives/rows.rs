@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::data::dialogues::Encoded;
+use crate::graph::{Graph, Shape, Tensor};
+use crate::models::blocks::Model;
 use crate::ops::IGNORED;
+use crate::ops::row_dot::RowDot;
 use crate::train::objective::Batch;
 
 /// Examples, and those of each row.
@@ -83,9 +86,38 @@ fn best_fit(lengths: &[usize], longest: usize) -> Vec<Vec<usize>> {
     rows
 }
 
+/// Names of the inputs of some rows, a program's own for each set of rows that it takes.
+#[derive(Clone, Copy)]
+pub(super) struct Names {
+    pub ids: &'static str,
+    pub targets: &'static str,
+    pub weights: &'static str,
+}
+
+/// The names where a program takes one set of rows, or for the first of two.
+pub(super) const NAMES: Names = Names { ids: "ids", targets: "targets", weights: "weights" };
+
+/// The log-probabilities of as many rows with an example in each, set by [`Inputs::set`]: of each row the weighted sum over its learned
+/// targets (rows), and those of all targets (rows * length), 0 where they are not learned.
+pub(super) fn log_probs(
+    g: &mut Graph,
+    model: &Model,
+    names: Names,
+    (rows, length): (usize, usize),
+) -> (Tensor, Tensor) {
+    let dims = [rows, length];
+    let ids = g.input(names.ids, Shape::u32(&dims));
+    let x = model.hidden(g, ids);
+    let targets = g.input(names.targets, Shape::u32(&dims));
+    let of_tokens = model.token_log_probs(g, x, targets);
+    g.scope("loss");
+    let weights = g.input(names.weights, Shape::f32(&dims));
+    (g.apply(RowDot { rows }, &[of_tokens, weights]), of_tokens)
+}
+
 /// The inputs of a micro-batch.
-#[derive(Default)]
 pub(super) struct Inputs {
+    names: Names,
     ids: Vec<u32>,
     targets: Vec<u32>,
     weights: Vec<f32>,
@@ -93,7 +125,18 @@ pub(super) struct Inputs {
     starts: Vec<u32>,
 }
 
+impl Default for Inputs {
+    fn default() -> Inputs {
+        Inputs::named(NAMES)
+    }
+}
+
 impl Inputs {
+    pub(super) fn named(names: Names) -> Inputs {
+        let (ids, targets, weights) = (vec![], vec![], vec![]);
+        Inputs { names, ids, targets, weights, positions: vec![], starts: vec![] }
+    }
+
     /// Sets the inputs to some rows; each target of an example that is learned has the weight that `weight` gives the example. There
     /// are as many rows as sequences in the batch.
     pub(super) fn set(
@@ -132,13 +175,13 @@ impl Inputs {
                 start += ids.len() - 1;
             }
         }
-        batch.set("ids", &self.ids);
+        batch.set(self.names.ids, &self.ids);
         if all.packed.is_some() {
             batch.set("positions", &self.positions);
             batch.set("starts", &self.starts);
         }
-        batch.set("targets", &self.targets);
-        batch.set_f32("weights", &self.weights);
+        batch.set(self.names.targets, &self.targets);
+        batch.set_f32(self.names.weights, &self.weights);
     }
 
     /// `weight` for every learned target of the even rows, those of chosen answers, and 0 for others.

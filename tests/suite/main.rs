@@ -23,6 +23,7 @@ mod generate;
 mod gguf;
 mod gpt;
 mod gpt2;
+mod grpo;
 #[cfg(feature = "hub")]
 mod hub;
 mod hugging_face;
@@ -61,4 +62,5 @@ mod token_ids;
 mod token_log_prob;
 mod tokenizer;
 mod training;
+mod trl;
 mod tuning;
