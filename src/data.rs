@@ -18,6 +18,7 @@ mod parquet;
 pub mod pieces;
 pub mod preferences;
 pub mod prepare;
+pub mod prompts;
 mod shard_writer;
 pub mod shards;
 pub mod source;

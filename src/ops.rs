@@ -38,6 +38,7 @@ pub mod layernorm;
 pub mod loss_scale;
 pub mod matmul;
 pub mod next_token;
+pub mod policy_loss;
 pub mod preference_loss;
 pub mod relative_bias;
 pub mod rmsnorm;
@@ -100,6 +101,7 @@ pub fn cases() -> Vec<&'static Case> {
         loss_scale::CASES,
         matmul::CASES,
         next_token::CASES,
+        policy_loss::CASES,
         preference_loss::CASES,
         relative_bias::CASES,
         rmsnorm::CASES,

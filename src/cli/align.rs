@@ -1,67 +1,83 @@
-//! `wgpt align`: trains a model on preferences.
+//! `wgpt align`: trains a model on preferences or rewards, by one of the methods in `align/`.
+
+mod dpo;
+mod grpo;
+mod kto;
+mod rollouts;
 
 use super::Global;
-use super::examples::{ExampleFiles, check_validation, encoder, for_dialogues, longest};
+use super::examples::{ExampleFiles, check_validation, for_dialogues, longest};
 use super::run::{Prepared, RunOptions, TRAINING, check_same, create_folder, merge, no_tokenizer, resumed};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use wgpt::data::dialogues::Encoded;
 use wgpt::data::tokenizer::Tokenizer;
-use wgpt::data::{lines, preferences};
 use wgpt::error::Result;
 use wgpt::fail;
 use wgpt::formats::folder::Weights;
 use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
-use wgpt::objectives::dpo::{Dpo, Pairs, RECIPE};
-use wgpt::ops::preference_loss::{Form, PreferenceLoss};
-use wgpt::train::settings::{Choices, Settings};
+use wgpt::train::objective::Objective;
+use wgpt::train::settings::{Choices, Recipe, Settings};
 
 #[derive(clap::Args)]
 pub struct Align {
-    /// How the model is trained: dpo, direct preference optimisation
-    #[arg(long, value_enum, default_value_t = Method::Dpo, help_heading = "Task")]
-    method: Method,
+    /// How the model is trained [default: dpo]
+    #[arg(long, value_enum, help_heading = "Task")]
+    method: Option<Method>,
     /// Model folder or GGUF file to start from, or ORG/NAME on the Hugging Face hub; without it, the small demo model that is built in
     #[arg(long, conflicts_with = "resume")]
     model: Option<PathBuf>,
     /// Folder for the model; its checkpoints and log go to training/ in it
     #[arg(long)]
     out: PathBuf,
-    /// Preferences: .jsonl or .parquet with `chosen` and `rejected`, and optionally `prompt`, texts or lists of messages
+    /// Rows to train on, .jsonl or .parquet: for dpo `chosen` and `rejected`, and optionally `prompt`; for kto `prompt`, `completion`
+    /// and `label`, true or false; for grpo and rloo `prompt`, and what the reward is made from; texts or lists of messages
     #[arg(long, required_unless_present = "resume", help_heading = "Data")]
     data: Option<PathBuf>,
-    /// Preferences for validation: the model with the lowest loss is kept; without it, the last
+    /// Rows for validation: the best model is kept; without it, the last
     #[arg(long, help_heading = "Data")]
     val: Option<PathBuf>,
     /// Chat template: chatml, plain, lines, or a file [default: the model folder's]
     #[arg(long, value_name = "NAME|FILE", help_heading = "Data")]
     template: Option<String>,
-    /// Tokens of prompt and answer, at most: longer pairs are dropped [default: 1024, or the model's context]
+    /// Tokens of prompt and answer, at most: longer rows are dropped, of kto cut [default: 1024, or the model's context]
     #[arg(long, value_name = "N", help_heading = "Data")]
     max_length: Option<usize>,
-    /// The loss of a pair [default: sigmoid]
-    #[arg(long, value_enum, help_heading = "Task")]
-    loss: Option<Form>,
-    /// How near the model stays to the one it started from: larger is nearer [default: 0.1]
+    /// How near the model stays to the one it started from: larger is nearer [default: dpo and kto 0.1, grpo 0, rloo 0.05]
     #[arg(long, help_heading = "Task")]
     beta: Option<f32>,
-    /// The share of preferences that are taken to be wrong, for --loss robust
-    #[arg(long, value_name = "SHARE", help_heading = "Task")]
-    label_smoothing: Option<f32>,
-    /// Weight of the loss of chosen answers as in `wgpt sft` [default: 0]
-    #[arg(long, value_name = "WEIGHT", help_heading = "Task")]
-    sft_weight: Option<f32>,
+    #[command(flatten)]
+    dpo: dpo::DpoOptions,
+    #[command(flatten)]
+    kto: kto::KtoOptions,
+    #[command(flatten)]
+    rollouts: rollouts::RollOutOptions,
+    #[command(flatten)]
+    grpo: grpo::GrpoOptions,
     #[command(flatten)]
     choices: Choices,
     #[command(flatten)]
     options: RunOptions,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 enum Method {
+    /// Direct preference optimisation: pairs of answers, without a reward model
     Dpo,
+    /// Kahneman-Tversky optimisation: answers that are each good or not, without a reward model
+    Kto,
+    /// Group relative policy optimisation: answers of the model's own, with rewards
+    Grpo,
+    /// REINFORCE with the other answers to a prompt as the baseline
+    Rloo,
+}
+
+impl Method {
+    fn name(self) -> String {
+        json!(self).as_str().expect("a name").into()
+    }
 }
 
 /// What a checkpoint keeps of the command.
@@ -69,15 +85,47 @@ enum Method {
 struct Arguments {
     #[serde(flatten)]
     files: ExampleFiles,
+    method: Method,
     longest: usize,
-    loss: Form,
-    beta: f32,
-    smoothing: f32,
-    sft: f32,
+    /// The method's own options, resolved.
+    own: Value,
     /// The path of the model that the run started from, the reference; none of the built-in one.
     start: Option<PathBuf>,
     /// What the user chose of the run.
     choices: Value,
+}
+
+/// What a method reads its rows with.
+struct Context<'a> {
+    global: &'a Global,
+    data: &'a Path,
+    validation: Option<&'a Path>,
+    longest: usize,
+    config: &'a Config,
+    tokenizer: &'a Tokenizer,
+}
+
+/// A method with its rows.
+trait Rows {
+    /// Its defaults of a run.
+    fn recipe(&self) -> Recipe;
+
+    /// Micro-batches of so many examples in a pass over the rows.
+    fn epoch(&self, batch: usize) -> u64;
+
+    /// The number of rows, for people.
+    fn summary(&self) -> String;
+
+    /// What the method is called in a plot's title.
+    fn title(&self) -> &'static str;
+
+    /// The objective; `start` is the model that the run started from.
+    fn objective(
+        self: Box<Self>,
+        config: Config,
+        settings: &Settings,
+        start: (Config, Weights),
+    ) -> Result<Box<dyn Objective>>;
 }
 
 impl Align {
@@ -86,66 +134,75 @@ impl Align {
         if self.options.resume { self.resume(global) } else { self.start(global) }
     }
 
-    fn start(&self, global: &Global) -> Result<()> {
-        if self.data.is_none() {
-            fail!(Usage, "a new run needs preferences: give --data");
+    /// The method's own options, with its defaults; those of other methods are refused.
+    fn own(&self, method: Method) -> Result<Value> {
+        let is_online = matches!(method, Method::Grpo | Method::Rloo);
+        let others = [
+            (method == Method::Dpo, json!(self.dpo), "dpo"),
+            (method == Method::Kto, json!(self.kto), "kto"),
+            (is_online, json!(self.rollouts), "grpo or rloo"),
+            (method == Method::Grpo, json!(self.grpo), "grpo"),
+        ];
+        for (is_own, options, methods) in others {
+            let given = options.as_object().into_iter().flatten().find(|(_, value)| !value.is_null());
+            if let (false, Some((name, _))) = (is_own, given) {
+                fail!(Usage, "--{} is for --method {methods}: leave it out, or choose that", name.replace('_', "-"));
+            }
         }
+        match method {
+            Method::Dpo => self.dpo.resolved(self.beta).map(|own| json!(own)),
+            Method::Kto => self.kto.resolved(self.beta).map(|own| json!(own)),
+            Method::Grpo | Method::Rloo => {
+                let own = self.grpo.resolved(method == Method::Rloo, self.beta)?;
+                Ok(merge(json!(self.rollouts.resolved()?), json!(own)))
+            }
+        }
+    }
+
+    /// The method's own options as the user gave them.
+    fn given(&self) -> Value {
+        let options = [
+            json!(self.kto),
+            json!(self.rollouts),
+            json!(self.grpo),
+            json!({"beta": self.beta, "method": self.method}),
+        ];
+        options.into_iter().fold(json!(self.dpo), merge)
+    }
+
+    fn start(&self, global: &Global) -> Result<()> {
+        let Some(data) = &self.data else { fail!(Usage, "a new run needs rows to train on: give --data") };
         check_validation(&self.choices, self.val.as_deref())?;
-        let (loss, sft) = self.losses()?;
+        let method = self.method.unwrap_or(Method::Dpo);
+        let own = self.own(method)?;
         let source = global.model(self.model.as_deref())?;
         let start = source.config()?;
         let weights = source.weights(&start)?;
         let config = self.choices.adapted(start.clone(), (&start, source.name()))?;
         let (config, tokenizer) = for_dialogues(&source, config, self.template.as_deref())?;
         let longest = longest(self.max_length, &config)?;
-        let PreferenceLoss { form, beta, smoothing } = loss;
         let arguments = Arguments {
-            files: ExampleFiles::new(self.data.as_slice(), self.val.as_deref())?,
+            files: ExampleFiles::new(std::slice::from_ref(data), self.val.as_deref())?,
+            method,
             longest,
-            loss: form,
-            beta,
-            smoothing,
-            sft,
+            own,
             start: source.name().map(PathBuf::from),
             choices: json!(self.choices),
         };
-        let pairs = pairs(global, &arguments, &config, &tokenizer)?;
-        let settings = self
-            .choices
-            .clone()
-            .resolve(&RECIPE.for_adapters(&config), |batch| pairs.0.len().div_ceil(batch) as u64)?;
+        let rows = rows(global, &arguments, &config, &tokenizer)?;
+        let recipe = rows.recipe().for_adapters(&config);
+        let settings = self.choices.clone().resolve(&recipe, |batch| rows.epoch(batch))?;
         settings.check_model(&config, config.trains_head())?;
         let reference = (start.clone(), source.weights(&start)?);
         let prepared =
-            self.prepared(global, (settings.quantised(config), reference), settings, tokenizer, arguments, pairs);
+            self.prepared(global, (settings.quantised(config), reference), settings, tokenizer, arguments, rows)?;
         prepared.start(|| create_folder(&self.out, &self.options), Some(weights))
     }
 
-    /// The loss of pairs, and the weight of that of chosen answers.
-    fn losses(&self) -> Result<(PreferenceLoss, f32)> {
-        let form = self.loss.unwrap_or(Form::Sigmoid);
-        let (beta, smoothing) = (self.beta.unwrap_or(0.1), self.label_smoothing.unwrap_or(0.0));
-        if !(beta.is_finite() && beta > 0.0) {
-            fail!(Usage, "--beta {beta} is not a number above 0: give one");
-        }
-        if self.label_smoothing.is_some() && form != Form::Robust {
-            fail!(Usage, "--label-smoothing is for --loss robust: leave it out, or add that");
-        }
-        if !(0.0..0.5).contains(&smoothing) {
-            fail!(
-                Usage,
-                "--label-smoothing {smoothing} is no share of wrong preferences: give one from 0 to below 0.5"
-            );
-        }
-        let sft = self.sft_weight.unwrap_or(0.0);
-        if !(sft.is_finite() && sft >= 0.0) {
-            fail!(Usage, "--sft-weight {sft} is not a number from 0 up: give one");
-        }
-        Ok((PreferenceLoss { form, beta, smoothing }, sft))
-    }
-
     fn resume(&self, global: &Global) -> Result<()> {
-        let mut resumed = resumed(global, (&self.out, TRAINING), "align", |objective| objective == "dpo")?;
+        let mut resumed = resumed(global, (&self.out, TRAINING), "align", |objective| {
+            <Method as clap::ValueEnum>::value_variants().iter().any(|method| method.name() == objective)
+        })?;
         let (mut arguments, tokenizer): (Arguments, _) = resumed.kept()?;
         let tokenizer = tokenizer.ok_or_else(|| no_tokenizer(&self.out))?;
         if self.template.is_some() {
@@ -153,20 +210,14 @@ impl Align {
             fail!(Usage, "--resume takes the chat template from the run in {out}: leave out --template");
         }
         let mut settings = resumed.state.settings.clone();
-        let given = json!({
-            "max_length": self.max_length, "loss": self.loss, "beta": self.beta, "label_smoothing": self.label_smoothing,
-            "sft_weight": self.sft_weight,
-        });
-        let own = json!({
-            "max_length": arguments.longest, "loss": arguments.loss, "beta": arguments.beta,
-            "label_smoothing": arguments.smoothing, "sft_weight": arguments.sft,
-        });
+        let given = merge(self.given(), json!({"max_length": self.max_length}));
+        let own = merge(arguments.own.clone(), json!({"max_length": arguments.longest, "method": arguments.method}));
         let given = merge(given, json!(self.choices));
         check_same(&self.out, &given, &merge(own, arguments.choices.clone()), &settings)?;
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
         arguments.files = arguments.files.moved(global, &self.options, (self.data.as_slice(), self.val.as_deref()))?;
         let config = settings.quantised(resumed.checkpoint.config.clone());
-        let pairs = pairs(global, &arguments, &config, &tokenizer)?;
+        let rows = rows(global, &arguments, &config, &tokenizer)?;
         let source = match &arguments.start {
             Some(path) if !path.exists() => {
                 let path = path.display();
@@ -180,7 +231,7 @@ impl Align {
         };
         let start = source.config()?;
         let reference = (start.clone(), source.weights(&start)?);
-        self.prepared(global, (config, reference), settings, tokenizer, arguments, pairs).resume(resumed)
+        self.prepared(global, (config, reference), settings, tokenizer, arguments, rows)?.resume(resumed)
     }
 
     fn prepared<'a>(
@@ -190,62 +241,53 @@ impl Align {
         settings: Settings,
         tokenizer: Tokenizer,
         arguments: Arguments,
-        (training, validation): (Pairs, Pairs),
-    ) -> Prepared<'a> {
+        rows: Box<dyn Rows>,
+    ) -> Result<Prepared<'a>> {
         let out = self.out.display();
-        let summary = format!("dpo: {} training, {} validation pairs", training.len(), validation.len());
-        let title = format!("direct preference optimisation of {}", config.family);
+        let summary = format!("{}: {}", arguments.method.name(), rows.summary());
+        let title = format!("{} of {}", rows.title(), config.family);
         let hint = match config.lora {
             Some(_) => format!("adapters in {out}; try: wgpt chat --adapter {out}"),
             None => format!("model in {out}; try: wgpt chat --model {out}"),
         };
-        let Arguments { loss: form, beta, smoothing, sft, .. } = arguments;
-        let losses = (PreferenceLoss { form, beta, smoothing }, sft);
-        Prepared {
+        Ok(Prepared {
             global,
             options: &self.options,
             command: "align",
             out: &self.out,
             best: PathBuf::new(),
-            objective: Box::new(Dpo::new(config, &settings, losses, (training, validation), reference)),
+            objective: rows.objective(config, &settings, reference)?,
             settings,
             tokenizer: Some(tokenizer),
             arguments: serde_json::to_value(arguments).expect("paths and numbers always serialise"),
             summary,
             title,
             hint,
-        }
+        })
     }
 }
 
-/// Training and validation pairs, saying how many were dropped.
-fn pairs(global: &Global, arguments: &Arguments, config: &Config, tokenizer: &Tokenizer) -> Result<(Pairs, Pairs)> {
-    let template = tokenizer.chat_template()?;
-    let encoder = encoder(config, tokenizer, template.as_ref());
-    let longest = arguments.longest;
-    let read = |path: &Path| {
-        let (mut kept, mut dropped): (Vec<[Encoded; 2]>, usize) = (vec![], 0);
-        for pair in preferences::read_pairs(path)? {
-            let place = lines::place(path, pair.line);
-            let encode = |form| encoder.encode(form).map_err(|error| error.in_place(&place));
-            let answers = [encode(&pair.chosen)?, encode(&pair.rejected)?];
-            if answers.iter().any(|answer| answer.ids.len() > longest || answer.targets() == 0) {
-                dropped += 1;
-            } else {
-                kept.push(answers);
-            }
-        }
-        let (all, path) = (kept.len() + dropped, path.display());
-        if kept.is_empty() {
-            fail!(Input, "every pair of {path} is longer than {longest} tokens: allow longer ones with --max-length");
-        }
-        if dropped > 0 {
-            global.say(&format!(
-                "warning: {dropped} of {all} pairs of {path} are longer than {longest} tokens and were dropped"
-            ));
-        }
-        Ok(Pairs::new(kept))
-    };
+/// The method of a run, with its rows.
+fn rows(global: &Global, arguments: &Arguments, config: &Config, tokenizer: &Tokenizer) -> Result<Box<dyn Rows>> {
     let (data, validation) = arguments.files.places();
-    Ok((read(data)?, validation.map_or(Ok(Pairs::default()), read)?))
+    let context = Context { global, data, validation, longest: arguments.longest, config, tokenizer };
+    match arguments.method {
+        Method::Dpo => dpo::read(&arguments.own, &context),
+        Method::Kto => kto::read(&arguments.own, &context),
+        Method::Grpo | Method::Rloo => grpo::read(&arguments.own, arguments.method == Method::Rloo, &context),
+    }
+}
+
+/// What a checkpoint keeps of a method's options, as the method has them.
+fn kept<T: serde::de::DeserializeOwned>(own: &Value) -> Result<T> {
+    serde_json::from_value(own.clone())
+        .map_err(|why| wgpt::error::Error::Input(format!("trainer.json is damaged ({why}): start a new run")))
+}
+
+/// A number above 0 of a flag.
+fn positive(flag: &str, value: f32) -> Result<f32> {
+    if !(value.is_finite() && value > 0.0) {
+        fail!(Usage, "--{flag} {value} is not a number above 0: give one");
+    }
+    Ok(value)
 }

@@ -274,6 +274,7 @@ impl Rest {
             command: arguments,
             evaluations,
             variants: trainer.variants().clone(),
+            kept: Value::Null,
         };
         let log = Log::resume(&folder.log_path(), step)?;
         let floor = trainer.objective().floor();

@@ -48,9 +48,10 @@ struct Written {
     conversations: Option<Vec<Turn>>,
 }
 
-#[derive(Deserialize)]
+/// A text, or a list of messages.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
-pub(super) enum Part {
+pub enum Part {
     Text(String),
     Messages(Vec<Message>),
 }

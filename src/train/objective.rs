@@ -52,7 +52,29 @@ pub trait Objective {
     /// Evaluates the parameters as they are on validation data; nothing where there is none.
     fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>>;
 
-    /// Loads networks that are not trained, such as a reference. Parameters of trained networks are set already.
+    /// Whether step `step` needs a roll-out that has not been drawn yet.
+    fn wants_roll_out(&self, _step: u64) -> bool {
+        false
+    }
+
+    /// Draws what step `step` and perhaps further ones learn from, by the parameters as they are, for micro-batches of `batch` sequences,
+    /// which are then a function of their number, the seed and this.
+    fn roll_out(&mut self, _executor: &mut dyn Executor, _step: u64, _batch: usize) -> Result<RollOut> {
+        Ok(RollOut::default())
+    }
+
+    /// What a checkpoint keeps of the objective beside the parameters: roll-outs that further steps learn from.
+    fn state(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    /// Goes on with what [`Objective::state`] said.
+    fn restore(&mut self, _state: &serde_json::Value) -> Result<()> {
+        Ok(())
+    }
+
+    /// Loads networks that are not trained, such as a reference. Parameters of trained networks are set already, and the device holds
+    /// nothing else that the objective has loaded.
     fn prepare(&mut self, _executor: &mut dyn Executor) -> Result<()> {
         Ok(())
     }
@@ -138,6 +160,25 @@ impl EvaluationPrograms<'_> {
         batch.write(self.executor, program)?;
         self.executor.run(program, 0, &Step::default())?;
         Ok(program)
+    }
+}
+
+/// What was drawn before a step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RollOut {
+    /// Numbers that are logged with the step, under these names.
+    pub scalars: Vec<(&'static str, f32)>,
+    /// One of the texts, for people.
+    pub sample: Option<String>,
+}
+
+impl RollOut {
+    /// The measures of a roll-out on validation data: a policy is the better the higher its `reward`, which minus the loss is.
+    pub fn evaluation(self) -> Evaluation {
+        let reward = self.scalars.iter().find(|(name, _)| *name == "reward").map_or(f64::NAN, |(_, r)| f64::from(*r));
+        let text = self.scalars.iter().map(|(name, value)| format!("{name} {value:.3}")).collect::<Vec<_>>().join(", ");
+        let scalars = vec![("val_reward", reward)];
+        Evaluation { loss: -reward, value: Some(reward), scalars, text }
     }
 }
 

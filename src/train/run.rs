@@ -44,6 +44,9 @@ pub struct RunState {
     /// The chosen kernels by class, so that a resumed run has the same bits.
     #[serde(default)]
     pub variants: ChosenVariants,
+    /// What the objective keeps beside the parameters.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub kept: serde_json::Value,
 }
 
 /// Measures of the validation data.
@@ -114,8 +117,8 @@ pub fn restore(trainer: &mut Trainer, checkpoint: &LoadedCheckpoint) -> Result<(
         let values = checkpoint.optimizer.read(&name)?;
         trainer.executor().write_state(&name, &values)?;
     }
-    trainer.seek(checkpoint.step);
-    trainer.prepare()
+    trainer.prepare()?;
+    trainer.seek(checkpoint.step, &run_state(checkpoint)?.kept)
 }
 
 /// The tensors of a checkpoint beside the first network: heads, other trained networks, the optimiser.
@@ -170,6 +173,8 @@ impl Run {
     /// The loop: step, record, validate, sample, save.
     fn steps(&mut self, interrupted: &AtomicBool) -> Result<End> {
         let Settings { steps, eval_every, save_every, sample_every, .. } = self.trainer.settings().clone();
+        // What a roll-out drew, which is shown in place of a sample.
+        let mut shown = None;
         loop {
             if self.trainer.steps_done() >= steps {
                 self.settle(true)?;
@@ -190,6 +195,11 @@ impl Run {
                 return Ok(End::Interrupted);
             }
             self.lose_device();
+            match self.trainer.roll_out() {
+                Ok(text) => shown = text.or(shown),
+                Err(error @ Error::DeviceLost(_)) => return Err(error),
+                Err(error) => return self.failed(error),
+            }
             let mut records = self.trainer.step()?;
             let (done, epoch) = (self.trainer.steps_done(), self.trainer.epoch_ended());
             let due = |every: Cadence| match every {
@@ -231,8 +241,10 @@ impl Run {
             if evaluating {
                 self.evaluated(evaluation, epoch)?;
             }
-            if sampling {
-                self.sample()?;
+            match shown.take_if(|_| sampling) {
+                Some(text) => self.note(&format!("sample: {text}")),
+                None if sampling => self.sample()?,
+                None => {}
             }
             if saving {
                 self.save()?;
@@ -250,6 +262,17 @@ impl Run {
                 return self.give_up(&format!("five steps in a row were skipped because {why}"));
             }
         }
+    }
+
+    /// Ends a run whose roll-out failed: a checkpoint keeps all that was learned.
+    fn failed(&mut self, error: Error) -> Result<End> {
+        let records = self.trainer.finish()?;
+        self.record(records)?;
+        if self.trainer.steps_done() > 0 {
+            self.save()?;
+            self.settle(true)?;
+        }
+        Err(error)
     }
 
     /// Ends a run that has diverged; nothing of it is saved beyond its last checkpoint.
@@ -329,6 +352,7 @@ impl Run {
     pub fn save(&mut self) -> Result<()> {
         self.sinks.iter_mut().try_for_each(|sink| sink.sync())?;
         self.state.step = self.trainer.steps_done();
+        self.state.kept = self.trainer.objective().state();
         let network = self.trainer.network().clone();
         let saved = network.parameters().iter().filter(|p| !network.freezes(p));
         let names = saved.map(|p| (p.name.clone(), p.dims.clone())).collect();

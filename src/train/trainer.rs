@@ -3,7 +3,7 @@
 use super::blueprint::Blueprint;
 use super::clock::StepClock;
 use super::graph::{ACCUMULATE, EXPERT_LOAD, REPORT, TrainingGraph, UPDATE};
-use super::objective::{Batch, Evaluation, EvaluationPrograms, Objective, ShapeKey};
+use super::objective::{Batch, Evaluation, EvaluationPrograms, Objective, RollOut, ShapeKey};
 use super::record::Record;
 use super::settings::Settings;
 use crate::error::Result;
@@ -83,8 +83,11 @@ pub struct Trainer {
     batch: Batch,
     step: u64,
     clock: StepClock,
-    /// Tokens of the steps that are queued, oldest first.
-    queued: VecDeque<usize>,
+    /// Tokens of the steps that are queued, oldest first, and what was measured of the roll-out before each.
+    queued: VecDeque<(usize, Vec<(&'static str, f32)>)>,
+    /// What was measured of the roll-out before the next step, where there was one, and records that came before it.
+    rolled: Vec<(&'static str, f32)>,
+    early: Vec<Record>,
     skipped_in_a_row: u32,
     /// The counts of choices when [`Trainer::expert_load`] last looked.
     counted: Vec<u32>,
@@ -107,6 +110,8 @@ impl Trainer {
             settings,
             clock: StepClock::default(),
             queued: VecDeque::new(),
+            rolled: vec![],
+            early: vec![],
             skipped_in_a_row: 0,
             counted: vec![],
         })
@@ -123,6 +128,8 @@ impl Trainer {
         self.loaded = Some(Loaded::new(executor, blueprint)?);
         (self.clock, self.queued, self.skipped_in_a_row) = (StepClock::default(), VecDeque::new(), 0);
         self.counted.clear();
+        self.rolled.clear();
+        self.early.clear();
         Ok(())
     }
 
@@ -153,13 +160,31 @@ impl Trainer {
         self.objective.prepare(loaded.executor.as_mut())
     }
 
-    /// Goes on after `step` steps, whose states have been written.
-    pub fn seek(&mut self, step: u64) {
+    /// Goes on after `step` steps, whose states have been written, with what the objective kept.
+    pub fn seek(&mut self, step: u64, objective: &serde_json::Value) -> Result<()> {
         self.step = step;
+        self.objective.restore(objective)
+    }
+
+    /// Draws what the next step learns from, where its objective does so and it is not there yet, and returns one of its texts. Its time
+    /// is a part of the step's.
+    pub fn roll_out(&mut self) -> Result<Option<String>> {
+        if !self.objective.wants_roll_out(self.step) {
+            return Ok(None);
+        }
+        self.clock.start();
+        let records = self.records(true)?;
+        self.early.extend(records);
+        let loaded = self.loaded.as_mut().expect("a run is on a device");
+        let RollOut { scalars, sample } =
+            self.objective.roll_out(loaded.executor.as_mut(), self.step, self.settings.batch)?;
+        self.rolled = scalars;
+        Ok(sample)
     }
 
     /// Queues one optimiser step and returns the records of steps that have finished meanwhile.
     pub fn step(&mut self) -> Result<Vec<Record>> {
+        self.roll_out()?;
         let learning_rate = self.settings.schedule().learning_rate(self.step);
         let accumulate = self.settings.accumulate as u64;
         let seed = self.settings.seed as u32;
@@ -179,7 +204,7 @@ impl Trainer {
         }
         loaded.executor.run(program, loaded.segments.1, &step)?;
         self.step += 1;
-        self.queued.push_back(tokens);
+        self.queued.push_back((tokens, std::mem::take(&mut self.rolled)));
         loaded.executor.post(REPORT, self.step)?;
         self.records(false)
     }
@@ -196,7 +221,7 @@ impl Trainer {
         let arrived = loaded.executor.collect(wait)?;
         let step_ms = self.clock.step_ms(arrived.len());
         let memory_bytes = loaded.executor.allocated_bytes();
-        let mut records = vec![];
+        let mut records = std::mem::take(&mut self.early);
         for (step, words) in arrived {
             self.skipped_in_a_row = words[report::SKIPPED_IN_A_ROW].to_bits();
             let loss_scale = self.settings.is_mixed().then(|| scale_of(words[report::SCALE]));
@@ -207,8 +232,8 @@ impl Trainer {
                 Some(scale) => format!("{why}, the loss scale is now {scale}"),
                 None => why,
             });
-            let tokens = self.queued.pop_front().unwrap_or(0);
-            let scalars = loaded.graph.scalars.iter().zip(&words[report::LEN..]);
+            let (tokens, rolled) = self.queued.pop_front().unwrap_or_default();
+            let scalars = loaded.graph.scalars.iter().copied().zip(words[report::LEN..].iter().copied());
             records.push(Record {
                 step,
                 loss: words[report::LOSS],
@@ -220,7 +245,7 @@ impl Trainer {
                 variants: (!std::mem::replace(&mut self.told, true)).then(|| loaded.variants.chosen.clone()),
                 loss_scale,
                 skipped,
-                scalars: scalars.map(|(name, value)| (name.to_string(), *value)).collect(),
+                scalars: scalars.chain(rolled).map(|(name, value)| (name.to_string(), value)).collect(),
                 ..Record::default()
             });
         }

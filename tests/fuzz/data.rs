@@ -195,6 +195,7 @@ proptest! {
             command: json!({"data": "a.txt", "context": 8}),
             evaluations: vec![Evaluated { step: 5, epoch: None, loss: 1.5, value: Some(-1.5), best: true }],
             variants: ChosenVariants::default(),
+            kept: json!({"rollout": 3}),
         };
         let bytes = mutated(serde_json::to_string_pretty(&state).unwrap().as_bytes(), &changes);
         bounded(bytes.len(), || {

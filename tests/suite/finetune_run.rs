@@ -118,6 +118,7 @@ fn start(out: &Path, settings: &Settings, after: usize) -> Watched {
         command: Value::Null,
         evaluations: vec![],
         variants: trainer.variants().clone(),
+        kept: Default::default(),
     };
     watched(out, folder, trainer, state, after)
 }

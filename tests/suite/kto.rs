@@ -1,10 +1,12 @@
 //! Kahneman-Tversky optimisation against trl: losses, gradients, rewards, the estimate of the divergence and three steps of adapters, for
 //! even weights and others; the reference's log-probabilities; and files of judged completions. tests/fixtures/kto.py makes the numbers.
 
-use crate::cli::{Place, has};
+use crate::cli::{Place, error, has, stderr};
 use crate::hugging_face::fixture;
 use crate::llama::{devices, largest, worst};
 use crate::trl::{Dump, MODELS, Steps, settings};
+use serde_json::Value;
+use std::fs;
 use wgpt::data::buckets::Buckets;
 use wgpt::data::dialogues::{Encoded, Form};
 use wgpt::data::judged;
@@ -214,4 +216,72 @@ fn judged_completions_are_texts_or_messages_and_others_are_refused() {
     refused(&row(&messages("user", "a"), &messages("user", "b")), &["no message of the assistant"]);
     refused(&row(&messages("assistant", "a"), &messages("assistant", "b")), &["roles are out of order"]);
     refused(&row(&messages("user", "a"), &messages("system", "b")), &["no message of the assistant"]);
+}
+
+/// Three desirable completions, and three others.
+fn judged_rows() -> String {
+    let row = |subject: &str, completion: &str, label: bool| {
+        format!("{{\"prompt\": \"who {subject}. \", \"completion\": \"{completion}\", \"label\": {label}}}\n")
+    };
+    [
+        row("found it", "the fox found it.", true),
+        row("found it", "the sun.", false),
+        row("is sad", "the cat is sad.", true),
+        row("is sad", "the sun.", false),
+        row("ran", "the dog ran.", true),
+        row("ran", "it was the sun.", false),
+    ]
+    .concat()
+}
+
+#[test]
+fn a_model_comes_to_prefer_what_was_judged_desirable() {
+    let place = Place::new();
+    place.write("train.jsonl", judged_rows());
+    let run = "align --method kto --out run --data train.jsonl --val train.jsonl --batch 3 --steps 6 --lr 1e-3 --eval-every 3 \
+               --save-every 3 --undesirable-weight 1.2 --device cpu";
+    let output = place.wgpt(run);
+    assert!(output.status.success(), "{}", stderr(&output));
+    has(&stderr(&output), &["kto: 6 training (3 of them desirable), 6 validation completions", "rewards_chosen"]);
+    let log = fs::read_to_string(place.path("run/training/log.jsonl")).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |line: &Value, key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"));
+    // The model that the run starts from is the reference: two of the first three completions are desirable.
+    assert!((of(&lines[0], "loss") - (2.0 + 1.2) / 6.0).abs() < 1e-5 && of(&lines[0], "kl") < 1e-5, "{}", lines[0]);
+    assert!(of(&lines[5], "rewards_margins") > 0.1, "{}", lines[5]);
+    assert!(of(&lines[5], "val_loss") < of(&lines[2], "val_loss"), "{} {}", lines[2], lines[5]);
+
+    // Resumed in the middle, it ends in the same bits.
+    let weights =
+        |folder: &str| fs::read(place.path(folder).join("training/checkpoints/step-000006/model.safetensors")).unwrap();
+    let whole = weights("run");
+    fs::remove_dir_all(place.path("run/training/checkpoints/step-000006")).unwrap();
+    let resumed = place.wgpt("align --out run --resume -q --device cpu");
+    assert!(resumed.status.success(), "{}", stderr(&resumed));
+    assert!(weights("run") == whole, "resuming changes no bit");
+
+    // Completions that are too long are cut, and prompts that are too long dropped.
+    let long = judged_rows() + &judged_rows().replace("who", "who was it of all the many animals that");
+    place.write("long.jsonl", long);
+    let cut =
+        place.wgpt("align --method kto --out cut --data long.jsonl --max-length 30 --batch 2 --steps 1 --device cpu");
+    assert!(cut.status.success(), "{}", stderr(&cut));
+    has(&stderr(&cut), &["6 of 12 completions", "do not begin within 30 tokens", "end beyond 30 tokens and were cut"]);
+}
+
+#[test]
+fn flags_that_do_not_fit_kto_are_refused() {
+    let place = Place::new();
+    place.write("train.jsonl", judged_rows());
+    let refused = |arguments: &str, code: i32, words: &[&str]| {
+        has(&error(&place.wgpt(&format!("align --out new --data train.jsonl {arguments}")), code), words);
+    };
+    refused("--method kto --beta 0", 2, &["--beta 0"]);
+    refused("--method kto --batch 1", 2, &["--batch 2"]);
+    refused("--method kto --desirable-weight nan", 2, &["--desirable-weight"]);
+    refused("--method kto --undesirable-weight=-1", 2, &["--undesirable-weight -1"]);
+    refused("--method kto --loss hinge", 2, &["--loss", "--method dpo"]);
+    refused("--desirable-weight 2", 2, &["--desirable-weight", "--method kto"]);
+    refused("--method kto --max-length 4", 1, &["--max-length"]);
+    assert!(!place.path("new").exists());
 }

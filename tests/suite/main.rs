@@ -23,6 +23,7 @@ mod generate;
 mod gguf;
 mod gpt;
 mod gpt2;
+mod grpo;
 #[cfg(feature = "hub")]
 mod hub;
 mod hugging_face;

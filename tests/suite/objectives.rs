@@ -466,6 +466,7 @@ fn run(folder: RunFolder, trainer: Trainer, state: Option<RunState>, after: usiz
         command: serde_json::Value::Null,
         evaluations: vec![],
         variants: trainer.variants().clone(),
+        kept: Default::default(),
     });
     let best = folder.path().join("best");
     let tokenizer = Some(Tokenizer::bytes().unwrap());

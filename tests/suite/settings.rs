@@ -200,7 +200,15 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("finetune", &[TRAINING, COLUMNS, "buckets class-weights from-scratch grades lambda max-length metric model task"]),
     ("sft", &[TRAINING, "max-length mix model packing template"]),
     ("reward", &[TRAINING, "center max-length model"]),
-    ("align", &[TRAINING, "beta label-smoothing loss max-length method model sft-weight template"]),
+    (
+        "align",
+        &[
+            TRAINING,
+            "beta desirable-weight label-smoothing loss max-length method model sft-weight template undesirable-weight",
+            "epsilon epsilon-high generations iterations normalisation scale-rewards steps-per-rollout temperature tokens",
+            "reward reward-column reward-command reward-model reward-timeout",
+        ],
+    ),
     ("predict", &[COLUMNS, "batch data model"]),
     (
         "sample",

@@ -308,6 +308,7 @@ pub fn start(setup: &Setup, folder: &Path, trainer: Trainer, interrupt: &Interru
         command: serde_json::Value::Null,
         evaluations: vec![],
         variants: trainer.variants().clone(),
+        kept: Default::default(),
     };
     Run {
         trainer,

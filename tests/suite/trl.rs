@@ -110,7 +110,7 @@ impl Steps<'_> {
         }
         records.extend(trainer.finish().unwrap());
         let losses: Vec<f32> = records.iter().map(|record| record.loss).collect();
-        self.close("loss", &losses, losses[0]);
+        self.close("loss", &losses, largest(&losses));
         for parameter in &adapters {
             let want = self.parts(&format!("{name}.final"), parameter);
             let error = worst(&trainer.executor().read_state(&parameter.name).unwrap(), &want);

@@ -1,0 +1,207 @@
+//! What all methods have that draw answers of the model's own: prompts, how answers are drawn, what rewards them.
+
+use super::Context;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use wgpt::data::{lines, prompts};
+use wgpt::error::Result;
+use wgpt::fail;
+use wgpt::formats::folder::Weights;
+use wgpt::generate::SamplingParams;
+use wgpt::models::config::Config;
+use wgpt::objectives::labelled::folder::open;
+use wgpt::objectives::rewards::Rewards;
+use wgpt::objectives::rewards::column::{ByColumn, Rule};
+use wgpt::objectives::rewards::command::ByCommand;
+use wgpt::objectives::rewards::model::ByModel;
+use wgpt::objectives::rollouts::{Drawing, Question, RollOuts};
+use wgpt::ops::policy_loss::PolicyLoss;
+use wgpt::train::settings::Settings;
+
+#[derive(Serialize, clap::Args)]
+pub struct RollOutOptions {
+    /// Answers to each prompt [default: 8]
+    #[arg(long, value_name = "N", help_heading = "Answers")]
+    generations: Option<usize>,
+    /// Tokens of an answer, at most [default: 512, or half of the model's context]
+    #[arg(long, value_name = "N", help_heading = "Answers")]
+    tokens: Option<usize>,
+    /// Above 0: how varied answers are [default: 1]
+    #[arg(long, help_heading = "Answers")]
+    temperature: Option<f32>,
+    /// Steps that learn from the answers of one roll-out, each from its share of them [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Answers")]
+    steps_per_rollout: Option<u64>,
+    /// How often each answer is learned from [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Answers")]
+    iterations: Option<u64>,
+    /// How far the ratio of new to old probabilities may fall below 1 and still count [default: 0.2]
+    #[arg(long, value_name = "SHARE", help_heading = "Task")]
+    epsilon: Option<f32>,
+    /// How far it may rise above 1 [default: that of --epsilon]
+    #[arg(long, value_name = "SHARE", help_heading = "Task")]
+    epsilon_high: Option<f32>,
+    /// Rewards by a rule over --reward-column
+    #[arg(long, value_enum, value_name = "RULE", help_heading = "Rewards")]
+    reward: Option<Rule>,
+    /// The column of the prompts' rows for --reward
+    #[arg(long, value_name = "NAME", requires = "reward", help_heading = "Rewards")]
+    reward_column: Option<String>,
+    /// Rewards by a model: a folder of `wgpt reward`, or a classifier of one label that transformers saved
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["reward", "reward_command"], help_heading = "Rewards")]
+    reward_model: Option<PathBuf>,
+    /// Rewards by a command: it reads a JSON object a line, the row with its `completion`, and writes a number for each
+    #[arg(long, value_name = "CMD", conflicts_with = "reward", help_heading = "Rewards")]
+    reward_command: Option<String>,
+    /// Seconds that the command may take for the answers of a roll-out [default: 60]
+    #[arg(long, value_name = "SECONDS", requires = "reward_command", help_heading = "Rewards")]
+    reward_timeout: Option<f32>,
+}
+
+/// The options, with defaults.
+#[derive(Serialize, Deserialize)]
+pub struct Own {
+    pub generations: usize,
+    tokens: Option<usize>,
+    temperature: f32,
+    pub steps_per_rollout: u64,
+    pub iterations: u64,
+    epsilon: f32,
+    epsilon_high: f32,
+    reward: Option<Rule>,
+    reward_column: Option<String>,
+    reward_model: Option<PathBuf>,
+    reward_command: Option<String>,
+    reward_timeout: f32,
+}
+
+impl RollOutOptions {
+    pub fn resolved(&self) -> Result<Own> {
+        let RollOutOptions { tokens, reward, reward_column, reward_model, reward_command, .. } = self;
+        let generations = self.generations.unwrap_or(8);
+        if !(2..=1024).contains(&generations) {
+            fail!(Usage, "--generations {generations} must be from 2 to 1024: answers are compared with one another");
+        }
+        if *tokens == Some(0) {
+            fail!(Usage, "--tokens 0 leaves no answer: give a number from 1 up");
+        }
+        let temperature = super::positive("temperature", self.temperature.unwrap_or(1.0))?;
+        let reward_timeout = super::positive("reward-timeout", self.reward_timeout.unwrap_or(60.0))?;
+        let epsilon = super::positive("epsilon", self.epsilon.unwrap_or(0.2))?;
+        let epsilon_high = super::positive("epsilon-high", self.epsilon_high.unwrap_or(epsilon))?;
+        let (steps_per_rollout, iterations) = (self.steps_per_rollout.unwrap_or(1), self.iterations.unwrap_or(1));
+        for (flag, value) in [("steps-per-rollout", steps_per_rollout), ("iterations", iterations)] {
+            if !(1..=1 << 20).contains(&value) {
+                fail!(Usage, "--{flag} {value} must be from 1 to 1048576: give such a number");
+            }
+        }
+        if reward.is_none() && reward_model.is_none() && reward_command.is_none() {
+            fail!(Usage, "answers need rewards: give --reward-model DIR, --reward-command CMD, or --reward RULE");
+        }
+        if reward.is_some() && reward_column.is_none() {
+            fail!(Usage, "--reward is made from a column of the prompts' rows: name it with --reward-column");
+        }
+        let (reward_column, reward_command) = (reward_column.clone(), reward_command.clone());
+        let (tokens, reward, reward_model) = (*tokens, *reward, reward_model.clone());
+        Ok(Own {
+            generations,
+            tokens,
+            temperature,
+            steps_per_rollout,
+            iterations,
+            epsilon,
+            epsilon_high,
+            reward,
+            reward_column,
+            reward_model,
+            reward_command,
+            reward_timeout,
+        })
+    }
+}
+
+impl Own {
+    /// The policy's loss, without a KL divergence.
+    pub fn clip(&self) -> PolicyLoss {
+        PolicyLoss { low: self.epsilon, high: self.epsilon_high, beta: 0.0 }
+    }
+
+    /// Refuses settings whose roll-outs do not consist of whole groups.
+    pub fn check(&self, settings: &Settings) -> Result<()> {
+        let Settings { batch, accumulate, .. } = *settings;
+        let (generations, answers) = (self.generations, batch * accumulate * self.steps_per_rollout as usize);
+        if !answers.is_multiple_of(generations) {
+            fail!(
+                Usage,
+                "a roll-out of {answers} answers (--batch {batch} times --accumulate {accumulate} times --steps-per-rollout {}) does \
+                 not consist of groups of --generations {generations}: change one of them",
+                self.steps_per_rollout
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Prompts of both sets, with how they are answered and rewarded.
+pub struct Prompts {
+    pub training: Vec<Question>,
+    pub validation: Vec<Question>,
+    drawing: Drawing,
+    rewards: Box<dyn Rewards>,
+    tokenizer: wgpt::data::tokenizer::Tokenizer,
+}
+
+impl Prompts {
+    /// Reads them, and says how many are too long.
+    pub fn read(own: &Own, context: &Context) -> Result<Prompts> {
+        let Context { global, data, validation, longest, config, tokenizer } = *context;
+        let tokens = own.tokens.unwrap_or(512.min(longest / 2));
+        if tokens >= longest {
+            fail!(Usage, "--tokens {tokens} leaves no room for a prompt: --max-length, with the prompt, is {longest}");
+        }
+        let read = |path: &Path| {
+            let (mut kept, mut all) = (vec![], 0);
+            for prompt in prompts::read(path)? {
+                let place = lines::place(path, prompt.line);
+                let (text, ids) = prompt.opened(tokenizer).map_err(|error| error.in_place(&place))?;
+                all += 1;
+                if !ids.is_empty() && ids.len() + tokens <= longest {
+                    kept.push(Question { prompt, text, ids });
+                }
+            }
+            let (dropped, path, most) = (all - kept.len(), path.display(), longest - tokens);
+            if kept.is_empty() {
+                fail!(
+                    Input,
+                    "every prompt of {path} is longer than {most} tokens: allow longer ones with --max-length, or shorter answers \
+                     with --tokens"
+                );
+            }
+            if dropped > 0 {
+                global.say(&format!(
+                    "warning: {dropped} of {all} prompts of {path} are longer than {most} tokens and were dropped"
+                ));
+            }
+            Ok(kept)
+        };
+        let (training, validation) = (read(data)?, validation.map_or(Ok(vec![]), read)?);
+        let rewards: Box<dyn Rewards> = match (own.reward, &own.reward_column, &own.reward_command, &own.reward_model) {
+            (Some(rule), Some(column), ..) => Box::new(ByColumn { rule, column: column.clone() }),
+            (_, _, Some(command), _) => Box::new(ByCommand::new(command, own.reward_timeout)),
+            (.., Some(folder)) => Box::new(ByModel::new(open(&global.model(Some(folder))?)?)?),
+            _ => fail!(Input, "trainer.json names no reward: start a new run"),
+        };
+        let params = SamplingParams { temperature: own.temperature, ..SamplingParams::GREEDY };
+        let ends: Vec<u32> = config.eos_token_id.iter().copied().chain(tokenizer.end_of_text()).collect();
+        let drawing = Drawing { params, tokens, generations: own.generations, ends };
+        Ok(Prompts { training, validation, drawing, rewards, tokenizer: tokenizer.clone() })
+    }
+
+    pub fn summary(&self) -> String {
+        format!("{} training, {} validation prompts", self.training.len(), self.validation.len())
+    }
+
+    pub fn rollouts(self, start: (Config, Weights)) -> RollOuts {
+        RollOuts::new((self.training, self.validation), self.drawing, self.rewards, self.tokenizer, start)
+    }
+}
