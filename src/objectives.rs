@@ -4,6 +4,7 @@ pub mod dpo;
 pub mod grpo;
 pub mod kto;
 pub mod labelled;
+pub mod ppo;
 pub mod pretrain;
 pub mod recipe;
 pub mod reference;

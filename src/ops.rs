@@ -52,6 +52,7 @@ pub mod squared_error;
 pub mod swiglu;
 pub mod token_log_prob;
 pub mod token_scores;
+pub mod value_loss;
 
 pub use case::{Case, Draw};
 
@@ -115,6 +116,7 @@ pub fn cases() -> Vec<&'static Case> {
         swiglu::CASES,
         token_log_prob::CASES,
         token_scores::CASES,
+        value_loss::CASES,
     ];
     ops.into_iter().flatten().collect()
 }

@@ -70,6 +70,7 @@ const SHARED: &[Shader] = &[
     shader!("shared/combine_plain"),
     shader!("shared/pair_loss"),
     shader!("shared/policy_ratio"),
+    shader!("shared/value_clip"),
 ];
 
 /// Replaces the right-hand side of `const NAME: T = ...;`, or of `alias NAME = ...;`, for each constant, and appends the

@@ -3,6 +3,7 @@
 mod dpo;
 mod grpo;
 mod kto;
+mod ppo;
 mod rollouts;
 
 use super::Global;
@@ -32,7 +33,7 @@ pub struct Align {
     #[arg(long)]
     out: PathBuf,
     /// Rows to train on, .jsonl or .parquet: for dpo `chosen` and `rejected`, and optionally `prompt`; for kto `prompt`, `completion`
-    /// and `label`, true or false; for grpo and rloo `prompt`, and what the reward is made from; texts or lists of messages
+    /// and `label`, true or false; for the others `prompt`, and what the reward is made from; texts or lists of messages
     #[arg(long, required_unless_present = "resume", help_heading = "Data")]
     data: Option<PathBuf>,
     /// Rows for validation: the best model is kept; without it, the last
@@ -44,7 +45,7 @@ pub struct Align {
     /// Tokens of prompt and answer, at most: longer rows are dropped, of kto cut [default: 1024, or the model's context]
     #[arg(long, value_name = "N", help_heading = "Data")]
     max_length: Option<usize>,
-    /// How near the model stays to the one it started from: larger is nearer [default: dpo and kto 0.1, grpo 0, rloo 0.05]
+    /// How near the model stays to the one it started from: larger is nearer [default: dpo and kto 0.1, grpo 0, rloo and ppo 0.05]
     #[arg(long, help_heading = "Task")]
     beta: Option<f32>,
     #[command(flatten)]
@@ -55,6 +56,8 @@ pub struct Align {
     rollouts: rollouts::RollOutOptions,
     #[command(flatten)]
     grpo: grpo::GrpoOptions,
+    #[command(flatten)]
+    ppo: ppo::PpoFlags,
     #[command(flatten)]
     choices: Choices,
     #[command(flatten)]
@@ -72,6 +75,8 @@ enum Method {
     Grpo,
     /// REINFORCE with the other answers to a prompt as the baseline
     Rloo,
+    /// Proximal policy optimisation: answers of the model's own, with rewards and a critic
+    Ppo,
 }
 
 impl Method {
@@ -124,7 +129,7 @@ trait Rows {
         self: Box<Self>,
         config: Config,
         settings: &Settings,
-        start: (Config, Weights),
+        start: &ModelSource,
     ) -> Result<Box<dyn Objective>>;
 }
 
@@ -136,12 +141,13 @@ impl Align {
 
     /// The method's own options, with its defaults; those of other methods are refused.
     fn own(&self, method: Method) -> Result<Value> {
-        let is_online = matches!(method, Method::Grpo | Method::Rloo);
+        let is_online = matches!(method, Method::Grpo | Method::Rloo | Method::Ppo);
         let others = [
             (method == Method::Dpo, json!(self.dpo), "dpo"),
             (method == Method::Kto, json!(self.kto), "kto"),
-            (is_online, json!(self.rollouts), "grpo or rloo"),
+            (is_online, json!(self.rollouts), "grpo, rloo or ppo"),
             (method == Method::Grpo, json!(self.grpo), "grpo"),
+            (method == Method::Ppo, json!(self.ppo), "ppo"),
         ];
         for (is_own, options, methods) in others {
             let given = options.as_object().into_iter().flatten().find(|(_, value)| !value.is_null());
@@ -154,8 +160,9 @@ impl Align {
             Method::Kto => self.kto.resolved(self.beta).map(|own| json!(own)),
             Method::Grpo | Method::Rloo => {
                 let own = self.grpo.resolved(method == Method::Rloo, self.beta)?;
-                Ok(merge(json!(self.rollouts.resolved()?), json!(own)))
+                Ok(merge(json!(self.rollouts.resolved(true)?), json!(own)))
             }
+            Method::Ppo => Ok(merge(json!(self.rollouts.resolved(false)?), json!(self.ppo.resolved(self.beta)?))),
         }
     }
 
@@ -165,6 +172,7 @@ impl Align {
             json!(self.kto),
             json!(self.rollouts),
             json!(self.grpo),
+            json!(self.ppo),
             json!({"beta": self.beta, "method": self.method}),
         ];
         options.into_iter().fold(json!(self.dpo), merge)
@@ -193,9 +201,8 @@ impl Align {
         let recipe = rows.recipe().for_adapters(&config);
         let settings = self.choices.clone().resolve(&recipe, |batch| rows.epoch(batch))?;
         settings.check_model(&config, config.trains_head())?;
-        let reference = (start.clone(), source.weights(&start)?);
-        let prepared =
-            self.prepared(global, (settings.quantised(config), reference), settings, tokenizer, arguments, rows)?;
+        let config = settings.quantised(config);
+        let prepared = self.prepared(global, (config, &source), settings, tokenizer, arguments, rows)?;
         prepared.start(|| create_folder(&self.out, &self.options), Some(weights))
     }
 
@@ -229,15 +236,13 @@ impl Align {
             Some(path) => ModelSource::open(path)?,
             None => wgpt::formats::demo::model(),
         };
-        let start = source.config()?;
-        let reference = (start.clone(), source.weights(&start)?);
-        self.prepared(global, (config, reference), settings, tokenizer, arguments, rows)?.resume(resumed)
+        self.prepared(global, (config, &source), settings, tokenizer, arguments, rows)?.resume(resumed)
     }
 
     fn prepared<'a>(
         &'a self,
         global: &'a Global,
-        (config, reference): (Config, (Config, Weights)),
+        (config, start): (Config, &ModelSource),
         settings: Settings,
         tokenizer: Tokenizer,
         arguments: Arguments,
@@ -256,7 +261,7 @@ impl Align {
             command: "align",
             out: &self.out,
             best: PathBuf::new(),
-            objective: rows.objective(config, &settings, reference)?,
+            objective: rows.objective(config, &settings, start)?,
             settings,
             tokenizer: Some(tokenizer),
             arguments: serde_json::to_value(arguments).expect("paths and numbers always serialise"),
@@ -275,6 +280,7 @@ fn rows(global: &Global, arguments: &Arguments, config: &Config, tokenizer: &Tok
         Method::Dpo => dpo::read(&arguments.own, &context),
         Method::Kto => kto::read(&arguments.own, &context),
         Method::Grpo | Method::Rloo => grpo::read(&arguments.own, arguments.method == Method::Rloo, &context),
+        Method::Ppo => ppo::read(&arguments.own, &context),
     }
 }
 
@@ -282,6 +288,13 @@ fn rows(global: &Global, arguments: &Arguments, config: &Config, tokenizer: &Tok
 fn kept<T: serde::de::DeserializeOwned>(own: &Value) -> Result<T> {
     serde_json::from_value(own.clone())
         .map_err(|why| wgpt::error::Error::Input(format!("trainer.json is damaged ({why}): start a new run")))
+}
+
+/// A model as a reference.
+fn reference(source: &ModelSource) -> Result<(Config, Weights)> {
+    let config = source.config()?;
+    let weights = source.weights(&config)?;
+    Ok((config, weights))
 }
 
 /// A number above 0 of a flag.

@@ -184,6 +184,23 @@ impl Inputs {
         batch.set_f32(self.names.weights, &self.weights);
     }
 
+    /// Sets the ids of some rows with an example in each, and nothing else.
+    pub(super) fn set_ids(
+        &mut self,
+        all: &Rows,
+        rows: &[usize],
+        (sequences, length): (usize, usize),
+        batch: &mut Batch,
+    ) {
+        self.ids.clear();
+        self.ids.resize(sequences * length, 0);
+        for (n, row) in rows.iter().enumerate() {
+            let (ids, fed) = (&all.examples[all.rows[*row][0]].ids, all.fed(*row));
+            self.ids[n * length..n * length + fed].copy_from_slice(&ids[..fed]);
+        }
+        batch.set(self.names.ids, &self.ids);
+    }
+
     /// `weight` for every learned target of the even rows, those of chosen answers, and 0 for others.
     pub(super) fn of_even_rows(&self, length: usize, weight: f32) -> impl Iterator<Item = f32> {
         let is_learned = move |place: usize| (place / length).is_multiple_of(2) && self.targets[place] != IGNORED;

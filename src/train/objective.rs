@@ -73,6 +73,11 @@ pub trait Objective {
         Ok(())
     }
 
+    /// Sets initial values of trained networks beside the first, where they are not drawn.
+    fn initialise(&mut self, _executor: &mut dyn Executor) -> Result<()> {
+        Ok(())
+    }
+
     /// Loads networks that are not trained, such as a reference. Parameters of trained networks are set already, and the device holds
     /// nothing else that the objective has loaded.
     fn prepare(&mut self, _executor: &mut dyn Executor) -> Result<()> {

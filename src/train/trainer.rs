@@ -151,6 +151,8 @@ impl Trainer {
             let network = self.network().clone();
             upload(self.executor(), &network, weights)?;
         }
+        let loaded = self.loaded.as_mut().expect("a run is on a device");
+        self.objective.initialise(loaded.executor.as_mut())?;
         self.prepare()
     }
 
@@ -305,8 +307,9 @@ impl Trainer {
     /// Names and shapes of the first network's parameters and of those of heads on it; where it has adapters, of those in place of
     /// its own.
     pub fn network_states(&self) -> Vec<(String, Vec<usize>)> {
+        // Further networks have prefixes, which heads on them have, too.
         let others = &self.objective.networks()[1..];
-        self.states(|p| !self.network().freezes(p) && !others.iter().any(|n| n.parameters().contains(p)))
+        self.states(|p| !self.network().freezes(p) && !others.iter().any(|n| p.name.starts_with(n.prefix())))
     }
 
     /// Names and shapes of all parameters but those of frozen networks, and of networks with adapters.

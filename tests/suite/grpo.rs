@@ -29,7 +29,7 @@ const TOKENS: usize = 6;
 const GENERATIONS: usize = 4;
 
 /// The reward of a text is its share of even tokens, which anyone can count.
-struct Even;
+pub struct Even;
 
 impl Rewards for Even {
     fn of(&mut self, _executor: &mut dyn Executor, answers: &[Judged]) -> Result<Vec<Option<f32>>> {
@@ -38,7 +38,7 @@ impl Rewards for Even {
     }
 }
 
-fn question(ids: Vec<u32>) -> Question {
+pub fn question(ids: Vec<u32>) -> Question {
     let prompt = Prompt { line: 1, prompt: Part::Text("p".into()), row: serde_json::Map::new() };
     Question { prompt, text: "p".into(), ids }
 }
@@ -56,7 +56,7 @@ fn rollouts(prompts: Vec<Vec<u32>>, source: &ModelSource) -> RollOuts {
 }
 
 /// Tokens padded with -1.
-fn unpadded(dump: &Dump, name: &str) -> Vec<Vec<u32>> {
+pub fn unpadded(dump: &Dump, name: &str) -> Vec<Vec<u32>> {
     let (ids, shape) = dump.get::<i32>(name);
     ids.chunks(shape[1]).map(|row| row.iter().filter(|id| **id >= 0).map(|id| *id as u32).collect()).collect()
 }
@@ -286,7 +286,7 @@ fn a_reward_model_moves_a_policy_and_what_does_not_fit_is_refused() {
     let exact = "--reward exact --reward-column answer --tokens 5";
     refused("--method grpo", 2, &["--reward-model", "--reward-command", "--reward RULE"]);
     refused("--method grpo --reward exact", 2, &["--reward-column"]);
-    refused(&format!("--method dpo {exact}"), 2, &["--reward", "grpo or rloo"]);
+    refused(&format!("--method dpo {exact}"), 2, &["--reward", "grpo, rloo or ppo"]);
     refused(&format!("--method grpo {exact} --loss ipo"), 2, &["--loss", "--method dpo"]);
     refused(&format!("--method rloo {exact} --normalisation grpo"), 2, &["--normalisation", "--method grpo"]);
     refused(&format!("--method grpo {exact} --generations 3"), 2, &["--generations 3", "--batch 8"]);

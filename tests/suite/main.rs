@@ -44,6 +44,7 @@ mod objectives;
 mod ops;
 mod overwrite;
 mod plan;
+mod ppo;
 mod prepare;
 mod profile;
 mod quantised;

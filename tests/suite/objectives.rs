@@ -1,6 +1,7 @@
 //! Every option of a run with every objective: precision, recomputing, rows of logits, a lost device, freezing, learning rates by
 //! layer, early stopping, resuming.
 
+use crate::grpo::Even;
 use crate::training::{Choices as Tiny, assert_same, choices, no_device, setup};
 use std::cell::RefCell;
 use std::path::Path;
@@ -10,16 +11,18 @@ use std::sync::{Arc, OnceLock};
 use tempfile::{TempDir, tempdir};
 use wgpt::checks::check_close;
 use wgpt::data::buckets::epoch_len;
-use wgpt::data::dialogues::{Encoded, Encoder, Form};
+use wgpt::data::dialogues::{Encoded, Encoder, Form, Part};
 use wgpt::data::labelled::Task;
 use wgpt::data::labelled::sequences::Special;
 use wgpt::data::labelled::target::{Answer, Target};
 use wgpt::data::preferences::Preference;
+use wgpt::data::prompts::Prompt;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::formats::folder::{WeightType, Weights, read_config, write_folder};
 use wgpt::formats::source::ModelSource;
+use wgpt::generate::SamplingParams;
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Depth, Graph, Plan, Shape, Step};
 use wgpt::models::config::{Config, FeedForward};
@@ -27,14 +30,19 @@ use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
 use wgpt::models::presets::PRESETS;
 use wgpt::objectives::dpo::{self, Dpo};
+use wgpt::objectives::grpo::{self, GroupOptions, GroupPolicy, Method, Normalisation, Scaling};
 use wgpt::objectives::kto::{self, Kto};
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::{self, Labelled, Options};
+use wgpt::objectives::ppo::{self, Critic, Ppo, PpoOptions};
 use wgpt::objectives::reward::{self, Pairs, Reward};
+use wgpt::objectives::rollouts::{Drawing, Question, RollOuts};
 use wgpt::objectives::sft::{self, Rows, Sft};
 use wgpt::ops::kto_loss::KtoLoss;
+use wgpt::ops::policy_loss::PolicyLoss;
 use wgpt::ops::preference_loss::{self, PreferenceLoss};
+use wgpt::ops::value_loss::ValueLoss;
 use wgpt::reference::Cpu;
 use wgpt::train::blueprint::Blueprint;
 use wgpt::train::checkpoint::{Mode, RunFolder};
@@ -53,7 +61,7 @@ type Made = (Box<dyn Objective>, Settings);
 type Kind = (&'static str, fn(Choices) -> Made);
 
 /// Every objective, and experts under two of them.
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 14] = [
     ("pretraining", |choices| pretraining("demo", choices)),
     ("pretraining with experts", |choices| pretraining("mixtral", choices)),
     ("classify", |choices| task(Task::Classify, config("demo"), choices)),
@@ -63,6 +71,8 @@ const KINDS: [Kind; 12] = [
     ("reward", reward),
     ("dpo", dpo),
     ("kto", kto),
+    ("grpo", grpo),
+    ("ppo", ppo),
     ("sft", sft),
     ("sft with adapters", sft_with_adapters),
     ("sft in packed rows", |choices| packed_sft("llama-mini", choices)),
@@ -209,6 +219,48 @@ fn kto(choices: Choices) -> Made {
     let loss = KtoLoss { beta: 0.5, desirable: 1.0, undesirable: 1.2 };
     let objective = Kto::new(config("llama-mini"), &settings, loss, (judged(), judged()), 24, reference()).unwrap();
     (Box::new(objective), settings)
+}
+
+/// Answers of a random model, one roll-out for four steps; half of all tokens end one.
+fn rollouts(generations: usize) -> RollOuts {
+    let question = |i: u32| Question {
+        prompt: Prompt { line: 1, prompt: Part::Text("p".into()), row: serde_json::Map::new() },
+        text: "p".into(),
+        ids: (0..2 + i % 3).map(|n| 97 + n).collect(),
+    };
+    let questions = || (0..6).map(question).collect::<Vec<_>>();
+    let params = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
+    let drawing = Drawing { params, tokens: 6, generations, ends: (0..259).step_by(2).collect() };
+    RollOuts::new((questions(), questions()), drawing, Box::new(Even), Tokenizer::bytes().unwrap(), reference())
+}
+
+fn grpo(choices: Choices) -> Made {
+    let settings = choices.resolve(&grpo::RECIPE, |batch| epoch_len(12, batch)).unwrap();
+    let method = Method::Grpo { normalisation: Normalisation::Dapo, scaling: Scaling::Group };
+    let loss = PolicyLoss { low: 0.2, high: 0.2, beta: 0.05 };
+    let options = GroupOptions { method, loss, beta: 0.05, steps_per_rollout: 1, iterations: 4 };
+    (Box::new(GroupPolicy::new(config("llama-mini"), &settings, options, rollouts(2))), settings)
+}
+
+/// The critic starts from the reference, without a head.
+fn ppo(choices: Choices) -> Made {
+    let settings = choices.resolve(&ppo::RECIPE, |batch| epoch_len(6, batch)).unwrap();
+    let loss = PolicyLoss { low: 0.2, high: 0.2, beta: 0.0 };
+    let options = PpoOptions {
+        loss,
+        value: ValueLoss { clip: 0.2 },
+        value_weight: 0.5,
+        beta: 0.05,
+        target_kl: None,
+        gamma: 1.0,
+        lambda: 0.95,
+        missing_end: 0.0,
+        steps_per_rollout: 1,
+        iterations: 4,
+    };
+    let (start, weights) = reference();
+    let critic = Critic { config: start, weights, score: None };
+    (Box::new(Ppo::new(config("llama-mini"), &settings, options, rollouts(1), critic)), settings)
 }
 
 /// Preferences between answers; the reference is the model of [`base_folder`].
@@ -503,8 +555,9 @@ fn every_objective_resumes_bit_for_bit() {
 #[test]
 fn every_objective_survives_a_lost_device() {
     // The objectives, once each, and adapters: a new device compiles all its kernels.
-    for (name, make) in
-        KINDS.into_iter().filter(|(name, _)| ["pretraining", "classify", "reward", "sft with adapters"].contains(name))
+    for (name, make) in KINDS
+        .into_iter()
+        .filter(|(name, _)| ["pretraining", "classify", "reward", "ppo", "sft with adapters"].contains(name))
     {
         let choices = || Choices { save_every: Some(Cadence::Steps(2)), ..base() };
         let device = || Gpu::open("auto").unwrap();

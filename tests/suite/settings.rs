@@ -207,6 +207,7 @@ const FLAGS: &[(&str, &[&str])] = &[
             "beta desirable-weight label-smoothing loss max-length method model sft-weight template undesirable-weight",
             "epsilon epsilon-high generations iterations normalisation scale-rewards steps-per-rollout temperature tokens",
             "reward reward-column reward-command reward-model reward-timeout",
+            "gamma lambda missing-end target-kl value-clip value-model value-weight",
         ],
     ),
     ("predict", &[COLUMNS, "batch data model"]),

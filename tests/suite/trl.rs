@@ -86,11 +86,21 @@ impl Steps<'_> {
     /// Takes them from the fixture's adapters on; the gradients of the first step, the losses and the adapters behind the third are
     /// those of the fixture. The records of the steps.
     pub fn take(&self, device: Box<dyn Executor>, objective: Box<dyn Objective>, weights: &Weights) -> Vec<Record> {
+        self.taken(device, objective, weights).0
+    }
+
+    /// As [`Steps::take`], with the run as it is after them.
+    pub fn taken(
+        &self,
+        device: Box<dyn Executor>,
+        objective: Box<dyn Objective>,
+        weights: &Weights,
+    ) -> (Vec<Record>, Trainer) {
         let (name, label) = (self.name, &self.label);
         let blueprint = Blueprint::new(objective.as_ref(), self.settings, device.limits()).unwrap();
         let mut trainer = Trainer::new(device, blueprint, objective, self.settings.clone()).unwrap();
         trainer.initialise(Some(weights)).unwrap();
-        let adapters: Vec<_> = trainer.trained().to_vec();
+        let adapters: Vec<_> = trainer.trained().iter().filter(|p| p.adapter).cloned().collect();
         for parameter in &adapters {
             trainer.executor().write_state(&parameter.name, &self.parts("start", parameter)).unwrap();
         }
@@ -118,7 +128,7 @@ impl Steps<'_> {
             let most = 2e-4 * largest(&want).max(0.01);
             assert!(error <= most, "{label}: {} is {error} off", parameter.name);
         }
-        records
+        (records, trainer)
     }
 
     /// Numbers are those of the fixture, to 1e-4 of `scale`: f32 against float64. What trl does not log in a step is 0 here.

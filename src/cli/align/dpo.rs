@@ -1,6 +1,6 @@
 //! `wgpt align --method dpo`: pairs of answers, of which one is better.
 
-use super::{Context, Rows, kept, positive};
+use super::{Context, Rows, kept, positive, reference};
 use crate::cli::examples::encoder;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use wgpt::data::dialogues::Encoded;
 use wgpt::data::{lines, preferences};
 use wgpt::error::Result;
 use wgpt::fail;
-use wgpt::formats::folder::Weights;
+use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
 use wgpt::objectives::dpo::{Dpo, Pairs, RECIPE};
 use wgpt::ops::preference_loss::{Form, PreferenceLoss};
@@ -119,10 +119,10 @@ impl Rows for Preferences {
         self: Box<Self>,
         config: Config,
         settings: &Settings,
-        start: (Config, Weights),
+        start: &ModelSource,
     ) -> Result<Box<dyn Objective>> {
         let Own { loss: form, beta, label_smoothing: smoothing, sft_weight } = self.own;
         let losses = (PreferenceLoss { form, beta, smoothing }, sft_weight);
-        Ok(Box::new(Dpo::new(config, settings, losses, (self.training, self.validation), start)))
+        Ok(Box::new(Dpo::new(config, settings, losses, (self.training, self.validation), reference(start)?)))
     }
 }

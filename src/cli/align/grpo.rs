@@ -1,12 +1,12 @@
 //! `wgpt align --method grpo` and `rloo`: groups of answers of the model's own.
 
 use super::rollouts::{self, Prompts};
-use super::{Context, Rows, kept};
+use super::{Context, Rows, kept, reference};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wgpt::error::Result;
 use wgpt::fail;
-use wgpt::formats::folder::Weights;
+use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
 use wgpt::objectives::grpo::{GroupOptions, GroupPolicy, Method, Normalisation, RECIPE, Scaling};
 use wgpt::ops::policy_loss::PolicyLoss;
@@ -76,7 +76,7 @@ impl Rows for Groups {
         self: Box<Self>,
         config: Config,
         settings: &Settings,
-        start: (Config, Weights),
+        start: &ModelSource,
     ) -> Result<Box<dyn Objective>> {
         let Own { beta, normalisation, scale_rewards } = self.own;
         self.shared.check(settings)?;
@@ -85,6 +85,6 @@ impl Rows for Groups {
         let loss = PolicyLoss { beta: if self.is_rloo { 0.0 } else { beta }, ..self.shared.clip() };
         let rollouts::Own { steps_per_rollout, iterations, .. } = self.shared;
         let options = GroupOptions { method, loss, beta, steps_per_rollout, iterations };
-        Ok(Box::new(GroupPolicy::new(config, settings, options, self.prompts.rollouts(start))))
+        Ok(Box::new(GroupPolicy::new(config, settings, options, self.prompts.rollouts(reference(start)?))))
     }
 }

@@ -1,6 +1,6 @@
 //! `wgpt align --method kto`: completions that are judged one by one, desirable or not.
 
-use super::{Context, Rows, kept, positive};
+use super::{Context, Rows, kept, positive, reference};
 use crate::cli::examples::encoder;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use std::path::Path;
 use wgpt::data::{judged, lines};
 use wgpt::error::Result;
 use wgpt::fail;
-use wgpt::formats::folder::Weights;
+use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
 use wgpt::objectives::kto::{Examples, Kto, RECIPE};
 use wgpt::ops::kto_loss::KtoLoss;
@@ -120,11 +120,11 @@ impl Rows for Completions {
         self: Box<Self>,
         config: Config,
         settings: &Settings,
-        start: (Config, Weights),
+        start: &ModelSource,
     ) -> Result<Box<dyn Objective>> {
         let Own { beta, desirable_weight: desirable, undesirable_weight: undesirable } = self.own;
         let loss = KtoLoss { beta, desirable, undesirable };
         let sets = (self.training, self.validation);
-        Ok(Box::new(Kto::new(config, settings, loss, sets, self.longest, start)?))
+        Ok(Box::new(Kto::new(config, settings, loss, sets, self.longest, reference(start)?)?))
     }
 }

@@ -20,7 +20,7 @@ use wgpt::train::settings::Settings;
 
 #[derive(Serialize, clap::Args)]
 pub struct RollOutOptions {
-    /// Answers to each prompt [default: 8]
+    /// Answers to each prompt [default: 8, ppo 1]
     #[arg(long, value_name = "N", help_heading = "Answers")]
     generations: Option<usize>,
     /// Tokens of an answer, at most [default: 512, or half of the model's context]
@@ -32,7 +32,7 @@ pub struct RollOutOptions {
     /// Steps that learn from the answers of one roll-out, each from its share of them [default: 1]
     #[arg(long, value_name = "N", help_heading = "Answers")]
     steps_per_rollout: Option<u64>,
-    /// How often each answer is learned from [default: 1]
+    /// How often each answer is learned from [default: 1, ppo 4]
     #[arg(long, value_name = "N", help_heading = "Answers")]
     iterations: Option<u64>,
     /// How far the ratio of new to old probabilities may fall below 1 and still count [default: 0.2]
@@ -70,17 +70,19 @@ pub struct Own {
     epsilon_high: f32,
     reward: Option<Rule>,
     reward_column: Option<String>,
-    reward_model: Option<PathBuf>,
+    pub reward_model: Option<PathBuf>,
     reward_command: Option<String>,
     reward_timeout: f32,
 }
 
 impl RollOutOptions {
-    pub fn resolved(&self) -> Result<Own> {
+    /// With defaults of methods that compare the answers of a group, or of those that do not.
+    pub fn resolved(&self, is_of_groups: bool) -> Result<Own> {
         let RollOutOptions { tokens, reward, reward_column, reward_model, reward_command, .. } = self;
-        let generations = self.generations.unwrap_or(8);
-        if !(2..=1024).contains(&generations) {
-            fail!(Usage, "--generations {generations} must be from 2 to 1024: answers are compared with one another");
+        let (usual, least, passes) = if is_of_groups { (8, 2, 1) } else { (1, 1, 4) };
+        let generations = self.generations.unwrap_or(usual);
+        if !(least..=1024).contains(&generations) {
+            fail!(Usage, "--generations {generations} must be from {least} to 1024: give such a number");
         }
         if *tokens == Some(0) {
             fail!(Usage, "--tokens 0 leaves no answer: give a number from 1 up");
@@ -89,7 +91,7 @@ impl RollOutOptions {
         let reward_timeout = super::positive("reward-timeout", self.reward_timeout.unwrap_or(60.0))?;
         let epsilon = super::positive("epsilon", self.epsilon.unwrap_or(0.2))?;
         let epsilon_high = super::positive("epsilon-high", self.epsilon_high.unwrap_or(epsilon))?;
-        let (steps_per_rollout, iterations) = (self.steps_per_rollout.unwrap_or(1), self.iterations.unwrap_or(1));
+        let (steps_per_rollout, iterations) = (self.steps_per_rollout.unwrap_or(1), self.iterations.unwrap_or(passes));
         for (flag, value) in [("steps-per-rollout", steps_per_rollout), ("iterations", iterations)] {
             if !(1..=1 << 20).contains(&value) {
                 fail!(Usage, "--{flag} {value} must be from 1 to 1048576: give such a number");

@@ -45,11 +45,6 @@ impl ByModel {
         let buckets = Buckets((1..=LENGTHS).map(|part| (longest * part).div_ceil(LENGTHS)).collect());
         Ok(ByModel { model, network, head, programs: Programs::default(), buckets })
     }
-
-    /// The model, for a critic that starts from it.
-    pub fn model(&self) -> &Finetuned {
-        &self.model
-    }
 }
 
 impl Rewards for ByModel {

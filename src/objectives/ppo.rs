@@ -1,0 +1,417 @@
+//! Policies from a reward model, with a critic: "Training language models to follow instructions with human feedback" (Ouyang et al. 2022,
+//! section 3.5), PPO as trl 1.12 has it.
+//!
+//!   r_t = -beta (log p - log p_ref), plus the reward of the answer behind its last token
+//!   A = GAE of r and the critic's values (Schulman et al. 2015), gamma and lambda, whitened over all tokens of a roll-out;  R = A + V
+//!   loss = mean over tokens of the clipped policy loss, plus c * mean over states of the clipped squared error of V
+//!
+//! An answer that ended by itself has one state more than tokens, the one behind its end, where its reward comes. The critic is a network
+//! of its own with a head on every state, and starts from the reward model.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_pcg::Pcg64;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::rollouts::{Answer, RollOuts};
+use super::rows::{Inputs, NAMES, Rows, log_probs};
+use super::sft;
+use crate::data::dialogues::Encoded;
+use crate::error::{Error, Result};
+use crate::executor::Executor;
+use crate::executor::programs::Programs;
+use crate::formats::folder::Weights;
+use crate::formats::upload::upload;
+use crate::graph::{Graph, Shape, Step, Tensor};
+use crate::models::blocks::Model;
+use crate::models::config::{Config, SCORE};
+use crate::models::network::Network;
+use crate::ops::add::Add;
+use crate::ops::matmul::Matmul;
+use crate::ops::policy_loss::PolicyLoss;
+use crate::ops::scale::Scale;
+use crate::ops::value_loss::ValueLoss;
+use crate::train::graph::Loss;
+use crate::train::objective::{Batch, Evaluation, EvaluationPrograms, Objective, RollOut, ShapeKey};
+use crate::train::settings::{Recipe, Settings};
+
+/// trl's recipe for PPO.
+pub const RECIPE: Recipe = Recipe { lr: 3e-6, ..sft::RECIPE };
+
+/// Prefix of the critic's states.
+pub const VALUE: &str = "value.";
+/// Answers that the critic sees at a time, before the steps.
+const VALUE_ROWS: usize = 8;
+/// What is added to a variance.
+const LEAST_VARIANCE: f64 = 1e-8;
+
+/// What the objective is made of beside its roll-outs.
+#[derive(Clone, Copy, Debug)]
+pub struct PpoOptions {
+    pub loss: PolicyLoss,
+    pub value: ValueLoss,
+    /// Weight of the critic's loss.
+    pub value_weight: f32,
+    /// Factor of the KL divergence in the rewards.
+    pub beta: f32,
+    /// Nats per answer to which the factor is steered, where it is (Ziegler et al. 2019, section 2.2).
+    pub target_kl: Option<f32>,
+    pub gamma: f32,
+    pub lambda: f32,
+    /// Subtracted from the reward of an answer that did not end by itself.
+    pub missing_end: f32,
+    /// Steps for which one roll-out is drawn, and how often each answer is seen.
+    pub steps_per_rollout: u64,
+    pub iterations: u64,
+}
+
+/// A model that critics start from: its shape, its weights, and its head (1, C), where it has one.
+pub struct Critic {
+    pub config: Config,
+    pub weights: Weights,
+    pub score: Option<Vec<f32>>,
+}
+
+/// A roll-out under way: numbers of states and of tokens for each answer.
+struct Drawn {
+    number: u64,
+    answers: Vec<Answer>,
+    values: Vec<Vec<f32>>,
+    advantages: Vec<Vec<f32>>,
+    returns: Vec<Vec<f32>>,
+    rows: Rows,
+}
+
+/// What a checkpoint keeps of a roll-out that further steps learn from, numbers as bits.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    rollout: u64,
+    answers: Vec<Answer>,
+    values: Vec<Vec<u32>>,
+    /// The factor of the KL divergence with which rewards were made, and which the next roll-out has.
+    beta: u32,
+    next_beta: u32,
+}
+
+/// The objective of PPO.
+pub struct Ppo {
+    networks: [Network; 2],
+    options: PpoOptions,
+    rollouts: RollOuts,
+    critic: Critic,
+    accumulate: u64,
+    seed: u64,
+    /// The factor of the KL divergence in the next roll-out's rewards.
+    next_beta: f32,
+    beta: f32,
+    drawn: Option<Drawn>,
+    programs: Programs<usize>,
+    inputs: Inputs,
+    /// Filled again for every micro-batch: numbers of tokens and of states.
+    numbers: Numbers,
+}
+
+#[derive(Default)]
+struct Numbers {
+    old: Vec<f32>,
+    references: Vec<f32>,
+    advantages: Vec<f32>,
+    values: Vec<f32>,
+    returns: Vec<f32>,
+    value_weights: Vec<f32>,
+}
+
+impl Ppo {
+    pub fn new(config: Config, settings: &Settings, options: PpoOptions, rollouts: RollOuts, critic: Critic) -> Ppo {
+        let dropout = settings.dropout();
+        let policy = Network::new(Config { dropout, ..config });
+        let networks = [policy, Network::with_prefix(Config { dropout, ..critic.config.clone() }, VALUE)];
+        Ppo {
+            networks,
+            options,
+            rollouts,
+            critic,
+            accumulate: settings.accumulate as u64,
+            seed: settings.seed,
+            next_beta: options.beta,
+            beta: options.beta,
+            drawn: None,
+            programs: Programs::default(),
+            inputs: Inputs::default(),
+            numbers: Numbers::default(),
+        }
+    }
+
+    /// Steps that learn from one roll-out.
+    fn steps(&self) -> u64 {
+        self.options.steps_per_rollout * self.options.iterations
+    }
+
+    fn micro_batches(&self) -> u64 {
+        self.options.steps_per_rollout * self.accumulate
+    }
+
+    /// A prompt with an answer, and one token more where the answer's last is a state.
+    fn encoded(&self, answer: &Answer) -> Encoded {
+        let mut encoded = self.rollouts.encoded(false, answer);
+        if answer.ended {
+            encoded.ids.push(0);
+            encoded.learned.push(false);
+        }
+        encoded
+    }
+
+    /// The critic's values of the states of each answer.
+    fn critic_values(&mut self, executor: &mut dyn Executor, answers: &[Answer]) -> Result<Vec<Vec<f32>>> {
+        let rows = Rows::new(answers.iter().map(|answer| self.encoded(answer)).collect(), None);
+        let (mut values, mut batch) = (vec![], Batch::new(VALUE_ROWS, 0));
+        let order: Vec<usize> = (0..answers.len()).collect();
+        for members in order.chunks(VALUE_ROWS) {
+            let longest = members.iter().map(|row| rows.fed(*row)).max().unwrap_or(0);
+            let length = self.rollouts.buckets.0[self.rollouts.buckets.of(longest)];
+            let critic = &self.networks[1];
+            let program = self.programs.get(executor, length, || {
+                let mut g = Graph::new();
+                let ids = g.input(NAMES.ids, Shape::u32(&[VALUE_ROWS, length]));
+                let values = of_states(&mut g, &critic.inference(), ids);
+                g.output("values", values);
+                g
+            })?;
+            batch.clear();
+            self.inputs.set_ids(&rows, members, (VALUE_ROWS, length), &mut batch);
+            batch.write(executor, program)?;
+            executor.run(program, 0, &Step::default())?;
+            let read = executor.read(program, "values")?;
+            for (row, &answer) in members.iter().enumerate() {
+                let (fed, states) = (rows.fed(answer), states(&answers[answer]));
+                values.push(read[row * length + fed - states..row * length + fed].to_vec());
+            }
+        }
+        Ok(values)
+    }
+
+    /// A roll-out with its advantages and returns.
+    fn prepared(&self, number: u64, answers: Vec<Answer>, values: Vec<Vec<f32>>) -> Drawn {
+        let (mut advantages, mut returns) = (vec![], vec![]);
+        for (answer, values) in answers.iter().zip(&values) {
+            let of_answer = self.options.advantages(self.beta, answer, values);
+            returns.push(of_answer.iter().zip(values).map(|(a, v)| (a + f64::from(*v)) as f32).collect());
+            advantages.push(of_answer);
+        }
+        // Only tokens are learned from: the state behind an answer's end has no action.
+        let of_tokens = advantages.iter().zip(&answers).flat_map(|(of, answer)| of[..answer.ids.len()].iter().copied());
+        let (mean, deviation) = moments(&of_tokens.collect::<Vec<f64>>());
+        let whitened = |of: Vec<f64>| of.into_iter().map(|a| ((a - mean) / deviation) as f32).collect();
+        let advantages = advantages.into_iter().map(whitened).collect();
+        let rows = Rows::new(answers.iter().map(|answer| self.encoded(answer)).collect(), None);
+        Drawn { number, answers, values, advantages, returns, rows }
+    }
+}
+
+impl PpoOptions {
+    /// Generalised advantages of the states of an answer, from the rewards of its tokens with this factor of the KL divergence.
+    fn advantages(&self, beta: f32, answer: &Answer, values: &[f32]) -> Vec<f64> {
+        let mut rewards: Vec<f64> = answer
+            .log_probs()
+            .zip(answer.references())
+            .map(|(own, reference)| -f64::from(beta) * (f64::from(own) - f64::from(reference)))
+            .collect();
+        rewards.resize(values.len(), 0.0);
+        let missing = if answer.ended { 0.0 } else { f64::from(self.missing_end) };
+        if let (Some(last), Some(reward)) = (rewards.last_mut(), answer.reward()) {
+            *last += f64::from(reward) - missing;
+        }
+        let (gamma, lambda) = (f64::from(self.gamma), f64::from(self.lambda));
+        let mut advantages = vec![0.0; values.len()];
+        let mut later = 0.0;
+        for t in (0..values.len()).rev() {
+            let next = values.get(t + 1).map_or(0.0, |value| f64::from(*value));
+            later = rewards[t] + gamma * next - f64::from(values[t]) + gamma * lambda * later;
+            advantages[t] = later;
+        }
+        advantages
+    }
+}
+
+/// States of an answer that the critic values.
+fn states(answer: &Answer) -> usize {
+    answer.ids.len() + usize::from(answer.ended)
+}
+
+/// Mean, and the root of the sample's variance.
+fn moments(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    (mean, (variance + LEAST_VARIANCE).sqrt())
+}
+
+/// The value (B T, 1) of each state of token ids (B, T).
+fn of_states(g: &mut Graph, critic: &Model, ids: Tensor) -> Tensor {
+    let x = critic.hidden_f32(g, ids);
+    g.scope("value");
+    let weight = critic.task_head(g, SCORE, &[1, critic.config.width]);
+    g.apply(Matmul { tb: true, ..Matmul::default() }, &[x, weight])
+}
+
+impl Objective for Ppo {
+    fn name(&self) -> &str {
+        "ppo"
+    }
+
+    fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
+    fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
+        self.rollouts.buckets.0.iter().map(|&length| ShapeKey { batch, sequences: 1, length }).collect()
+    }
+
+    fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss {
+        let dims = [shape.batch, shape.length];
+        let (_, of_tokens) = log_probs(g, &models[0], NAMES, (shape.batch, shape.length));
+        let [old, references, advantages, weights] =
+            ["old", "references", "advantages", NAMES.weights].map(|name| g.input(name, Shape::f32(&dims)));
+        let policy = g.apply(self.options.loss, &[of_tokens, old, references, advantages, weights]);
+        let ids = g.input(NAMES.ids, Shape::u32(&dims));
+        let values = of_states(g, &models[1], ids);
+        let [old, returns, weights] =
+            ["values", "returns", "value_weights"].map(|name| g.input(name, Shape::f32(&dims)));
+        let value = g.apply(self.options.value, &[values, old, returns, weights]);
+        let scaled = g.apply(Scale { factor: self.options.value_weight }, &[value]);
+        let sum = g.apply(Add, &[policy, scaled]);
+        let slot = |node: usize, slot: usize| Tensor { node, slot };
+        let scalars = vec![
+            ("policy_loss", policy),
+            ("value_loss", value),
+            ("clipped", slot(policy.node, 2)),
+            ("approx_kl", slot(policy.node, 3)),
+            ("value_clipped", slot(value.node, 1)),
+        ];
+        Loss { minimised: sum, reported: sum, scalars }
+    }
+
+    fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
+        let (_, of_tokens) = log_probs(g, &models[0], NAMES, (shape.batch, shape.length));
+        g.output("log_probs", of_tokens);
+    }
+
+    fn epoch(&self, batch: usize) -> u64 {
+        let answers = self.rollouts.questions.len() * self.rollouts.drawing.generations;
+        answers.div_ceil(batch) as u64 * self.options.iterations
+    }
+
+    fn initialise(&mut self, executor: &mut dyn Executor) -> Result<()> {
+        let Critic { config, weights, score } = &self.critic;
+        upload(executor, &self.networks[1], weights)?;
+        let score = score.clone().unwrap_or_else(|| vec![0.0; config.width]);
+        executor.write_state(&format!("{VALUE}{SCORE}"), &score)
+    }
+
+    fn prepare(&mut self, _executor: &mut dyn Executor) -> Result<()> {
+        self.programs = Programs::default();
+        self.rollouts.forget();
+        Ok(())
+    }
+
+    fn wants_roll_out(&self, step: u64) -> bool {
+        self.drawn.as_ref().is_none_or(|drawn| drawn.number != step / self.steps())
+    }
+
+    fn roll_out(&mut self, executor: &mut dyn Executor, step: u64, batch: usize) -> Result<RollOut> {
+        let (number, count) = (step / self.steps(), batch * self.micro_batches() as usize);
+        let network = self.networks[0].clone();
+        let (answers, mut rolled) = self.rollouts.draw(executor, &network, (number, count), self.seed)?;
+        let values = self.critic_values(executor, &answers)?;
+        self.beta = self.next_beta;
+        if let Some(target) = self.options.target_kl {
+            let kl = answers.iter().map(Answer::log_ratio).sum::<f64>() / count as f64;
+            let error = (kl / f64::from(target) - 1.0).clamp(-0.2, 0.2);
+            self.next_beta = (f64::from(self.beta) * (1.0 + 0.1 * error)) as f32;
+        }
+        rolled.scalars.push(("beta", self.beta));
+        self.drawn = Some(self.prepared(number, answers, values));
+        Ok(rolled)
+    }
+
+    fn state(&self) -> Value {
+        let Some(Drawn { number, answers, values, .. }) = &self.drawn else { return Value::Null };
+        let bits = |values: &Vec<f32>| values.iter().map(|value| value.to_bits()).collect();
+        json!(Kept {
+            rollout: *number,
+            answers: answers.clone(),
+            values: values.iter().map(bits).collect(),
+            beta: self.beta.to_bits(),
+            next_beta: self.next_beta.to_bits(),
+        })
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        if !state.is_null() {
+            let damaged = |why| Error::Input(format!("trainer.json is damaged ({why}): restore it from a copy"));
+            let Kept { rollout, answers, values, beta, next_beta } =
+                serde_json::from_value(state.clone()).map_err(damaged)?;
+            (self.beta, self.next_beta) = (f32::from_bits(beta), f32::from_bits(next_beta));
+            let floats = |bits: Vec<u32>| bits.into_iter().map(f32::from_bits).collect();
+            self.drawn = Some(self.prepared(rollout, answers, values.into_iter().map(floats).collect()));
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()> {
+        let micro_batches = self.micro_batches();
+        let (pass, nth) = (number / micro_batches, (number % micro_batches) as usize);
+        let drawn = self.drawn.as_ref().expect("a roll-out before its steps");
+        let mut order: Vec<usize> = (0..drawn.answers.len()).collect();
+        if micro_batches > 1 {
+            // Another order each time.
+            order.shuffle(&mut Pcg64::seed_from_u64(self.seed ^ pass.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        }
+        let members = &order[nth * batch.size..(nth + 1) * batch.size];
+        let longest = members.iter().map(|answer| drawn.rows.fed(*answer)).max().unwrap_or(0);
+        batch.shape = self.rollouts.buckets.of(longest);
+        let length = self.rollouts.buckets.0[batch.shape];
+        let tokens: usize = members.iter().map(|answer| drawn.answers[*answer].ids.len()).sum();
+        let all_states: usize = members.iter().map(|answer| states(&drawn.answers[*answer])).sum();
+        self.inputs.set(&drawn.rows, members, (batch.size, length), &|_| 1.0 / tokens as f32, batch);
+        let Numbers { old, references, advantages, values, returns, value_weights } = &mut self.numbers;
+        for numbers in [&mut *old, references, advantages, values, returns, value_weights] {
+            numbers.clear();
+            numbers.resize(batch.size * length, 0.0);
+        }
+        for (row, &answer) in members.iter().enumerate() {
+            let of = &drawn.answers[answer];
+            let first = row * length + drawn.rows.fed(answer) - states(of);
+            for (at, (own, reference)) in of.log_probs().zip(of.references()).enumerate() {
+                (old[first + at], references[first + at]) = (own, reference);
+            }
+            let here = first..first + of.ids.len();
+            advantages[here].copy_from_slice(&drawn.advantages[answer][..of.ids.len()]);
+            let here = first..first + states(of);
+            values[here.clone()].copy_from_slice(&drawn.values[answer]);
+            returns[here.clone()].copy_from_slice(&drawn.returns[answer]);
+            value_weights[here].fill(1.0 / all_states as f32);
+        }
+        let named = [
+            ("old", &*old),
+            ("references", references),
+            ("advantages", advantages),
+            ("values", values),
+            ("returns", returns),
+            ("value_weights", value_weights),
+        ];
+        named.into_iter().for_each(|(name, numbers)| batch.set_f32(name, numbers));
+        batch.tokens = members.iter().map(|answer| drawn.rows.fed(*answer)).sum();
+        Ok(())
+    }
+
+    /// The mean reward of an answer to each validation prompt.
+    fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>> {
+        if self.rollouts.validation.is_empty() {
+            return Ok(None);
+        }
+        let network = self.networks[0].clone();
+        Ok(Some(self.rollouts.validate(programs.executor, &network)?.evaluation()))
+    }
+}
