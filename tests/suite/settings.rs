@@ -199,9 +199,16 @@ const FLAGS: &[(&str, &[&str])] = &[
     ),
     ("finetune", &[TRAINING, COLUMNS, "buckets class-weights from-scratch grades lambda max-length metric model task"]),
     ("sft", &[TRAINING, "max-length mix model packing template"]),
-    ("reward", &[TRAINING, "center max-length model"]),
+    (
+        "prefer",
+        &[
+            "adapter base batch context count criterion min-p model out prompts repetition-penalty seed stop stop-token temperature \
+           template tokens top-k top-p",
+        ],
+    ),
+    ("reward", &[TRAINING, "center max-length mix model template"]),
     ("align", &[TRAINING, "beta label-smoothing loss max-length method model sft-weight template"]),
-    ("predict", &[COLUMNS, "batch data model"]),
+    ("predict", &[COLUMNS, "batch data model template"]),
     (
         "sample",
         &[
