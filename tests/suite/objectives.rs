@@ -584,8 +584,8 @@ fn a_ranking_is_learned_as_all_its_pairs() {
         let (mut trainer, records) = trained(trainer);
         (bits(&mut trainer), records, first)
     };
-    let (want, of_pairs, _) = run(Box::new(Cpu::default()), apart(), 5);
-    let devices: [Box<dyn Executor>; 2] = [Box::new(Cpu::default()), Box::new(Gpu::open("auto").unwrap())];
+    let (want, of_pairs, _) = run(Box::<Cpu>::default(), apart(), 5);
+    let devices: [Box<dyn Executor>; 2] = [Box::<Cpu>::default(), Box::new(Gpu::open("auto").unwrap())];
     for device in devices {
         // Two pairs are four answers at a time.
         let (got, records, first) = run(device, ranking(), 2);
