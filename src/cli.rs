@@ -13,6 +13,7 @@ mod finetune;
 mod hub;
 mod merge;
 mod predict;
+mod prefer;
 mod profile;
 mod render;
 mod reward;
@@ -77,6 +78,8 @@ enum Command {
     Finetune(Box<finetune::Finetune>),
     /// Fine-tune a model on dialogues or completions, with the loss on the answers
     Sft(Box<sft::FineTune>),
+    /// Choose between answers of a model, which makes preferences to learn from
+    Prefer(Box<prefer::Prefer>),
     /// Train a reward model on preferences
     Reward(Box<reward::RewardModel>),
     /// Train a model on preferences, without a reward model
@@ -116,6 +119,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Train(train) => train.run(global),
         Command::Finetune(finetune) => finetune.run(global),
         Command::Sft(sft) => sft.run(global),
+        Command::Prefer(prefer) => prefer.run(global),
         Command::Reward(reward) => reward.run(global),
         Command::Align(align) => align.run(global),
         Command::Predict(predict) => predict.run(global),

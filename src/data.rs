@@ -19,6 +19,7 @@ pub mod pieces;
 pub mod preferences;
 pub mod prepare;
 pub mod prompts;
+pub mod rankings;
 mod shard_writer;
 pub mod shards;
 pub mod source;

@@ -30,6 +30,17 @@ pub fn check_validation(choices: &Choices, validation: Option<&Path>) -> Result<
     }
 }
 
+/// Refuses shares that are not one positive number for each source.
+pub fn check_mix(mix: &[f64], sources: usize) -> Result<()> {
+    if !mix.is_empty() && mix.len() != sources {
+        fail!(Usage, "--mix has {} shares for {sources} --data: give one for each", mix.len());
+    }
+    match mix.iter().find(|share| !(share.is_finite() && **share > 0.0)) {
+        Some(share) => fail!(Usage, "--mix {share} is no share: give numbers above 0"),
+        None => Ok(()),
+    }
+}
+
 /// Files of examples that a command trains on, as a checkpoint keeps them.
 #[derive(Serialize, Deserialize)]
 pub struct ExampleFiles {
@@ -118,6 +129,17 @@ pub fn template_text(template: &str) -> Result<String> {
         fail!(Usage, "--template {template} is neither chatml, plain or lines, nor a file: give one of them");
     }
     std::fs::read_to_string(path).map_err(Error::io("read the chat template", path))
+}
+
+/// Refuses a template beside --resume that is not the one of the run in `out`.
+pub fn check_same_template(out: &Path, given: Option<&str>, kept: &Tokenizer) -> Result<()> {
+    let Some(template) = given else { return Ok(()) };
+    let kept = kept.chat_template_text();
+    if kept.is_none_or(|kept| template_text(template).ok() != Some(kept)) {
+        let out = out.display();
+        fail!(Usage, "--resume takes the chat template from the run in {out}: leave out --template {template}");
+    }
+    Ok(())
 }
 
 /// A model's tokenizer for dialogues, with the chat template that `--template` names or the folder's, and its configuration with the

@@ -1,12 +1,15 @@
 //! `wgpt predict`: labels and probabilities of a file or of standard input, one JSON object per line.
 
+use super::examples::template_text;
 use super::finetune::options::Columns;
 use super::{Global, console};
 use serde_json::Value;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use wgpt::data::chat_template::Message;
+use wgpt::data::dialogues::rendered;
 use wgpt::data::labelled::target::form;
-use wgpt::data::labelled::{self, Example};
+use wgpt::data::labelled::{self, Example, Render};
 use wgpt::error::{Error, Result};
 use wgpt::evaluate::metrics::Metrics;
 use wgpt::fail;
@@ -23,11 +26,14 @@ pub struct Predict {
     #[arg(long)]
     model: PathBuf,
     /// .jsonl, .csv or .tsv with the columns of the training data; - or nothing for standard input, a line for each text, a
-    /// tab between two, or JSON objects. Where rows have labels, metrics are reported
+    /// tab between two, or JSON objects. Where rows have labels, metrics are reported. A reward model scores lists of messages, too
     #[arg(long)]
     data: Option<PathBuf>,
     #[command(flatten)]
     columns: Columns,
+    /// Chat template of texts that are lists of messages: chatml, plain, lines, or a file [default: the model folder's]
+    #[arg(long, value_name = "NAME|FILE")]
+    template: Option<String>,
     /// Examples at once
     #[arg(long, default_value_t = 32)]
     batch: usize,
@@ -67,8 +73,18 @@ impl Predict {
         let mut columns = model.task.columns.clone();
         columns.extend(self.columns.names());
         let form = form(model.task.task, &columns)?;
+        let template = match &self.template {
+            Some(template) => model.tokenizer.clone().with_chat_template(&template_text(template)?).chat_template()?,
+            None => model.tokenizer.chat_template()?,
+        };
+        let render = |messages: &[Message]| Ok(rendered(messages, template.as_ref())?.1);
+        // Tokens around every text are those of a head on texts alone.
+        let render: Option<&Render> = if model.task.special.is_none() { Some(&render) } else { None };
+        if render.is_none() && self.template.is_some() {
+            fail!(Usage, "--template is for models that score lists of messages, and this one does not: leave it out");
+        }
         if let Some(path) = self.data.as_deref().filter(|path| *path != Path::new("-")) {
-            return Ok((path.to_path_buf(), labelled::read(path, &form, false)?));
+            return Ok((path.to_path_buf(), labelled::read_rendered(path, &form, render)?));
         }
         let mut input = std::io::stdin();
         if input.is_terminal() {
@@ -77,6 +93,6 @@ impl Predict {
         let mut text = String::new();
         let read = input.read_to_string(&mut text);
         read.map_err(|source| Error::Io { action: "read standard input as UTF-8 text".into(), source })?;
-        Ok((STANDARD_INPUT.into(), labelled::read_lines(Path::new(STANDARD_INPUT), &text, &form)?))
+        Ok((STANDARD_INPUT.into(), labelled::read_lines(Path::new(STANDARD_INPUT), &text, &form, render)?))
     }
 }

@@ -1,6 +1,8 @@
 //! `wgpt sft`: supervised fine-tuning on dialogues, prompts with completions, or texts.
 
-use super::examples::{ExampleFiles, check_validation, encoder, files, for_dialogues, longest, template_text};
+use super::examples::{
+    ExampleFiles, check_mix, check_same_template, check_validation, encoder, files, for_dialogues, longest,
+};
 use super::run::{Prepared, RunOptions, TRAINING, check_same, create_folder, merge, no_tokenizer, resumed};
 use super::{Global, console};
 use serde::{Deserialize, Serialize};
@@ -107,13 +109,7 @@ impl FineTune {
         let mut resumed = resumed(global, (&self.out, TRAINING), "sft", |objective| objective == "sft")?;
         let (mut arguments, tokenizer): (Arguments, _) = resumed.kept()?;
         let tokenizer = tokenizer.ok_or_else(|| no_tokenizer(&self.out))?;
-        if let Some(template) = &self.template {
-            let kept = tokenizer.chat_template()?;
-            if kept.is_none_or(|kept| template_text(template).ok().as_deref() != Some(kept.source())) {
-                let out = self.out.display();
-                fail!(Usage, "--resume takes the chat template from the run in {out}: leave out --template {template}");
-            }
-        }
+        check_same_template(&self.out, self.template.as_deref(), &tokenizer)?;
         let mut settings = resumed.state.settings.clone();
         let mix = (!self.mix.is_empty()).then_some(&self.mix);
         let given = json!({"max_length": self.max_length, "packing": self.packing, "mix": mix});
@@ -163,17 +159,6 @@ impl FineTune {
             title,
             hint,
         }
-    }
-}
-
-/// Refuses shares that are not one positive number for each source.
-fn check_mix(mix: &[f64], sources: usize) -> Result<()> {
-    if !mix.is_empty() && mix.len() != sources {
-        fail!(Usage, "--mix has {} shares for {sources} --data: give one for each", mix.len());
-    }
-    match mix.iter().find(|share| !(share.is_finite() && **share > 0.0)) {
-        Some(share) => fail!(Usage, "--mix {share} is no share: give numbers above 0"),
-        None => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::chat_template::{ASSISTANT, ChatTemplate, Message};
 use super::lines::{self, Row, place};
@@ -48,8 +48,8 @@ struct Written {
     conversations: Option<Vec<Turn>>,
 }
 
-/// A text, or a list of messages.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+/// A text, or a list of messages: a prompt or an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Part {
     Text(String),
@@ -205,13 +205,7 @@ impl Encoder<'_> {
     }
 
     fn dialogue(&self, messages: &[Message], from: usize) -> Result<Encoded> {
-        let Some(template) = self.template else {
-            fail!(
-                Input,
-                "dialogues need a chat template, and the model's folder has none: give one with --template chatml, plain, lines or FILE"
-            );
-        };
-        let text = template.render(messages, false)?;
+        let (template, text) = rendered(messages, self.template)?;
         let ids = self.tokenizer.encode(&text)?;
         let (mut learned, mut parted) = (vec![false; ids.len()], false);
         let turns = (from..messages.len()).filter(|at| messages[*at].role == ASSISTANT);
@@ -244,16 +238,33 @@ impl Encoder<'_> {
     }
 }
 
+/// The tokens of a whole dialogue, as the template writes it.
+pub fn dialogue_ids(messages: &[Message], template: Option<&ChatTemplate>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    tokenizer.encode(&rendered(messages, template)?.1)
+}
+
+/// The template, and the text of a whole dialogue.
+pub fn rendered<'a>(messages: &[Message], template: Option<&'a ChatTemplate>) -> Result<(&'a ChatTemplate, String)> {
+    let Some(template) = template else {
+        fail!(
+            Input,
+            "dialogues need a chat template, and the model's folder has none: give one with --template chatml, plain, lines or FILE"
+        );
+    };
+    Ok((template, template.render(messages, false)?))
+}
+
 /// Length of the common prefix.
 fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
+
 /// How often an example may come in a pass.
 const MOST_REPEATS: usize = 1000;
 
 /// The examples of all sources, each once; or with `shares`, one for each source, as many of each as its share says: the source that
 /// is largest for its share has each example once, those of others come again, from the first on.
-pub fn mixed(sources: Vec<Vec<Encoded>>, shares: &[f64]) -> Result<Vec<Encoded>> {
+pub fn mixed<T: Clone>(sources: Vec<Vec<T>>, shares: &[f64]) -> Result<Vec<T>> {
     if shares.is_empty() {
         return Ok(sources.into_iter().flatten().collect());
     }

@@ -15,7 +15,7 @@ pub mod sequences;
 pub mod target;
 mod write;
 
-pub use self::read::{read, read_lines};
+pub use self::read::{Render, read, read_lines, read_rendered};
 pub use self::write::write;
 
 use std::path::Path;
@@ -105,6 +105,8 @@ pub struct Example {
     pub choices: Vec<String>,
     /// The label as it is written; where there are choices, the number of the right one in `choices`, counted from 0.
     pub label: Option<String>,
+    /// Whether its text is a dialogue as a chat template writes it, which has its own tokens around it.
+    pub rendered: bool,
 }
 
 impl Example {

@@ -1,10 +1,13 @@
 //! Reward models from preferences: "Training language models to follow instructions with human feedback" (Ouyang et al. 2022,
-//! section 3.4) with the margins of "Llama 2" (Touvron et al. 2023, section 3.2.2).
+//! sections 3.4 and 3.5) with the margins of "Llama 2" (Touvron et al. 2023, section 3.2.2).
 //!
 //!   loss = mean of -log sigmoid(r_c - r_r - margin), plus centre * mean of (r_c + r_r)^2
 //!
-//! r is a head of one output, `score.weight` (1, C), on the last token of prompt and answer. The loss is the cross-entropy of a
-//! choice between two, the chosen answer first, so that a pair is an example of two choices.
+//! r is a head of one output, `score.weight` (1, C), on the last token of prompt and answer. A ranking of K answers is all its pairs of
+//! different ranks, a pair a ranking of two. All answers of a ranking are in one micro-batch, each once, and so are its pairs: a
+//! micro-batch of B pairs has 2 B rows for answers, which as many rankings fill as fit. Each pair of a micro-batch weighs the same.
+//!
+//! The loss of a pair is the cross-entropy of a choice between two, the chosen answer first.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,8 +19,8 @@ use super::labelled::scorer;
 use super::sft;
 use crate::data::buckets::{Buckets, Epochs, group};
 use crate::data::labelled::Task;
-use crate::data::labelled::target::{Answer, Target};
-use crate::data::preferences::Preference;
+use crate::data::labelled::target::Target;
+use crate::data::rankings::Pair;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::formats::folder::NamedTensor;
@@ -25,7 +28,9 @@ use crate::graph::{Graph, Shape, Tensor};
 use crate::models::blocks::Model;
 use crate::models::config::Config;
 use crate::models::network::Network;
+use crate::ops::IGNORED;
 use crate::ops::add::Add;
+use crate::ops::class_loss::ClassLoss;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::scale::Scale;
 use crate::ops::squared_error::SquaredError;
@@ -45,104 +50,149 @@ pub struct Reward {
     pad: u32,
     buckets: Buckets,
     epochs: Epochs,
-    training: Pairs,
-    validation: Pairs,
+    training: Rankings,
+    validation: Rankings,
 }
 
-/// Pairs that are ready to be fed.
+/// A ranking whose answers are tokens, at least one each.
+#[derive(Clone, Debug)]
+pub struct Ranked {
+    pub answers: Vec<Vec<u32>>,
+    /// Pairs of answers that are not ties, by their places here.
+    pub pairs: Vec<Pair>,
+}
+
+/// Rankings that are ready to be fed.
 #[derive(Clone, Default)]
-pub struct Pairs {
-    /// The chosen and the rejected sequence of each.
-    items: Vec<Item>,
-    margins: Vec<f32>,
-    /// Pairs that were left out because a sequence is too long.
-    pub dropped: usize,
+pub struct Rankings {
+    /// All answers, a sequence in each.
+    answers: Vec<Item>,
+    /// By ranking: its first answer, how many it has, and its pairs.
+    rankings: Vec<(usize, usize, Vec<Pair>)>,
 }
 
-impl Pairs {
-    /// Prompt and answer as tokens, with those that the tokenizer puts around every text. Pairs with a sequence of more than
-    /// `longest` tokens are dropped.
-    pub fn encode(preferences: &[Preference], tokenizer: &Tokenizer, longest: usize) -> Result<Pairs> {
-        let mut pairs = Pairs::default();
-        for Preference { prompt, chosen, rejected, margin, .. } in preferences {
-            let ids = [chosen, rejected].map(|answer| tokenizer.encode_prompt(&format!("{prompt}{answer}")));
-            let ids = ids.into_iter().collect::<Result<Vec<Vec<u32>>>>()?;
-            if ids.iter().any(|ids| ids.is_empty() || ids.len() > longest) {
-                pairs.dropped += 1;
-                continue;
-            }
-            pairs.items.push(Item { ids, answer: Some(Answer::Class(0)), weight: 1.0 });
-            pairs.margins.push(*margin);
+impl Rankings {
+    pub fn new(all: Vec<Ranked>) -> Rankings {
+        let mut rankings = Rankings::default();
+        for Ranked { answers, pairs } in all {
+            rankings.rankings.push((rankings.answers.len(), answers.len(), pairs));
+            let item = |ids: Vec<u32>| Item { ids: vec![ids], answer: None, weight: 1.0 };
+            rankings.answers.extend(answers.into_iter().map(item));
         }
-        Ok(pairs)
+        rankings
     }
 
+    /// Rankings, pairs among them.
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.rankings.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.rankings.is_empty()
     }
 
-    /// Sets the inputs of a batch of these pairs.
-    fn set(&self, members: &[usize], length: usize, batch: &mut Batch) -> usize {
-        let items: Vec<&Item> = members.iter().map(|&i| &self.items[i]).collect();
-        let made = LabelledBatch::new(Task::Choose, &items, batch.size, length);
+    /// Pairs of all rankings.
+    pub fn pairs(&self) -> usize {
+        self.rankings.iter().map(|(_, _, pairs)| pairs.len()).sum()
+    }
+
+    /// Answers of the largest ranking, at least two.
+    pub fn most_answers(&self) -> usize {
+        self.rankings.iter().map(|(_, count, _)| *count).max().unwrap_or(0).max(2)
+    }
+
+    /// Tokens of each ranking's longest answer.
+    fn lengths(&self) -> impl Iterator<Item = usize> {
+        let of =
+            |&(first, count, _): &(usize, usize, _)| self.answers[first..first + count].iter().map(Item::length).max();
+        self.rankings.iter().map(move |ranking| of(ranking).unwrap_or(0))
+    }
+
+    /// Sets the inputs of a micro-batch of some rankings, with room for so many pairs; its number of tokens.
+    fn set(&self, members: &[usize], (length, pairs): (usize, usize), batch: &mut Batch) -> usize {
+        let (mut answers, mut rows, mut margins) = (vec![], vec![IGNORED; 2 * pairs], vec![0.0; 2 * pairs]);
+        let (mut weights, mut pair) = (vec![0.0; pairs], 0);
+        for &(first, count, ref all) in members.iter().map(|&i| &self.rankings[i]) {
+            for &Pair { chosen, rejected, margin } in all {
+                (rows[2 * pair], rows[2 * pair + 1]) =
+                    ((answers.len() + chosen) as u32, (answers.len() + rejected) as u32);
+                // What is subtracted from r_c - r_r is added to r_r.
+                (margins[2 * pair + 1], weights[pair]) = (margin, 1.0);
+                pair += 1;
+            }
+            answers.extend(&self.answers[first..first + count]);
+        }
+        let made = LabelledBatch::new(Task::Classify, &answers, 2 * batch.size, length);
         made.set_inputs(batch);
-        made.set_answers(batch, &PAIR);
-        // What is subtracted from r_c - r_r is added to r_r.
-        let mut margins = vec![0.0; 2 * batch.size];
-        members.iter().enumerate().for_each(|(row, &i)| margins[2 * row + 1] = self.margins[i]);
+        batch.set("pairs", &rows);
         batch.set_f32("margins", &margins);
+        batch.set("classes", &vec![0; pairs]);
+        batch.set_f32("weights", &weights);
         made.ids.len()
     }
 }
 
-/// The chosen answer, then the rejected.
-const PAIR: Target = Target::Choices(2);
+/// The lengths that answers are padded to, and the micro-batches of an epoch.
+fn planned(context: usize, training: &Rankings, validation: &Rankings) -> (Buckets, Epochs) {
+    let lengths = training.lengths().chain(validation.answers.iter().map(Item::length));
+    let buckets = Buckets::fit(lengths, super::labelled::BUCKETS, context);
+    let sizes = training.rankings.iter().map(|(_, count, _)| *count).collect();
+    let epochs = Epochs::with_sizes(training.lengths().map(|length| buckets.of(length)).collect(), sizes);
+    (buckets, epochs)
+}
+
+/// Micro-batches of `batch` pairs in one epoch of training.
+pub fn epoch_len(context: usize, (training, validation): (&Rankings, &Rankings), batch: usize) -> u64 {
+    planned(context, training, validation).1.len(2 * batch)
+}
 
 impl Reward {
+    /// Rankings have at most two answers for each pair of a micro-batch ([`Rankings::most_answers`]).
     pub fn new(
         config: Config,
         (centre, pad): (f32, u32),
         settings: &Settings,
-        (training, validation): (Pairs, Pairs),
+        (training, validation): (Rankings, Rankings),
     ) -> Reward {
-        let lengths = training.items.iter().chain(&validation.items).map(Item::length);
-        let buckets = Buckets::fit(lengths, super::labelled::BUCKETS, config.context);
+        assert!(training.most_answers() <= 2 * settings.batch, "a ranking is in one micro-batch");
+        let (buckets, epochs) = planned(config.context, &training, &validation);
         let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
-        let epochs = Epochs::new(bucket_of(&buckets, &training));
         Reward { networks, centre, pad, buckets, epochs, training, validation }
     }
 
+    /// The head on the answers of a micro-batch of so many pairs.
     fn head(&self, batch: usize) -> Head {
         let width = self.networks[0].config().width;
-        Head { task: Task::Choose, target: PAIR, width, batch, dropout: 0.0 }
+        Head { task: Task::Classify, target: Target::Grade, width, batch: 2 * batch, dropout: 0.0 }
+    }
+
+    /// The most pairs that 2 `batch` answers can make: K of them make at most K (K - 1) / 2.
+    fn most_pairs(&self, batch: usize) -> usize {
+        batch * (self.training.most_answers() - 1)
     }
 }
 
-/// The bucket of each pair.
-fn bucket_of(buckets: &Buckets, pairs: &Pairs) -> Vec<usize> {
-    pairs.items.iter().map(|item| buckets.of(item.length())).collect()
-}
-
-/// The loss of scores, a chosen and a rejected one after the other for each pair, and what it consists of. Reads the inputs
-/// `margins` (2 for each pair), `classes` and `weights`, and where there is centring `chosen`, `rejected` and `zeros`.
-pub fn loss(g: &mut Graph, head: &Head, scores: Tensor, centre: f32) -> Loss {
+/// The loss of `scores`, one for each answer, in `most` pairs at most, and the pairwise part of it as a scalar where there is centring.
+/// Reads the inputs `pairs` and `margins` (2 for each pair), `classes` and `weights`, and where there is centring `chosen`, `rejected`
+/// and `zeros`.
+pub fn loss(g: &mut Graph, scores: Tensor, most: usize, centre: f32) -> Loss {
+    g.scope("score");
+    let pairs = g.input("pairs", Shape::u32(&[2 * most]));
+    let scores = g.apply(GatherRows, &[scores, pairs]); // (2 P, 1): r_c, r_r, r_c, ...
     let dims = g.shape(scores).dims.clone();
     let margins = g.input("margins", Shape::f32(&dims));
     let widened = g.apply(Add, &[scores, margins]);
-    let pairwise = head.loss(g, widened);
+    let (classes, weights) = (g.input("classes", Shape::u32(&[most])), g.input("weights", Shape::f32(&[most])));
+    let pairwise = g.apply(ClassLoss, &[widened, classes, weights]);
     if centre == 0.0 {
         return pairwise.into();
     }
     let [chosen, rejected] = ["chosen", "rejected"].map(|rows| {
-        let rows = g.input(rows, Shape::u32(&[head.batch]));
+        let rows = g.input(rows, Shape::u32(&[most]));
         g.apply(GatherRows, &[scores, rows])
     });
     let sums = g.apply(Add, &[chosen, rejected]); // r_c + r_r
-    let [zeros, weights] = ["zeros", "weights"].map(|name| g.input(name, Shape::f32(&[head.batch])));
+    let zeros = g.input("zeros", Shape::f32(&[most]));
     let squares = g.apply(SquaredError, &[sums, zeros, weights]);
     let centring = g.apply(Scale { factor: centre }, &[squares]);
     let sum = g.apply(Add, &[pairwise, centring]);
@@ -163,11 +213,10 @@ impl Objective for Reward {
     }
 
     fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss {
-        let head = self.head(shape.batch);
         let ids = g.input("ids", Shape::u32(&[2 * shape.batch, shape.length]));
         let x = models[0].hidden(g, ids);
-        let scores = head.scores(g, &models[0], x);
-        loss(g, &head, scores, self.centre)
+        let scores = self.head(shape.batch).scores(g, &models[0], x);
+        loss(g, scores, self.most_pairs(shape.batch), self.centre)
     }
 
     fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
@@ -175,19 +224,20 @@ impl Objective for Reward {
     }
 
     fn epoch(&self, batch: usize) -> u64 {
-        self.epochs.len(batch)
+        self.epochs.len(2 * batch)
     }
 
     fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()> {
-        let group = self.epochs.group(number, batch.size, batch.seed);
-        batch.tokens = self.training.set(&group.examples, self.buckets.0[group.bucket], batch);
+        let group = self.epochs.group(number, 2 * batch.size, batch.seed);
+        let most = self.most_pairs(batch.size);
+        batch.tokens = self.training.set(&group.examples, (self.buckets.0[group.bucket], most), batch);
         batch.shape = group.bucket;
         if self.centre > 0.0 {
-            let rows = |first: u32| (0..batch.size as u32).map(|pair| 2 * pair + first).collect::<Vec<_>>();
+            let rows = |first: u32| (0..most as u32).map(|pair| 2 * pair + first).collect::<Vec<_>>();
             let (chosen, rejected) = (rows(0), rows(1));
             batch.set("chosen", &chosen);
             batch.set("rejected", &rejected);
-            batch.set_f32("zeros", &vec![0.0; batch.size]);
+            batch.set_f32("zeros", &vec![0.0; most]);
         }
         Ok(())
     }
@@ -197,19 +247,25 @@ impl Objective for Reward {
         if self.validation.is_empty() {
             return Ok(None);
         }
-        let size = programs.settings.batch;
-        let order: Vec<usize> = (0..self.validation.len()).collect();
-        let (head, mut scores) = (self.head(size), vec![vec![]; order.len()]);
+        let (size, answers) = (programs.settings.batch, &self.validation.answers);
+        let order: Vec<usize> = (0..answers.len()).collect();
+        let bucket_of: Vec<usize> = answers.iter().map(|answer| self.buckets.of(answer.length())).collect();
+        let (head, mut scores) = (self.head(size), vec![vec![]; answers.len()]);
         let mut batch = Batch::new(size, 0);
-        for group in group(&bucket_of(&self.buckets, &self.validation), &order, size) {
+        // Each answer is scored by itself.
+        for group in group(&bucket_of, &order, head.batch) {
             batch.clear();
-            let items: Vec<&Item> = group.examples.iter().map(|&i| &self.validation.items[i]).collect();
-            LabelledBatch::new(Task::Choose, &items, size, self.buckets.0[group.bucket]).set_inputs(&mut batch);
+            let items: Vec<&Item> = group.examples.iter().map(|&i| &answers[i]).collect();
+            LabelledBatch::new(head.task, &items, head.batch, self.buckets.0[group.bucket]).set_inputs(&mut batch);
             batch.shape = group.bucket;
             let program = programs.run(&batch)?;
             scorer::scores_of(programs.executor, program, &head, &group, &mut scores)?;
         }
-        Ok(Some(evaluation(&scores, &self.validation.margins)))
+        let of = |(first, _, pairs): &(usize, usize, Vec<Pair>)| {
+            let reward = |answer: usize| f64::from(scores[first + answer][0]);
+            pairs.iter().map(|pair| (reward(pair.chosen) - reward(pair.rejected), pair.margin)).collect::<Vec<_>>()
+        };
+        Ok(Some(evaluation(&self.validation.rankings.iter().flat_map(of).collect::<Vec<_>>())))
     }
 
     fn has_head(&self) -> bool {
@@ -226,19 +282,19 @@ impl Objective for Reward {
     }
 }
 
-/// What rewards, a chosen and a rejected one for each pair, say of the pairs.
-fn evaluation(scores: &[Vec<f32>], margins: &[f32]) -> Evaluation {
-    let differences: Vec<f64> = scores.iter().map(|pair| f64::from(pair[0] - pair[1])).collect();
+/// What differences of rewards, r_c - r_r, with the margins of their pairs say.
+fn evaluation(pairs: &[(f64, f32)]) -> Evaluation {
     let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
-    let losses = differences.iter().zip(margins).map(|(d, margin)| softplus(f64::from(*margin) - d));
-    let loss = losses.sum::<f64>() / scores.len() as f64;
+    let loss = pairs.iter().map(|(d, margin)| softplus(f64::from(*margin) - d)).sum::<f64>() / pairs.len() as f64;
     let share = |of: &[f64]| of.iter().filter(|d| **d > 0.0).count() as f64 / of.len() as f64;
-    let accuracy = share(&differences);
-    let mut grades: Vec<f32> = margins.to_vec();
-    grades.sort_by(f32::total_cmp);
+    let accuracy = share(&pairs.iter().map(|(d, _)| *d).collect::<Vec<_>>());
+    // Thirds are written with more digits or fewer.
+    let rounded = |margin: f32| (f64::from(margin) * 1e3).round() / 1e3 + 0.0;
+    let mut grades: Vec<f64> = pairs.iter().map(|(_, margin)| rounded(*margin)).collect();
+    grades.sort_by(f64::total_cmp);
     grades.dedup();
-    let of_grade = |grade: &f32| {
-        let of = differences.iter().zip(margins).filter(|(_, m)| *m == grade).map(|(d, _)| *d).collect::<Vec<_>>();
+    let of_grade = |grade: &f64| {
+        let of = pairs.iter().filter(|(_, margin)| rounded(*margin) == *grade).map(|(d, _)| *d).collect::<Vec<_>>();
         format!("{:.3} of {} with margin {grade}", share(&of), of.len())
     };
     let by_grade = match grades.len() {

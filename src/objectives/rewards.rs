@@ -17,6 +17,8 @@ pub struct Judged<'a> {
     pub line: usize,
     /// Prompt and answer as one text.
     pub whole: String,
+    /// Whether a chat template wrote it, with all tokens around it.
+    pub rendered: bool,
     /// The answer alone, without the token that ends it.
     pub answer: &'a str,
     /// Tokens of the answer, the one that ends it among them.

@@ -12,7 +12,7 @@ use super::reference::{REFERENCE, Reference};
 use super::rewards::{Judged, Rewards};
 use super::rows::Rows;
 use crate::data::buckets::Buckets;
-use crate::data::dialogues::Encoded;
+use crate::data::dialogues::{Encoded, Part};
 use crate::data::prompts::Prompt;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
@@ -208,7 +208,8 @@ impl RollOuts {
         let judged = answers.iter().zip(&texts).map(|(answer, text)| {
             let Question { prompt, .. } = &questions[answer.question];
             let whole = prompt.answered(text, &self.tokenizer)?;
-            Ok(Judged { row: &prompt.row, line: prompt.line, whole, answer: text, tokens: answer.ids.len() })
+            let rendered = matches!(prompt.prompt, Part::Messages(_));
+            Ok(Judged { row: &prompt.row, line: prompt.line, whole, rendered, answer: text, tokens: answer.ids.len() })
         });
         let rewards = self.rewards.of(executor, &judged.collect::<Result<Vec<_>>>()?)?;
         if let Some(n) = rewards.iter().position(|reward| reward.is_some_and(|reward| !reward.is_finite())) {

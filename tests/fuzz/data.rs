@@ -10,7 +10,7 @@ use ruzstd::encoding::CompressionLevel;
 use serde_json::json;
 use tempfile::tempdir;
 use wgpt::data::labelled::{self, Task};
-use wgpt::data::preferences;
+use wgpt::data::rankings::{self, Pair};
 use wgpt::data::shards::{Sizes, map, tokenise};
 use wgpt::data::source::Source;
 use wgpt::data::tokenizer::Tokenizer;
@@ -71,7 +71,7 @@ proptest! {
             Ok(())
         });
         if let Ok(text) = std::str::from_utf8(&bytes) {
-            bounded(bytes.len(), || labelled::read_lines(&path, text, &form));
+            bounded(bytes.len(), || labelled::read_lines(&path, text, &form, Some(&|_| Ok("text".into()))));
         }
     }
 
@@ -124,14 +124,16 @@ proptest! {
     #[test]
     fn preference_files(changes in mutations()) {
         let good = "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\", \"margin\": 0.5}\n\n\
-            {\"chosen\": \"d\", \"rejected\": \"e\"}\n";
+            {\"chosen\": \"d\", \"rejected\": \"e\"}\n{\"answers\": [\"f\", \"g\", \"h\"], \"ranks\": [1, 2, 1]}\n";
         let bytes = mutated(good.as_bytes(), &changes);
         let folder = tempdir().unwrap();
         let path = folder.path().join("pairs.jsonl");
         fs::write(&path, &bytes).unwrap();
         bounded(bytes.len(), || {
-            let pairs = preferences::read(&path)?;
-            assert!(pairs.iter().all(|pair| pair.margin.is_finite() && pair.chosen != pair.rejected));
+            for ranking in rankings::read(&path)? {
+                let differ = |pair: &Pair| ranking.answers[pair.chosen] != ranking.answers[pair.rejected];
+                assert!(ranking.pairs.iter().all(|pair| pair.margin.is_finite() && differ(pair)));
+            }
             Ok(())
         });
     }

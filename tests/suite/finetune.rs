@@ -42,7 +42,7 @@ impl Part for &str {
 
 fn row(texts: &[&str], choices: &[&str]) -> Example {
     let own = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
-    Example { line: 1, texts: own(texts), choices: own(choices), label: None }
+    Example { line: 1, texts: own(texts), choices: own(choices), label: None, rendered: false }
 }
 
 fn one(text: &str) -> Example {

@@ -137,7 +137,8 @@ fn a_classifier_of_transformers_has_its_logits() {
     let expected: Vec<Value> =
         serde_json::from_slice(&fs::read(fixture("gpt2_classifier/expected.json")).unwrap()).unwrap();
     let text = |case: &Value| case["text"].as_str().unwrap().to_string();
-    let row = |case: &Value| Example { line: 1, texts: vec![text(case)], choices: vec![], label: None };
+    let row =
+        |case: &Value| Example { line: 1, texts: vec![text(case)], choices: vec![], label: None, rendered: false };
     let rows: Vec<Example> = expected.iter().map(row).collect();
     let prepared = prepare(&model.encoder(), &model.task.target, &rows, Path::new("texts")).unwrap();
     assert_eq!(prepared.cut, 1, "the context holds 12 tokens");

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// The other arguments that a command needs beside the flag.
-const COMMANDS: [(&str, &str); 12] = [
+const COMMANDS: [(&str, &str); 13] = [
     (
         "train",
         "--out run --data a.txt --tokenizer bytes --layers 1 --heads 2 --width 16 --context 16 --batch 2 --steps 1 --eval-every 0 --eval-batches 1",
@@ -13,6 +13,7 @@ const COMMANDS: [(&str, &str); 12] = [
     ("finetune", "--out tuned --model model --task classify --data a.csv --epochs 1 --batch 2 --max-length 8"),
     ("predict", "--model model --data a.csv"),
     ("sample", "--model model --prompt ab --tokens 2"),
+    ("prefer", "--model model --prompts rows.jsonl --out rows.out --tokens 2"),
     ("eval", "--model model --data a.txt"),
     ("export", "--model model --out exported --overwrite"),
     ("tokenizer train", "--data a.txt --vocab 260 --out tokenizer --overwrite"),
@@ -41,7 +42,7 @@ fn no_number_in_any_flag_panics() {
     let place = Place::new();
     crate::export::tiny_model(&place.path("model"), 0.1);
     place.write("a.txt", "some words to read\n".repeat(40));
-    place.write("rows.jsonl", "{\"text\": \"ab\"}\n");
+    place.write("rows.jsonl", "{\"text\": \"ab\", \"prompt\": \"ab\"}\n");
     place.write("a.csv", "text,label\na,x\nb,y\na,x\nb,y\n");
     let mut runs = vec![];
     for (command, needs) in COMMANDS {
@@ -53,7 +54,7 @@ fn no_number_in_any_flag_panics() {
             let at = words.iter().position(|word| *word == format!("--{flag}"));
             let kept = words.iter().enumerate().filter(|(i, _)| at.is_none_or(|at| *i != at && *i != at + 1));
             let kept: Vec<&str> = kept.map(|(_, word)| *word).collect();
-            if ["out", "data", "model", "val", "init", "config", "prompt", "prompt-file", "tokenizer"]
+            if ["out", "data", "model", "val", "init", "config", "prompt", "prompt-file", "prompts", "tokenizer"]
                 .contains(&flag.as_str())
             {
                 continue; // names of files
@@ -78,7 +79,7 @@ fn no_number_in_any_flag_panics() {
 #[track_caller]
 fn check(place: &Place, arguments: &str) {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["model", "a.txt", "a.csv"] {
+    for name in ["model", "a.txt", "a.csv", "rows.jsonl"] {
         #[cfg(unix)]
         std::os::unix::fs::symlink(place.path(name), folder.path().join(name)).unwrap();
     }
@@ -106,7 +107,7 @@ fn check(place: &Place, arguments: &str) {
 }
 
 /// Flags that would do nothing beside others, and what the error names.
-const USELESS: [(&str, &str); 24] = [
+const USELESS: [(&str, &str); 26] = [
     ("train --out run --data a.txt --ext md", "--ext"),
     ("train --out run --data a.txt --init model --init-std 0.1", "--init-std"),
     ("train --out run --data a.txt --init model --residual-init plain", "--residual-init"),
@@ -123,7 +124,9 @@ const USELESS: [(&str, &str); 24] = [
     ("finetune --out run --model model --task classify --data a.csv --premise p", "--premise"),
     ("reward --out run --model model --data a.jsonl --patience 2", "--val"),
     ("reward --out run --model model --data a.jsonl --classifier-rows 64", "--classifier-rows"),
+    ("reward --out run --model model --data a.jsonl --mix 1,2", "--mix"),
     ("sample --model model --prompt a --strategy greedy --top-k 3", "--top-k"),
+    ("prefer --model model --prompts a.jsonl --out b.jsonl --strategy greedy", "--strategy"),
     ("eval --model model --data a.txt --ext md", "--ext"),
     ("eval --model model --task cloze --seed 3", "--seed"),
     ("eval --model model --task choose --separator x", "--separator"),

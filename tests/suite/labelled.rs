@@ -5,7 +5,7 @@ use wgpt::data::labelled::{Column, Example, Form, Task, read, write};
 
 fn example(line: usize, texts: &[&str], choices: &[&str], label: Option<&str>) -> Example {
     let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
-    Example { line, texts: owned(texts), choices: owned(choices), label: label.map(str::to_string) }
+    Example { line, texts: owned(texts), choices: owned(choices), label: label.map(str::to_string), rendered: false }
 }
 
 /// What `read` makes of a file.

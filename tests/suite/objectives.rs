@@ -2,6 +2,7 @@
 //! layer, early stopping, resuming.
 
 use crate::grpo::Even;
+use crate::llama::{largest, worst};
 use crate::training::{Choices as Tiny, assert_same, choices, no_device, setup};
 use std::cell::RefCell;
 use std::path::Path;
@@ -15,8 +16,8 @@ use wgpt::data::dialogues::{Encoded, Encoder, Form, Part};
 use wgpt::data::labelled::Task;
 use wgpt::data::labelled::sequences::Special;
 use wgpt::data::labelled::target::{Answer, Target};
-use wgpt::data::preferences::Preference;
 use wgpt::data::prompts::Prompt;
+use wgpt::data::rankings::Pair;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
@@ -36,7 +37,7 @@ use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::{self, Labelled, Options};
 use wgpt::objectives::ppo::{self, Critic, Ppo, PpoOptions};
-use wgpt::objectives::reward::{self, Pairs, Reward};
+use wgpt::objectives::reward::{self, Ranked, Rankings, Reward};
 use wgpt::objectives::rollouts::{Drawing, Question, RollOuts};
 use wgpt::objectives::sft::{self, Rows, Sft};
 use wgpt::ops::kto_loss::KtoLoss;
@@ -140,19 +141,29 @@ fn task(task: Task, config: Config, choices: Choices) -> Made {
     (Box::new(objective), settings)
 }
 
+/// Texts that are ranked, and the pairs of them, by their places, with margins.
+fn ranked(texts: &[&str], pairs: &[(usize, usize, f32)]) -> Ranked {
+    let tokenizer = Tokenizer::bytes().unwrap();
+    let pair = |&(chosen, rejected, margin): &(usize, usize, f32)| Pair { chosen, rejected, margin };
+    Ranked {
+        answers: texts.iter().map(|text| tokenizer.encode_prompt(text).unwrap()).collect(),
+        pairs: pairs.iter().map(pair).collect(),
+    }
+}
+
 fn reward(choices: Choices) -> Made {
-    let settings = choices.resolve(&reward::RECIPE, |batch| epoch_len(5, batch)).unwrap();
-    let pair = |i: usize| Preference {
-        line: i,
-        prompt: "ab".into(),
-        chosen: "c".repeat(1 + 9 * (i % 2)),
-        rejected: "dd".into(),
-        margin: (i % 3) as f32 / 2.0,
+    let pair = |i: usize| {
+        let chosen = format!("ab{}", "c".repeat(1 + 9 * (i % 2)));
+        ranked(&[&chosen, "abdd"], &[(0, 1, (i % 3) as f32 / 2.0)])
     };
-    let pairs: Vec<Preference> = (0..5).map(pair).collect();
-    let pairs = Pairs::encode(&pairs, &Tokenizer::bytes().unwrap(), 24).unwrap();
-    let objective = Reward::new(config("demo"), (0.01, 256), &settings, (pairs.clone(), pairs));
-    (Box::new(objective), settings)
+    let ranking = ranked(&["abcc", "abd", "abccc"], &[(0, 1, 0.0), (2, 1, 0.0)]);
+    rewards((0..5).map(pair).chain([ranking]).collect(), choices)
+}
+
+fn rewards(all: Vec<Ranked>, choices: Choices) -> Made {
+    let all = Rankings::new(all);
+    let settings = choices.resolve(&reward::RECIPE, |batch| reward::epoch_len(24, (&all, &all), batch)).unwrap();
+    (Box::new(Reward::new(config("demo"), (0.01, 256), &settings, (all.clone(), all))), settings)
 }
 
 /// Prompts with completions of different lengths.
@@ -623,8 +634,67 @@ fn a_rewards_margins_and_accuracies_are_reported_by_grade() {
     let (mut trained, records) = trained(trainer(Cpu::default(), (objective, settings)));
     assert!(records.iter().all(|r| r.scalars.contains_key("pairwise_loss")), "{records:?}");
     let evaluation = trained.evaluate().unwrap().unwrap();
-    assert_eq!(evaluation.value, Some(1.0), "five pairs are learned by heart");
+    assert_eq!(evaluation.value, Some(1.0), "seven pairs are learned by heart");
     for grade in ["with margin 0", "with margin 0.5", "with margin 1"] {
         assert!(evaluation.text.contains(grade), "{}", evaluation.text);
     }
+}
+
+/// Four answers of which two are ties: their gradient is that of the five pairs that they make.
+#[test]
+fn a_ranking_is_learned_as_all_its_pairs() {
+    let texts = ["abc", "abdd", "abe", "abfff"];
+    let pairs = [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)];
+    let ranking = || vec![ranked(&texts, &pairs.map(|(chosen, rejected)| (chosen, rejected, 0.0)))];
+    let apart = || pairs.map(|(chosen, rejected)| ranked(&[texts[chosen], texts[rejected]], &[(0, 1, 0.0)])).to_vec();
+    let choices =
+        |batch| Choices { batch: Some(batch), accumulate: Some(1), steps: Some(1), clip: Some(0.0), ..base() };
+    let run = |device: Box<dyn Executor>, all: Vec<Ranked>, batch: usize| {
+        let (objective, settings) = rewards(all, choices(batch));
+        let blueprint = Blueprint::new(objective.as_ref(), &settings, device.limits()).unwrap();
+        let mut trainer = Trainer::new(device, blueprint, objective, settings).unwrap();
+        trainer.initialise(None).unwrap();
+        let first = trainer.evaluate().unwrap().unwrap().loss as f32;
+        let (mut trainer, records) = trained(trainer);
+        (bits(&mut trainer), records, first)
+    };
+    let (want, of_pairs, _) = run(Box::<Cpu>::default(), apart(), 5);
+    let devices: [Box<dyn Executor>; 2] = [Box::<Cpu>::default(), Box::new(Gpu::open("auto").unwrap())];
+    for device in devices {
+        // Two pairs are four answers at a time.
+        let (got, records, first) = run(device, ranking(), 2);
+        let loss = |records: &[Record]| records[0].loss;
+        // The same terms, summed in another order; on the GPU with other products, too.
+        close("loss", &[loss(&records)], &[loss(&of_pairs)], 1e-5);
+        // Each answer scored by itself, and the pairs' losses on the host.
+        close("validation loss", &[records[0].scalars["pairwise_loss"]], &[first], 1e-5);
+        let values = |bits: &[u32]| bits.iter().map(|b| f32::from_bits(*b)).collect::<Vec<_>>();
+        let mut compared = 0;
+        for ((name, got), (_, want)) in got.iter().zip(&want).filter(|((name, _), _)| name.ends_with(".exp_avg")) {
+            let (got, want) = (values(got), values(want));
+            let error = worst(&got, &want);
+            // f32 sums over some 20 tokens, through two blocks and back.
+            assert!(error <= 5e-5 * largest(&want), "{name} is {error} off, and its largest {}", largest(&want));
+            compared += 1;
+        }
+        assert!(compared > 10, "{compared} gradients");
+    }
+}
+
+/// Margins count in training as in the evaluation, whatever the sizes of the rankings of a micro-batch.
+#[test]
+fn each_pair_of_a_micro_batch_weighs_the_same() {
+    let all = || {
+        vec![
+            ranked(&["ab", "c", "de"], &[(0, 1, 0.0), (0, 2, 0.0), (1, 2, 0.0)]),
+            ranked(&["fg", "h"], &[(0, 1, 1.0)]),
+            ranked(&["i", "jk"], &[(0, 1, 0.5)]),
+        ]
+    };
+    let choices = Choices { batch: Some(4), accumulate: Some(1), steps: Some(1), ..base() };
+    let mut trainer = trainer(Cpu::default(), rewards(all(), choices));
+    let want = trainer.evaluate().unwrap().unwrap().loss as f32;
+    let (_, records) = trained(trainer);
+    // f32 sums of small numbers.
+    close("loss", &[records[0].scalars["pairwise_loss"]], &[want], 1e-5);
 }

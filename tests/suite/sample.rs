@@ -29,7 +29,7 @@ struct Record {
 }
 
 /// A folder with a random model in `model`.
-fn place() -> (Place, Tokenizer) {
+pub fn place() -> (Place, Tokenizer) {
     let place = Place::new();
     let tokenizer = Tokenizer::chars(ALPHABET).unwrap();
     let sized = Config::new(tokenizer.vocabulary_size(), CONTEXT, 1, 2, 16);

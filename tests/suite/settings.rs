@@ -199,7 +199,14 @@ const FLAGS: &[(&str, &[&str])] = &[
     ),
     ("finetune", &[TRAINING, COLUMNS, "buckets class-weights from-scratch grades lambda max-length metric model task"]),
     ("sft", &[TRAINING, "max-length mix model packing template"]),
-    ("reward", &[TRAINING, "center max-length model"]),
+    (
+        "prefer",
+        &[
+            "adapter base batch context count criterion min-p model out prompts repetition-penalty seed stop stop-token temperature \
+           template tokens top-k top-p",
+        ],
+    ),
+    ("reward", &[TRAINING, "center max-length mix model template"]),
     (
         "align",
         &[
@@ -210,7 +217,7 @@ const FLAGS: &[(&str, &[&str])] = &[
             "gamma lambda missing-end target-kl value-clip value-model value-weight",
         ],
     ),
-    ("predict", &[COLUMNS, "batch data model"]),
+    ("predict", &[COLUMNS, "batch data model template"]),
     (
         "sample",
         &[

@@ -113,7 +113,9 @@ fn built_in(task: Kind) -> Vec<Example> {
     }
     let text = story::validation_text(0, super::perplexity::STORY_BYTES);
     let stories = (1..).zip(text.lines()).take(EXAMPLES);
-    stories.map(|(line, story)| Example { line, texts: vec![story.into()], choices: vec![], label: None }).collect()
+    stories
+        .map(|(line, story)| Example { line, texts: vec![story.into()], choices: vec![], label: None, rendered: false })
+        .collect()
 }
 
 fn figure(accuracy: Accuracy) -> Value {

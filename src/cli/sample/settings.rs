@@ -12,7 +12,7 @@ const TEMPERATURE: f32 = 0.8;
 const BEAMS: usize = 4;
 
 /// How texts are generated. What is not given here is taken from the model's `generation_config.json`, if it says.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct Choices {
     /// Tokens to generate at most [default: the model's, or 200]
     #[arg(long, value_name = "N")]
@@ -53,7 +53,7 @@ pub struct Choices {
     stop_token: Vec<u32>,
     /// Texts to generate
     #[arg(long, value_name = "N", default_value_t = 1)]
-    count: usize,
+    pub count: usize,
     /// Texts that are generated at once, where there are as many [default: 64]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
@@ -188,6 +188,33 @@ impl Choices {
         })
     }
 
+    /// Flags of beam search, and whether they are given.
+    fn of_beam(&self) -> [(&'static str, bool); 3] {
+        [
+            ("beams", self.beams.is_some()),
+            ("length-penalty", self.length_penalty.is_some()),
+            ("early-stopping", self.early_stopping.is_some()),
+        ]
+    }
+
+    /// The same for answers that are to differ: sampled, whatever the model's `generation_config.json` asks for.
+    pub fn drawn(&self) -> Result<Choices> {
+        if let Some(strategy) = self.strategy.filter(|strategy| *strategy != Strategy::Sample) {
+            fail!(
+                Usage,
+                "--strategy {} gives one answer to a prompt, and these are to differ: leave it out",
+                strategy.name()
+            );
+        }
+        if let Some((flag, _)) = self.of_beam().into_iter().find(|(_, is_given)| *is_given) {
+            fail!(Usage, "--{flag} is for beam search, and these texts are drawn: leave it out");
+        }
+        if self.temperature == Some(0.0) {
+            fail!(Usage, "--temperature 0 gives the same answer each time: give a number above 0");
+        }
+        Ok(Choices { strategy: Some(Strategy::Sample), ..self.clone() })
+    }
+
     /// A flag that the strategy has no use for is a mistake, not something to pass over.
     fn refuse_contradictions(&self, strategy: Strategy) -> Result<()> {
         let of_sample = [
@@ -199,13 +226,8 @@ impl Choices {
         if strategy == Strategy::Beam && self.batch.is_some() {
             fail!(Usage, "--batch does not go with --strategy beam, which extends --beams texts at once: leave it out");
         }
-        let of_beam = [
-            ("beams", self.beams.is_some()),
-            ("length-penalty", self.length_penalty.is_some()),
-            ("early-stopping", self.early_stopping.is_some()),
-        ];
         let sample = of_sample.into_iter().map(|flag| (Strategy::Sample, flag));
-        let all = sample.chain(of_beam.into_iter().map(|flag| (Strategy::Beam, flag)));
+        let all = sample.chain(self.of_beam().into_iter().map(|flag| (Strategy::Beam, flag)));
         for (owner, (flag, is_given)) in all {
             if is_given && owner != strategy {
                 let (owner, strategy) = (owner.name(), strategy.name());

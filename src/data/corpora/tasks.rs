@@ -102,7 +102,7 @@ fn example_set(task: Task, split: Split, random: &mut Pcg64) -> Vec<Example> {
             Task::Similar if turn == 1 => vec![second.clone(), first.clone()],
             _ => vec![first.clone(), second.clone()],
         };
-        Example { line: 0, texts, choices: vec![], label: Some(labels[usize::from(!right)].into()) }
+        Example { line: 0, texts, choices: vec![], label: Some(labels[usize::from(!right)].into()), rendered: false }
     };
     (0..4).map(of).collect()
 }
@@ -146,6 +146,7 @@ fn choices(split: Split, random: &mut Pcg64) -> Vec<Example> {
                 texts: vec![contexts[right].clone()],
                 choices: choices.to_vec(),
                 label: Some(right.to_string()),
+                rendered: false,
             };
             return shuffled(random).map(of).to_vec();
         }

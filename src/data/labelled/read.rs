@@ -6,14 +6,26 @@ use serde_json::{Map, Value};
 
 use super::{Column, Example, Form, Format, format};
 use crate::{
-    data::pieces::BYTE_ORDER_MARK,
+    data::{chat_template::Message, pieces::BYTE_ORDER_MARK},
     error::{Error, Result},
     fail,
     files::one_line,
 };
 
+/// Writes a list of messages as a text.
+pub type Render<'a> = dyn Fn(&[Message]) -> Result<String> + 'a;
+
 /// All rows of a file. With `labels` each must have a label; without, one is read where there is one.
 pub fn read(path: &Path, form: &Form, labels: bool) -> Result<Vec<Example>> {
+    read_file(path, form, labels, None)
+}
+
+/// As [`read`] without labels, where texts of `.jsonl` may also be lists of messages.
+pub fn read_rendered(path: &Path, form: &Form, render: Option<&Render>) -> Result<Vec<Example>> {
+    read_file(path, form, false, render)
+}
+
+fn read_file(path: &Path, form: &Form, labels: bool, render: Option<&Render>) -> Result<Vec<Example>> {
     let format = format(path)?;
     let bytes = std::fs::read(path).map_err(Error::io("read the examples", path))?;
     let text = std::str::from_utf8(&bytes).map_err(|cause| {
@@ -21,7 +33,7 @@ pub fn read(path: &Path, form: &Form, labels: bool) -> Result<Vec<Example>> {
         Error::Input(format!("line {line} of {} is not UTF-8 text; convert the file", path.display()))
     })?;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    let reader = Reader { path, form, labels };
+    let reader = Reader { path, form, labels, render };
     let examples = match format {
         Format::Lines => reader.objects(text)?,
         Format::Commas => reader.table(text, b',')?,
@@ -34,9 +46,9 @@ pub fn read(path: &Path, form: &Form, labels: bool) -> Result<Vec<Example>> {
 }
 
 /// The rows of a text that is typed or piped: lines of JSON objects, or lines of the form's texts with tabs between them.
-/// `name` is its name in errors. Labels are read where there are some.
-pub fn read_lines(name: &Path, text: &str, form: &Form) -> Result<Vec<Example>> {
-    let reader = Reader { path: name, form, labels: false };
+/// `name` is its name in errors. Labels are read where there are some. Texts of objects may also be lists of messages.
+pub fn read_lines(name: &Path, text: &str, form: &Form, render: Option<&Render>) -> Result<Vec<Example>> {
+    let reader = Reader { path: name, form, labels: false, render };
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let examples = lines.map(|(number, line)| reader.line(number, line)).collect::<Result<Vec<_>>>()?;
@@ -50,6 +62,7 @@ struct Reader<'a> {
     path: &'a Path,
     form: &'a Form,
     labels: bool,
+    render: Option<&'a Render<'a>>,
 }
 
 impl Reader<'_> {
@@ -87,8 +100,13 @@ impl Reader<'_> {
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(_) => fail!(Input, "`{name}` in {place} is not a text; put it in quotes"),
         };
-        let mut texts = vec![];
+        let (mut texts, mut rendered) = (vec![], false);
         for column in &self.form.texts {
+            if let (Some(render), Some(list @ Value::Array(_))) = (self.render, object.get(&column.name)) {
+                texts.push(self.dialogue(&place, &column.name, (list, render))?);
+                rendered = true;
+                continue;
+            }
             let Some(text) = string(&column.name)? else { return Err(missing(&place, column)) };
             texts.push(self.filled(&place, &column.name, text)?);
         }
@@ -128,7 +146,21 @@ impl Reader<'_> {
         if label.is_none() && self.labels {
             return Err(missing(&place, &self.form.label));
         }
-        self.example(line, texts, choices, label, first)
+        Ok(Example { rendered, ..self.example(line, texts, choices, label, first)? })
+    }
+
+    /// The text of a list of messages.
+    fn dialogue(&self, place: &str, name: &str, (list, render): (&Value, &Render)) -> Result<String> {
+        let messages = serde_json::from_value::<Vec<Message>>(list.clone()).map_err(|cause| {
+            let cause = one_line(&cause.to_string());
+            Error::Input(format!(
+                "`{name}` in {place} is no list of messages ({cause}): write `role` and `content` in each"
+            ))
+        })?;
+        if messages.is_empty() {
+            fail!(Input, "`{name}` in {place} is empty; fill it in or remove the row");
+        }
+        render(&messages).map_err(|error| error.in_place(place))
     }
 
     fn table(&self, text: &str, delimiter: u8) -> Result<Vec<Example>> {
@@ -239,7 +271,7 @@ impl Reader<'_> {
                 *label = (right - first).to_string();
             }
         }
-        Ok(Example { line, texts, choices, label })
+        Ok(Example { line, texts, choices, label, rendered: false })
     }
 
     fn filled(&self, place: &str, name: &str, text: String) -> Result<String> {

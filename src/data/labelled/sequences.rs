@@ -58,7 +58,13 @@ impl Encoder<'_> {
     pub fn encode(&self, example: &Example) -> Result<Sequences> {
         let tokens = |text: &str| self.tokenizer.encode(text);
         let Some(special) = self.special else {
-            let (mut text, cut) = self.tokenizer.encode_within(&example.texts[0], self.longest)?;
+            let (mut text, cut) = if example.rendered {
+                let mut ids = tokens(&example.texts[0])?;
+                let cut = keep_beginning(&mut ids, self.longest);
+                (ids, cut)
+            } else {
+                self.tokenizer.encode_within(&example.texts[0], self.longest)?
+            };
             let counted = text.iter().rposition(|id| Some(*id) != self.pad).map_or(1, |last| last + 1);
             text.truncate(counted);
             if text.is_empty() {

@@ -67,7 +67,8 @@ mod tests {
         let reward = |rule, column: &str, answer: &str, tokens| {
             let row = row.as_object().unwrap();
             let by = ByColumn { rule, column: column.into() };
-            by.reward(&Judged { row, line: 3, whole: String::new(), answer, tokens }).map_err(|e| e.to_string())
+            by.reward(&Judged { row, line: 3, whole: String::new(), rendered: false, answer, tokens })
+                .map_err(|e| e.to_string())
         };
         assert_eq!(reward(Rule::Exact, "answer", " 4", 1), Ok(1.0));
         assert_eq!(reward(Rule::Exact, "answer", "44", 1), Ok(0.0));

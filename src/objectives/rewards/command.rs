@@ -131,8 +131,14 @@ mod tests {
     #[test]
     fn a_command_is_asked_again_and_its_failures_are_sentences() {
         let row = json!({"prompt": "p", "n": 2});
-        let judged =
-            |answer| Judged { row: row.as_object().unwrap(), line: 1, whole: String::new(), answer, tokens: 1 };
+        let judged = |answer| Judged {
+            row: row.as_object().unwrap(),
+            line: 1,
+            whole: String::new(),
+            rendered: false,
+            answer,
+            tokens: 1,
+        };
         let answers = ["one", "three", "x"].map(judged);
         let ask = |by: &mut ByCommand| by.of(&mut Cpu::default(), &answers).map_err(|error| error.to_string());
         let mut by = ByCommand::new(

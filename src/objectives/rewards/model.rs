@@ -2,7 +2,6 @@
 
 use super::{Judged, Rewards};
 use crate::data::buckets::Buckets;
-use crate::data::labelled::Task;
 use crate::data::labelled::target::Target;
 use crate::error::Result;
 use crate::executor::Executor;
@@ -51,7 +50,9 @@ impl Rewards for ByModel {
     fn of(&mut self, executor: &mut dyn Executor, answers: &[Judged]) -> Result<Vec<Option<f32>>> {
         let longest = self.model.task.longest;
         let item = |answer: &Judged| {
-            let mut ids = self.model.tokenizer.encode_prompt(&answer.whole)?;
+            let tokenizer = &self.model.tokenizer;
+            let whole = &answer.whole;
+            let mut ids = if answer.rendered { tokenizer.encode(whole)? } else { tokenizer.encode_prompt(whole)? };
             // The end of a text that is too long says the most of its answer.
             ids.drain(..ids.len().saturating_sub(longest));
             Ok(Item { ids: vec![ids], answer: None, weight: 1.0 })
@@ -63,7 +64,6 @@ impl Rewards for ByModel {
             upload(executor, &self.network, &self.model.weights)?;
             executor.write_state(&format!("{REWARD}{SCORE}"), &self.model.score.1)?;
         }
-        debug_assert_eq!(self.head.task, Task::Classify);
         let scores = scorer::scores(executor, &mut self.programs, (&self.network, &self.head, &self.buckets), &items)?;
         Ok(scores.into_iter().map(|scores| scores.first().copied()).collect())
     }
