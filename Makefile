@@ -4,7 +4,7 @@
 export XDG_RUNTIME_DIR ?= $(or $(TMPDIR),/tmp)
 OUT ?= runs/demo
 
-.PHONY: demo finetune-demo zero-shot test bench soak check setup
+.PHONY: demo finetune-demo chat-demo zero-shot test bench soak check setup
 
 ## Trains the demo model on the built-in stories and samples three texts.
 demo: setup
@@ -16,6 +16,11 @@ demo: setup
 ## What pre-training is worth: the demo model and random weights, fine-tuned on the four built-in tasks. Prints a table.
 finetune-demo: setup
 	cargo bench --locked --bench finetune
+
+## What fine-tuning on dialogues is worth: true answers before and after, of all parameters and of adapters. Prints a table and a
+## conversation.
+chat-demo: setup
+	cargo bench --locked --bench chat
 
 ## What a model learns about an unseen task while it is pre-trained: prints a table and draws runs/zero_shot.svg.
 zero-shot: setup

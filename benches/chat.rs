@@ -3,7 +3,7 @@
 //!
 //!     cargo bench --bench chat        (or: make chat-demo)
 //!
-//! Prints a table in Markdown; progress goes to standard error.
+//! Prints a table in Markdown, and a conversation with the last model; progress goes to standard error.
 
 #[path = "shared/spread.rs"]
 mod spread;
@@ -41,20 +41,20 @@ struct Arguments {
     #[arg(long, default_value = "test")]
     split: String,
     /// Questions
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 100)]
     tests: usize,
     /// Dialogues to train on
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 400)]
     examples: usize,
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     epochs: u64,
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 4)]
     batch: usize,
     /// Learning rate of all parameters
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 2e-3)]
     lr: f32,
     /// Learning rate of adapters
-    #[arg(long, default_value_t = 1e-2)]
+    #[arg(long, default_value_t = 3e-2)]
     lora_lr: f32,
     /// Rank of adapters, which are on all linear layers
     #[arg(long, default_value_t = 8)]
@@ -73,6 +73,8 @@ struct Arguments {
 const ROWS: usize = 32;
 /// Tokens of an answer, at most.
 const LONGEST_ANSWER: usize = 32;
+/// Questions of the conversation.
+const CONVERSATION: usize = 4;
 
 fn main() {
     if let Err(error) = run(&Arguments::parse()) {
@@ -109,8 +111,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let questions = dialogues(split, 1, arguments.tests).into_iter().map(first).collect::<Result<_>>()?;
     let bench = Bench { arguments, config, weights, tokenizer, template, questions };
     let mut device: Box<dyn Executor> = Box::new(Gpu::open(&arguments.device)?);
-    let before;
+    let (before, mut said);
     (device, before) = bench.untrained(device)?;
+    said = vec![];
     println!("| trained | values | share of true answers | seconds of a run |\n|---|---|---|---|");
     println!("| nothing | 0 | {before:.3} | - |");
     for kind in &arguments.kinds {
@@ -118,7 +121,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         for seed in 0..arguments.seeds {
             let start = Instant::now();
             let share;
-            (device, share, trained) = bench.trained(device, kind == "adapters", seed)?;
+            (device, (share, said), trained) = bench.trained(device, kind == "adapters", seed)?;
             seconds.push(start.elapsed().as_secs_f64());
             eprintln!("{kind}, seed {seed}: {share:.3} after {:.1} s", start.elapsed().as_secs_f64());
             shares.push(share);
@@ -126,9 +129,19 @@ fn run(arguments: &Arguments) -> Result<()> {
         let (mean, spread) = mean_and_spread(&shares);
         println!("| {kind} | {trained} | {mean:.3} ± {spread:.3} | {:.0} |", mean_and_spread(&seconds).0);
     }
+    if !said.is_empty() {
+        println!("\nThe last of these models on passages that it has not seen:\n");
+    }
+    for ((prompt, wanted), answer) in bench.questions.iter().zip(&said).take(CONVERSATION) {
+        let mark = if answer == wanted { "right" } else { wanted };
+        println!("> {}\n> {answer}   [{mark}]\n", bench.tokenizer.decode(prompt)?.trim());
+    }
     eprintln!("{:.0} s in all", start.elapsed().as_secs_f32());
     Ok(())
 }
+
+/// The share of true answers, and all answers.
+type Answered = (f64, Vec<String>);
 
 impl Bench<'_> {
     /// The share of true answers of the model as it is.
@@ -136,7 +149,7 @@ impl Bench<'_> {
         let network = wgpt::models::network::Network::new(self.config.clone());
         let vocabulary = self.config.vocab_size;
         let mut generator = Generator::new(device.as_mut(), &network, &self.weights, vocabulary, ROWS)?;
-        let share = self.share(device.as_mut(), &mut generator)?;
+        let (share, _) = self.share(device.as_mut(), &mut generator)?;
         generator.free(device.as_mut());
         device.free_states("");
         Ok((device, share))
@@ -148,7 +161,7 @@ impl Bench<'_> {
         mut device: Box<dyn Executor>,
         adapters: bool,
         seed: u64,
-    ) -> Result<(Box<dyn Executor>, f64, usize)> {
+    ) -> Result<(Box<dyn Executor>, Answered, usize)> {
         let Arguments { examples, epochs, batch, lr, lora_lr, rank, .. } = *self.arguments;
         let encoder = Encoder { tokenizer: &self.tokenizer, template: Some(&self.template), end: None };
         let encode = |messages| encoder.encode(&Form::Dialogue { messages, learned: 0 });
@@ -178,15 +191,15 @@ impl Bench<'_> {
         let network = trainer.network().clone();
         (device, _) = trainer.into_parts();
         let mut generator = Generator::of_store(device.as_mut(), &network, self.config.vocab_size, ROWS)?;
-        let share = self.share(device.as_mut(), &mut generator)?;
+        let answered = self.share(device.as_mut(), &mut generator)?;
         generator.free(device.as_mut());
         // The next run is of another network, in the same store.
         device.free_states("");
-        Ok((device, share, trained))
+        Ok((device, answered, trained))
     }
 
     /// The share of questions whose greedy answer, to the end of its line, is the true one.
-    fn share(&self, device: &mut dyn Executor, generator: &mut Generator) -> Result<f64> {
+    fn share(&self, device: &mut dyn Executor, generator: &mut Generator) -> Result<Answered> {
         let end = self.tokenizer.encode("\n")?[0];
         let mut answers: Vec<Vec<u32>> = vec![vec![]; self.questions.len()];
         let request =
@@ -202,10 +215,8 @@ impl Bench<'_> {
                 Ok(token.id != end)
             },
         )?;
-        let mut right = 0;
-        for (ids, (_, wanted)) in answers.iter().zip(&self.questions) {
-            right += usize::from(self.tokenizer.decode(ids)? == *wanted);
-        }
-        Ok(right as f64 / self.questions.len() as f64)
+        let said = answers.iter().map(|ids| self.tokenizer.decode(ids)).collect::<Result<Vec<String>>>()?;
+        let right = said.iter().zip(&self.questions).filter(|(said, (_, wanted))| *said == wanted).count();
+        Ok((right as f64 / self.questions.len() as f64, said))
     }
 }

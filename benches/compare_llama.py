@@ -9,8 +9,8 @@ f16 and q8_0, loads them in llama.cpp and compares tokens, logits and a greedy
 continuation of 64 tokens with transformers in f32. Exits with 1 on a difference
 beyond the stated bounds.
 
-speed writes a random model of GPT-2's 124M size, exports it as f32 GGUF, and
-measures llama.cpp's tokens per second when it decodes from positions 10 and
+speed writes a random model of GPT-2's 124M size, exports it as a GGUF file of
+--type, and measures llama.cpp's tokens per second when it decodes from positions 10 and
 1000 on. With --against, blocks alternate with a shell command that measures
 the same: it runs with MODEL (the folder) and GGUF (the file) in its
 environment, and the last line it prints must be JSON as this script prints it:
@@ -212,12 +212,12 @@ def decode_speed(llama, start, tokens):
 
 
 def speed(args):
-    folder, gguf = Path(args.work) / "gpt2-124m", Path(args.work) / "gpt2-124m.gguf"
+    folder, gguf = Path(args.work) / "gpt2-124m", Path(args.work) / f"gpt2-124m-{args.type}.gguf"
     if not (folder / "model.safetensors").exists():
         tokenizer = learned_tokenizer(600)
         random_model(folder, tokenizer, 0, 0.02, vocab=50257)
     if not gguf.exists():
-        export(args.wgpt, str(folder), str(gguf), "f32")
+        export(args.wgpt, str(folder), str(gguf), args.type)
     llama, backend, device = open_llama(gguf, args.layers, 1024, False)
     print(json.dumps({"backend": backend, "device": device}), flush=True)
     decode_speed(llama, 4, 4)  # compiles what has to be compiled
@@ -247,6 +247,7 @@ def main():
     parser.add_argument("--work", default=tempfile.gettempdir(), help="folder for models")
     parser.add_argument("--layers", type=int, default=-1, help="layers on the GPU backend; 0 for the CPU backend")
     parser.add_argument("--against", help="shell command to alternate with")
+    parser.add_argument("--type", default="f32", choices=["f32", "f16", "q8_0", "q4_0"], help="of the weights in the GGUF file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=16, help="tokens decoded per measurement")
     args = parser.parse_args()

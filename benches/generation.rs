@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Instant;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
-use wgpt::formats::folder::{Weights, read_config};
+use wgpt::formats::source::ModelSource;
 use wgpt::generate::{Generator, SamplingParams};
 use wgpt::gpu::Gpu;
-use wgpt::graph::{Graph, Plan, Shape, Step};
+use wgpt::graph::{Graph, Plan, Quantisation, Shape, Step};
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
@@ -23,9 +23,12 @@ struct Arguments {
     /// auto, or part of an adapter's name
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Model folder; without it, random weights of a preset
+    /// Model folder or GGUF file; without it, random weights of a preset
     #[arg(long)]
     model: Option<PathBuf>,
+    /// Type of the blocks' matrices on the device, of --model
+    #[arg(long, value_enum, requires = "model")]
+    base: Option<Quantisation>,
     #[arg(long, default_value = "gpt2")]
     preset: String,
     /// Tokens that stand before the ones that are timed
@@ -54,8 +57,9 @@ fn measure(arguments: &Arguments) -> Result<()> {
     println!("{}", gpu.description());
     let (config, mut generator) = match &arguments.model {
         Some(folder) => {
-            let config = read_config(folder)?;
-            let weights = Weights::open(folder, &config)?;
+            let source = ModelSource::open(folder)?;
+            let config = Config { quantisation: arguments.base, ..source.config()? };
+            let weights = source.weights(&config)?;
             let generator =
                 Generator::new(&mut gpu, &Network::new(config.clone()), &weights, config.vocab_size, arguments.rows)?;
             (config, generator)
@@ -90,14 +94,14 @@ fn measure(arguments: &Arguments) -> Result<()> {
         let parameters = config.parameter_count() - (config.context * config.width) as u64;
         let cache = arguments.rows * 2 * config.layers * config.width * (position + arguments.tokens / 2);
         let bytes = 4.0 * (parameters as f64 + cache as f64) * per_second;
-        println!(
-            "position {position:5}: {:8.2} tokens/s, {:6.1} ms each, {:.2} GB/s, {:.0}% of the stream",
-            per_second * arguments.rows as f64,
-            1e3 / per_second,
-            bytes / 1e9,
-            100.0 * bytes / copy
-        );
-        results.insert(position.to_string(), (per_second * arguments.rows as f64).into());
+        let speed = per_second * arguments.rows as f64;
+        // Blocks are smaller than that.
+        let share = match arguments.base {
+            None => format!(", {:.2} GB/s, {:.0}% of the stream", bytes / 1e9, 100.0 * bytes / copy),
+            Some(_) => String::new(),
+        };
+        println!("position {position:5}: {speed:8.2} tokens/s, {:6.1} ms each{share}", 1e3 / per_second);
+        results.insert(position.to_string(), speed.into());
     }
     println!("{}", serde_json::Value::Object(results));
     Ok(())

@@ -41,7 +41,7 @@ fn check(prompt: &Part) -> std::result::Result<(), String> {
     match prompt {
         Part::Text(text) if text.is_empty() => Err("the prompt is empty: remove the row, or write one".into()),
         Part::Messages(messages) if messages.last().is_none_or(|last| last.role == ASSISTANT) => {
-            Err("the prompt ends with an answer already, or is empty: end it with what the user says".into())
+            Err("the prompt ends with an answer already, or is empty: write one that ends with the user".into())
         }
         _ => Ok(()),
     }

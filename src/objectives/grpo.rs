@@ -13,7 +13,7 @@ use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::rollouts::{Answer, RollOuts};
+use super::rollouts::{Answer, RollOuts, approx_kl};
 use super::rows::{Inputs, NAMES, Rows, log_probs};
 use super::sft;
 use crate::data::dialogues::Encoded;
@@ -224,7 +224,8 @@ impl Objective for GroupPolicy {
         let [old, references, advantages, weights] =
             ["old", "references", "advantages", weights].map(|name| g.input(name, Shape::f32(dims)));
         let loss = g.apply(self.options.loss, &[log_probs, old, references, advantages, weights]);
-        let [kl, clipped, moved] = [1, 2, 3].map(|slot| Tensor { node: loss.node, slot });
+        let [kl, clipped] = [1, 2].map(|slot| Tensor { node: loss.node, slot });
+        let moved = approx_kl(g, log_probs, old, weights);
         let mut scalars = vec![("clipped", clipped), ("approx_kl", moved)];
         if self.is_by_token() {
             scalars.push(("kl_of_tokens", kl));

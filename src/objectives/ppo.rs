@@ -14,7 +14,7 @@ use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::rollouts::{Answer, RollOuts};
+use super::rollouts::{Answer, RollOuts, approx_kl};
 use super::rows::{Inputs, NAMES, Rows, log_probs};
 use super::sft;
 use crate::data::dialogues::Encoded;
@@ -274,6 +274,7 @@ impl Objective for Ppo {
         let [old, references, advantages, weights] =
             ["old", "references", "advantages", NAMES.weights].map(|name| g.input(name, Shape::f32(&dims)));
         let policy = g.apply(self.options.loss, &[of_tokens, old, references, advantages, weights]);
+        let moved = approx_kl(g, of_tokens, old, weights);
         let ids = g.input(NAMES.ids, Shape::u32(&dims));
         let values = of_states(g, &models[1], ids);
         let [old, returns, weights] =
@@ -286,7 +287,7 @@ impl Objective for Ppo {
             ("policy_loss", policy),
             ("value_loss", value),
             ("clipped", slot(policy.node, 2)),
-            ("approx_kl", slot(policy.node, 3)),
+            ("approx_kl", moved),
             ("value_clipped", slot(value.node, 1)),
         ];
         Loss { minimised: sum, reported: sum, scalars }

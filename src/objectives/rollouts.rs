@@ -20,8 +20,11 @@ use crate::executor::Executor;
 use crate::fail;
 use crate::formats::folder::Weights;
 use crate::generate::{Generator, MOST_ROWS, Request, SamplingParams};
+use crate::graph::{Graph, Tensor};
 use crate::models::config::Config;
 use crate::models::network::Network;
+use crate::ops::scale::Scale;
+use crate::ops::squared_error::SquaredError;
 use crate::train::objective::RollOut;
 
 /// Answers that the reference sees at a time.
@@ -246,6 +249,12 @@ impl RollOuts {
         let reward = answer.reward().map_or("no reward".to_string(), |reward| format!("reward {reward:.3}"));
         Ok(format!("{}[{}] {reward}", prompt.trim_start(), text.trim_end()))
     }
+}
+
+/// How far a policy has moved from the one that drew: half the mean square of the difference of log-probabilities, as PPO's code has it.
+pub(super) fn approx_kl(g: &mut Graph, log_probs: Tensor, old: Tensor, weights: Tensor) -> Tensor {
+    let squares = g.apply(SquaredError, &[log_probs, old, weights]);
+    g.apply(Scale { factor: 0.5 }, &[squares])
 }
 
 /// The run's seed, as the first of its answers' seeds.

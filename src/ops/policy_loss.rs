@@ -5,8 +5,7 @@
 //!   log_probs, old, references, advantages, weights (N): of tokens, or of whole answers;  weights: 0 leaves one out
 //!   ratio = exp(log_probs - old);  d = references - log_probs;  kl_i = exp(d) - d - 1
 //!   loss (1) = sum_i w_i (beta ratio kl_i - min(ratio A, clip(ratio, 1 - low, 1 + high) A))
-//!   kl (1): the mean of kl_i;  clipped (1): the share where the clip counts;  approx_kl (1): the mean of (log_probs - old)^2 / 2, of how
-//!   far the policy has moved; all three over those of weight unlike 0
+//!   kl (1): the mean of kl_i;  clipped (1): the share where the clip counts; both over those of weight unlike 0
 //!
 //! The weights say how losses are normalised: 1 / tokens of a step (DAPO), 1 / (answers * tokens of the answer) (GRPO), and so on.
 //! Backward: dlog_probs = w ratio (beta (1 - exp(d) + kl_i) - A) dloss, without the second part where the clip counts. Cost: some 20 FLOPs an
@@ -54,7 +53,7 @@ impl Op for PolicyLoss {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let fits = inputs.len() == 5 && inputs.iter().all(|s| s.len() == inputs[0].len());
         assert!(fits, "policy_loss takes five inputs of one length, not {inputs:?}");
-        vec![Shape::f32(&[1]); 4]
+        vec![Shape::f32(&[1]); 3]
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
@@ -62,7 +61,7 @@ impl Op for PolicyLoss {
             .constant("N", shapes.inputs[0].len())
             .constant("THREADS", limits.row_threads());
         let d = (0..5).fold(self.constants(d), |d, input| d.read(input));
-        vec![(0..4).fold(d, |d, output| d.write(output))]
+        vec![(0..3).fold(d, |d, output| d.write(output))]
     }
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
@@ -72,7 +71,7 @@ impl Op for PolicyLoss {
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
-        let [mut loss, mut divergences, mut clipped, mut moved, mut counted] = [0.0; 5];
+        let [mut loss, mut divergences, mut clipped, mut counted] = [0.0; 4];
         for (i, weight) in inputs[4].iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
             let ((ratio, beyond), advantage) = (ratio(inputs, i), f64::from(inputs[3][i]));
             let is_clipped = self.is_clipped(ratio, advantage);
@@ -82,10 +81,9 @@ impl Op for PolicyLoss {
             loss += f64::from(*weight) * (f64::from(self.beta) * ratio * divergence - gain);
             divergences += divergence;
             clipped += if is_clipped { 1.0 } else { 0.0 };
-            moved += ratio.ln().powi(2) / 2.0;
             counted += 1.0;
         }
-        let means = [divergences, clipped, moved].map(|sum| sum / f64::max(counted, 1.0));
+        let means = [divergences, clipped].map(|sum| sum / f64::max(counted, 1.0));
         for (output, value) in outputs.iter_mut().zip([loss].into_iter().chain(means)) {
             output[0] = value as f32;
         }

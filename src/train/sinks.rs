@@ -1,6 +1,7 @@
 //! Where a run's records go: the log, the curve, the console. Each is a [`Sink`] of the same records.
 
 pub mod console;
+pub mod frontier;
 pub mod log;
 pub mod plot;
 

@@ -240,6 +240,8 @@ fn a_reward_command_that_dies_loses_nothing() {
     let whole = run("whole", "");
     assert!(whole.status.success(), "{}", stderr(&whole));
     has(&stderr(&whole), &["grpo: 2 training, 0 validation prompts", "reward", "ended"]);
+    let picture = std::fs::read_to_string(place.path("whole/training/reward.svg")).unwrap();
+    has(&picture, &["mean reward", "KL divergence", "<circle"]);
     // The tenth answer is one of the third step.
     let failed = run("failed", "10");
     has(&error(&failed, 1), &["`sh reward.sh`", "ended", "1 rewards for 4 answers"]);

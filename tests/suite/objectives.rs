@@ -232,7 +232,7 @@ fn kto(choices: Choices) -> Made {
     (Box::new(objective), settings)
 }
 
-/// Answers of a random model, one roll-out for four steps; half of all tokens end one.
+/// Answers of a random model, one roll-out for four steps; a third of all tokens end one.
 fn rollouts(generations: usize) -> RollOuts {
     let question = |i: u32| Question {
         prompt: Prompt { line: 1, prompt: Part::Text("p".into()), row: serde_json::Map::new() },
@@ -241,7 +241,7 @@ fn rollouts(generations: usize) -> RollOuts {
     };
     let questions = || (0..6).map(question).collect::<Vec<_>>();
     let params = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
-    let drawing = Drawing { params, tokens: 6, generations, ends: (0..259).step_by(2).collect() };
+    let drawing = Drawing { params, tokens: 6, generations, ends: (0..259).step_by(3).collect() };
     RollOuts::new((questions(), questions()), drawing, Box::new(Even), Tokenizer::bytes().unwrap(), reference())
 }
 

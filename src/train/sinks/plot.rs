@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::files::write_atomic;
 use crate::train::checkpoint::RunFolder;
 use crate::train::record::Record;
+use crate::train::sinks::frontier::{self, FRONTIER_FILE};
 use crate::train::sinks::{Sink, log};
 
 /// The curves of a plot. Values that are not finite are left out; without any points the axes are drawn alone.
@@ -32,10 +33,10 @@ const MOST_POINTS: usize = 900;
 /// The axis reaches at least this step, so that the first ones do not stretch over the whole width.
 const SHORTEST: f64 = 10.0;
 const FONT: &str = "Helvetica, Arial, 'DejaVu Sans', sans-serif";
-const INK: RGBColor = RGBColor(45, 52, 64);
-const FAINT: RGBColor = RGBColor(226, 230, 236);
-const TRAIN_LIGHT: RGBColor = RGBColor(158, 190, 230);
-const TRAIN: RGBColor = RGBColor(38, 98, 178);
+pub(super) const INK: RGBColor = RGBColor(45, 52, 64);
+pub(super) const FAINT: RGBColor = RGBColor(226, 230, 236);
+pub(super) const TRAIN_LIGHT: RGBColor = RGBColor(158, 190, 230);
+pub(super) const TRAIN: RGBColor = RGBColor(38, 98, 178);
 const VALIDATION: RGBColor = RGBColor(214, 94, 26);
 const FLOOR: RGBColor = RGBColor(110, 118, 130);
 
@@ -58,6 +59,7 @@ impl Sink for Curve {
 
     fn saved(&mut self) -> Result<()> {
         let records = log::read(&self.log)?;
+        frontier::write(&self.path.with_file_name(FRONTIER_FILE), &self.title, &records)?;
         write(&self.path, &Plot { title: &self.title, records: &records, floor: self.floor })
     }
 }
@@ -70,19 +72,24 @@ pub fn write(path: &Path, plot: &Plot) -> Result<()> {
 
 /// The plot as SVG text.
 pub fn render(plot: &Plot) -> String {
+    svg(|root| draw(plot, root))
+}
+
+/// What `draw` draws into an area, as SVG text.
+pub(super) fn svg(draw: impl FnOnce(Area) -> DrawResult) -> String {
     let (width, height) = SIZE;
     let fine = (width * DETAIL, height * DETAIL);
     let mut svg = String::new();
-    draw(plot, SVGBackend::with_string(&mut svg, fine).into_drawing_area()).expect("drawing into memory cannot fail");
+    draw(SVGBackend::with_string(&mut svg, fine).into_drawing_area()).expect("drawing into memory cannot fail");
     let drawn_size = format!("<svg width=\"{}\" height=\"{}\"", fine.0, fine.1);
     svg.replacen(&drawn_size, &format!("<svg width=\"{width}\" height=\"{height}\""), 1)
 }
 
 /// A step and a loss.
-type Point = (f64, f64);
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+pub(super) type Point = (f64, f64);
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
-type DrawResult = std::result::Result<(), Box<dyn std::error::Error>>;
+pub(super) type DrawResult = std::result::Result<(), Box<dyn std::error::Error>>;
 
 fn draw(plot: &Plot, root: Area) -> DrawResult {
     let train = thinned(&points(plot.records, |record| Some(record.loss)));
@@ -176,11 +183,11 @@ fn inside(chart: &Chart, points: &[Point]) -> Vec<Point> {
 }
 
 /// Pixels in the drawing's own coordinates.
-fn px(pixels: u32) -> u32 {
+pub(super) fn px(pixels: u32) -> u32 {
     pixels * DETAIL
 }
 
-fn font(pixels: u32) -> TextStyle<'static> {
+pub(super) fn font(pixels: u32) -> TextStyle<'static> {
     (FONT, px(pixels)).into_font().into()
 }
 
@@ -191,7 +198,7 @@ fn points(records: &[Record], loss: impl Fn(&Record) -> Option<f32>) -> Vec<Poin
 }
 
 /// At most [`MOST_POINTS`] points, each the mean of its neighbours, so that a long run does not make a large file.
-fn thinned(points: &[Point]) -> Vec<Point> {
+pub(super) fn thinned(points: &[Point]) -> Vec<Point> {
     points.chunks(points.len().div_ceil(MOST_POINTS).max(1)).map(mean).collect()
 }
 
