@@ -11,7 +11,7 @@ beyond the stated bounds.
 
 speed writes a random model of GPT-2's 124M size, exports it as a GGUF file of
 --type, and measures llama.cpp's tokens per second when it decodes from positions 10 and
-1000 on. With --against, blocks alternate with a shell command that measures
+1000, or --positions, on. With --against, blocks alternate with a shell command that measures
 the same: it runs with MODEL (the folder) and GGUF (the file) in its
 environment, and the last line it prints must be JSON as this script prints it:
 {"10": tokens per second, "1000": tokens per second}. For example
@@ -221,7 +221,7 @@ def speed(args):
     llama, backend, device = open_llama(gguf, args.layers, 1024, False)
     print(json.dumps({"backend": backend, "device": device}), flush=True)
     decode_speed(llama, 4, 4)  # compiles what has to be compiled
-    places = {"10": 10, "1000": 1000}
+    places = {place: int(place) for place in args.positions.split(",")}
     rounds = {"llama.cpp": [], "against": []}
     for _ in range(args.rounds):
         block = {place: decode_speed(llama, start, args.tokens) for place, start in places.items()}
@@ -248,6 +248,7 @@ def main():
     parser.add_argument("--layers", type=int, default=-1, help="layers on the GPU backend; 0 for the CPU backend")
     parser.add_argument("--against", help="shell command to alternate with")
     parser.add_argument("--type", default="f32", choices=["f32", "f16", "q8_0", "q4_0"], help="of the weights in the GGUF file")
+    parser.add_argument("--positions", default="10,1000", help="tokens that stand before those that are timed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=16, help="tokens decoded per measurement")
     args = parser.parse_args()
