@@ -251,9 +251,10 @@ impl Align {
         let out = self.out.display();
         let summary = format!("{}: {}", arguments.method.name(), rows.summary());
         let title = format!("{} of {}", rows.title(), config.family);
+        let command = if tokenizer.chat_template()?.is_some() { "chat" } else { "sample" };
         let hint = match config.lora {
-            Some(_) => format!("adapters in {out}; try: wgpt chat --adapter {out}"),
-            None => format!("model in {out}; try: wgpt chat --model {out}"),
+            Some(_) => format!("adapters in {out}; try: wgpt {command} --adapter {out}"),
+            None => format!("model in {out}; try: wgpt {command} --model {out}"),
         };
         Ok(Prepared {
             global,

@@ -277,7 +277,11 @@ fn a_reward_model_moves_a_policy_and_what_does_not_fit_is_refused() {
         "align --method rloo --out adapted --data prompts.jsonl --val prompts.jsonl --reward-model judge --lora 2 --generations 2 \
          --batch 4 --tokens 5 --steps 2 --lr 1e-3 --device cpu",
     );
-    has(&said, &["rloo: 2 training, 2 validation prompts", "values are trained", "reward"]);
+    // Without a chat template there is nothing to chat with.
+    has(
+        &said,
+        &["rloo: 2 training, 2 validation prompts", "values are trained", "reward", "wgpt sample --adapter adapted"],
+    );
     assert!(place.path("adapted/adapter_model.safetensors").exists());
 
     let refused = |arguments: &str, code: i32, words: &[&str]| {

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::plot::{DrawResult, FAINT, INK, Point, TRAIN, TRAIN_LIGHT, font, px, svg, thinned};
 use crate::error::Result;
@@ -40,6 +41,7 @@ fn range(values: impl Iterator<Item = f64> + Clone) -> std::ops::Range<f64> {
 fn draw(title: &str, points: &[Point], root: super::plot::Area) -> DrawResult {
     root.fill(&WHITE)?;
     let (kls, rewards) = (range(points.iter().map(|point| point.0)), range(points.iter().map(|point| point.1)));
+    let (bottom, top) = (rewards.start, rewards.end);
     let decimals = |range: &std::ops::Range<f64>| if range.end - range.start < 1.0 { 3 } else { 1 };
     let (of_kl, of_reward) = (decimals(&kls), decimals(&rewards));
     let mut chart = ChartBuilder::on(&root)
@@ -72,8 +74,12 @@ fn draw(title: &str, points: &[Point], root: super::plot::Area) -> DrawResult {
         Circle::new(*at, px(4), color.filled())
     });
     chart.draw_series(dots)?;
-    for (name, at) in [("first", points.first()), ("last", points.last())] {
-        chart.draw_series(at.map(|at| Text::new(name, *at, font(14).color(&INK))))?;
+    // Above its point, and within the picture: the last is often at the right edge.
+    let ends = [("first", points.first(), HPos::Left), ("last", points.last(), HPos::Right)];
+    for (name, at, side) in ends {
+        let style = font(14).color(&INK).pos(Pos::new(side, VPos::Bottom));
+        let above = |&(kl, reward): &Point| (kl, reward + 0.015 * (top - bottom));
+        chart.draw_series(at.map(|at| Text::new(name, above(at), style)))?;
     }
     root.present()?;
     Ok(())
