@@ -7,17 +7,14 @@
 //!
 //! Answers are drawn between steps (see [`super::rollouts`]), for one or several steps, which see them once or several times.
 
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::rollouts::{Answer, RollOuts, approx_kl};
+use super::rollouts::{Answer, RollOuts, approx_kl, kept};
 use super::rows::{Inputs, NAMES, Rows, log_probs};
 use super::sft;
 use crate::data::dialogues::Encoded;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::executor::Executor;
 use crate::graph::{Graph, Shape, Tensor};
 use crate::models::blocks::Model;
@@ -75,9 +72,6 @@ pub struct GroupOptions {
     pub loss: PolicyLoss,
     /// Factor of the KL divergence: in the loss of GRPO, in the rewards of RLOO.
     pub beta: f32,
-    /// Steps for which one roll-out is drawn, and how often each answer is seen.
-    pub steps_per_rollout: u64,
-    pub iterations: u64,
 }
 
 /// A roll-out under way.
@@ -102,8 +96,6 @@ pub struct GroupPolicy {
     networks: [Network; 1],
     options: GroupOptions,
     rollouts: RollOuts,
-    accumulate: u64,
-    seed: u64,
     drawn: Option<Drawn>,
     inputs: Inputs,
     /// Filled again for every micro-batch: numbers of tokens, or of answers.
@@ -119,8 +111,6 @@ impl GroupPolicy {
             networks,
             options,
             rollouts,
-            accumulate: settings.accumulate as u64,
-            seed: settings.seed,
             drawn: None,
             inputs: Inputs::default(),
             old: vec![],
@@ -129,23 +119,10 @@ impl GroupPolicy {
         }
     }
 
-    /// Steps that learn from one roll-out.
-    fn steps(&self) -> u64 {
-        self.options.steps_per_rollout * self.options.iterations
-    }
-
-    /// Micro-batches of one roll-out, each once.
-    fn micro_batches(&self) -> u64 {
-        self.options.steps_per_rollout * self.accumulate
-    }
-
     /// A roll-out that has been drawn, ready to be learned from.
     fn prepared(&self, number: u64, answers: Vec<Answer>) -> Drawn {
         let advantages = advantages(self.options, self.rollouts.drawing.generations, &answers);
-        let mut order: Vec<usize> = (0..answers.len()).collect();
-        if self.micro_batches() > 1 {
-            order.shuffle(&mut Pcg64::seed_from_u64(self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        }
+        let order = self.rollouts.schedule.order(answers.len(), number);
         let rows = Rows::new(answers.iter().map(|answer| self.rollouts.encoded(false, answer)).collect(), None);
         Drawn { number, answers, order, advantages, rows }
     }
@@ -211,7 +188,7 @@ impl Objective for GroupPolicy {
     }
 
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
-        self.rollouts.buckets.0.iter().map(|&length| ShapeKey { batch, sequences: 1, length }).collect()
+        self.rollouts.shapes(batch)
     }
 
     fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss {
@@ -239,8 +216,7 @@ impl Objective for GroupPolicy {
     }
 
     fn epoch(&self, batch: usize) -> u64 {
-        let answers = self.rollouts.questions.len() * self.rollouts.drawing.generations;
-        answers.div_ceil(batch) as u64 * self.options.iterations
+        self.rollouts.epoch(batch)
     }
 
     fn prepare(&mut self, _executor: &mut dyn Executor) -> Result<()> {
@@ -249,13 +225,12 @@ impl Objective for GroupPolicy {
     }
 
     fn wants_roll_out(&self, step: u64) -> bool {
-        self.drawn.as_ref().is_none_or(|drawn| drawn.number != step / self.steps())
+        self.drawn.as_ref().is_none_or(|drawn| drawn.number != step / self.rollouts.schedule.steps())
     }
 
     fn roll_out(&mut self, executor: &mut dyn Executor, step: u64, batch: usize) -> Result<RollOut> {
-        let (number, count) = (step / self.steps(), batch * self.micro_batches() as usize);
-        let network = self.networks[0].clone();
-        let (answers, rolled) = self.rollouts.draw(executor, &network, (number, count), self.seed)?;
+        let number = step / self.rollouts.schedule.steps();
+        let (answers, rolled) = self.rollouts.draw(executor, &self.networks[0], (number, batch))?;
         self.drawn = Some(self.prepared(number, answers));
         Ok(rolled)
     }
@@ -263,7 +238,7 @@ impl Objective for GroupPolicy {
     fn state(&self) -> Value {
         match &self.drawn {
             // A roll-out that one step learns from is drawn again.
-            Some(Drawn { number, answers, .. }) if self.steps() > 1 => {
+            Some(Drawn { number, answers, .. }) if self.rollouts.schedule.steps() > 1 => {
                 json!(Kept { rollout: *number, answers: answers.clone() })
             }
             _ => Value::Null,
@@ -271,25 +246,22 @@ impl Objective for GroupPolicy {
     }
 
     fn restore(&mut self, state: &Value) -> Result<()> {
-        if !state.is_null() {
-            let damaged = |why| Error::Input(format!("trainer.json is damaged ({why}): restore it from a copy"));
-            let Kept { rollout, answers } = serde_json::from_value(state.clone()).map_err(damaged)?;
+        if let Some(Kept { rollout, answers }) = kept(state)? {
             self.drawn = Some(self.prepared(rollout, answers));
         }
         Ok(())
     }
 
     fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()> {
-        let nth = (number % self.micro_batches()) as usize;
+        let nth = (number % self.rollouts.schedule.micro_batches()) as usize;
         let drawn = self.drawn.as_ref().expect("a roll-out before its steps");
         let members = &drawn.order[nth * batch.size..(nth + 1) * batch.size];
-        let longest = members.iter().map(|answer| drawn.rows.fed(*answer)).max().unwrap_or(0);
-        batch.shape = self.rollouts.buckets.of(longest);
-        let length = self.rollouts.buckets.0[batch.shape];
+        let length;
+        (batch.shape, length) = self.rollouts.shape(&drawn.rows, members);
         let all: usize = drawn.answers.iter().map(|answer| answer.ids.len()).sum();
         let own: usize = members.iter().map(|answer| drawn.answers[*answer].ids.len()).sum();
         let (size, most) = (batch.size as f32, self.rollouts.drawing.tokens as f32);
-        let micro_batches = self.micro_batches() as f32;
+        let micro_batches = self.rollouts.schedule.micro_batches() as f32;
         let weight = |answer: &Encoded| match self.options.method {
             Method::Rloo => 1.0,
             Method::Grpo { normalisation, .. } => match normalisation {
@@ -332,11 +304,7 @@ impl Objective for GroupPolicy {
 
     /// The mean reward of an answer to each validation prompt.
     fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>> {
-        if self.rollouts.validation.is_empty() {
-            return Ok(None);
-        }
-        let network = self.networks[0].clone();
-        Ok(Some(self.rollouts.validate(programs.executor, &network)?.evaluation()))
+        self.rollouts.evaluate(programs.executor, &self.networks[0])
     }
 }
 

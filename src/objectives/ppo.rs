@@ -8,17 +8,14 @@
 //! An answer that ended by itself has one state more than tokens, the one behind its end, where its reward comes. The critic is a network
 //! of its own with a head on every state, and starts from the reward model.
 
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::rollouts::{Answer, RollOuts, approx_kl};
+use super::rollouts::{Answer, RollOuts, approx_kl, kept};
 use super::rows::{Inputs, NAMES, Rows, log_probs};
 use super::sft;
 use crate::data::dialogues::Encoded;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::executor::Executor;
 use crate::executor::programs::Programs;
 use crate::formats::folder::Weights;
@@ -61,9 +58,6 @@ pub struct PpoOptions {
     pub lambda: f32,
     /// Subtracted from the reward of an answer that did not end by itself.
     pub missing_end: f32,
-    /// Steps for which one roll-out is drawn, and how often each answer is seen.
-    pub steps_per_rollout: u64,
-    pub iterations: u64,
 }
 
 /// A model that critics start from: its shape, its weights, and its head (1, C), where it has one.
@@ -81,6 +75,8 @@ struct Drawn {
     advantages: Vec<Vec<f32>>,
     returns: Vec<Vec<f32>>,
     rows: Rows,
+    /// A pass over the answers, and the order in which its micro-batches take them.
+    order: (u64, Vec<usize>),
 }
 
 /// What a checkpoint keeps of a roll-out that further steps learn from, numbers as bits.
@@ -100,8 +96,6 @@ pub struct Ppo {
     options: PpoOptions,
     rollouts: RollOuts,
     critic: Critic,
-    accumulate: u64,
-    seed: u64,
     /// The factor of the KL divergence in the next roll-out's rewards.
     next_beta: f32,
     beta: f32,
@@ -132,8 +126,6 @@ impl Ppo {
             options,
             rollouts,
             critic,
-            accumulate: settings.accumulate as u64,
-            seed: settings.seed,
             next_beta: options.beta,
             beta: options.beta,
             drawn: None,
@@ -141,15 +133,6 @@ impl Ppo {
             inputs: Inputs::default(),
             numbers: Numbers::default(),
         }
-    }
-
-    /// Steps that learn from one roll-out.
-    fn steps(&self) -> u64 {
-        self.options.steps_per_rollout * self.options.iterations
-    }
-
-    fn micro_batches(&self) -> u64 {
-        self.options.steps_per_rollout * self.accumulate
     }
 
     /// A prompt with an answer, and one token more where the answer's last is a state.
@@ -168,8 +151,7 @@ impl Ppo {
         let (mut values, mut batch) = (vec![], Batch::new(VALUE_ROWS, 0));
         let order: Vec<usize> = (0..answers.len()).collect();
         for members in order.chunks(VALUE_ROWS) {
-            let longest = members.iter().map(|row| rows.fed(*row)).max().unwrap_or(0);
-            let length = self.rollouts.buckets.0[self.rollouts.buckets.of(longest)];
+            let (_, length) = self.rollouts.shape(&rows, members);
             let critic = &self.networks[1];
             let program = self.programs.get(executor, length, || {
                 let mut g = Graph::new();
@@ -205,7 +187,9 @@ impl Ppo {
         let whitened = |of: Vec<f64>| of.into_iter().map(|a| ((a - mean) / deviation) as f32).collect();
         let advantages = advantages.into_iter().map(whitened).collect();
         let rows = Rows::new(answers.iter().map(|answer| self.encoded(answer)).collect(), None);
-        Drawn { number, answers, values, advantages, returns, rows }
+        let pass = number * self.rollouts.schedule.iterations;
+        let order = (pass, self.rollouts.schedule.order(answers.len(), pass));
+        Drawn { number, answers, values, advantages, returns, rows, order }
     }
 }
 
@@ -265,7 +249,7 @@ impl Objective for Ppo {
     }
 
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
-        self.rollouts.buckets.0.iter().map(|&length| ShapeKey { batch, sequences: 1, length }).collect()
+        self.rollouts.shapes(batch)
     }
 
     fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss {
@@ -299,8 +283,7 @@ impl Objective for Ppo {
     }
 
     fn epoch(&self, batch: usize) -> u64 {
-        let answers = self.rollouts.questions.len() * self.rollouts.drawing.generations;
-        answers.div_ceil(batch) as u64 * self.options.iterations
+        self.rollouts.epoch(batch)
     }
 
     fn initialise(&mut self, executor: &mut dyn Executor) -> Result<()> {
@@ -317,17 +300,16 @@ impl Objective for Ppo {
     }
 
     fn wants_roll_out(&self, step: u64) -> bool {
-        self.drawn.as_ref().is_none_or(|drawn| drawn.number != step / self.steps())
+        self.drawn.as_ref().is_none_or(|drawn| drawn.number != step / self.rollouts.schedule.steps())
     }
 
     fn roll_out(&mut self, executor: &mut dyn Executor, step: u64, batch: usize) -> Result<RollOut> {
-        let (number, count) = (step / self.steps(), batch * self.micro_batches() as usize);
-        let network = self.networks[0].clone();
-        let (answers, mut rolled) = self.rollouts.draw(executor, &network, (number, count), self.seed)?;
+        let number = step / self.rollouts.schedule.steps();
+        let (answers, mut rolled) = self.rollouts.draw(executor, &self.networks[0], (number, batch))?;
         let values = self.critic_values(executor, &answers)?;
         self.beta = self.next_beta;
         if let Some(target) = self.options.target_kl {
-            let kl = answers.iter().map(Answer::log_ratio).sum::<f64>() / count as f64;
+            let kl = answers.iter().map(Answer::log_ratio).sum::<f64>() / answers.len() as f64;
             let error = (kl / f64::from(target) - 1.0).clamp(-0.2, 0.2);
             self.next_beta = (f64::from(self.beta) * (1.0 + 0.1 * error)) as f32;
         }
@@ -349,10 +331,7 @@ impl Objective for Ppo {
     }
 
     fn restore(&mut self, state: &Value) -> Result<()> {
-        if !state.is_null() {
-            let damaged = |why| Error::Input(format!("trainer.json is damaged ({why}): restore it from a copy"));
-            let Kept { rollout, answers, values, beta, next_beta } =
-                serde_json::from_value(state.clone()).map_err(damaged)?;
+        if let Some(Kept { rollout, answers, values, beta, next_beta }) = kept(state)? {
             (self.beta, self.next_beta) = (f32::from_bits(beta), f32::from_bits(next_beta));
             let floats = |bits: Vec<u32>| bits.into_iter().map(f32::from_bits).collect();
             self.drawn = Some(self.prepared(rollout, answers, values.into_iter().map(floats).collect()));
@@ -361,18 +340,17 @@ impl Objective for Ppo {
     }
 
     fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()> {
-        let micro_batches = self.micro_batches();
+        let micro_batches = self.rollouts.schedule.micro_batches();
         let (pass, nth) = (number / micro_batches, (number % micro_batches) as usize);
-        let drawn = self.drawn.as_ref().expect("a roll-out before its steps");
-        let mut order: Vec<usize> = (0..drawn.answers.len()).collect();
-        if micro_batches > 1 {
+        let drawn = self.drawn.as_mut().expect("a roll-out before its steps");
+        if drawn.order.0 != pass {
             // Another order each time.
-            order.shuffle(&mut Pcg64::seed_from_u64(self.seed ^ pass.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+            drawn.order = (pass, self.rollouts.schedule.order(drawn.answers.len(), pass));
         }
-        let members = &order[nth * batch.size..(nth + 1) * batch.size];
-        let longest = members.iter().map(|answer| drawn.rows.fed(*answer)).max().unwrap_or(0);
-        batch.shape = self.rollouts.buckets.of(longest);
-        let length = self.rollouts.buckets.0[batch.shape];
+        let drawn = &*drawn;
+        let members = &drawn.order.1[nth * batch.size..(nth + 1) * batch.size];
+        let length;
+        (batch.shape, length) = self.rollouts.shape(&drawn.rows, members);
         let tokens: usize = members.iter().map(|answer| drawn.answers[*answer].ids.len()).sum();
         let all_states: usize = members.iter().map(|answer| states(&drawn.answers[*answer])).sum();
         self.inputs.set(&drawn.rows, members, (batch.size, length), &|_| 1.0 / tokens as f32, batch);
@@ -409,10 +387,6 @@ impl Objective for Ppo {
 
     /// The mean reward of an answer to each validation prompt.
     fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>> {
-        if self.rollouts.validation.is_empty() {
-            return Ok(None);
-        }
-        let network = self.networks[0].clone();
-        Ok(Some(self.rollouts.validate(programs.executor, &network)?.evaluation()))
+        self.rollouts.evaluate(programs.executor, &self.networks[0])
     }
 }

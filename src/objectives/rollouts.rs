@@ -6,16 +6,18 @@ use std::time::Instant;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::reference::{REFERENCE, Reference};
 use super::rewards::{Judged, Rewards};
 use super::rows::Rows;
-use crate::data::buckets::Buckets;
+use crate::data::buckets::{Buckets, Epochs, epoch_len};
 use crate::data::dialogues::{Encoded, Part};
 use crate::data::prompts::Prompt;
 use crate::data::tokenizer::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::fail;
 use crate::formats::folder::Weights;
@@ -25,7 +27,8 @@ use crate::models::config::Config;
 use crate::models::network::Network;
 use crate::ops::scale::Scale;
 use crate::ops::squared_error::SquaredError;
-use crate::train::objective::RollOut;
+use crate::train::objective::{Evaluation, RollOut, ShapeKey};
+use crate::train::settings::Settings;
 
 /// Answers that the reference sees at a time.
 const REFERENCE_ROWS: usize = 8;
@@ -49,6 +52,45 @@ pub struct Drawing {
     pub generations: usize,
     /// Tokens that end an answer, and are its last.
     pub ends: Vec<u32>,
+}
+
+/// Which steps learn from which roll-out.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// Steps that one roll-out is drawn for, each of which sees a share of its answers.
+    pub steps_per_rollout: u64,
+    /// How often each answer is seen.
+    pub iterations: u64,
+    /// Micro-batches of a step.
+    pub accumulate: u64,
+    /// The run's.
+    pub seed: u64,
+}
+
+impl Schedule {
+    /// The schedule of a run with these settings.
+    pub fn new(settings: &Settings, steps_per_rollout: u64, iterations: u64) -> Schedule {
+        Schedule { steps_per_rollout, iterations, accumulate: settings.accumulate as u64, seed: settings.seed }
+    }
+
+    /// Steps that learn from one roll-out.
+    pub fn steps(&self) -> u64 {
+        self.steps_per_rollout * self.iterations
+    }
+
+    /// Micro-batches that see each answer of a roll-out once.
+    pub fn micro_batches(&self) -> u64 {
+        self.steps_per_rollout * self.accumulate
+    }
+
+    /// The order in which micro-batches take `count` answers, the `pass`th time: that of the answers where one takes all.
+    pub fn order(&self, count: usize, pass: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        if self.micro_batches() > 1 {
+            order.shuffle(&mut Pcg64::seed_from_u64(self.seed ^ pass.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        }
+        order
+    }
 }
 
 /// One answer.
@@ -93,7 +135,10 @@ pub struct RollOuts {
     pub questions: Vec<Question>,
     pub validation: Vec<Question>,
     pub drawing: Drawing,
-    pub rewards: Box<dyn Rewards>,
+    pub schedule: Schedule,
+    rewards: Box<dyn Rewards>,
+    /// The questions of a run, pass by pass.
+    passes: Epochs,
     tokenizer: Tokenizer,
     reference: Reference,
     generator: Option<Generator>,
@@ -104,7 +149,7 @@ impl RollOuts {
     /// `start` is the model that the run started from, the reference.
     pub fn new(
         (questions, validation): (Vec<Question>, Vec<Question>),
-        drawing: Drawing,
+        (drawing, schedule): (Drawing, Schedule),
         rewards: Box<dyn Rewards>,
         tokenizer: Tokenizer,
         start: (Config, Weights),
@@ -114,8 +159,19 @@ impl RollOuts {
             (1..=LENGTHS).map(|part| (longest * part).div_ceil(LENGTHS).next_multiple_of(8).min(longest)).collect();
         lengths.dedup();
         let reference = Reference::new(start, REFERENCE, REFERENCE_ROWS);
-        let buckets = Buckets(lengths);
-        RollOuts { questions, validation, drawing, rewards, tokenizer, reference, generator: None, buckets }
+        let (buckets, passes) = (Buckets(lengths), Epochs::new(vec![0; questions.len()]));
+        RollOuts {
+            questions,
+            validation,
+            drawing,
+            schedule,
+            rewards,
+            passes,
+            tokenizer,
+            reference,
+            generator: None,
+            buckets,
+        }
     }
 
     /// Forgets what is on a device that is no longer there.
@@ -125,18 +181,34 @@ impl RollOuts {
         self.rewards.forget();
     }
 
-    /// `count` answers for roll-out `number` of a run: `generations` for each prompt, those of one prompt after another.
+    /// Shapes of micro-batches of `batch` answers with their prompts.
+    pub fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
+        self.buckets.0.iter().map(|&length| ShapeKey { batch, sequences: 1, length }).collect()
+    }
+
+    /// Micro-batches of `batch` answers in one pass over the prompts.
+    pub fn epoch(&self, batch: usize) -> u64 {
+        epoch_len(self.questions.len() * self.drawing.generations, batch) * self.schedule.iterations
+    }
+
+    /// The shape of a micro-batch of some rows, and its length.
+    pub(super) fn shape(&self, rows: &Rows, members: &[usize]) -> (usize, usize) {
+        let shape = self.buckets.of(members.iter().map(|row| rows.fed(*row)).max().unwrap_or(0));
+        (shape, self.buckets.0[shape])
+    }
+
+    /// The answers of roll-out `number` of a run, for micro-batches of `batch`: `generations` to each prompt, one after another.
     pub fn draw(
         &mut self,
         executor: &mut dyn Executor,
         network: &Network,
-        (number, count): (u64, usize),
-        seed: u64,
+        (number, batch): (u64, usize),
     ) -> Result<(Vec<Answer>, RollOut)> {
         let start = Instant::now();
-        let prompts = count / self.drawing.generations;
-        let chosen: Vec<usize> =
-            (0..prompts as u64).map(|n| nth(number * prompts as u64 + n, self.questions.len(), seed)).collect();
+        let (seed, count) = (self.schedule.seed, batch * self.schedule.micro_batches() as usize);
+        let prompts = (count / self.drawing.generations) as u64;
+        let first = number * prompts;
+        let chosen: Vec<usize> = (first..first + prompts).map(|n| self.passes.group(n, 1, seed).examples[0]).collect();
         let asked: Vec<usize> =
             chosen.iter().flat_map(|question| std::iter::repeat_n(*question, self.drawing.generations)).collect();
         let first = (number as u32).wrapping_mul(count as u32).wrapping_add(seed_of(seed));
@@ -150,12 +222,15 @@ impl RollOuts {
         Ok((answers, rolled))
     }
 
-    /// One answer to each validation prompt, judged, and what they say of the policy.
-    pub fn validate(&mut self, executor: &mut dyn Executor, network: &Network) -> Result<RollOut> {
+    /// Has one answer to each validation prompt judged; nothing where there are none.
+    pub fn evaluate(&mut self, executor: &mut dyn Executor, network: &Network) -> Result<Option<Evaluation>> {
+        if self.validation.is_empty() {
+            return Ok(None);
+        }
         let asked: Vec<usize> = (0..self.validation.len()).collect();
         let mut answers = self.answers(executor, network, (true, &asked), 0)?;
         self.judge(executor, true, &mut answers)?;
-        Ok(measures(&answers))
+        Ok(Some(measures(&answers).evaluation()))
     }
 
     fn set(&self, validation: bool) -> &[Question] {
@@ -262,12 +337,10 @@ fn seed_of(seed: u64) -> u32 {
     (seed as u32).wrapping_mul(0x9e37_79b9)
 }
 
-/// The question at place `n` of a run that goes through `count` questions again and again, each time in another order.
-fn nth(n: u64, count: usize, seed: u64) -> usize {
-    let (pass, place) = (n / count as u64, (n % count as u64) as usize);
-    let mut order: Vec<usize> = (0..count).collect();
-    order.shuffle(&mut Pcg64::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ pass));
-    order[place]
+/// What a checkpoint keeps of an objective, as the objective has it.
+pub(super) fn kept<T: DeserializeOwned>(state: &Value) -> Result<Option<T>> {
+    let damaged = |why| Error::Input(format!("trainer.json is damaged ({why}): restore it from a copy"));
+    serde_json::from_value(state.clone()).map_err(damaged)
 }
 
 /// What answers say of a policy.
@@ -289,20 +362,4 @@ fn measures(answers: &[Answer]) -> RollOut {
         ("ended", mean(&|answer| f64::from(u8::from(answer.ended)))),
     ];
     RollOut { scalars, sample: None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::nth;
-
-    #[test]
-    fn each_question_comes_once_a_pass_in_another_order() {
-        let passes: Vec<Vec<usize>> = (0..3).map(|pass| (0..7).map(|n| nth(7 * pass + n, 7, 5)).collect()).collect();
-        for pass in &passes {
-            let mut sorted = pass.clone();
-            sorted.sort();
-            assert_eq!(sorted, (0..7).collect::<Vec<_>>());
-        }
-        assert!(passes[0] != passes[1] && passes[1] != passes[2]);
-    }
 }

@@ -1,6 +1,6 @@
 //! policy_loss: the clipped loss of a policy on what an older one drew: "Proximal Policy Optimization Algorithms" (Schulman et al. 2017,
 //! equation 7), with the KL divergence from a reference in it: "DeepSeekMath" (Shao et al. 2024, equations 3 and 4), times the ratio so that
-//! its gradient is unbiased: "DeepSeek-V3.2" (2025, section 3.1).
+//! its gradient is unbiased: "DeepSeek-V3.2" (DeepSeek-AI 2025, arXiv 2512.02556).
 //!
 //!   log_probs, old, references, advantages, weights (N): of tokens, or of whole answers;  weights: 0 leaves one out
 //!   ratio = exp(log_probs - old);  d = references - log_probs;  kl_i = exp(d) - d - 1

@@ -16,7 +16,7 @@ use wgpt::generate::SamplingParams;
 use wgpt::models::config::Config;
 use wgpt::objectives::grpo::{GroupOptions, GroupPolicy, Method, Normalisation, RECIPE, Scaling};
 use wgpt::objectives::rewards::{Judged, Rewards};
-use wgpt::objectives::rollouts::{Drawing, Question, RollOuts};
+use wgpt::objectives::rollouts::{Drawing, Question, RollOuts, Schedule};
 use wgpt::ops::policy_loss::PolicyLoss;
 use wgpt::reference::Cpu;
 use wgpt::train::blueprint::Blueprint;
@@ -48,11 +48,11 @@ fn drawing() -> Drawing {
     Drawing { params, tokens: TOKENS, generations: GENERATIONS, ends: vec![1] }
 }
 
-fn rollouts(prompts: Vec<Vec<u32>>, source: &ModelSource) -> RollOuts {
+fn rollouts(prompts: Vec<Vec<u32>>, source: &ModelSource, schedule: Schedule) -> RollOuts {
     let start = source.config().unwrap();
     let reference = (start.clone(), source.weights(&start).unwrap());
     let questions: Vec<Question> = prompts.into_iter().map(question).collect();
-    RollOuts::new((questions, vec![]), drawing(), Box::new(Even), Tokenizer::bytes().unwrap(), reference)
+    RollOuts::new((questions, vec![]), (drawing(), schedule), Box::new(Even), Tokenizer::bytes().unwrap(), reference)
 }
 
 /// Tokens padded with -1.
@@ -107,8 +107,8 @@ fn three_steps_on_a_roll_out_are_those_of_trl() {
             for (device_name, device) in devices().into_iter().take(if kernels { 3 } else { 1 }) {
                 let weights = source.weights(&start).unwrap();
                 let beta = if method == Method::Rloo { 0.2 } else { loss.beta };
-                let options = GroupOptions { method, loss, beta, steps_per_rollout: 1, iterations: 3 };
-                let rollouts = rollouts(unpadded(&dump, "prompts"), &source);
+                let options = GroupOptions { method, loss, beta };
+                let rollouts = rollouts(unpadded(&dump, "prompts"), &source, Schedule::new(&settings, 1, 3));
                 let mut objective = GroupPolicy::new(config.clone(), &settings, options, rollouts);
                 objective.restore(&kept(&dump)).unwrap();
                 let label = format!("{model} {name} with {device_name}");
@@ -122,10 +122,15 @@ fn three_steps_on_a_roll_out_are_those_of_trl() {
 }
 
 /// A run that draws its answers.
-fn run(device: Box<dyn Executor>, settings: &Settings, options: GroupOptions, config: &Config) -> Trainer {
+fn run(
+    device: Box<dyn Executor>,
+    settings: &Settings,
+    (options, schedule): (GroupOptions, Schedule),
+    config: &Config,
+) -> Trainer {
     let source = ModelSource::folder(fixture("llama_random/llama"));
     let start = source.config().unwrap();
-    let rollouts = rollouts(vec![vec![5, 6, 7], vec![9, 3], vec![4, 4, 4, 4]], &source);
+    let rollouts = rollouts(vec![vec![5, 6, 7], vec![9, 3], vec![4, 4, 4, 4]], &source, schedule);
     let objective = Box::new(GroupPolicy::new(config.clone(), settings, options, rollouts));
     let blueprint = Blueprint::new(objective.as_ref(), settings, device.limits()).unwrap();
     let mut trainer = Trainer::new(device, blueprint, objective, settings.clone()).unwrap();
@@ -144,10 +149,9 @@ fn what_is_drawn_has_the_training_graphs_log_probabilities() {
         let settings = choices.clone().resolve(&RECIPE, |_| 3).unwrap();
         let config = choices.adapted(start.clone(), (&start, source.name())).unwrap();
         let method = Method::Grpo { normalisation: Normalisation::Dapo, scaling: Scaling::Group };
-        let options =
-            GroupOptions { method, loss: loss(0.2, 0.2, 0.0), beta: 0.0, steps_per_rollout: 1, iterations: 1 };
+        let options = GroupOptions { method, loss: loss(0.2, 0.2, 0.0), beta: 0.0 };
         for (name, device) in devices() {
-            let mut trainer = run(device, &settings, options, &config);
+            let mut trainer = run(device, &settings, (options, Schedule::new(&settings, 1, 1)), &config);
             for step in 0..3 {
                 let text = trainer.roll_out().unwrap().expect("a roll-out before each step");
                 assert!(text.contains("reward"), "{text}");
@@ -175,8 +179,8 @@ fn a_run_resumed_within_a_roll_out_has_the_same_bits() {
     for (method, beta) in
         [(Method::Grpo { normalisation: Normalisation::Grpo, scaling: Scaling::Group }, 0.1), (Method::Rloo, 0.1)]
     {
-        let options = GroupOptions { method, loss: loss(0.2, 0.2, 0.0), beta, steps_per_rollout: 2, iterations: 2 };
-        let mut whole = run(Box::new(Cpu::default()), &settings, options, &config);
+        let options = GroupOptions { method, loss: loss(0.2, 0.2, 0.0), beta };
+        let mut whole = run(Box::new(Cpu::default()), &settings, (options, Schedule::new(&settings, 2, 2)), &config);
         let (mut rolled, mut of_resumed) = (vec![], vec![]);
         for step in 0..6 {
             if whole.roll_out().unwrap().is_some() {
@@ -189,7 +193,8 @@ fn a_run_resumed_within_a_roll_out_has_the_same_bits() {
                 let states = [states, whole.optimizer_states()].concat();
                 let saved = whole.read(states).unwrap();
                 let state = whole.objective().state();
-                let mut resumed = run(Box::new(Cpu::default()), &settings, options, &config);
+                let mut resumed =
+                    run(Box::new(Cpu::default()), &settings, (options, Schedule::new(&settings, 2, 2)), &config);
                 for (name, _, values) in &saved {
                     resumed.executor().write_state(name, values).unwrap();
                 }
@@ -298,7 +303,7 @@ fn a_reward_model_moves_a_policy_and_what_does_not_fit_is_refused() {
     refused(&format!("--method grpo {exact} --generations 3"), 2, &["--generations 3", "--batch 8"]);
     refused(&format!("--method grpo {exact} --generations 1"), 2, &["--generations 1"]);
     refused(&format!("--method grpo {exact} --temperature 0"), 2, &["--temperature 0"]);
-    refused("--method grpo --reward exact --reward-column nothing --tokens 5", 1, &["line 1", "`nothing`"]);
+    refused("--method grpo --reward exact --reward-column nothing --tokens 5", 1, &["line ", "of the prompts", "`nothing`"]);
     refused(
         "--method grpo --reward exact --reward-column answer --max-length 4",
         1,

@@ -38,7 +38,7 @@ use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::{self, Labelled, Options};
 use wgpt::objectives::ppo::{self, Critic, Ppo, PpoOptions};
 use wgpt::objectives::reward::{self, Ranked, Rankings, Reward};
-use wgpt::objectives::rollouts::{Drawing, Question, RollOuts};
+use wgpt::objectives::rollouts::{Drawing, Question, RollOuts, Schedule};
 use wgpt::objectives::sft::{self, Rows, Sft};
 use wgpt::ops::kto_loss::KtoLoss;
 use wgpt::ops::policy_loss::PolicyLoss;
@@ -233,7 +233,7 @@ fn kto(choices: Choices) -> Made {
 }
 
 /// Answers of a random model, one roll-out for four steps; a third of all tokens end one.
-fn rollouts(generations: usize) -> RollOuts {
+fn rollouts(generations: usize, settings: &Settings) -> RollOuts {
     let question = |i: u32| Question {
         prompt: Prompt { line: 1, prompt: Part::Text("p".into()), row: serde_json::Map::new() },
         text: "p".into(),
@@ -242,15 +242,21 @@ fn rollouts(generations: usize) -> RollOuts {
     let questions = || (0..6).map(question).collect::<Vec<_>>();
     let params = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
     let drawing = Drawing { params, tokens: 6, generations, ends: (0..259).step_by(3).collect() };
-    RollOuts::new((questions(), questions()), drawing, Box::new(Even), Tokenizer::bytes().unwrap(), reference())
+    RollOuts::new(
+        (questions(), questions()),
+        (drawing, Schedule::new(settings, 1, 4)),
+        Box::new(Even),
+        Tokenizer::bytes().unwrap(),
+        reference(),
+    )
 }
 
 fn grpo(choices: Choices) -> Made {
     let settings = choices.resolve(&grpo::RECIPE, |batch| epoch_len(12, batch)).unwrap();
     let method = Method::Grpo { normalisation: Normalisation::Dapo, scaling: Scaling::Group };
     let loss = PolicyLoss { low: 0.2, high: 0.2, beta: 0.05 };
-    let options = GroupOptions { method, loss, beta: 0.05, steps_per_rollout: 1, iterations: 4 };
-    (Box::new(GroupPolicy::new(config("llama-mini"), &settings, options, rollouts(2))), settings)
+    let options = GroupOptions { method, loss, beta: 0.05 };
+    (Box::new(GroupPolicy::new(config("llama-mini"), &settings, options, rollouts(2, &settings))), settings)
 }
 
 /// The critic starts from the reference, without a head.
@@ -266,12 +272,10 @@ fn ppo(choices: Choices) -> Made {
         gamma: 1.0,
         lambda: 0.95,
         missing_end: 0.0,
-        steps_per_rollout: 1,
-        iterations: 4,
     };
     let (start, weights) = reference();
     let critic = Critic { config: start, weights, score: None };
-    (Box::new(Ppo::new(config("llama-mini"), &settings, options, rollouts(1), critic)), settings)
+    (Box::new(Ppo::new(config("llama-mini"), &settings, options, rollouts(1, &settings), critic)), settings)
 }
 
 /// Preferences between answers; the reference is the model of [`base_folder`].

@@ -11,7 +11,7 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::formats::source::ModelSource;
 use wgpt::generate::SamplingParams;
 use wgpt::objectives::ppo::{Critic, Ppo, PpoOptions, RECIPE};
-use wgpt::objectives::rollouts::{Drawing, RollOuts};
+use wgpt::objectives::rollouts::{Drawing, RollOuts, Schedule};
 use wgpt::ops::policy_loss::PolicyLoss;
 use wgpt::ops::value_loss::ValueLoss;
 use wgpt::reference::Cpu;
@@ -34,18 +34,16 @@ fn options() -> PpoOptions {
         gamma: 1.0,
         lambda: 0.9,
         missing_end: 0.5,
-        steps_per_rollout: 1,
-        iterations: 3,
     }
 }
 
-fn rollouts(prompts: Vec<Vec<u32>>, source: &ModelSource) -> RollOuts {
+fn rollouts(prompts: Vec<Vec<u32>>, source: &ModelSource, schedule: Schedule) -> RollOuts {
     let start = source.config().unwrap();
     let reference = (start.clone(), source.weights(&start).unwrap());
     let params = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
     let drawing = Drawing { params, tokens: TOKENS, generations: 1, ends: vec![1] };
     let questions = prompts.into_iter().map(question).collect();
-    RollOuts::new((questions, vec![]), drawing, Box::new(Even), Tokenizer::bytes().unwrap(), reference)
+    RollOuts::new((questions, vec![]), (drawing, schedule), Box::new(Even), Tokenizer::bytes().unwrap(), reference)
 }
 
 fn critic(source: &ModelSource, score: Option<Vec<f32>>) -> Critic {
@@ -96,7 +94,7 @@ fn three_steps_on_a_roll_out_are_those_of_trl() {
         let (score, _) = dump.get::<f32>("score");
         // Kernels once: those of the losses have cases of their own.
         for (device_name, device) in devices().into_iter().take(if model == "llama" { 3 } else { 1 }) {
-            let rollouts = rollouts(unpadded(&dump, "prompts"), &source);
+            let rollouts = rollouts(unpadded(&dump, "prompts"), &source, Schedule::new(&settings, 1, 3));
             let critic = critic(&source, Some(score.clone()));
             let mut objective = Ppo::new(config.clone(), &settings, options(), rollouts, critic);
             objective.restore(&kept(&dump)).unwrap();
@@ -115,7 +113,7 @@ fn three_steps_on_a_roll_out_are_those_of_trl() {
 fn run(settings: &Settings, options: PpoOptions) -> Trainer {
     let source = ModelSource::folder(fixture("llama_random/llama"));
     let start = source.config().unwrap();
-    let rollouts = rollouts(vec![vec![5, 6, 7], vec![9, 3], vec![4, 4, 4, 4]], &source);
+    let rollouts = rollouts(vec![vec![5, 6, 7], vec![9, 3], vec![4, 4, 4, 4]], &source, Schedule::new(settings, 2, 2));
     let objective = Box::new(Ppo::new(start.clone(), settings, options, rollouts, critic(&source, None)));
     let device = Cpu::default();
     let blueprint = Blueprint::new(objective.as_ref(), settings, wgpt::executor::Executor::limits(&device)).unwrap();
@@ -129,7 +127,7 @@ fn run(settings: &Settings, options: PpoOptions) -> Trainer {
 fn a_run_resumed_within_a_roll_out_has_the_same_bits() {
     let choices = Choices { batch: Some(4), accumulate: Some(2), steps: Some(6), lr: Some(1e-2), ..Choices::default() };
     let settings = choices.resolve(&RECIPE, |_| 3).unwrap();
-    let options = PpoOptions { target_kl: Some(1.0), steps_per_rollout: 2, iterations: 2, ..options() };
+    let options = PpoOptions { target_kl: Some(1.0), ..options() };
     let states = |trainer: &Trainer| {
         let parameters = trainer.parameters().iter().map(|p| (p.name.clone(), p.dims.clone()));
         parameters.chain(trainer.optimizer_states()).collect::<Vec<_>>()

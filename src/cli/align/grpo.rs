@@ -1,7 +1,7 @@
 //! `wgpt align --method grpo` and `rloo`: groups of answers of the model's own.
 
-use super::rollouts::{self, Prompts};
-use super::{Context, Rows, kept, reference};
+use super::rollouts::Prompts;
+use super::{Context, Rows, kept};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wgpt::error::Result;
@@ -44,15 +44,12 @@ impl GrpoOptions {
 
 struct Groups {
     own: Own,
-    shared: rollouts::Own,
     prompts: Prompts,
     is_rloo: bool,
 }
 
 pub fn read(own: &Value, is_rloo: bool, context: &Context) -> Result<Box<dyn Rows>> {
-    let shared: rollouts::Own = kept(own)?;
-    let prompts = Prompts::read(&shared, context)?;
-    Ok(Box::new(Groups { own: kept(own)?, shared, prompts, is_rloo }))
+    Ok(Box::new(Groups { own: kept(own)?, prompts: Prompts::read(own, context)?, is_rloo }))
 }
 
 impl Rows for Groups {
@@ -61,7 +58,7 @@ impl Rows for Groups {
     }
 
     fn epoch(&self, batch: usize) -> u64 {
-        (self.prompts.training.len() * self.shared.generations).div_ceil(batch) as u64 * self.shared.iterations
+        self.prompts.epoch(batch)
     }
 
     fn summary(&self) -> String {
@@ -79,12 +76,10 @@ impl Rows for Groups {
         start: &ModelSource,
     ) -> Result<Box<dyn Objective>> {
         let Own { beta, normalisation, scale_rewards } = self.own;
-        self.shared.check(settings)?;
         let method = if self.is_rloo { Method::Rloo } else { Method::Grpo { normalisation, scaling: scale_rewards } };
         // The KL divergence of RLOO is a part of its reward.
-        let loss = PolicyLoss { beta: if self.is_rloo { 0.0 } else { beta }, ..self.shared.clip() };
-        let rollouts::Own { steps_per_rollout, iterations, .. } = self.shared;
-        let options = GroupOptions { method, loss, beta, steps_per_rollout, iterations };
-        Ok(Box::new(GroupPolicy::new(config, settings, options, self.prompts.rollouts(reference(start)?))))
+        let loss = PolicyLoss { beta: if self.is_rloo { 0.0 } else { beta }, ..self.prompts.clip() };
+        let options = GroupOptions { method, loss, beta };
+        Ok(Box::new(GroupPolicy::new(config, settings, options, self.prompts.rollouts(settings, start)?)))
     }
 }

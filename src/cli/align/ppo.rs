@@ -1,6 +1,6 @@
 //! `wgpt align --method ppo`: answers of the model's own, with a critic.
 
-use super::rollouts::{self, Prompts};
+use super::rollouts::Prompts;
 use super::{Context, Rows, kept, positive, reference};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -82,16 +82,15 @@ impl PpoFlags {
 
 struct Answered {
     own: Own,
-    shared: rollouts::Own,
     prompts: Prompts,
     /// Where it is not the model that the run starts from.
     critic: Option<Critic>,
 }
 
 pub fn read(own: &Value, context: &Context) -> Result<Box<dyn Rows>> {
-    let (shared, own): (rollouts::Own, Own) = (kept(own)?, kept(own)?);
-    let prompts = Prompts::read(&shared, context)?;
-    let critic = match own.value_model.as_deref().or(shared.reward_model.as_deref()) {
+    let prompts = Prompts::read(own, context)?;
+    let own: Own = kept(own)?;
+    let critic = match own.value_model.as_deref().or(prompts.reward_model()) {
         None => None,
         Some(folder) => {
             let model = open(&context.global.model(Some(folder))?)?;
@@ -115,7 +114,7 @@ pub fn read(own: &Value, context: &Context) -> Result<Box<dyn Rows>> {
             Some(Critic { config: model.config, weights: model.weights, score: Some(model.score.1) })
         }
     };
-    Ok(Box::new(Answered { own, shared, prompts, critic }))
+    Ok(Box::new(Answered { own, prompts, critic }))
 }
 
 impl Rows for Answered {
@@ -124,7 +123,7 @@ impl Rows for Answered {
     }
 
     fn epoch(&self, batch: usize) -> u64 {
-        (self.prompts.training.len() * self.shared.generations).div_ceil(batch) as u64 * self.shared.iterations
+        self.prompts.epoch(batch)
     }
 
     fn summary(&self) -> String {
@@ -141,10 +140,9 @@ impl Rows for Answered {
         settings: &Settings,
         start: &ModelSource,
     ) -> Result<Box<dyn Objective>> {
-        self.shared.check(settings)?;
         let Own { beta, value_weight, value_clip, target_kl, gamma, lambda, missing_end, .. } = self.own;
         let options = PpoOptions {
-            loss: self.shared.clip(),
+            loss: self.prompts.clip(),
             value: ValueLoss { clip: value_clip },
             value_weight,
             beta,
@@ -152,8 +150,6 @@ impl Rows for Answered {
             gamma,
             lambda,
             missing_end,
-            steps_per_rollout: self.shared.steps_per_rollout,
-            iterations: self.shared.iterations,
         };
         let critic = match self.critic {
             Some(critic) => critic,
@@ -162,6 +158,6 @@ impl Rows for Answered {
                 Critic { config, weights, score: None }
             }
         };
-        Ok(Box::new(Ppo::new(config, settings, options, self.prompts.rollouts(reference(start)?), critic)))
+        Ok(Box::new(Ppo::new(config, settings, options, self.prompts.rollouts(settings, start)?, critic)))
     }
 }

@@ -1,20 +1,22 @@
 //! What all methods have that draw answers of the model's own: prompts, how answers are drawn, what rewards them.
 
-use super::Context;
+use super::{Context, kept, reference};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
+use wgpt::data::buckets::epoch_len;
+use wgpt::data::tokenizer::Tokenizer;
 use wgpt::data::{lines, prompts};
 use wgpt::error::Result;
 use wgpt::fail;
-use wgpt::formats::folder::Weights;
+use wgpt::formats::source::ModelSource;
 use wgpt::generate::SamplingParams;
-use wgpt::models::config::Config;
 use wgpt::objectives::labelled::folder::open;
 use wgpt::objectives::rewards::Rewards;
 use wgpt::objectives::rewards::column::{ByColumn, Rule};
 use wgpt::objectives::rewards::command::ByCommand;
 use wgpt::objectives::rewards::model::ByModel;
-use wgpt::objectives::rollouts::{Drawing, Question, RollOuts};
+use wgpt::objectives::rollouts::{Drawing, Question, RollOuts, Schedule};
 use wgpt::ops::policy_loss::PolicyLoss;
 use wgpt::train::settings::Settings;
 
@@ -61,16 +63,16 @@ pub struct RollOutOptions {
 /// The options, with defaults.
 #[derive(Serialize, Deserialize)]
 pub struct Own {
-    pub generations: usize,
+    generations: usize,
     tokens: Option<usize>,
     temperature: f32,
-    pub steps_per_rollout: u64,
-    pub iterations: u64,
+    steps_per_rollout: u64,
+    iterations: u64,
     epsilon: f32,
     epsilon_high: f32,
     reward: Option<Rule>,
     reward_column: Option<String>,
-    pub reward_model: Option<PathBuf>,
+    reward_model: Option<PathBuf>,
     reward_command: Option<String>,
     reward_timeout: f32,
 }
@@ -122,40 +124,20 @@ impl RollOutOptions {
     }
 }
 
-impl Own {
-    /// The policy's loss, without a KL divergence.
-    pub fn clip(&self) -> PolicyLoss {
-        PolicyLoss { low: self.epsilon, high: self.epsilon_high, beta: 0.0 }
-    }
-
-    /// Refuses settings whose roll-outs do not consist of whole groups.
-    pub fn check(&self, settings: &Settings) -> Result<()> {
-        let Settings { batch, accumulate, .. } = *settings;
-        let (generations, answers) = (self.generations, batch * accumulate * self.steps_per_rollout as usize);
-        if !answers.is_multiple_of(generations) {
-            fail!(
-                Usage,
-                "a roll-out of {answers} answers (--batch {batch} times --accumulate {accumulate} times --steps-per-rollout {}) does \
-                 not consist of groups of --generations {generations}: change one of them",
-                self.steps_per_rollout
-            );
-        }
-        Ok(())
-    }
-}
-
 /// Prompts of both sets, with how they are answered and rewarded.
 pub struct Prompts {
     pub training: Vec<Question>,
     pub validation: Vec<Question>,
+    own: Own,
     drawing: Drawing,
     rewards: Box<dyn Rewards>,
-    tokenizer: wgpt::data::tokenizer::Tokenizer,
+    tokenizer: Tokenizer,
 }
 
 impl Prompts {
     /// Reads them, and says how many are too long.
-    pub fn read(own: &Own, context: &Context) -> Result<Prompts> {
+    pub fn read(own: &Value, context: &Context) -> Result<Prompts> {
+        let own: Own = kept(own)?;
         let Context { global, data, validation, longest, config, tokenizer } = *context;
         let tokens = own.tokens.unwrap_or(512.min(longest / 2));
         if tokens >= longest {
@@ -196,14 +178,42 @@ impl Prompts {
         let params = SamplingParams { temperature: own.temperature, ..SamplingParams::GREEDY };
         let ends: Vec<u32> = config.eos_token_id.iter().copied().chain(tokenizer.end_of_text()).collect();
         let drawing = Drawing { params, tokens, generations: own.generations, ends };
-        Ok(Prompts { training, validation, drawing, rewards, tokenizer: tokenizer.clone() })
+        Ok(Prompts { training, validation, own, drawing, rewards, tokenizer: tokenizer.clone() })
     }
 
     pub fn summary(&self) -> String {
         format!("{} training, {} validation prompts", self.training.len(), self.validation.len())
     }
 
-    pub fn rollouts(self, start: (Config, Weights)) -> RollOuts {
-        RollOuts::new((self.training, self.validation), self.drawing, self.rewards, self.tokenizer, start)
+    /// The folder of the reward model, where one gives the rewards.
+    pub fn reward_model(&self) -> Option<&Path> {
+        self.own.reward_model.as_deref()
+    }
+
+    /// Micro-batches of `batch` answers in a pass over the prompts.
+    pub fn epoch(&self, batch: usize) -> u64 {
+        epoch_len(self.training.len() * self.own.generations, batch) * self.own.iterations
+    }
+
+    /// The policy's loss, without a KL divergence.
+    pub fn clip(&self) -> PolicyLoss {
+        PolicyLoss { low: self.own.epsilon, high: self.own.epsilon_high, beta: 0.0 }
+    }
+
+    /// Refuses settings whose roll-outs do not consist of whole groups; `start` is the model that the run started from.
+    pub fn rollouts(self, settings: &Settings, start: &ModelSource) -> Result<RollOuts> {
+        let Settings { batch, accumulate, .. } = *settings;
+        let Own { generations, steps_per_rollout, iterations, .. } = self.own;
+        let schedule = Schedule::new(settings, steps_per_rollout, iterations);
+        let answers = batch * schedule.micro_batches() as usize;
+        if !answers.is_multiple_of(generations) {
+            fail!(
+                Usage,
+                "a roll-out of {answers} answers (--batch {batch} times --accumulate {accumulate} times --steps-per-rollout \
+                 {steps_per_rollout}) does not consist of groups of --generations {generations}: change one of them"
+            );
+        }
+        let (sets, drawing) = ((self.training, self.validation), (self.drawing, schedule));
+        Ok(RollOuts::new(sets, drawing, self.rewards, self.tokenizer, reference(start)?))
     }
 }

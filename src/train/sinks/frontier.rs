@@ -6,7 +6,7 @@ use std::path::Path;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::plot::{DrawResult, FAINT, INK, Point, TRAIN, TRAIN_LIGHT, font, px, svg, thinned};
+use super::plot::{Area, DrawResult, INK, Point, TRAIN, TRAIN_LIGHT, draw_axes, font, px, svg, thinned};
 use crate::error::Result;
 use crate::files::write_atomic;
 use crate::train::record::Record;
@@ -38,7 +38,7 @@ fn range(values: impl Iterator<Item = f64> + Clone) -> std::ops::Range<f64> {
     low - room..high + room
 }
 
-fn draw(title: &str, points: &[Point], root: super::plot::Area) -> DrawResult {
+fn draw(title: &str, points: &[Point], root: Area) -> DrawResult {
     root.fill(&WHITE)?;
     let (kls, rewards) = (range(points.iter().map(|point| point.0)), range(points.iter().map(|point| point.1)));
     let (bottom, top) = (rewards.start, rewards.end);
@@ -51,19 +51,7 @@ fn draw(title: &str, points: &[Point], root: super::plot::Area) -> DrawResult {
         .x_label_area_size(px(48))
         .y_label_area_size(px(72))
         .build_cartesian_2d(kls, rewards)?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(FAINT.stroke_width(px(1)))
-        .axis_style(INK.mix(0.6).stroke_width(px(1)))
-        .set_all_tick_mark_size(px(5))
-        .x_desc("KL divergence from the start (nats per answer)")
-        .y_desc("mean reward")
-        .x_label_formatter(&|kl| format!("{kl:.of_kl$}"))
-        .y_label_formatter(&|reward| format!("{reward:.of_reward$}"))
-        .label_style(font(14).color(&INK))
-        .axis_desc_style(font(16).color(&INK))
-        .draw()?;
+    draw_axes(&mut chart, ("KL divergence from the start (nats per answer)", of_kl), ("mean reward", of_reward))?;
     // From light to dark in the order of the steps.
     let last = (points.len() - 1).max(1) as f64;
     let dots = points.iter().enumerate().map(|(n, at)| {

@@ -34,7 +34,7 @@ const MOST_POINTS: usize = 900;
 const SHORTEST: f64 = 10.0;
 const FONT: &str = "Helvetica, Arial, 'DejaVu Sans', sans-serif";
 pub(super) const INK: RGBColor = RGBColor(45, 52, 64);
-pub(super) const FAINT: RGBColor = RGBColor(226, 230, 236);
+const FAINT: RGBColor = RGBColor(226, 230, 236);
 pub(super) const TRAIN_LIGHT: RGBColor = RGBColor(158, 190, 230);
 pub(super) const TRAIN: RGBColor = RGBColor(38, 98, 178);
 const VALIDATION: RGBColor = RGBColor(214, 94, 26);
@@ -88,7 +88,7 @@ pub(super) fn svg(draw: impl FnOnce(Area) -> DrawResult) -> String {
 /// A step and a loss.
 pub(super) type Point = (f64, f64);
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+pub(super) type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 pub(super) type DrawResult = std::result::Result<(), Box<dyn std::error::Error>>;
 
 fn draw(plot: &Plot, root: Area) -> DrawResult {
@@ -104,7 +104,9 @@ fn draw(plot: &Plot, root: Area) -> DrawResult {
         .x_label_area_size(px(48))
         .y_label_area_size(px(64))
         .build_cartesian_2d(step_range(&train, &validation), losses)?;
-    draw_axes(&mut chart)?;
+    let losses = chart.y_range();
+    let decimals = if losses.end - losses.start < 1.0 { 2 } else { 1 };
+    draw_axes(&mut chart, ("step", 0), ("loss (nats per token)", decimals))?;
     chart.draw_series(line(&chart, &train, TRAIN_LIGHT, 1))?;
     if let Some((loss, name)) = floor {
         draw_floor(&mut chart, loss, name)?;
@@ -125,19 +127,18 @@ fn draw(plot: &Plot, root: Area) -> DrawResult {
     Ok(())
 }
 
-fn draw_axes(chart: &mut Chart) -> DrawResult {
-    let losses = chart.y_range();
-    let decimals = if losses.end - losses.start < 1.0 { 2 } else { 1 };
+/// Axes with the names of their numbers, and the decimals of these.
+pub(super) fn draw_axes(chart: &mut Chart, x: (&str, usize), y: (&str, usize)) -> DrawResult {
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(FAINT.stroke_width(px(1)))
         .axis_style(INK.mix(0.6).stroke_width(px(1)))
         .set_all_tick_mark_size(px(5))
-        .x_desc("step")
-        .y_desc("loss (nats per token)")
-        .x_label_formatter(&|step| format!("{step:.0}"))
-        .y_label_formatter(&|loss| format!("{loss:.decimals$}"))
+        .x_desc(x.0)
+        .y_desc(y.0)
+        .x_label_formatter(&|value| format!("{value:.*}", x.1))
+        .y_label_formatter(&|value| format!("{value:.*}", y.1))
         .label_style(font(14).color(&INK))
         .axis_desc_style(font(16).color(&INK))
         .draw()?;
