@@ -303,7 +303,11 @@ fn a_reward_model_moves_a_policy_and_what_does_not_fit_is_refused() {
     refused(&format!("--method grpo {exact} --generations 3"), 2, &["--generations 3", "--batch 8"]);
     refused(&format!("--method grpo {exact} --generations 1"), 2, &["--generations 1"]);
     refused(&format!("--method grpo {exact} --temperature 0"), 2, &["--temperature 0"]);
-    refused("--method grpo --reward exact --reward-column nothing --tokens 5", 1, &["line ", "of the prompts", "`nothing`"]);
+    refused(
+        "--method grpo --reward exact --reward-column nothing --tokens 5",
+        1,
+        &["line ", "of the prompts", "`nothing`"],
+    );
     refused(
         "--method grpo --reward exact --reward-column answer --max-length 4",
         1,
