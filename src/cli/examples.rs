@@ -119,6 +119,24 @@ pub fn files(source: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Says how many rows of a file were dropped, and fails where none is left: all `rows` of it, such as "pairs", `why`, such as "are longer
+/// than 8 tokens"; `advice` says what helps.
+pub fn check_kept(
+    global: &Global,
+    path: &Path,
+    (kept, dropped): (usize, usize),
+    (rows, why, advice): (&str, &str, &str),
+) -> Result<()> {
+    let (all, path) = (kept + dropped, path.display());
+    if kept == 0 {
+        fail!(Input, "all {all} {rows} of {path} {why}: {advice}");
+    }
+    if dropped > 0 {
+        global.say(&format!("warning: {dropped} of {all} {rows} of {path} {why} and were dropped"));
+    }
+    Ok(())
+}
+
 /// The text of a template that is named, or in a file.
 pub fn template_text(template: &str) -> Result<String> {
     if let Some(text) = built_in(template) {

@@ -129,7 +129,7 @@ impl Prefer {
         let (mut asked, mut long) = (vec![], 0);
         for (number, prompt) in prompts.into_iter().enumerate() {
             let place = place(&self.prompts, prompt.line);
-            let prompt = Asked::new(prompt.prompt, number, &tokenizer, template.as_ref());
+            let prompt = Asked::new(prompt, number, &tokenizer);
             let prompt = prompt.map_err(|error| error.in_place(&place))?;
             if prompt.ids.len() < context {
                 asked.push(prompt);

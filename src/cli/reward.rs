@@ -1,7 +1,9 @@
 //! `wgpt reward`: trains a reward model on preferences.
 
 use super::Global;
-use super::examples::{ExampleFiles, check_mix, check_same_template, check_validation, files, template_text};
+use super::examples::{
+    ExampleFiles, check_kept, check_mix, check_same_template, check_validation, files, template_text,
+};
 use super::run::{
     Prepared, RunOptions, TRAINING, check_same, create_folder, merge, no_tokenizer, resumed, with_tokens,
 };
@@ -195,15 +197,9 @@ fn preferences(global: &Global, arguments: &Arguments, tokenizer: &Tokenizer) ->
                 dropped += 1;
             }
         }
-        let (all, path) = (kept.len() + dropped, path.display());
-        if kept.is_empty() {
-            fail!(Input, "every row of {path} is longer than {longest} tokens: allow longer ones with --max-length");
-        }
-        if dropped > 0 {
-            global.say(&format!(
-                "warning: {dropped} of {all} rows of {path} are longer than {longest} tokens and were dropped"
-            ));
-        }
+        let why = format!("are longer than {longest} tokens");
+        let advice = "allow longer ones with --max-length";
+        check_kept(global, path, (kept.len(), dropped), ("rows", &why, advice))?;
         Ok(kept)
     };
     let mut sources = vec![];

@@ -48,23 +48,26 @@ fn check(prompt: &Part) -> std::result::Result<(), String> {
 }
 
 impl Prompt {
-    /// The text that an answer goes on from, and its tokens.
+    /// The text that an answer goes on from, and its tokens, at least one.
     pub fn opened(&self, tokenizer: &Tokenizer) -> Result<(String, Vec<u32>)> {
-        match &self.prompt {
-            Part::Text(text) => Ok((text.clone(), tokenizer.encode_prompt(text)?)),
+        let (text, ids) = match &self.prompt {
+            Part::Text(text) => (text.clone(), tokenizer.encode_prompt(text)?),
             Part::Messages(messages) => {
                 let Some(template) = tokenizer.chat_template()? else {
                     fail!(
                         Input,
-                        "dialogues need a chat template, and the model's folder has none: give one with --template chatml, plain, \
-                         lines or FILE"
+                        "messages need a chat template, and the model has none: give one with --template chatml, plain, lines or FILE"
                     );
                 };
                 let text = template.render(messages, true)?;
                 let ids = tokenizer.encode(&text)?;
-                Ok((text, ids))
+                (text, ids)
             }
+        };
+        if ids.is_empty() {
+            fail!(Input, "the tokenizer has no tokens for the prompt: give it more to answer");
         }
+        Ok((text, ids))
     }
 
     /// The prompt with an answer as one text, as a reward model sees it.

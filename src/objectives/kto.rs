@@ -66,6 +66,8 @@ pub struct Kto {
 struct Completions {
     /// Of n completions each after its own prompt, then the n mismatched ones.
     rows: Rows,
+    /// Of the rows, so that micro-batches are slices.
+    indices: Vec<usize>,
     is_desirable: Vec<bool>,
     /// Completions of a micro-batch.
     size: usize,
@@ -80,7 +82,8 @@ impl Completions {
         let mismatched: Vec<Encoded> = rows.chunks(size).flat_map(mismatched).collect();
         rows.extend(mismatched);
         rows.iter_mut().for_each(|row| _ = row.cut(longest));
-        Completions { rows: Rows::new(rows, None), is_desirable, size, reference: vec![] }
+        let indices = (0..rows.len()).collect();
+        Completions { rows: Rows::new(rows, None), indices, is_desirable, size, reference: vec![] }
     }
 
     fn len(&self) -> usize {
@@ -136,10 +139,9 @@ struct MicroBatch {
 impl MicroBatch {
     fn set(&mut self, all: &Completions, number: usize, length: usize, batch: &mut Batch) {
         let (members, count) = (all.members(number), all.len());
-        let own: Vec<usize> = members.clone().collect();
-        let mismatched: Vec<usize> = members.clone().map(|own| count + own).collect();
-        self.own.set(&all.rows, &own, (batch.size, length), &|_| 1.0, batch);
-        self.mismatched.set(&all.rows, &mismatched, (batch.size, length), &|_| 1.0, batch);
+        let (own, mismatched) = all.indices.split_at(count);
+        self.own.set(&all.rows, &own[members.clone()], (batch.size, length), &|_| 1.0, batch);
+        self.mismatched.set(&all.rows, &mismatched[members.clone()], (batch.size, length), &|_| 1.0, batch);
         for (values, count) in [(&mut self.reference, 2 * batch.size), (&mut self.labels, batch.size)] {
             values.clear();
             values.resize(count, 0.0);

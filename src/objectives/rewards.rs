@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use crate::error::Result;
 use crate::executor::Executor;
 
-/// An answer that wants a reward.
-pub struct Judged<'a> {
+/// An answer to reward.
+pub struct Candidate<'a> {
     /// The prompt's row, with all its columns.
     pub row: &'a Map<String, Value>,
     /// The line of the row in its file.
@@ -27,8 +27,8 @@ pub struct Judged<'a> {
 
 /// What gives rewards.
 pub trait Rewards {
-    /// A reward for each answer, a finite number; none where it cannot be judged.
-    fn of(&mut self, executor: &mut dyn Executor, answers: &[Judged]) -> Result<Vec<Option<f32>>>;
+    /// A reward for each answer, a finite number; none where the source gives none.
+    fn of(&mut self, executor: &mut dyn Executor, answers: &[Candidate]) -> Result<Vec<Option<f32>>>;
 
     /// Forgets what is on a device that is no longer there.
     fn forget(&mut self) {}

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::reference::{REFERENCE, Reference};
-use super::rewards::{Judged, Rewards};
+use super::rewards::{Candidate, Rewards};
 use super::rows::Rows;
 use crate::data::buckets::{Buckets, Epochs, epoch_len};
 use crate::data::dialogues::{Encoded, Part};
@@ -118,7 +118,7 @@ impl Answer {
         self.references.iter().map(|bits| f32::from_bits(*bits))
     }
 
-    /// None where it could not be judged.
+    /// None where its source gave none.
     pub fn reward(&self) -> Option<f32> {
         self.reward.map(f32::from_bits)
     }
@@ -130,7 +130,7 @@ impl Answer {
     }
 }
 
-/// What draws answers, and has them judged.
+/// Draws answers and has them rewarded.
 pub struct RollOuts {
     pub questions: Vec<Question>,
     pub validation: Vec<Question>,
@@ -214,7 +214,7 @@ impl RollOuts {
         let first = (number as u32).wrapping_mul(count as u32).wrapping_add(seed_of(seed));
         let mut answers = self.answers(executor, network, (false, &asked), first)?;
         let drawn_ms = start.elapsed().as_secs_f32() * 1e3;
-        self.judge(executor, false, &mut answers)?;
+        self.reward(executor, false, &mut answers)?;
         let mut rolled = measures(&answers);
         rolled.scalars.push(("generation_ms", drawn_ms));
         rolled.scalars.push(("rollout_ms", start.elapsed().as_secs_f32() * 1e3));
@@ -222,14 +222,14 @@ impl RollOuts {
         Ok((answers, rolled))
     }
 
-    /// Has one answer to each validation prompt judged; nothing where there are none.
+    /// The rewards of one answer to each validation prompt; nothing where there are none.
     pub fn evaluate(&mut self, executor: &mut dyn Executor, network: &Network) -> Result<Option<Evaluation>> {
         if self.validation.is_empty() {
             return Ok(None);
         }
         let asked: Vec<usize> = (0..self.validation.len()).collect();
         let mut answers = self.answers(executor, network, (true, &asked), 0)?;
-        self.judge(executor, true, &mut answers)?;
+        self.reward(executor, true, &mut answers)?;
         Ok(Some(measures(&answers).evaluation()))
     }
 
@@ -277,7 +277,7 @@ impl RollOuts {
     }
 
     /// Sets the rewards and the reference's log-probabilities of answers.
-    fn judge(&mut self, executor: &mut dyn Executor, validation: bool, answers: &mut [Answer]) -> Result<()> {
+    fn reward(&mut self, executor: &mut dyn Executor, validation: bool, answers: &mut [Answer]) -> Result<()> {
         let mut texts = vec![];
         for answer in answers.iter() {
             texts.push(self.text(answer)?);
@@ -287,7 +287,14 @@ impl RollOuts {
             let Question { prompt, .. } = &questions[answer.question];
             let whole = prompt.answered(text, &self.tokenizer)?;
             let rendered = matches!(prompt.prompt, Part::Messages(_));
-            Ok(Judged { row: &prompt.row, line: prompt.line, whole, rendered, answer: text, tokens: answer.ids.len() })
+            Ok(Candidate {
+                row: &prompt.row,
+                line: prompt.line,
+                whole,
+                rendered,
+                answer: text,
+                tokens: answer.ids.len(),
+            })
         });
         let rewards = self.rewards.of(executor, &judged.collect::<Result<Vec<_>>>()?)?;
         if let Some(n) = rewards.iter().position(|reward| reward.is_some_and(|reward| !reward.is_finite())) {

@@ -1,18 +1,18 @@
 //! A run from its first step to its last, whatever its objective: steps, records, validation, the best model, samples,
 //! checkpoints, early stopping, going on where a run was interrupted or its device was lost.
 
+mod state;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde::{Deserialize, Serialize};
-
-use super::checkpoint::{Checkpoint, LoadedCheckpoint, RunFolder};
+use super::checkpoint::{Checkpoint, RunFolder};
 use super::memory::check_memory;
 use super::objective::Evaluation;
 use super::record::Record;
 use super::settings::{Cadence, Settings};
 use super::sinks::Sink;
-use super::trainer::{ChosenVariants, Owned, Trainer};
+use super::trainer::{Owned, Trainer};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::executor::Executor;
@@ -20,8 +20,10 @@ use crate::fail;
 use crate::files::write_bytes;
 use crate::formats::folder::{NamedTensor, holds_model};
 use crate::formats::generation_config::GenerationConfig;
-use crate::formats::upload::upload;
 use crate::generate::{Generator, SamplingParams};
+
+use state::other_states;
+pub use state::{Evaluated, RunState, restore, run_state, saved_tokenizer};
 
 /// Times that a lost device is opened again before a run gives up.
 const MOST_LOSSES: usize = 2;
@@ -29,39 +31,6 @@ const MOST_LOSSES: usize = 2;
 pub const METRICS_FILE: &str = "metrics.json";
 /// Tokens of a sample text.
 const SAMPLE_TOKENS: usize = 100;
-
-/// The content of `trainer.json`: with the tensors, all that a resume needs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunState {
-    pub step: u64,
-    /// The objective's name.
-    pub objective: String,
-    pub settings: Settings,
-    /// The command's own record, to make the objective again: path of the data, task.
-    pub command: serde_json::Value,
-    #[serde(default)]
-    pub evaluations: Vec<Evaluated>,
-    /// The chosen kernels by class, so that a resumed run has the same bits.
-    #[serde(default)]
-    pub variants: ChosenVariants,
-    /// What the objective keeps beside the parameters.
-    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
-    pub kept: serde_json::Value,
-}
-
-/// Measures of the validation data.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Evaluated {
-    pub step: u64,
-    /// Passes over the data that ended with this step, counted from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<u64>,
-    pub loss: f64,
-    /// The measure of the best model; null where it is not defined.
-    pub value: Option<f64>,
-    /// Whether no earlier evaluation was as good.
-    pub best: bool,
-}
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,47 +55,6 @@ pub struct Run {
     pub sinks: Vec<Box<dyn Sink>>,
     /// Steps before which the device is lost, to prove that a run survives it.
     pub faults: Vec<u64>,
-}
-
-/// Reads `trainer.json`.
-pub fn run_state(checkpoint: &LoadedCheckpoint) -> Result<RunState> {
-    serde_json::from_value(checkpoint.trainer.clone()).map_err(|why| {
-        let (step, why) = (checkpoint.step, crate::files::one_line(&why.to_string()));
-        Error::Input(format!(
-            "trainer.json of step {step} has not the form of this version of wgpt ({why}): start a new run"
-        ))
-    })
-}
-
-/// The tokenizer of a checkpoint, where its data has one.
-pub fn saved_tokenizer(checkpoint: &LoadedCheckpoint) -> Result<Option<Tokenizer>> {
-    if checkpoint.tokenizer.is_empty() {
-        return Ok(None);
-    }
-    Tokenizer::from_json(checkpoint.tokenizer.clone()).map(Some).map_err(|why| {
-        let (step, why) = (checkpoint.step, crate::files::one_line(&why));
-        Error::Input(format!("tokenizer.json of step {step} is damaged ({why}): restore it from a copy"))
-    })
-}
-
-/// Puts a trainer where a checkpoint left it.
-pub fn restore(trainer: &mut Trainer, checkpoint: &LoadedCheckpoint) -> Result<()> {
-    let network = trainer.network().clone();
-    upload(trainer.executor(), &network, &checkpoint.weights)?;
-    for (name, _) in other_states(trainer) {
-        let values = checkpoint.optimizer.read(&name)?;
-        trainer.executor().write_state(&name, &values)?;
-    }
-    trainer.prepare()?;
-    trainer.seek(checkpoint.step, &run_state(checkpoint)?.kept)
-}
-
-/// The tensors of a checkpoint beside the first network: heads, other trained networks, the optimiser.
-fn other_states(trainer: &Trainer) -> Vec<(String, Vec<usize>)> {
-    let network = trainer.network().parameters();
-    let is_other = |name: &str| !network.iter().any(|p| p.name == name);
-    let trained = trainer.saved_states().into_iter().filter(|(name, _)| is_other(name));
-    trained.chain(trainer.optimizer_states()).collect()
 }
 
 impl Run {

@@ -15,7 +15,7 @@ use wgpt::formats::source::ModelSource;
 use wgpt::generate::SamplingParams;
 use wgpt::models::config::Config;
 use wgpt::objectives::grpo::{GroupOptions, GroupPolicy, Method, Normalisation, RECIPE, Scaling};
-use wgpt::objectives::rewards::{Judged, Rewards};
+use wgpt::objectives::rewards::{Candidate, Rewards};
 use wgpt::objectives::rollouts::{Drawing, Question, RollOuts, Schedule};
 use wgpt::ops::policy_loss::PolicyLoss;
 use wgpt::reference::Cpu;
@@ -32,8 +32,8 @@ const GENERATIONS: usize = 4;
 pub struct Even;
 
 impl Rewards for Even {
-    fn of(&mut self, _executor: &mut dyn Executor, answers: &[Judged]) -> Result<Vec<Option<f32>>> {
-        let even = |answer: &Judged| answer.answer.bytes().filter(|byte| byte.is_multiple_of(2)).count() as f32;
+    fn of(&mut self, _executor: &mut dyn Executor, answers: &[Candidate]) -> Result<Vec<Option<f32>>> {
+        let even = |answer: &Candidate| answer.answer.bytes().filter(|byte| byte.is_multiple_of(2)).count() as f32;
         Ok(answers.iter().map(|answer| Some(even(answer) / answer.tokens.max(1) as f32)).collect())
     }
 }

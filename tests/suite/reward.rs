@@ -134,7 +134,7 @@ fn rankings_and_pairs_of_several_sources_are_learned() {
     };
     refused("--data own.jsonl --batch 1", 2, &["4 answers", "--batch 1", "at least --batch 2"]);
     refused("--data own.jsonl --mix 1,2", 2, &["--mix", "1 --data"]);
-    refused("--data own.jsonl --max-length 3", 1, &["every row of own.jsonl", "--max-length"]);
+    refused("--data own.jsonl --max-length 3", 1, &["rows of own.jsonl", "--max-length"]);
     assert!(!place.path("new").exists());
 }
 

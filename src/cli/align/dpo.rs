@@ -1,7 +1,7 @@
 //! `wgpt align --method dpo`: pairs of answers, of which one is better.
 
 use super::{Context, Rows, kept, positive, reference};
-use crate::cli::examples::encoder;
+use crate::cli::examples::{check_kept, encoder};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
@@ -83,15 +83,9 @@ pub fn read(own: &Value, context: &Context) -> Result<Box<dyn Rows>> {
                 kept.push(answers);
             }
         }
-        let (all, path) = (kept.len() + dropped, path.display());
-        if kept.is_empty() {
-            fail!(Input, "every pair of {path} is longer than {longest} tokens: allow longer ones with --max-length");
-        }
-        if dropped > 0 {
-            global.say(&format!(
-                "warning: {dropped} of {all} pairs of {path} are longer than {longest} tokens and were dropped"
-            ));
-        }
+        let why = format!("are longer than {longest} tokens");
+        let advice = "allow longer ones with --max-length";
+        check_kept(global, path, (kept.len(), dropped), ("pairs", &why, advice))?;
         Ok(Pairs::new(kept))
     };
     let (training, validation) = (read(data)?, validation.map_or(Ok(Pairs::default()), read)?);

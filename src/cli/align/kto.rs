@@ -1,7 +1,7 @@
 //! `wgpt align --method kto`: completions that are judged one by one, desirable or not.
 
 use super::{Context, Rows, kept, positive, reference};
-use crate::cli::examples::encoder;
+use crate::cli::examples::{check_kept, encoder};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
@@ -74,19 +74,11 @@ pub fn read(own: &Value, context: &Context) -> Result<Box<dyn Rows>> {
                 dropped += 1;
             }
         }
-        let (all, path) = (kept.len() + dropped, path.display());
-        if kept.is_empty() {
-            fail!(
-                Input,
-                "no completion of {path} begins within {longest} tokens: allow longer prompts with --max-length"
-            );
-        }
-        if dropped > 0 {
-            global.say(&format!(
-                "warning: {dropped} of {all} completions of {path} do not begin within {longest} tokens and were dropped"
-            ));
-        }
+        let why = format!("do not begin within {longest} tokens");
+        let advice = "allow longer prompts with --max-length";
+        check_kept(global, path, (kept.len(), dropped), ("completions", &why, advice))?;
         if cut > 0 {
+            let (all, path) = (kept.len() + dropped, path.display());
             global.say(&format!(
                 "warning: {cut} of {all} completions of {path} end beyond {longest} tokens and were cut there"
             ));

@@ -32,7 +32,7 @@ pub struct PpoFlags {
     /// Discount of later rewards [default: 1]
     #[arg(long, help_heading = "Task")]
     gamma: Option<f32>,
-    /// Between the critic's word (0) and the rewards' (1) on what follows [default: 0.95]
+    /// Lambda of generalised advantages: 0 trusts the critic alone, 1 the rewards alone [default: 0.95]
     #[arg(long, help_heading = "Task")]
     lambda: Option<f32>,
     /// Subtracted from the reward of an answer that does not end by itself [default: 0]

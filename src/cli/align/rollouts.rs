@@ -1,6 +1,7 @@
 //! What all methods have that draw answers of the model's own: prompts, how answers are drawn, what rewards them.
 
 use super::{Context, kept, reference};
+use crate::cli::examples::check_kept;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -144,28 +145,19 @@ impl Prompts {
             fail!(Usage, "--tokens {tokens} leaves no room for a prompt: --max-length, with the prompt, is {longest}");
         }
         let read = |path: &Path| {
-            let (mut kept, mut all) = (vec![], 0);
+            let (mut kept, mut dropped) = (vec![], 0);
             for prompt in prompts::read(path)? {
                 let place = lines::place(path, prompt.line);
                 let (text, ids) = prompt.opened(tokenizer).map_err(|error| error.in_place(&place))?;
-                all += 1;
-                if !ids.is_empty() && ids.len() + tokens <= longest {
+                if ids.len() + tokens <= longest {
                     kept.push(Question { prompt, text, ids });
+                } else {
+                    dropped += 1;
                 }
             }
-            let (dropped, path, most) = (all - kept.len(), path.display(), longest - tokens);
-            if kept.is_empty() {
-                fail!(
-                    Input,
-                    "every prompt of {path} is longer than {most} tokens: allow longer ones with --max-length, or shorter answers \
-                     with --tokens"
-                );
-            }
-            if dropped > 0 {
-                global.say(&format!(
-                    "warning: {dropped} of {all} prompts of {path} are longer than {most} tokens and were dropped"
-                ));
-            }
+            let why = format!("are longer than {} tokens", longest - tokens);
+            let advice = "allow longer ones with --max-length, or shorter answers with --tokens";
+            check_kept(global, path, (kept.len(), dropped), ("prompts", &why, advice))?;
             Ok(kept)
         };
         let (training, validation) = (read(data)?, validation.map_or(Ok(vec![]), read)?);

@@ -1,12 +1,12 @@
 //! Answers of a model to prompts, drawn together, that differ.
 
 use crate::cli::sample::settings::Settings;
-use wgpt::data::chat_template::{ASSISTANT, ChatTemplate, Message};
+use wgpt::data::chat_template::{ASSISTANT, Message};
 use wgpt::data::dialogues::Part;
+use wgpt::data::prompts::Prompt;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
-use wgpt::fail;
 use wgpt::generate::stop::{Continuation, Finish};
 use wgpt::generate::{Generator, Request, SamplingParams};
 
@@ -24,20 +24,9 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// The tokens of a prompt: messages as the chat template opens an answer to them.
-    pub fn new(part: Part, number: usize, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Asked> {
-        let ids = match (&part, template) {
-            (Part::Text(text), _) => tokenizer.encode_prompt(text)?,
-            (Part::Messages(messages), Some(template)) => tokenizer.encode(&template.render(messages, true)?)?,
-            (Part::Messages(_), None) => fail!(
-                Input,
-                "messages need a chat template, and the model has none: give one with --template chatml, plain, lines or FILE"
-            ),
-        };
-        if ids.is_empty() {
-            fail!(Input, "the tokenizer has no tokens for the prompt: give it more to answer");
-        }
-        Ok(Asked { part, ids, number: number as u32 })
+    pub fn new(prompt: Prompt, number: usize, tokenizer: &Tokenizer) -> Result<Asked> {
+        let (_, ids) = prompt.opened(tokenizer)?;
+        Ok(Asked { part: prompt.prompt, ids, number: number as u32 })
     }
 
     /// An answer of the form that the prompt has.

@@ -3,7 +3,7 @@
 use regex::Regex;
 use serde_json::Value;
 
-use super::{Judged, Rewards};
+use super::{Candidate, Rewards};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::fail;
@@ -28,7 +28,7 @@ pub struct ByColumn {
 
 impl ByColumn {
     /// The reward of an answer.
-    fn reward(&self, answer: &Judged) -> Result<f32> {
+    fn reward(&self, answer: &Candidate) -> Result<f32> {
         let ByColumn { rule, column } = self;
         let (value, line) = (answer.row.get(column).unwrap_or(&Value::Null), answer.line);
         let share = |is_so: bool| if is_so { 1.0 } else { 0.0 };
@@ -51,7 +51,7 @@ impl ByColumn {
 }
 
 impl Rewards for ByColumn {
-    fn of(&mut self, _executor: &mut dyn Executor, answers: &[Judged]) -> Result<Vec<Option<f32>>> {
+    fn of(&mut self, _executor: &mut dyn Executor, answers: &[Candidate]) -> Result<Vec<Option<f32>>> {
         answers.iter().map(|answer| self.reward(answer).map(Some)).collect()
     }
 }
@@ -67,7 +67,7 @@ mod tests {
         let reward = |rule, column: &str, answer: &str, tokens| {
             let row = row.as_object().unwrap();
             let by = ByColumn { rule, column: column.into() };
-            by.reward(&Judged { row, line: 3, whole: String::new(), rendered: false, answer, tokens })
+            by.reward(&Candidate { row, line: 3, whole: String::new(), rendered: false, answer, tokens })
                 .map_err(|e| e.to_string())
         };
         assert_eq!(reward(Rule::Exact, "answer", " 4", 1), Ok(1.0));

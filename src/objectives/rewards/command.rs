@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Judged, Rewards};
+use super::{Candidate, Rewards};
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::fail;
@@ -97,12 +97,12 @@ fn number(line: &str) -> std::result::Result<Option<f32>, ()> {
 }
 
 impl Rewards for ByCommand {
-    fn of(&mut self, _executor: &mut dyn Executor, answers: &[Judged]) -> Result<Vec<Option<f32>>> {
+    fn of(&mut self, _executor: &mut dyn Executor, answers: &[Candidate]) -> Result<Vec<Option<f32>>> {
         let mut running = match self.running.take().filter(|running| running.input.is_some()) {
             Some(running) => running,
             None => self.start()?,
         };
-        let line = |answer: &Judged| {
+        let line = |answer: &Candidate| {
             let mut row = answer.row.clone();
             row.insert("completion".into(), answer.answer.into());
             Value::Object(row).to_string() + "\n"
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_command_is_asked_again_and_its_failures_are_sentences() {
         let row = json!({"prompt": "p", "n": 2});
-        let judged = |answer| Judged {
+        let judged = |answer| Candidate {
             row: row.as_object().unwrap(),
             line: 1,
             whole: String::new(),

@@ -1,6 +1,6 @@
 //! Rewards by a reward model: a folder of `wgpt reward`, or a classifier of one label that `transformers` saved.
 
-use super::{Judged, Rewards};
+use super::{Candidate, Rewards};
 use crate::data::buckets::Buckets;
 use crate::data::labelled::target::Target;
 use crate::error::Result;
@@ -47,13 +47,13 @@ impl ByModel {
 }
 
 impl Rewards for ByModel {
-    fn of(&mut self, executor: &mut dyn Executor, answers: &[Judged]) -> Result<Vec<Option<f32>>> {
+    fn of(&mut self, executor: &mut dyn Executor, answers: &[Candidate]) -> Result<Vec<Option<f32>>> {
         let longest = self.model.task.longest;
-        let item = |answer: &Judged| {
+        let item = |answer: &Candidate| {
             let tokenizer = &self.model.tokenizer;
             let whole = &answer.whole;
             let mut ids = if answer.rendered { tokenizer.encode(whole)? } else { tokenizer.encode_prompt(whole)? };
-            // The end of a text that is too long says the most of its answer.
+            // A text that is too long loses its first tokens, so that its answer stays.
             ids.drain(..ids.len().saturating_sub(longest));
             Ok(Item { ids: vec![ids], answer: None, weight: 1.0 })
         };
