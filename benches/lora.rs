@@ -33,9 +33,12 @@ struct Arguments {
     /// Tokens of a step, one example
     #[arg(long, default_value_t = 512)]
     tokens: usize,
-    /// Steps that are timed after one that is not; 0 for memory alone
+    /// Steps that are timed; 0 for memory alone
     #[arg(long, default_value_t = 2)]
     steps: u64,
+    /// Steps before them that are not timed
+    #[arg(long, default_value_t = 1)]
+    warm_up: u64,
     /// Only these: f32, f16, q8_0, q4_0, full (all of the model is trained)
     #[arg(long, value_delimiter = ',', default_value = "full,f32,f16,q8_0,q4_0")]
     bases: Vec<String>,
@@ -84,8 +87,12 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 /// Trained values, bytes, and tokens per second as text.
 fn measure(arguments: &Arguments, config: Config) -> Result<(usize, u64, String)> {
-    let choices =
-        Choices { batch: Some(1), steps: Some(arguments.steps + 1), classifier_rows: Some(128), ..Choices::default() };
+    let choices = Choices {
+        batch: Some(1),
+        steps: Some(arguments.warm_up + arguments.steps),
+        classifier_rows: Some(128),
+        ..Choices::default()
+    };
     let settings = choices.resolve(&RECIPE, |_| 1)?;
     let vocabulary = config.vocab_size as u32;
     let ids: Vec<u32> = (0..=arguments.tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocabulary).collect();
@@ -100,7 +107,9 @@ fn measure(arguments: &Arguments, config: Config) -> Result<(usize, u64, String)
     }
     let mut trainer = Trainer::new(Box::new(device), blueprint, objective, settings)?;
     trainer.initialise(None)?;
-    trainer.step()?;
+    for _ in 0..arguments.warm_up {
+        trainer.step()?;
+    }
     trainer.finish()?;
     let start = Instant::now();
     for _ in 0..arguments.steps {
@@ -108,5 +117,5 @@ fn measure(arguments: &Arguments, config: Config) -> Result<(usize, u64, String)
     }
     trainer.finish()?;
     let seconds = start.elapsed().as_secs_f64();
-    Ok((trained, bytes, format!("{:.1}", (arguments.steps as usize * arguments.tokens) as f64 / seconds)))
+    Ok((trained, bytes, format!("{:.2}", (arguments.steps as usize * arguments.tokens) as f64 / seconds)))
 }

@@ -209,6 +209,18 @@ pub fn decode_graph(network: &Network, rows: usize) -> Graph {
     decoder::decode_graph(network, network.config().vocab_size, rows, &Choice::Draw(SamplingParams::GREEDY))
 }
 
+/// The graphs with which a generator of `rows` rows draws from ids below `vocabulary` after prompts of up to `longest` tokens.
+pub fn generation_graphs(
+    network: &Network,
+    (vocabulary, rows): (usize, usize),
+    longest: usize,
+    params: &SamplingParams,
+) -> Vec<Graph> {
+    let decode = decoder::decode_graph(network, vocabulary, rows, &Choice::Draw(params.clone()));
+    let prefill = decoder::prefill_graph(network, rows, decoder::window(longest, network.config().context));
+    vec![decode, prefill, decoder::reorder_graph(network, vocabulary, rows)]
+}
+
 /// A text to generate.
 #[derive(Clone, Debug)]
 pub struct Request {

@@ -8,6 +8,7 @@ pub mod ppo;
 pub mod pretrain;
 pub mod recipe;
 pub mod reference;
+pub mod rejection;
 pub mod reward;
 pub mod rewards;
 pub mod rollouts;

@@ -4,6 +4,7 @@ mod dpo;
 mod grpo;
 mod kto;
 mod ppo;
+mod rejection;
 mod rollouts;
 
 use super::Global;
@@ -55,6 +56,10 @@ pub struct Align {
     #[command(flatten)]
     rollouts: rollouts::RollOutOptions,
     #[command(flatten)]
+    clip: rollouts::ClipOptions,
+    #[command(flatten)]
+    rejection: rejection::RejectionOptions,
+    #[command(flatten)]
     grpo: grpo::GrpoOptions,
     #[command(flatten)]
     ppo: ppo::PpoFlags,
@@ -71,6 +76,8 @@ enum Method {
     Dpo,
     /// Kahneman-Tversky optimisation: answers that are each good or not, without a reward model
     Kto,
+    /// Rejection sampling: in each round the best of several answers of the model's own are learned
+    Rejection,
     /// Group relative policy optimisation: answers of the model's own, with rewards
     Grpo,
     /// REINFORCE with the other answers to a prompt as the baseline
@@ -141,11 +148,17 @@ impl Align {
 
     /// The method's own options, with its defaults; those of other methods are refused.
     fn own(&self, method: Method) -> Result<Value> {
-        let is_online = matches!(method, Method::Grpo | Method::Rloo | Method::Ppo);
+        let has_policy_loss = matches!(method, Method::Grpo | Method::Rloo | Method::Ppo);
+        let draws = has_policy_loss || method == Method::Rejection;
+        if let (Method::Rejection, Some(_)) = (method, self.beta) {
+            fail!(Usage, "--beta is not for --method rejection, whose loss knows no reference: leave it out");
+        }
         let others = [
             (method == Method::Dpo, json!(self.dpo), "dpo"),
             (method == Method::Kto, json!(self.kto), "kto"),
-            (is_online, json!(self.rollouts), "grpo, rloo or ppo"),
+            (draws, json!(self.rollouts), "rejection, grpo, rloo or ppo"),
+            (has_policy_loss, json!(self.clip), "grpo, rloo or ppo"),
+            (method == Method::Rejection, json!(self.rejection), "rejection"),
             (method == Method::Grpo, json!(self.grpo), "grpo"),
             (method == Method::Ppo, json!(self.ppo), "ppo"),
         ];
@@ -155,15 +168,16 @@ impl Align {
                 fail!(Usage, "--{} is for --method {methods}: leave it out, or choose that", name.replace('_', "-"));
             }
         }
-        match method {
-            Method::Dpo => self.dpo.resolved(self.beta).map(|own| json!(own)),
-            Method::Kto => self.kto.resolved(self.beta).map(|own| json!(own)),
-            Method::Grpo | Method::Rloo => {
-                let own = self.grpo.resolved(method == Method::Rloo, self.beta)?;
-                Ok(merge(json!(self.rollouts.resolved(true)?), json!(own)))
-            }
-            Method::Ppo => Ok(merge(json!(self.rollouts.resolved(false)?), json!(self.ppo.resolved(self.beta)?))),
-        }
+        let own = match method {
+            Method::Dpo => json!(self.dpo.resolved(self.beta)?),
+            Method::Kto => json!(self.kto.resolved(self.beta)?),
+            Method::Rejection => json!(self.rejection.resolved(self.val.is_some())?),
+            Method::Grpo | Method::Rloo => json!(self.grpo.resolved(method == Method::Rloo, self.beta)?),
+            Method::Ppo => json!(self.ppo.resolved(self.beta)?),
+        };
+        let clip = if has_policy_loss { json!(self.clip.resolved()?) } else { json!({}) };
+        let drawn = if draws { json!(self.rollouts.resolved(method != Method::Ppo)?) } else { json!({}) };
+        Ok([drawn, clip].into_iter().fold(own, merge))
     }
 
     /// The method's own options as the user gave them.
@@ -171,6 +185,8 @@ impl Align {
         let options = [
             json!(self.kto),
             json!(self.rollouts),
+            json!(self.clip),
+            json!(self.rejection),
             json!(self.grpo),
             json!(self.ppo),
             json!({"beta": self.beta, "method": self.method}),
@@ -280,6 +296,7 @@ fn rows(global: &Global, arguments: &Arguments, config: &Config, tokenizer: &Tok
     match arguments.method {
         Method::Dpo => dpo::read(&arguments.own, &context),
         Method::Kto => kto::read(&arguments.own, &context),
+        Method::Rejection => rejection::read(&arguments.own, &context),
         Method::Grpo | Method::Rloo => grpo::read(&arguments.own, arguments.method == Method::Rloo, &context),
         Method::Ppo => ppo::read(&arguments.own, &context),
     }

@@ -2,12 +2,14 @@
 
 use super::render::Render;
 use super::{Global, progress_of_bytes};
-use serde_json::json;
+use rand_pcg::Pcg64;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use wgpt::data::chat_template::Message;
+use wgpt::data::chat_template::{ASSISTANT, USER};
 use wgpt::data::corpora::dialogues::dialogues;
+use wgpt::data::corpora::preferences::{self, Preference};
 use wgpt::data::corpora::tasks::{self, Split};
 use wgpt::data::labelled::{Task, write};
 use wgpt::data::prepare::{Part, Preparation, Validation};
@@ -21,7 +23,7 @@ use wgpt::files::write_bytes;
 pub enum Command {
     /// Tokenise text into a folder of shards that `wgpt train --data` reads as they are
     Prepare(Prepare),
-    /// Write examples of a built-in task, for `wgpt finetune`, `wgpt eval` and `wgpt sft`
+    /// Write examples of a built-in task, for `wgpt finetune`, `wgpt eval`, `wgpt sft`, `wgpt reward` and `wgpt align`
     Task(Examples),
     /// Show examples for `wgpt sft` as the model sees them: text, ids, and which are learned, a JSON object for each
     Render(Render),
@@ -142,10 +144,11 @@ impl Prepare {
 #[derive(clap::Args)]
 pub struct Examples {
     /// classify (does the story end happily?), entail (does the hypothesis follow?), similar (the same in other words?) or
-    /// choose (which passage goes on with the story?); or dialogue (questions about a passage, and answers)
+    /// choose (which passage goes on with the story?); dialogue (questions about a passage, and answers); or preference (such questions
+    /// with a common answer and the best one, and two of which one is better)
     #[arg(value_name = "NAME", value_parser = BuiltIn::named)]
     task: BuiltIn,
-    /// File to write: .jsonl, .csv or .tsv; .jsonl for dialogues
+    /// File to write: .jsonl, .csv or .tsv; .jsonl for dialogues and preferences
     #[arg(long)]
     out: PathBuf,
     /// Examples to write
@@ -172,18 +175,39 @@ impl Examples {
                 (task.name(), examples.len())
             }
             BuiltIn::Dialogue => {
-                if self.out.extension().is_none_or(|extension| extension != "jsonl") {
-                    fail!(Usage, "dialogues are written as .jsonl, and --out is {out}: give a name that ends so");
-                }
-                let dialogues = dialogues(self.split, self.seed.into(), self.count);
-                let line = |messages: &Vec<Message>| json!({"messages": messages}).to_string() + "\n";
-                write_bytes(&self.out, dialogues.iter().map(line).collect::<String>().as_bytes())?;
-                (DIALOGUE, dialogues.len())
+                let rows = dialogues(self.split, self.seed.into(), self.count);
+                (DIALOGUE, self.lines(rows.iter().map(|messages| json!({"messages": messages})))?)
+            }
+            BuiltIn::Preference => {
+                let questions = preferences::questions(self.split, self.seed.into(), self.count);
+                (PREFERENCE, self.lines(questions.into_iter().map(preference))?)
             }
         };
         global.say(&format!("{count} {split} examples of the task {name} are in {out}"));
         Ok(())
     }
+
+    /// Writes a row to a line of the file, and returns their number.
+    fn lines(&self, rows: impl ExactSizeIterator<Item = Value>) -> Result<usize> {
+        if self.out.extension().is_none_or(|extension| extension != "jsonl") {
+            let out = self.out.display();
+            fail!(Usage, "this task is written as .jsonl, and --out is {out}: give a name that ends so");
+        }
+        let count = rows.len();
+        write_bytes(&self.out, rows.map(|row| row.to_string() + "\n").collect::<String>().as_bytes())?;
+        Ok(count)
+    }
+}
+
+/// A question with its answers, as a row that `sft`, `reward` and `align` read alike.
+fn preference((question, mut random): (preferences::Question, Pcg64)) -> Value {
+    let message = |role: &str, content: &str| json!([{"role": role, "content": content}]);
+    let common = question.common(&mut random);
+    let Preference { chosen, rejected, margin } = question.preference(&mut random);
+    json!({
+        "prompt": message(USER, &question.text), "completion": message(ASSISTANT, &common), "chosen": message(ASSISTANT, &chosen),
+        "rejected": message(ASSISTANT, &rejected), "margin": margin, "best": question.best(),
+    })
 }
 
 /// A built-in task.
@@ -191,12 +215,18 @@ impl Examples {
 enum BuiltIn {
     Labelled(Task),
     Dialogue,
+    Preference,
 }
 
 const DIALOGUE: &str = "dialogue";
+const PREFERENCE: &str = "preference";
 
 impl BuiltIn {
     fn named(name: &str) -> Result<BuiltIn> {
-        if name == DIALOGUE { Ok(BuiltIn::Dialogue) } else { Task::named(name).map(BuiltIn::Labelled) }
+        match name {
+            DIALOGUE => Ok(BuiltIn::Dialogue),
+            PREFERENCE => Ok(BuiltIn::Preference),
+            _ => Task::named(name).map(BuiltIn::Labelled),
+        }
     }
 }

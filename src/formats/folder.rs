@@ -124,6 +124,11 @@ struct Index {
 }
 
 impl Weights {
+    /// Those of a model that is planned and never loaded.
+    pub fn none() -> Weights {
+        Weights { files: vec![], places: HashMap::new(), targets: HashMap::new(), score: None, merged: None }
+    }
+
     /// Opens `model.safetensors`, or else every file that `model.safetensors.index.json` names, and checks names,
     /// shapes, types and (in files from here) checksums.
     ///

@@ -184,11 +184,9 @@ impl Decoder {
         if ids.is_empty() {
             return Ok(());
         }
-        // Windows of few lengths, so that few programs are made, none much longer than needed.
-        let step = (ids.len().next_power_of_two() / 4).max(SHORTEST_WINDOW);
-        let window = ids.len().next_multiple_of(step);
-        let program = self.prefill_program(executor, window)?;
-        let window = window.min(self.network.config().context);
+        let window = window(ids.len(), self.network.config().context);
+        let (network, rows) = (&self.network, self.rows);
+        let program = self.programs.get(executor, Kind::Prefill(window), || prefill_graph(network, rows, window))?;
         // Positions after the last are causal: what stands there changes nothing before, and is overwritten when reached.
         let padded: Vec<u32> = ids.iter().copied().chain(std::iter::repeat(0)).take(window).collect();
         executor.write(program, "ids", bytemuck::cast_slice(&padded))?;
@@ -202,29 +200,9 @@ impl Decoder {
         let Some(filled) = copied.map(|(parent, _)| self.positions[*parent as usize]).max() else { return Ok(()) };
         self.decode_program(executor, choice)?;
         let (network, vocabulary, rows) = (&self.network, self.vocabulary, self.rows);
-        let program = self.programs.get(executor, Kind::Reorder, || {
-            let mut g = Graph::new();
-            let parents = g.input("parents", Shape::u32(&[rows]));
-            for cache in network.inference().caches(&mut g, rows) {
-                g.apply(CacheReorder { filled: true }, &[cache, parents]);
-            }
-            let seen = g.state_u32(&state_name(network, rows, "seen"), &[rows, seen_words(vocabulary)]);
-            g.apply(CacheReorder { filled: false }, &[seen, parents]);
-            g
-        })?;
+        let program = self.programs.get(executor, Kind::Reorder, || reorder_graph(network, vocabulary, rows))?;
         executor.write(program, "parents", bytemuck::cast_slice(parents))?;
         executor.run(program, 0, &Step { position: filled as u32, ..Step::default() })
-    }
-
-    fn prefill_program(&mut self, executor: &mut dyn Executor, window: usize) -> Result<Program> {
-        let window = window.min(self.network.config().context);
-        let (network, rows) = (&self.network, self.rows);
-        self.programs.get(executor, Kind::Prefill(window), || {
-            let mut g = Graph::new();
-            let ids = g.input("ids", Shape::u32(&[1, window]));
-            network.inference().prefill(&mut g, ids, rows);
-            g
-        })
     }
 
     fn decode_program(&mut self, executor: &mut dyn Executor, choice: &Choice) -> Result<Program> {
@@ -236,6 +214,32 @@ impl Decoder {
     fn name(&self, what: &str) -> String {
         state_name(&self.network, self.rows, what)
     }
+}
+
+/// The window that holds so many tokens: of few lengths, so that few programs are made, none much longer than needed.
+pub(super) fn window(tokens: usize, context: usize) -> usize {
+    let step = (tokens.next_power_of_two() / 4).max(SHORTEST_WINDOW);
+    tokens.next_multiple_of(step).min(context)
+}
+
+/// Fills a row of the cache from a window of tokens.
+pub(super) fn prefill_graph(network: &Network, rows: usize, window: usize) -> Graph {
+    let mut g = Graph::new();
+    let ids = g.input("ids", Shape::u32(&[1, window]));
+    network.inference().prefill(&mut g, ids, rows);
+    g
+}
+
+/// Copies the cache and the seen tokens of each row's parent to the row.
+pub(super) fn reorder_graph(network: &Network, vocabulary: usize, rows: usize) -> Graph {
+    let mut g = Graph::new();
+    let parents = g.input("parents", Shape::u32(&[rows]));
+    for cache in network.inference().caches(&mut g, rows) {
+        g.apply(CacheReorder { filled: true }, &[cache, parents]);
+    }
+    let seen = g.state_u32(&state_name(network, rows, "seen"), &[rows, seen_words(vocabulary)]);
+    g.apply(CacheReorder { filled: false }, &[seen, parents]);
+    g
 }
 
 fn state_name(network: &Network, rows: usize, what: &str) -> String {

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::blocks::{CacheMode, Compute, Linear, Model};
-use super::config::{Config, HEAD};
+use super::config::{Config, Dropout, HEAD};
 use super::lora::Lora;
 use crate::graph::{Depth, Dtype, Graph, Initial, NetworkId, Parameter, Shape, Tensor};
 use crate::ops::add::Add;
@@ -83,12 +83,18 @@ impl Network {
         Network { frozen: true, ..self }
     }
 
+    /// The model under the adapters, in the same states, frozen and without dropout.
+    pub fn base(&self) -> Network {
+        let config = Config { lora: None, dropout: Dropout::default(), ..(*self.config).clone() };
+        Network { id: self.id, ..Network::with_prefix(config, &self.prefix).frozen() }
+    }
+
     pub fn is_frozen(&self) -> bool {
         self.frozen
     }
 
     /// The same network with other dropout: its parameters and their states stay.
-    pub fn with_dropout(&self, dropout: super::config::Dropout) -> Network {
+    pub fn with_dropout(&self, dropout: Dropout) -> Network {
         Network { config: Config { dropout, ..(*self.config).clone() }.into(), ..self.clone() }
     }
 

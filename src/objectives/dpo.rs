@@ -124,7 +124,7 @@ impl Dpo {
         let buckets = Buckets::fit(all, super::labelled::BUCKETS, config.context);
         let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
         let epochs = Epochs::new(training.buckets(&buckets));
-        let start = Some(Reference::new(start, REFERENCE, 2 * REFERENCE_PAIRS));
+        let start = Some(Reference::new(start, REFERENCE, 2 * REFERENCE_PAIRS).of_policy(&networks[0]));
         let inputs = Inputs::default();
         let (reference, pair_weights, sft_weights) = (vec![], vec![], vec![]);
         Dpo {
@@ -193,6 +193,10 @@ impl Objective for Dpo {
 
     fn epoch(&self, batch: usize) -> u64 {
         self.epochs.len(batch)
+    }
+
+    fn inference_graphs(&self, _batch: usize) -> Vec<Graph> {
+        self.start.iter().flat_map(|start| start.graphs(&self.buckets.0)).collect()
     }
 
     fn prepare(&mut self, executor: &mut dyn Executor) -> Result<()> {

@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::rollouts::{Answer, RollOuts, approx_kl, kept};
+use super::rollouts::{Answer, RollOuts, approx_kl, evaluation, kept};
 use super::rows::{Inputs, NAMES, Rows, log_probs};
 use super::sft;
 use crate::data::dialogues::Encoded;
@@ -107,6 +107,7 @@ pub struct GroupPolicy {
 impl GroupPolicy {
     pub fn new(config: Config, settings: &Settings, options: GroupOptions, rollouts: RollOuts) -> GroupPolicy {
         let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
+        let rollouts = rollouts.of_policy(&networks[0]);
         GroupPolicy {
             networks,
             options,
@@ -211,8 +212,7 @@ impl Objective for GroupPolicy {
     }
 
     fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
-        let (_, of_tokens) = log_probs(g, &models[0], NAMES, (shape.batch, shape.length));
-        g.output("log_probs", of_tokens);
+        evaluation(g, &models[0], shape);
     }
 
     fn epoch(&self, batch: usize) -> u64 {
@@ -224,13 +224,18 @@ impl Objective for GroupPolicy {
         Ok(())
     }
 
+    fn inference_graphs(&self, batch: usize) -> Vec<Graph> {
+        self.rollouts.inference_graphs(&self.networks[0], batch)
+    }
+
     fn wants_roll_out(&self, step: u64) -> bool {
         self.drawn.as_ref().is_none_or(|drawn| drawn.number != step / self.rollouts.schedule.steps())
     }
 
     fn roll_out(&mut self, executor: &mut dyn Executor, step: u64, batch: usize) -> Result<RollOut> {
         let number = step / self.rollouts.schedule.steps();
-        let (answers, rolled) = self.rollouts.draw(executor, &self.networks[0], (number, batch))?;
+        let temperature = self.rollouts.drawing.params.temperature;
+        let (answers, rolled) = self.rollouts.draw(executor, &self.networks[0], (number, batch), temperature)?;
         self.drawn = Some(self.prepared(number, answers));
         Ok(rolled)
     }

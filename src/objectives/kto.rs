@@ -192,6 +192,7 @@ impl Kto {
         let buckets = Buckets::fit(all, super::labelled::BUCKETS, config.context);
         let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
         let (own, mismatched) = (Inputs::default(), Inputs::named(MISMATCHED));
+        let start = Reference::new(start, REFERENCE, REFERENCE_ROWS).of_policy(&networks[0]);
         Ok(Kto {
             networks,
             loss,
@@ -199,7 +200,7 @@ impl Kto {
             accumulate: settings.accumulate as u64,
             training,
             validation,
-            start: Some(Reference::new(start, REFERENCE, REFERENCE_ROWS)),
+            start: Some(start),
             inputs: MicroBatch { own, mismatched, reference: vec![], labels: vec![], shares: vec![] },
         })
     }
@@ -280,6 +281,10 @@ impl Objective for Kto {
 
     fn epoch(&self, _batch: usize) -> u64 {
         self.training.batches() as u64
+    }
+
+    fn inference_graphs(&self, _batch: usize) -> Vec<Graph> {
+        self.start.iter().flat_map(|start| start.graphs(&self.buckets.0)).collect()
     }
 
     fn prepare(&mut self, executor: &mut dyn Executor) -> Result<()> {

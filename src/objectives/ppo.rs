@@ -8,10 +8,14 @@
 //! An answer that ended by itself has one state more than tokens, the one behind its end, where its reward comes. The critic is a network
 //! of its own with a head on every state, and starts from the reward model.
 
+mod advantages;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::rollouts::{Answer, RollOuts, approx_kl, kept};
+pub use self::advantages::PpoOptions;
+use self::advantages::{moments, states};
+use super::rollouts::{Answer, RollOuts, approx_kl, evaluation, kept};
 use super::rows::{Inputs, NAMES, Rows, log_probs};
 use super::sft;
 use crate::data::dialogues::Encoded;
@@ -26,9 +30,7 @@ use crate::models::config::{Config, SCORE};
 use crate::models::network::Network;
 use crate::ops::add::Add;
 use crate::ops::matmul::Matmul;
-use crate::ops::policy_loss::PolicyLoss;
 use crate::ops::scale::Scale;
-use crate::ops::value_loss::ValueLoss;
 use crate::train::graph::Loss;
 use crate::train::objective::{Batch, Evaluation, EvaluationPrograms, Objective, RollOut, ShapeKey};
 use crate::train::settings::{Recipe, Settings};
@@ -40,25 +42,6 @@ pub const RECIPE: Recipe = Recipe { lr: 3e-6, ..sft::RECIPE };
 pub const VALUE: &str = "value.";
 /// Answers that the critic sees at a time, before the steps.
 const VALUE_ROWS: usize = 8;
-/// What is added to a variance.
-const LEAST_VARIANCE: f64 = 1e-8;
-
-/// What the objective is made of beside its roll-outs.
-#[derive(Clone, Copy, Debug)]
-pub struct PpoOptions {
-    pub loss: PolicyLoss,
-    pub value: ValueLoss,
-    /// Weight of the critic's loss.
-    pub value_weight: f32,
-    /// Factor of the KL divergence in the rewards.
-    pub beta: f32,
-    /// Nats per answer to which the factor is steered, where it is (Ziegler et al. 2019, section 2.2).
-    pub target_kl: Option<f32>,
-    pub gamma: f32,
-    pub lambda: f32,
-    /// Subtracted from the reward of an answer that did not end by itself.
-    pub missing_end: f32,
-}
 
 /// A model that critics start from: its shape, its weights, and its head (1, C), where it has one.
 pub struct Critic {
@@ -120,6 +103,7 @@ impl Ppo {
     pub fn new(config: Config, settings: &Settings, options: PpoOptions, rollouts: RollOuts, critic: Critic) -> Ppo {
         let dropout = settings.dropout();
         let policy = Network::new(Config { dropout, ..config });
+        let rollouts = rollouts.of_policy(&policy);
         let networks = [policy, Network::with_prefix(Config { dropout, ..critic.config.clone() }, VALUE)];
         Ppo {
             networks,
@@ -153,13 +137,7 @@ impl Ppo {
         for members in order.chunks(VALUE_ROWS) {
             let (_, length) = self.rollouts.shape(&rows, members);
             let critic = &self.networks[1];
-            let program = self.programs.get(executor, length, || {
-                let mut g = Graph::new();
-                let ids = g.input(NAMES.ids, Shape::u32(&[VALUE_ROWS, length]));
-                let values = of_states(&mut g, &critic.inference(), ids);
-                g.output("values", values);
-                g
-            })?;
+            let program = self.programs.get(executor, length, || values_graph(critic, length))?;
             batch.clear();
             self.inputs.set_ids(&rows, members, (VALUE_ROWS, length), &mut batch);
             batch.write(executor, program)?;
@@ -193,50 +171,21 @@ impl Ppo {
     }
 }
 
-impl PpoOptions {
-    /// Generalised advantages of the states of an answer, from the rewards of its tokens with this factor of the KL divergence.
-    fn advantages(&self, beta: f32, answer: &Answer, values: &[f32]) -> Vec<f64> {
-        let mut rewards: Vec<f64> = answer
-            .log_probs()
-            .zip(answer.references())
-            .map(|(own, reference)| -f64::from(beta) * (f64::from(own) - f64::from(reference)))
-            .collect();
-        rewards.resize(values.len(), 0.0);
-        let missing = if answer.ended { 0.0 } else { f64::from(self.missing_end) };
-        if let (Some(last), Some(reward)) = (rewards.last_mut(), answer.reward()) {
-            *last += f64::from(reward) - missing;
-        }
-        let (gamma, lambda) = (f64::from(self.gamma), f64::from(self.lambda));
-        let mut advantages = vec![0.0; values.len()];
-        let mut later = 0.0;
-        for t in (0..values.len()).rev() {
-            let next = values.get(t + 1).map_or(0.0, |value| f64::from(*value));
-            later = rewards[t] + gamma * next - f64::from(values[t]) + gamma * lambda * later;
-            advantages[t] = later;
-        }
-        advantages
-    }
-}
-
-/// States of an answer that the critic values.
-fn states(answer: &Answer) -> usize {
-    answer.ids.len() + usize::from(answer.ended)
-}
-
-/// Mean, and the root of the sample's variance.
-fn moments(values: &[f64]) -> (f64, f64) {
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-    (mean, (variance + LEAST_VARIANCE).sqrt())
-}
-
 /// The value (B T, 1) of each state of token ids (B, T).
 fn of_states(g: &mut Graph, critic: &Model, ids: Tensor) -> Tensor {
     let x = critic.hidden_f32(g, ids);
     g.scope("value");
     let weight = critic.task_head(g, SCORE, &[1, critic.config.width]);
     g.apply(Matmul { tb: true, ..Matmul::default() }, &[x, weight])
+}
+
+/// The critic's values of the states of rows of a length.
+fn values_graph(critic: &Network, length: usize) -> Graph {
+    let mut g = Graph::new();
+    let ids = g.input(NAMES.ids, Shape::u32(&[VALUE_ROWS, length]));
+    let values = of_states(&mut g, &critic.inference(), ids);
+    g.output("values", values);
+    g
 }
 
 impl Objective for Ppo {
@@ -278,8 +227,7 @@ impl Objective for Ppo {
     }
 
     fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
-        let (_, of_tokens) = log_probs(g, &models[0], NAMES, (shape.batch, shape.length));
-        g.output("log_probs", of_tokens);
+        evaluation(g, &models[0], shape);
     }
 
     fn epoch(&self, batch: usize) -> u64 {
@@ -288,15 +236,27 @@ impl Objective for Ppo {
 
     fn initialise(&mut self, executor: &mut dyn Executor) -> Result<()> {
         let Critic { config, weights, score } = &self.critic;
-        upload(executor, &self.networks[1], weights)?;
+        if config.lora.is_none() {
+            upload(executor, &self.networks[1], weights)?;
+        }
         let score = score.clone().unwrap_or_else(|| vec![0.0; config.width]);
         executor.write_state(&format!("{VALUE}{SCORE}"), &score)
     }
 
-    fn prepare(&mut self, _executor: &mut dyn Executor) -> Result<()> {
+    fn prepare(&mut self, executor: &mut dyn Executor) -> Result<()> {
+        if self.critic.config.lora.is_some() {
+            // What adapters leave as it is, a checkpoint does not have.
+            upload(executor, &self.networks[1], &self.critic.weights)?;
+        }
         self.programs = Programs::default();
         self.rollouts.forget();
         Ok(())
+    }
+
+    fn inference_graphs(&self, batch: usize) -> Vec<Graph> {
+        let mut graphs = self.rollouts.inference_graphs(&self.networks[0], batch);
+        graphs.extend(self.rollouts.buckets.0.iter().map(|length| values_graph(&self.networks[1], *length)));
+        graphs
     }
 
     fn wants_roll_out(&self, step: u64) -> bool {
@@ -305,7 +265,8 @@ impl Objective for Ppo {
 
     fn roll_out(&mut self, executor: &mut dyn Executor, step: u64, batch: usize) -> Result<RollOut> {
         let number = step / self.rollouts.schedule.steps();
-        let (answers, mut rolled) = self.rollouts.draw(executor, &self.networks[0], (number, batch))?;
+        let temperature = self.rollouts.drawing.params.temperature;
+        let (answers, mut rolled) = self.rollouts.draw(executor, &self.networks[0], (number, batch), temperature)?;
         let values = self.critic_values(executor, &answers)?;
         self.beta = self.next_beta;
         if let Some(target) = self.options.target_kl {

@@ -11,6 +11,7 @@ use crate::formats::folder::Weights;
 use crate::formats::upload::upload;
 use crate::graph::{Graph, Step};
 use crate::models::config::{Config, Dropout};
+use crate::models::lora::Lora;
 use crate::models::network::Network;
 use crate::train::objective::Batch;
 
@@ -22,10 +23,11 @@ const SUMS: &str = "log_probs";
 const OF_TOKENS: &str = "of_tokens";
 
 /// A model that is not trained. Its weights go to the device with the first log-probabilities, in f32 and without dropout, and stay
-/// there until it is freed.
+/// there until it is freed; or they are there already, as those of a policy whose adapters are left out.
 pub struct Reference {
     network: Network,
-    weights: Weights,
+    /// None where they are the policy's.
+    weights: Option<Weights>,
     /// Rows that it sees at a time.
     size: usize,
     /// A program for each length of rows.
@@ -40,7 +42,30 @@ impl Reference {
         let config = Config { dropout: Dropout::default(), ..config };
         let network = Network::with_prefix(config, prefix).frozen();
         let (programs, inputs, batch) = (Programs::default(), Inputs::default(), Batch::new(size, 0));
-        Reference { network, weights, size, programs, inputs, batch }
+        Reference { network, weights: Some(weights), size, programs, inputs, batch }
+    }
+
+    /// The same model, which is the base of `policy` where that trains nothing but adapters of it: nothing has to go to the device.
+    pub fn of_policy(mut self, policy: &Network) -> Reference {
+        let is_base = |lora: &Lora| lora.saved.is_empty() && self.network.config().lora.is_none();
+        if policy.config().lora.as_ref().is_some_and(is_base) {
+            (self.network, self.weights) = (policy.base(), None);
+        }
+        self
+    }
+
+    /// The graphs of rows padded to `lengths`.
+    pub fn graphs(&self, lengths: &[usize]) -> Vec<Graph> {
+        lengths.iter().map(|length| self.graph(*length)).collect()
+    }
+
+    /// The graph of rows of a length.
+    fn graph(&self, length: usize) -> Graph {
+        let mut g = Graph::new();
+        let (sums, of_tokens) = log_probs(&mut g, &self.network.inference(), NAMES, (self.size, length));
+        g.output(SUMS, sums);
+        g.output(OF_TOKENS, of_tokens);
+        g
     }
 
     /// For each row the sum over its learned targets of `weight` times the log-probability, in nats. A row is padded to the first of
@@ -76,10 +101,12 @@ impl Reference {
         self.programs = Programs::default();
     }
 
-    /// Frees its programs and its states.
+    /// Frees its programs, and its states where they are its own.
     pub fn free(mut self, executor: &mut dyn Executor) {
         self.programs.unload(executor);
-        executor.free_states(self.network.prefix());
+        if self.weights.is_some() {
+            executor.free_states(self.network.prefix());
+        }
     }
 
     /// Runs all rows, and hands each row's part of an output to `take`.
@@ -112,15 +139,12 @@ impl Reference {
     /// The program of rows of a length; the first brings the weights.
     fn program(&mut self, executor: &mut dyn Executor, length: usize) -> Result<Program> {
         let is_first = self.programs.is_empty();
-        let program = self.programs.get(executor, length, || {
-            let mut g = Graph::new();
-            let (sums, of_tokens) = log_probs(&mut g, &self.network.inference(), NAMES, (self.size, length));
-            g.output(SUMS, sums);
-            g.output(OF_TOKENS, of_tokens);
-            g
-        })?;
-        if is_first {
-            upload(executor, &self.network, &self.weights)?;
+        let mut programs = std::mem::take(&mut self.programs);
+        let program = programs.get(executor, length, || self.graph(length));
+        self.programs = programs;
+        let program = program?;
+        if let (true, Some(weights)) = (is_first, &self.weights) {
+            upload(executor, &self.network, weights)?;
         }
         Ok(program)
     }

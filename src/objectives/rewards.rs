@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Result;
 use crate::executor::Executor;
+use crate::graph::Graph;
 
 /// An answer to reward.
 pub struct Candidate<'a> {
@@ -29,6 +30,11 @@ pub struct Candidate<'a> {
 pub trait Rewards {
     /// A reward for each answer, a finite number; none where the source gives none.
     fn of(&mut self, executor: &mut dyn Executor, answers: &[Candidate]) -> Result<Vec<Option<f32>>>;
+
+    /// The graphs that it runs.
+    fn graphs(&self) -> Vec<Graph> {
+        vec![]
+    }
 
     /// Forgets what is on a device that is no longer there.
     fn forget(&mut self) {}

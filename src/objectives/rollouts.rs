@@ -1,18 +1,21 @@
 //! Roll-outs: answers that the policy draws to prompts, with their rewards and the reference's log-probabilities, between the steps of
 //! a run. Which prompts come, and the seed of each answer, are functions of the run's seed and the roll-out's number alone.
 
+mod answer;
+mod schedule;
+
 use std::time::Instant;
 
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_pcg::Pcg64;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use self::answer::Answer;
+use self::answer::measures;
+pub use self::schedule::Schedule;
 
 use super::reference::{REFERENCE, Reference};
 use super::rewards::{Candidate, Rewards};
-use super::rows::Rows;
+use super::rows::{NAMES, Rows, log_probs};
 use crate::data::buckets::{Buckets, Epochs, epoch_len};
 use crate::data::dialogues::{Encoded, Part};
 use crate::data::prompts::Prompt;
@@ -21,14 +24,14 @@ use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::fail;
 use crate::formats::folder::Weights;
-use crate::generate::{Generator, MOST_ROWS, Request, SamplingParams};
+use crate::generate::{Generator, MOST_ROWS, Request, SamplingParams, generation_graphs};
 use crate::graph::{Graph, Tensor};
+use crate::models::blocks::Model;
 use crate::models::config::Config;
 use crate::models::network::Network;
 use crate::ops::scale::Scale;
 use crate::ops::squared_error::SquaredError;
 use crate::train::objective::{Evaluation, RollOut, ShapeKey};
-use crate::train::settings::Settings;
 
 /// Answers that the reference sees at a time.
 const REFERENCE_ROWS: usize = 8;
@@ -50,84 +53,10 @@ pub struct Drawing {
     pub tokens: usize,
     /// Answers to each prompt.
     pub generations: usize,
+    /// Of these, how many steps learn from.
+    pub learned: usize,
     /// Tokens that end an answer, and are its last.
     pub ends: Vec<u32>,
-}
-
-/// Which steps learn from which roll-out.
-#[derive(Clone, Copy, Debug)]
-pub struct Schedule {
-    /// Steps that one roll-out is drawn for, each of which sees a share of its answers.
-    pub steps_per_rollout: u64,
-    /// How often each answer is seen.
-    pub iterations: u64,
-    /// Micro-batches of a step.
-    pub accumulate: u64,
-    /// The run's.
-    pub seed: u64,
-}
-
-impl Schedule {
-    /// The schedule of a run with these settings.
-    pub fn new(settings: &Settings, steps_per_rollout: u64, iterations: u64) -> Schedule {
-        Schedule { steps_per_rollout, iterations, accumulate: settings.accumulate as u64, seed: settings.seed }
-    }
-
-    /// Steps that learn from one roll-out.
-    pub fn steps(&self) -> u64 {
-        self.steps_per_rollout * self.iterations
-    }
-
-    /// Micro-batches that see each answer of a roll-out once.
-    pub fn micro_batches(&self) -> u64 {
-        self.steps_per_rollout * self.accumulate
-    }
-
-    /// The order in which micro-batches take `count` answers, the `pass`th time: that of the answers where one takes all.
-    pub fn order(&self, count: usize, pass: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..count).collect();
-        if self.micro_batches() > 1 {
-            order.shuffle(&mut Pcg64::seed_from_u64(self.seed ^ pass.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        }
-        order
-    }
-}
-
-/// One answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
-    pub question: usize,
-    pub ids: Vec<u32>,
-    /// The policy's log-probabilities of the tokens when they were drawn, as bits: JSON does not keep every one.
-    log_probs: Vec<u32>,
-    /// The reference's.
-    references: Vec<u32>,
-    /// Whether it ended by itself.
-    pub ended: bool,
-    reward: Option<u32>,
-}
-
-impl Answer {
-    /// Log-probabilities of its tokens when they were drawn, in nats.
-    pub fn log_probs(&self) -> impl Iterator<Item = f32> {
-        self.log_probs.iter().map(|bits| f32::from_bits(*bits))
-    }
-
-    /// Those of the reference.
-    pub fn references(&self) -> impl Iterator<Item = f32> {
-        self.references.iter().map(|bits| f32::from_bits(*bits))
-    }
-
-    /// None where its source gave none.
-    pub fn reward(&self) -> Option<f32> {
-        self.reward.map(f32::from_bits)
-    }
-
-    /// The sum over its tokens of the difference between both log-probabilities: an estimate of the KL divergence of the policy from its
-    /// reference, in nats per answer.
-    pub fn log_ratio(&self) -> f64 {
-        self.log_probs().zip(self.references()).map(|(own, reference)| f64::from(own) - f64::from(reference)).sum()
-    }
 }
 
 /// Draws answers and has them rewarded.
@@ -174,6 +103,33 @@ impl RollOuts {
         }
     }
 
+    /// The same, with the base of `policy` as the reference where that trains nothing but adapters of it.
+    pub fn of_policy(mut self, policy: &Network) -> RollOuts {
+        self.reference = self.reference.of_policy(policy);
+        self
+    }
+
+    /// The graphs that draw answers for micro-batches of `batch`, reward them and tell the reference's log-probabilities.
+    pub fn inference_graphs(&self, policy: &Network, batch: usize) -> Vec<Graph> {
+        let longest = self.questions.iter().chain(&self.validation).map(|q| q.ids.len()).max().unwrap_or(1);
+        let (vocabulary, params) = (self.vocabulary(policy), &self.drawing.params);
+        let rows = self.answers_of_roll_out(batch).min(MOST_ROWS);
+        let mut graphs = generation_graphs(policy, (vocabulary, rows), longest, params);
+        graphs.extend(self.reference.graphs(&self.buckets.0));
+        graphs.extend(self.rewards.graphs());
+        graphs
+    }
+
+    /// Answers that are drawn for micro-batches of `batch`.
+    fn answers_of_roll_out(&self, batch: usize) -> usize {
+        (batch * self.schedule.micro_batches() as usize).div_ceil(self.drawing.learned) * self.drawing.generations
+    }
+
+    /// Ids below it may be drawn.
+    fn vocabulary(&self, policy: &Network) -> usize {
+        self.tokenizer.vocabulary_size().min(policy.config().vocab_size)
+    }
+
     /// Forgets what is on a device that is no longer there.
     pub fn forget(&mut self) {
         self.generator = None;
@@ -188,7 +144,7 @@ impl RollOuts {
 
     /// Micro-batches of `batch` answers in one pass over the prompts.
     pub fn epoch(&self, batch: usize) -> u64 {
-        epoch_len(self.questions.len() * self.drawing.generations, batch) * self.schedule.iterations
+        epoch_len(self.questions.len() * self.drawing.learned, batch) * self.schedule.iterations
     }
 
     /// The shape of a micro-batch of some rows, and its length.
@@ -197,24 +153,27 @@ impl RollOuts {
         (shape, self.buckets.0[shape])
     }
 
-    /// The answers of roll-out `number` of a run, for micro-batches of `batch`: `generations` to each prompt, one after another.
+    /// The answers of roll-out `number` of a run, at a temperature, for micro-batches of `batch`: `generations` to each prompt, one after
+    /// another.
     pub fn draw(
         &mut self,
         executor: &mut dyn Executor,
         network: &Network,
         (number, batch): (u64, usize),
+        temperature: f32,
     ) -> Result<(Vec<Answer>, RollOut)> {
         let start = Instant::now();
-        let (seed, count) = (self.schedule.seed, batch * self.schedule.micro_batches() as usize);
-        let prompts = (count / self.drawing.generations) as u64;
+        let (seed, generations) = (self.schedule.seed, self.drawing.generations);
+        let prompts = (self.answers_of_roll_out(batch) / generations) as u64;
         let first = number * prompts;
         let chosen: Vec<usize> = (first..first + prompts).map(|n| self.passes.group(n, 1, seed).examples[0]).collect();
         let asked: Vec<usize> =
-            chosen.iter().flat_map(|question| std::iter::repeat_n(*question, self.drawing.generations)).collect();
-        let first = (number as u32).wrapping_mul(count as u32).wrapping_add(seed_of(seed));
-        let mut answers = self.answers(executor, network, (false, &asked), first)?;
+            chosen.iter().flat_map(|question| std::iter::repeat_n(*question, generations)).collect();
+        let first_seed = (number as u32).wrapping_mul(asked.len() as u32).wrapping_add(seed_of(seed));
+        let mut answers = self.answers(executor, network, (false, &asked), (temperature, first_seed))?;
         let drawn_ms = start.elapsed().as_secs_f32() * 1e3;
         self.reward(executor, false, &mut answers)?;
+        self.refer(executor, false, &mut answers)?;
         let mut rolled = measures(&answers);
         rolled.scalars.push(("generation_ms", drawn_ms));
         rolled.scalars.push(("rollout_ms", start.elapsed().as_secs_f32() * 1e3));
@@ -222,15 +181,38 @@ impl RollOuts {
         Ok((answers, rolled))
     }
 
+    /// Answers to the first validation prompts, at most `most`, at a temperature, with their rewards: `generations` to each.
+    pub fn try_out(
+        &mut self,
+        executor: &mut dyn Executor,
+        network: &Network,
+        most: usize,
+        (temperature, first_seed): (f32, u32),
+    ) -> Result<Vec<Answer>> {
+        let (questions, generations) = (self.validation.len().min(most), self.drawing.generations);
+        let asked: Vec<usize> =
+            (0..questions).flat_map(|question| std::iter::repeat_n(question, generations)).collect();
+        let mut answers = self.answers(executor, network, (true, &asked), (temperature, first_seed))?;
+        self.reward(executor, true, &mut answers)?;
+        Ok(answers)
+    }
+
     /// The rewards of one answer to each validation prompt; nothing where there are none.
     pub fn evaluate(&mut self, executor: &mut dyn Executor, network: &Network) -> Result<Option<Evaluation>> {
         if self.validation.is_empty() {
             return Ok(None);
         }
+        Ok(Some(measures(&self.validate(executor, network, 0)?).evaluation()))
+    }
+
+    /// An answer to each validation prompt, with its reward and the reference's log-probabilities.
+    pub fn validate(&mut self, executor: &mut dyn Executor, network: &Network, first_seed: u32) -> Result<Vec<Answer>> {
         let asked: Vec<usize> = (0..self.validation.len()).collect();
-        let mut answers = self.answers(executor, network, (true, &asked), 0)?;
+        let mut answers =
+            self.answers(executor, network, (true, &asked), (self.drawing.params.temperature, first_seed))?;
         self.reward(executor, true, &mut answers)?;
-        Ok(Some(measures(&answers).evaluation()))
+        self.refer(executor, true, &mut answers)?;
+        Ok(answers)
     }
 
     fn set(&self, validation: bool) -> &[Question] {
@@ -243,23 +225,16 @@ impl RollOuts {
         executor: &mut dyn Executor,
         network: &Network,
         (validation, asked): (bool, &[usize]),
-        first_seed: u32,
+        (temperature, first_seed): (f32, u32),
     ) -> Result<Vec<Answer>> {
-        let vocabulary = self.tokenizer.vocabulary_size().min(network.config().vocab_size);
+        let vocabulary = self.vocabulary(network);
         let mut generator = match self.generator.take() {
             Some(generator) => generator,
             None => Generator::of_store(executor, network, vocabulary, MOST_ROWS.min(asked.len()))?,
         };
-        let empty = |question: &usize| Answer {
-            question: *question,
-            ids: vec![],
-            log_probs: vec![],
-            references: vec![],
-            ended: false,
-            reward: None,
-        };
-        let mut answers: Vec<Answer> = asked.iter().map(empty).collect();
+        let mut answers: Vec<Answer> = asked.iter().copied().map(Answer::to).collect();
         let (questions, Drawing { params, tokens, ends, .. }) = (self.set(validation), &self.drawing);
+        let params = &SamplingParams { temperature, ..params.clone() };
         let request = |(n, question): (usize, &usize)| Request {
             prompt: questions[*question].ids.clone(),
             tokens: *tokens,
@@ -276,7 +251,7 @@ impl RollOuts {
         Ok(answers)
     }
 
-    /// Sets the rewards and the reference's log-probabilities of answers.
+    /// Sets the rewards of answers.
     fn reward(&mut self, executor: &mut dyn Executor, validation: bool, answers: &mut [Answer]) -> Result<()> {
         let mut texts = vec![];
         for answer in answers.iter() {
@@ -301,6 +276,11 @@ impl RollOuts {
             fail!(Input, "the reward of answer {} of {} is not a number: {:?}", n + 1, rewards.len(), texts[n]);
         }
         answers.iter_mut().zip(rewards).for_each(|(answer, reward)| answer.reward = reward.map(f32::to_bits));
+        Ok(())
+    }
+
+    /// Sets the reference's log-probabilities of answers.
+    fn refer(&mut self, executor: &mut dyn Executor, validation: bool, answers: &mut [Answer]) -> Result<()> {
         let rows = Rows::new(answers.iter().map(|answer| self.encoded(validation, answer)).collect(), None);
         let lengths: Vec<usize> = (0..rows.len()).map(|row| rows.fed(row)).collect();
         let of_tokens = self.reference.of_tokens(executor, &rows, (&self.buckets, &lengths))?;
@@ -320,7 +300,7 @@ impl RollOuts {
     }
 
     /// An answer's text, without the token that ends it.
-    fn text(&self, answer: &Answer) -> Result<String> {
+    pub fn text(&self, answer: &Answer) -> Result<String> {
         let ids = &answer.ids[..answer.ids.len() - usize::from(answer.ended)];
         self.tokenizer.decode(ids)
     }
@@ -333,6 +313,12 @@ impl RollOuts {
     }
 }
 
+/// The graph that policies are evaluated with: the log-probabilities of answers.
+pub(super) fn evaluation(g: &mut Graph, policy: &Model, shape: ShapeKey) {
+    let (_, of_tokens) = log_probs(g, policy, NAMES, (shape.batch, shape.length));
+    g.output("log_probs", of_tokens);
+}
+
 /// How far a policy has moved from the one that drew: half the mean square of the difference of log-probabilities, as PPO's code has it.
 pub(super) fn approx_kl(g: &mut Graph, log_probs: Tensor, old: Tensor, weights: Tensor) -> Tensor {
     let squares = g.apply(SquaredError, &[log_probs, old, weights]);
@@ -340,7 +326,7 @@ pub(super) fn approx_kl(g: &mut Graph, log_probs: Tensor, old: Tensor, weights: 
 }
 
 /// The run's seed, as the first of its answers' seeds.
-fn seed_of(seed: u64) -> u32 {
+pub(super) fn seed_of(seed: u64) -> u32 {
     (seed as u32).wrapping_mul(0x9e37_79b9)
 }
 
@@ -348,25 +334,4 @@ fn seed_of(seed: u64) -> u32 {
 pub(super) fn kept<T: DeserializeOwned>(state: &Value) -> Result<Option<T>> {
     let damaged = |why| Error::Input(format!("trainer.json is damaged ({why}): restore it from a copy"));
     serde_json::from_value(state.clone()).map_err(damaged)
-}
-
-/// What answers say of a policy.
-fn measures(answers: &[Answer]) -> RollOut {
-    let count = answers.len() as f64;
-    let mean = |of: &dyn Fn(&Answer) -> f64| (answers.iter().map(of).sum::<f64>() / count) as f32;
-    let tokens: usize = answers.iter().map(|answer| answer.ids.len()).sum();
-    let drawn: f64 = answers.iter().flat_map(Answer::log_probs).map(f64::from).sum();
-    let rewards: Vec<f64> = answers.iter().filter_map(Answer::reward).map(f64::from).collect();
-    let reward = rewards.iter().sum::<f64>() / (rewards.len() as f64).max(1.0);
-    let spread = rewards.iter().map(|r| (r - reward).powi(2)).sum::<f64>() / (rewards.len() as f64 - 1.0).max(1.0);
-    let scalars = vec![
-        ("reward", reward as f32),
-        ("reward_std", spread.sqrt() as f32),
-        ("kl", mean(&Answer::log_ratio)),
-        // What a token was drawn at says its entropy, on average.
-        ("entropy", (-drawn / tokens.max(1) as f64) as f32),
-        ("answer_tokens", mean(&|answer| answer.ids.len() as f64)),
-        ("ended", mean(&|answer| f64::from(u8::from(answer.ended)))),
-    ];
-    RollOut { scalars, sample: None }
 }

@@ -8,8 +8,8 @@
 //!
 //! So a step's loss and gradients are the same however its examples are split into micro-batches: each target weighs the same.
 
-use super::rows::Inputs;
 pub use super::rows::Rows;
+use super::rows::{Inputs, NAMES};
 use crate::data::buckets::{Buckets, Epochs, Group, group};
 use crate::error::Result;
 use crate::graph::{Graph, Shape, Tensor};
@@ -68,24 +68,23 @@ impl Sft {
         let accumulate = settings.accumulate as u64;
         Sft { networks, buckets, epochs, accumulate, training, validation, inputs: Inputs::default() }
     }
+}
 
-    /// Minus the weighted sum of the log-probabilities of a micro-batch's targets.
-    fn weighted(&self, g: &mut Graph, model: &Model, shape: ShapeKey) -> Tensor {
-        let dims = [shape.batch, shape.length];
-        let ids = g.input("ids", Shape::u32(&dims));
-        let x = match self.training.packed() {
-            None => model.hidden(g, ids),
-            Some(_) => {
-                let [positions, starts] = ["positions", "starts"].map(|name| g.input(name, Shape::u32(&dims)));
-                model.hidden_of_documents(g, ids, positions, starts)
-            }
-        };
-        let targets = g.input("targets", Shape::u32(&dims));
-        let log_probs = model.token_log_probs(g, x, targets);
-        g.scope("loss");
-        let weights = g.input("weights", Shape::f32(&dims));
-        g.apply(RowDot { rows: 1 }, &[log_probs, weights])
-    }
+/// Minus the weighted sum of the log-probabilities of a micro-batch's targets, in rows of one example or packed ones.
+pub(super) fn weighted(g: &mut Graph, model: &Model, shape: ShapeKey, is_packed: bool) -> Tensor {
+    let dims = [shape.batch, shape.length];
+    let ids = g.input(NAMES.ids, Shape::u32(&dims));
+    let x = if is_packed {
+        let [positions, starts] = ["positions", "starts"].map(|name| g.input(name, Shape::u32(&dims)));
+        model.hidden_of_documents(g, ids, positions, starts)
+    } else {
+        model.hidden(g, ids)
+    };
+    let targets = g.input(NAMES.targets, Shape::u32(&dims));
+    let log_probs = model.token_log_probs(g, x, targets);
+    g.scope("loss");
+    let weights = g.input(NAMES.weights, Shape::f32(&dims));
+    g.apply(RowDot { rows: 1 }, &[log_probs, weights])
 }
 
 impl Objective for Sft {
@@ -102,11 +101,11 @@ impl Objective for Sft {
     }
 
     fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss {
-        self.weighted(g, &models[0], shape).into()
+        weighted(g, &models[0], shape, self.training.packed().is_some()).into()
     }
 
     fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
-        let loss = self.weighted(g, &models[0], shape);
+        let loss = weighted(g, &models[0], shape, self.training.packed().is_some());
         let sum = g.state(LOSS_SUM, &[1]);
         g.apply(AddInPlace, &[sum, loss]);
     }

@@ -16,6 +16,8 @@ pub struct Blueprint {
     pub(super) shapes: Vec<ShapeKey>,
     pub(super) training: Vec<(TrainingGraph, Plan)>,
     pub(super) evaluation: Vec<(Graph, Plan)>,
+    /// Plans that the objective loads when it needs them.
+    inference: Vec<Plan>,
 }
 
 impl Blueprint {
@@ -36,7 +38,9 @@ impl Blueprint {
             let plan = Plan::new(&graph, limits)?;
             evaluation.push((graph, plan));
         }
-        Ok(Blueprint { shapes, training, evaluation })
+        let inference = objective.inference_graphs(settings.batch);
+        let inference = inference.iter().map(|graph| Plan::new(graph, limits)).collect::<Result<_>>()?;
+        Ok(Blueprint { shapes, training, evaluation, inference })
     }
 
     /// Has the executor choose good variants for these graphs, which may take it some seconds, and plans them with those.
@@ -52,11 +56,11 @@ impl Blueprint {
         Ok(self)
     }
 
-    /// Bytes that loading this run allocates: each state once, and each plan's own buffers.
+    /// Bytes that this run allocates: each state once, and each plan's own buffers.
     pub fn memory_bytes(&self) -> u64 {
         let (mut known, mut size_bytes) = (HashSet::new(), 0);
         let plans = self.training.iter().map(|(_, plan)| plan).chain(self.evaluation.iter().map(|(_, plan)| plan));
-        for plan in plans {
+        for plan in plans.chain(&self.inference) {
             size_bytes += plan.size_bytes(|class| *class != Class::State);
             for (i, buffer) in plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.class == Class::State) {
                 let states = plan.states.iter().filter(|state| state.buffer == i).map(|state| &state.name);

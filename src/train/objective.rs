@@ -52,6 +52,12 @@ pub trait Objective {
     /// Evaluates the parameters as they are on validation data; nothing where there is none.
     fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>>;
 
+    /// The graphs that run on the device beside the steps of micro-batches of `batch` sequences or examples: of references, reward models,
+    /// and the decoder of roll-outs.
+    fn inference_graphs(&self, _batch: usize) -> Vec<Graph> {
+        vec![]
+    }
+
     /// Whether step `step` needs a roll-out that has not been drawn yet.
     fn wants_roll_out(&self, _step: u64) -> bool {
         false
@@ -175,6 +181,8 @@ pub struct RollOut {
     pub scalars: Vec<(&'static str, f32)>,
     /// One of the texts, for people.
     pub sample: Option<String>,
+    /// How it was drawn, for people.
+    pub note: Option<String>,
 }
 
 impl RollOut {

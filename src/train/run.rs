@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::checkpoint::{Checkpoint, RunFolder};
 use super::memory::check_memory;
-use super::objective::Evaluation;
+use super::objective::{Evaluation, RollOut};
 use super::record::Record;
 use super::settings::{Cadence, Settings};
 use super::sinks::Sink;
@@ -124,7 +124,10 @@ impl Run {
             }
             self.lose_device();
             match self.trainer.roll_out() {
-                Ok(text) => shown = text.or(shown),
+                Ok(RollOut { sample, note, .. }) => {
+                    note.into_iter().for_each(|note| self.note(&note));
+                    shown = sample.or(shown);
+                }
                 Err(error @ Error::DeviceLost(_)) => return Err(error),
                 Err(error) => return self.failed(error),
             }

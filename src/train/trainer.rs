@@ -58,7 +58,7 @@ impl Loaded {
         let mut chosen = BTreeMap::new();
         blueprint.graphs().for_each(|graph| chosen.extend(graph.variants(executor.limits())));
         let variants = ChosenVariants { device: executor.description(), chosen };
-        let Blueprint { shapes, training, evaluation } = blueprint;
+        let Blueprint { shapes, training, evaluation, .. } = blueprint;
         let segments = (training[0].1.segment(ACCUMULATE), training[0].1.segment(UPDATE));
         let (mut graph, mut programs) = (None, vec![]);
         for (training, plan) in training {
@@ -168,20 +168,19 @@ impl Trainer {
         self.objective.restore(objective)
     }
 
-    /// Draws what the next step learns from, where its objective does so and it is not there yet, and returns one of its texts. Its time
-    /// is a part of the step's.
-    pub fn roll_out(&mut self) -> Result<Option<String>> {
+    /// Draws what the next step learns from, where its objective does so and it is not there yet; what is returned has texts for people
+    /// alone. Its time is a part of the step's.
+    pub fn roll_out(&mut self) -> Result<RollOut> {
         if !self.objective.wants_roll_out(self.step) {
-            return Ok(None);
+            return Ok(RollOut::default());
         }
         self.clock.start();
         let records = self.records(true)?;
         self.early.extend(records);
         let loaded = self.loaded.as_mut().expect("a run is on a device");
-        let RollOut { scalars, sample } =
-            self.objective.roll_out(loaded.executor.as_mut(), self.step, self.settings.batch)?;
-        self.rolled = scalars;
-        Ok(sample)
+        let mut rolled = self.objective.roll_out(loaded.executor.as_mut(), self.step, self.settings.batch)?;
+        self.rolled = std::mem::take(&mut rolled.scalars);
+        Ok(rolled)
     }
 
     /// Queues one optimiser step and returns the records of steps that have finished meanwhile.

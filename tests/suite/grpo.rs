@@ -45,7 +45,7 @@ pub fn question(ids: Vec<u32>) -> Question {
 
 fn drawing() -> Drawing {
     let params = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
-    Drawing { params, tokens: TOKENS, generations: GENERATIONS, ends: vec![1] }
+    Drawing { params, tokens: TOKENS, generations: GENERATIONS, learned: GENERATIONS, ends: vec![1] }
 }
 
 fn rollouts(prompts: Vec<Vec<u32>>, source: &ModelSource, schedule: Schedule) -> RollOuts {
@@ -153,7 +153,7 @@ fn what_is_drawn_has_the_training_graphs_log_probabilities() {
         for (name, device) in devices() {
             let mut trainer = run(device, &settings, (options, Schedule::new(&settings, 1, 1)), &config);
             for step in 0..3 {
-                let text = trainer.roll_out().unwrap().expect("a roll-out before each step");
+                let text = trainer.roll_out().unwrap().sample.expect("a roll-out before each step");
                 assert!(text.contains("reward"), "{text}");
                 let mut records = trainer.step().unwrap();
                 records.extend(trainer.finish().unwrap());
@@ -183,7 +183,7 @@ fn a_run_resumed_within_a_roll_out_has_the_same_bits() {
         let mut whole = run(Box::new(Cpu::default()), &settings, (options, Schedule::new(&settings, 2, 2)), &config);
         let (mut rolled, mut of_resumed) = (vec![], vec![]);
         for step in 0..6 {
-            if whole.roll_out().unwrap().is_some() {
+            if whole.roll_out().unwrap().sample.is_some() {
                 rolled.push(step);
             }
             whole.step().unwrap();

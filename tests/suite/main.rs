@@ -49,6 +49,7 @@ mod prefer;
 mod prepare;
 mod profile;
 mod quantised;
+mod rejection;
 mod replacement;
 mod reward;
 mod sample;

@@ -37,6 +37,7 @@ use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::{self, Labelled, Options};
 use wgpt::objectives::ppo::{self, Critic, Ppo, PpoOptions};
+use wgpt::objectives::rejection::{self, Rejection};
 use wgpt::objectives::reward::{self, Ranked, Rankings, Reward};
 use wgpt::objectives::rollouts::{Drawing, Question, RollOuts, Schedule};
 use wgpt::objectives::sft::{self, Rows, Sft};
@@ -62,7 +63,7 @@ type Made = (Box<dyn Objective>, Settings);
 type Kind = (&'static str, fn(Choices) -> Made);
 
 /// Every objective, and experts under two of them.
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     ("pretraining", |choices| pretraining("demo", choices)),
     ("pretraining with experts", |choices| pretraining("mixtral", choices)),
     ("classify", |choices| task(Task::Classify, config("demo"), choices)),
@@ -74,6 +75,7 @@ const KINDS: [Kind; 14] = [
     ("kto", kto),
     ("grpo", grpo),
     ("ppo", ppo),
+    ("rejection", rejection),
     ("sft", sft),
     ("sft with adapters", sft_with_adapters),
     ("sft in packed rows", |choices| packed_sft("llama-mini", choices)),
@@ -241,7 +243,7 @@ fn rollouts(generations: usize, settings: &Settings) -> RollOuts {
     };
     let questions = || (0..6).map(question).collect::<Vec<_>>();
     let params = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
-    let drawing = Drawing { params, tokens: 6, generations, ends: (0..259).step_by(3).collect() };
+    let drawing = Drawing { params, tokens: 6, generations, learned: generations, ends: (0..259).step_by(3).collect() };
     RollOuts::new(
         (questions(), questions()),
         (drawing, Schedule::new(settings, 1, 4)),
@@ -257,6 +259,14 @@ fn grpo(choices: Choices) -> Made {
     let loss = PolicyLoss { low: 0.2, high: 0.2, beta: 0.05 };
     let options = GroupOptions { method, loss, beta: 0.05 };
     (Box::new(GroupPolicy::new(config("llama-mini"), &settings, options, rollouts(2, &settings))), settings)
+}
+
+/// The best of three answers, drawn at one of two temperatures.
+fn rejection(choices: Choices) -> Made {
+    let settings = choices.resolve(&rejection::RECIPE, |batch| epoch_len(6, batch)).unwrap();
+    let mut rollouts = rollouts(3, &settings);
+    rollouts.drawing.learned = 1;
+    (Box::new(Rejection::new(config("llama-mini"), &settings, rollouts, vec![0.5, 1.5])), settings)
 }
 
 /// The critic starts from the reference, without a head.

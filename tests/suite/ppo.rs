@@ -41,7 +41,7 @@ fn rollouts(prompts: Vec<Vec<u32>>, source: &ModelSource, schedule: Schedule) ->
     let start = source.config().unwrap();
     let reference = (start.clone(), source.weights(&start).unwrap());
     let params = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
-    let drawing = Drawing { params, tokens: TOKENS, generations: 1, ends: vec![1] };
+    let drawing = Drawing { params, tokens: TOKENS, generations: 1, learned: 1, ends: vec![1] };
     let questions = prompts.into_iter().map(question).collect();
     RollOuts::new((questions, vec![]), (drawing, schedule), Box::new(Even), Tokenizer::bytes().unwrap(), reference)
 }

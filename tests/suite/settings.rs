@@ -212,7 +212,7 @@ const FLAGS: &[(&str, &[&str])] = &[
         &[
             TRAINING,
             "beta desirable-weight label-smoothing loss max-length method model sft-weight template undesirable-weight",
-            "epsilon epsilon-high generations iterations normalisation scale-rewards steps-per-rollout temperature tokens",
+            "epsilon epsilon-high generations iterations normalisation scale-rewards steps-per-rollout temperature temperatures tokens",
             "reward reward-column reward-command reward-model reward-timeout",
             "gamma lambda missing-end target-kl value-clip value-model value-weight",
         ],

@@ -1,6 +1,6 @@
 //! `wgpt align --method grpo` and `rloo`: groups of answers of the model's own.
 
-use super::rollouts::Prompts;
+use super::rollouts::{Prompts, policy_loss};
 use super::{Context, Rows, kept};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -44,12 +44,13 @@ impl GrpoOptions {
 
 struct Groups {
     own: Own,
+    clip: PolicyLoss,
     prompts: Prompts,
     is_rloo: bool,
 }
 
 pub fn read(own: &Value, is_rloo: bool, context: &Context) -> Result<Box<dyn Rows>> {
-    Ok(Box::new(Groups { own: kept(own)?, prompts: Prompts::read(own, context)?, is_rloo }))
+    Ok(Box::new(Groups { own: kept(own)?, clip: policy_loss(own)?, prompts: Prompts::read(own, context)?, is_rloo }))
 }
 
 impl Rows for Groups {
@@ -78,7 +79,7 @@ impl Rows for Groups {
         let Own { beta, normalisation, scale_rewards } = self.own;
         let method = if self.is_rloo { Method::Rloo } else { Method::Grpo { normalisation, scaling: scale_rewards } };
         // The KL divergence of RLOO is a part of its reward.
-        let loss = PolicyLoss { beta: if self.is_rloo { 0.0 } else { beta }, ..self.prompts.clip() };
+        let loss = PolicyLoss { beta: if self.is_rloo { 0.0 } else { beta }, ..self.clip };
         let options = GroupOptions { method, loss, beta };
         Ok(Box::new(GroupPolicy::new(config, settings, options, self.prompts.rollouts(settings, start)?)))
     }

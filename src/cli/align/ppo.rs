@@ -1,16 +1,18 @@
 //! `wgpt align --method ppo`: answers of the model's own, with a critic.
 
-use super::rollouts::Prompts;
+use super::rollouts::{Prompts, policy_loss};
 use super::{Context, Rows, kept, positive, reference};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
-use wgpt::error::Result;
+use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::formats::source::ModelSource;
 use wgpt::models::config::Config;
+use wgpt::models::lora::Lora;
 use wgpt::objectives::labelled::folder::open;
 use wgpt::objectives::ppo::{Critic, Ppo, PpoOptions, RECIPE};
+use wgpt::ops::policy_loss::PolicyLoss;
 use wgpt::ops::value_loss::ValueLoss;
 use wgpt::train::objective::Objective;
 use wgpt::train::settings::{Recipe, Settings};
@@ -82,13 +84,14 @@ impl PpoFlags {
 
 struct Answered {
     own: Own,
+    clip: PolicyLoss,
     prompts: Prompts,
     /// Where it is not the model that the run starts from.
     critic: Option<Critic>,
 }
 
 pub fn read(own: &Value, context: &Context) -> Result<Box<dyn Rows>> {
-    let prompts = Prompts::read(own, context)?;
+    let (prompts, clip) = (Prompts::read(own, context)?, policy_loss(own)?);
     let own: Own = kept(own)?;
     let critic = match own.value_model.as_deref().or(prompts.reward_model()) {
         None => None,
@@ -114,7 +117,7 @@ pub fn read(own: &Value, context: &Context) -> Result<Box<dyn Rows>> {
             Some(Critic { config: model.config, weights: model.weights, score: Some(model.score.1) })
         }
     };
-    Ok(Box::new(Answered { own, prompts, critic }))
+    Ok(Box::new(Answered { own, clip, prompts, critic }))
 }
 
 impl Rows for Answered {
@@ -142,7 +145,7 @@ impl Rows for Answered {
     ) -> Result<Box<dyn Objective>> {
         let Own { beta, value_weight, value_clip, target_kl, gamma, lambda, missing_end, .. } = self.own;
         let options = PpoOptions {
-            loss: self.prompts.clip(),
+            loss: self.clip,
             value: ValueLoss { clip: value_clip },
             value_weight,
             beta,
@@ -158,6 +161,15 @@ impl Rows for Answered {
                 Critic { config, weights, score: None }
             }
         };
+        let critic = adapted(critic, &config, settings)?;
         Ok(Box::new(Ppo::new(config, settings, options, self.prompts.rollouts(settings, start)?, critic)))
     }
+}
+
+/// A critic that has the policy's adapters, where that has some.
+fn adapted(critic: Critic, policy: &Config, settings: &Settings) -> Result<Critic> {
+    let Some(lora) = policy.lora.clone().filter(|_| critic.config.lora.is_none()) else { return Ok(critic) };
+    let lora = Lora { saved: vec![], base: None, ..lora }.check(&critic.config);
+    let lora = lora.map_err(|why| Error::Usage(format!("adapters of the critic: {why}")))?;
+    Ok(Critic { config: settings.quantised(Config { lora: Some(lora), ..critic.config }), ..critic })
 }

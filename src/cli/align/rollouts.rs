@@ -32,18 +32,12 @@ pub struct RollOutOptions {
     /// Above 0: how varied answers are [default: 1]
     #[arg(long, help_heading = "Answers")]
     temperature: Option<f32>,
-    /// Steps that learn from the answers of one roll-out, each from its share of them [default: 1]
+    /// Steps that learn from the answers of one roll-out, each from its share of them [default: 1; rejection: as many as see each prompt]
     #[arg(long, value_name = "N", help_heading = "Answers")]
     steps_per_rollout: Option<u64>,
     /// How often each answer is learned from [default: 1, ppo 4]
     #[arg(long, value_name = "N", help_heading = "Answers")]
     iterations: Option<u64>,
-    /// How far the ratio of new to old probabilities may fall below 1 and still count [default: 0.2]
-    #[arg(long, value_name = "SHARE", help_heading = "Task")]
-    epsilon: Option<f32>,
-    /// How far it may rise above 1 [default: that of --epsilon]
-    #[arg(long, value_name = "SHARE", help_heading = "Task")]
-    epsilon_high: Option<f32>,
     /// Rewards by a rule over --reward-column
     #[arg(long, value_enum, value_name = "RULE", help_heading = "Rewards")]
     reward: Option<Rule>,
@@ -61,16 +55,45 @@ pub struct RollOutOptions {
     reward_timeout: Option<f32>,
 }
 
+#[derive(Serialize, clap::Args)]
+pub struct ClipOptions {
+    /// How far the ratio of new to old probabilities may fall below 1 and still count [default: 0.2]
+    #[arg(long, value_name = "SHARE", help_heading = "Task")]
+    epsilon: Option<f32>,
+    /// How far it may rise above 1 [default: that of --epsilon]
+    #[arg(long, value_name = "SHARE", help_heading = "Task")]
+    epsilon_high: Option<f32>,
+}
+
+/// The range of the ratio of new to old probabilities, with defaults.
+#[derive(Serialize, Deserialize)]
+pub struct Clip {
+    epsilon: f32,
+    epsilon_high: f32,
+}
+
+impl ClipOptions {
+    pub fn resolved(&self) -> Result<Clip> {
+        let epsilon = super::positive("epsilon", self.epsilon.unwrap_or(0.2))?;
+        let epsilon_high = super::positive("epsilon-high", self.epsilon_high.unwrap_or(epsilon))?;
+        Ok(Clip { epsilon, epsilon_high })
+    }
+}
+
+/// The policy's loss of a checkpoint's options, without a KL divergence.
+pub fn policy_loss(own: &Value) -> Result<PolicyLoss> {
+    let Clip { epsilon, epsilon_high } = kept(own)?;
+    Ok(PolicyLoss { low: epsilon, high: epsilon_high, beta: 0.0 })
+}
+
 /// The options, with defaults.
 #[derive(Serialize, Deserialize)]
 pub struct Own {
     generations: usize,
     tokens: Option<usize>,
     temperature: f32,
-    steps_per_rollout: u64,
+    steps_per_rollout: Option<u64>,
     iterations: u64,
-    epsilon: f32,
-    epsilon_high: f32,
     reward: Option<Rule>,
     reward_column: Option<String>,
     reward_model: Option<PathBuf>,
@@ -92,10 +115,8 @@ impl RollOutOptions {
         }
         let temperature = super::positive("temperature", self.temperature.unwrap_or(1.0))?;
         let reward_timeout = super::positive("reward-timeout", self.reward_timeout.unwrap_or(60.0))?;
-        let epsilon = super::positive("epsilon", self.epsilon.unwrap_or(0.2))?;
-        let epsilon_high = super::positive("epsilon-high", self.epsilon_high.unwrap_or(epsilon))?;
-        let (steps_per_rollout, iterations) = (self.steps_per_rollout.unwrap_or(1), self.iterations.unwrap_or(passes));
-        for (flag, value) in [("steps-per-rollout", steps_per_rollout), ("iterations", iterations)] {
+        let (steps_per_rollout, iterations) = (self.steps_per_rollout, self.iterations.unwrap_or(passes));
+        for (flag, value) in [("steps-per-rollout", steps_per_rollout.unwrap_or(1)), ("iterations", iterations)] {
             if !(1..=1 << 20).contains(&value) {
                 fail!(Usage, "--{flag} {value} must be from 1 to 1048576: give such a number");
             }
@@ -114,8 +135,6 @@ impl RollOutOptions {
             temperature,
             steps_per_rollout,
             iterations,
-            epsilon,
-            epsilon_high,
             reward,
             reward_column,
             reward_model,
@@ -169,8 +188,14 @@ impl Prompts {
         };
         let params = SamplingParams { temperature: own.temperature, ..SamplingParams::GREEDY };
         let ends: Vec<u32> = config.eos_token_id.iter().copied().chain(tokenizer.end_of_text()).collect();
-        let drawing = Drawing { params, tokens, generations: own.generations, ends };
+        let drawing = Drawing { params, tokens, generations: own.generations, learned: own.generations, ends };
         Ok(Prompts { training, validation, own, drawing, rewards, tokenizer: tokenizer.clone() })
+    }
+
+    /// The same, of whose answers one to each prompt is learned; unless the user says otherwise, a roll-out is a pass over the prompts.
+    pub fn of_the_best(mut self) -> Prompts {
+        self.drawing.learned = 1;
+        self
     }
 
     pub fn summary(&self) -> String {
@@ -184,21 +209,19 @@ impl Prompts {
 
     /// Micro-batches of `batch` answers in a pass over the prompts.
     pub fn epoch(&self, batch: usize) -> u64 {
-        epoch_len(self.training.len() * self.own.generations, batch) * self.own.iterations
-    }
-
-    /// The policy's loss, without a KL divergence.
-    pub fn clip(&self) -> PolicyLoss {
-        PolicyLoss { low: self.own.epsilon, high: self.own.epsilon_high, beta: 0.0 }
+        epoch_len(self.training.len() * self.drawing.learned, batch) * self.own.iterations
     }
 
     /// Refuses settings whose roll-outs do not consist of whole groups; `start` is the model that the run started from.
     pub fn rollouts(self, settings: &Settings, start: &ModelSource) -> Result<RollOuts> {
         let Settings { batch, accumulate, .. } = *settings;
-        let Own { generations, steps_per_rollout, iterations, .. } = self.own;
+        let Own { generations, iterations, .. } = self.own;
+        let learned = self.drawing.learned;
+        let pass = if learned == 1 { self.training.len().div_ceil(batch * accumulate) as u64 } else { 1 };
+        let steps_per_rollout = self.own.steps_per_rollout.unwrap_or(pass);
         let schedule = Schedule::new(settings, steps_per_rollout, iterations);
         let answers = batch * schedule.micro_batches() as usize;
-        if !answers.is_multiple_of(generations) {
+        if !answers.is_multiple_of(learned) {
             fail!(
                 Usage,
                 "a roll-out of {answers} answers (--batch {batch} times --accumulate {accumulate} times --steps-per-rollout \

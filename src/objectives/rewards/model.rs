@@ -8,6 +8,7 @@ use crate::executor::Executor;
 use crate::executor::programs::Programs;
 use crate::fail;
 use crate::formats::upload::upload;
+use crate::graph::Graph;
 use crate::models::config::{Config, Dropout, SCORE};
 use crate::models::network::Network;
 use crate::objectives::labelled::batch::Item;
@@ -66,6 +67,10 @@ impl Rewards for ByModel {
         }
         let scores = scorer::scores(executor, &mut self.programs, (&self.network, &self.head, &self.buckets), &items)?;
         Ok(scores.into_iter().map(|scores| scores.first().copied()).collect())
+    }
+
+    fn graphs(&self) -> Vec<Graph> {
+        self.buckets.0.iter().map(|length| scorer::graph(&self.network, &self.head, *length)).collect()
     }
 
     fn forget(&mut self) {

@@ -34,6 +34,11 @@ impl Grammar {
         draw(self.tables[table].rows, random)
     }
 
+    /// The number of a table's rows.
+    pub fn rows(&self, table: usize) -> usize {
+        self.tables[table].rows.len()
+    }
+
     /// The table that a mark is a column of.
     ///
     /// # Panics
