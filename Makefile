@@ -4,7 +4,7 @@
 export XDG_RUNTIME_DIR ?= $(or $(TMPDIR),/tmp)
 OUT ?= runs/demo
 
-.PHONY: demo finetune-demo chat-demo zero-shot test bench soak check setup
+.PHONY: demo finetune-demo chat-demo align-demo zero-shot test bench soak check setup
 
 ## Trains the demo model on the built-in stories and samples three texts.
 demo: setup
@@ -21,6 +21,12 @@ finetune-demo: setup
 ## conversation.
 chat-demo: setup
 	cargo bench --locked --bench chat
+
+## What preferences are worth: true reward and the reward model's score after each method that learns from them. Prints a table and draws
+## runs/align.svg.
+align-demo: setup
+	mkdir -p runs
+	cargo bench --locked --bench align -- --out $(CURDIR)/runs/align.svg
 
 ## What a model learns about an unseen task while it is pre-trained: prints a table and draws runs/zero_shot.svg.
 zero-shot: setup

@@ -2,6 +2,7 @@
 
 mod align;
 mod chat;
+mod compare;
 pub mod console;
 mod data;
 mod doctor;
@@ -92,6 +93,8 @@ enum Command {
     Chat(chat::Chat),
     /// Loss, perplexity and bits per byte of data, or the logits of given token ids
     Eval(eval::Eval),
+    /// Compare runs: curves, figures, settings and samples, as tables and as a page
+    Compare(compare::Compare),
     /// Write a model as a Hugging Face folder or a GGUF file
     Export(export::Export),
     /// Add adapters to the weights of their model
@@ -126,6 +129,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Sample(sample) => sample.run(global),
         Command::Chat(chat) => chat.run(global),
         Command::Eval(eval) => eval.run(global),
+        Command::Compare(compare) => compare.run(global),
         Command::Export(export) => export.run(global),
         Command::Merge(merge) => merge.run(global),
         Command::Tokenizer(tokenizer) => tokenizer.run(global),

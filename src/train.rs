@@ -3,6 +3,7 @@
 pub mod blueprint;
 pub mod checkpoint;
 pub mod clock;
+pub mod comparison;
 pub mod graph;
 pub mod groups;
 pub mod memory;

@@ -6,7 +6,7 @@ fn penalised(row: u32, i: u32, fed: u32, x: f32) -> f32 {
     if PENALTY == 1.0 {
         return x;
     }
-    let known = i == fed || (seen[row * WORDS + i / 32u] >> (i % 32u) & 1u) == 1u;
+    let known = i == fed || ((seen[row * WORDS + i / 32u] >> (i % 32u)) & 1u) == 1u;
     return select(x, select(x / PENALTY, x * PENALTY, x < 0.0), known);
 }
 

@@ -22,6 +22,7 @@ use wgpt::train::run::{End, Evaluated, Run, RunState, restore, run_state, saved_
 use wgpt::train::settings::Settings;
 use wgpt::train::sinks::log::{self, Log};
 use wgpt::train::sinks::plot::Curve;
+use wgpt::train::sinks::samples::Samples;
 use wgpt::train::sinks::{Sink, console};
 use wgpt::train::trainer::{ChosenVariants, Trainer};
 
@@ -280,7 +281,8 @@ impl Rest {
         let floor = trainer.objective().floor();
         let curve = Curve { log: folder.log_path(), path: folder.plot_path(), title, floor };
         let console = Console { bar: progress_bar(&global, steps, step), global: global.clone(), steps };
-        let sinks: Vec<Box<dyn Sink>> = vec![Box::new(log), Box::new(curve), Box::new(console)];
+        let samples = Samples::resume(&folder.samples_path(), step)?;
+        let sinks: Vec<Box<dyn Sink>> = vec![Box::new(log), Box::new(samples), Box::new(curve), Box::new(console)];
         let interrupted = interrupts(&global);
         let mut run = Run { trainer, state, folder, best, tokenizer, sinks, faults };
         let end = run.go(&interrupted, &mut || {

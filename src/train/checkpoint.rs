@@ -3,7 +3,7 @@
 //! ```text
 //! run/  config.json model.safetensors tokenizer.json   the newest model, loadable as any model folder
 //!       optimizer.safetensors trainer.json             the rest of the newest state
-//!       log.jsonl loss.svg                             written by the trainer, not here
+//!       log.jsonl loss.svg samples.jsonl reward.svg    written by the trainer, not here
 //!       checkpoints/step-000120/                       the same five files and SHA256SUMS; the last three are kept
 //! ```
 //!
@@ -39,6 +39,9 @@ pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub const TRAINER_FILE: &str = "trainer.json";
 pub const LOG_FILE: &str = "log.jsonl";
 pub const PLOT_FILE: &str = "loss.svg";
+/// The picture of a policy's reward, beside the curve of its loss.
+pub const REWARD_PLOT_FILE: &str = "reward.svg";
+pub const SAMPLES_FILE: &str = "samples.jsonl";
 
 /// Checkpoints that stay on disk.
 const KEPT: usize = 3;
@@ -212,6 +215,10 @@ impl RunFolder {
         self.root.join(LOG_FILE)
     }
 
+    pub fn samples_path(&self) -> PathBuf {
+        self.root.join(SAMPLES_FILE)
+    }
+
     pub fn plot_path(&self) -> PathBuf {
         self.root.join(PLOT_FILE)
     }
@@ -344,8 +351,9 @@ fn is_users(path: &Path) -> bool {
     match names[..] {
         [] => false,
         [name] => {
-            let run = [LOG_FILE, PLOT_FILE, CHECKPOINTS, LOCK_FILE, METRICS_FILE, BEST];
-            !is_model_file(name) && !is_state(name) && !run.contains(&name)
+            let plots = [PLOT_FILE, REWARD_PLOT_FILE];
+            let run = [LOG_FILE, SAMPLES_FILE, CHECKPOINTS, LOCK_FILE, METRICS_FILE, BEST];
+            !is_model_file(name) && !is_state(name) && !plots.contains(&name) && !run.contains(&name)
         }
         [BEST, name] => !is_model_file(name),
         [CHECKPOINTS, checkpoint] => !is_checkpoint(checkpoint),

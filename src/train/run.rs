@@ -173,7 +173,7 @@ impl Run {
                 self.evaluated(evaluation, epoch)?;
             }
             match shown.take_if(|_| sampling) {
-                Some(text) => self.note(&format!("sample: {text}")),
+                Some(text) => self.drawn(&text)?,
                 None if sampling => self.sample()?,
                 None => {}
             }
@@ -331,8 +331,14 @@ impl Run {
         })?;
         generator.free(executor);
         let text = tokenizer.decode(&ids)?;
-        self.note(&format!("sample: {}", text.trim()));
-        Ok(())
+        self.drawn(text.trim())
+    }
+
+    /// Tells a text that the model has drawn.
+    fn drawn(&mut self, text: &str) -> Result<()> {
+        self.note(&format!("sample: {text}"));
+        let step = self.trainer.steps_done();
+        self.sinks.iter_mut().try_for_each(|sink| sink.sample(step, text))
     }
 
     fn lose_device(&mut self) {

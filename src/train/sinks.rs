@@ -4,10 +4,16 @@ pub mod console;
 pub mod frontier;
 pub mod log;
 pub mod plot;
+pub mod samples;
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
 
 use super::checkpoint::RunFolder;
 use super::record::Record;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A place that records and sentences of a run go to.
 pub trait Sink {
@@ -16,6 +22,11 @@ pub trait Sink {
 
     /// Takes a sentence for people: an evaluation, a sample, a warning.
     fn note(&mut self, _text: &str) {}
+
+    /// Takes a text that the model has drawn after a step.
+    fn sample(&mut self, _step: u64, _text: &str) -> Result<()> {
+        Ok(())
+    }
 
     /// A checkpoint is about to be saved: records that were taken must not be lost.
     fn sync(&mut self) -> Result<()> {
@@ -33,5 +44,14 @@ pub trait Sink {
     /// The run goes on after `step`: records of later steps are forgotten.
     fn resume(&mut self, _step: u64) -> Result<()> {
         Ok(())
+    }
+}
+
+/// What the lines of a file say, in order. Lines of another form (torn by a crash) are left out; a missing file is empty.
+fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(bytes.split(|&byte| byte == b'\n').filter_map(|l| serde_json::from_slice(l).ok()).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(vec![]),
+        Err(error) => Err(Error::io("read", path)(error)),
     }
 }

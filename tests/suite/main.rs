@@ -6,6 +6,7 @@ mod beam;
 mod checkpoint;
 mod classifier;
 mod cli;
+mod compare;
 mod cooperative;
 mod cooperative_attention;
 mod data;

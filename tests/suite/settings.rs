@@ -239,6 +239,7 @@ const FLAGS: &[(&str, &[&str])] = &[
            train window",
         ],
     ),
+    ("compare", &["out overwrite"]),
     ("export", &["adapter dtype format model out overwrite"]),
     ("merge", &["adapter dtype model out overwrite"]),
     ("tokenizer train", &["cased column data ext kind min-frequency out overwrite special vocab"]),

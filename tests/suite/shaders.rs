@@ -92,11 +92,20 @@ fn check(shader: Shader, text: &str, limits: &Limits) -> Result<(u64, u32), Stri
     Ok((memory, threads))
 }
 
+/// Writes texts to the folder that WGPT_WGSL names, for other compilers (`scripts/tint.sh`).
+fn hand_out(texts: &BTreeMap<String, Shader>, device: usize) {
+    let Some(folder) = std::env::var_os("WGPT_WGSL").map(PathBuf::from) else { return };
+    for (n, (text, shader)) in texts.iter().enumerate() {
+        std::fs::write(folder.join(format!("{}-{device}-{n}.wgsl", shader.stem)), text).unwrap();
+    }
+}
+
 #[test]
 fn every_specialisation_is_valid_and_translates_for_every_backend() {
-    for limits in devices() {
+    for (device, limits) in devices().into_iter().enumerate() {
         assert_eq!((limits.workgroup_bytes, limits.invocations), (16384, 256), "what every device has");
         let texts = texts(&limits);
+        hand_out(&texts, device);
         assert!(texts.len() > 150, "{limits:?}: only {} texts", texts.len());
         let checked: Vec<_> = texts.par_iter().map(|(text, shader)| check(*shader, text, &limits)).collect();
         let failures: Vec<String> = checked.iter().filter_map(|c| c.clone().err()).collect();

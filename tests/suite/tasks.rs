@@ -263,3 +263,20 @@ fn the_command_writes_the_librarys_examples() {
         has(&error(&place.wgpt(wrong), 2), &["there are"]);
     }
 }
+
+/// One file serves supervised fine-tuning, reward models, preference optimisation and policies.
+#[test]
+fn rows_of_preferences_are_read_by_everything_that_learns_from_them() {
+    let place = Place::new();
+    let output = place.wgpt("data task preference --out p.jsonl --count 30 --split validation --seed 5");
+    has(&stderr(&output), &["30 validation examples of the task preference are in p.jsonl"]);
+    let path = place.path("p.jsonl");
+    assert_eq!(wgpt::data::dialogues::read(&path).unwrap().len(), 30);
+    assert_eq!(wgpt::data::preferences::read_pairs(&path).unwrap().len(), 30);
+    let margins: Vec<f32> =
+        wgpt::data::rankings::read(&path).unwrap().iter().map(|ranking| ranking.pairs[0].margin).collect();
+    assert!(margins.contains(&0.0) && margins.iter().all(|margin| (0.0..=1.0).contains(margin)), "{margins:?}");
+    let prompts = wgpt::data::prompts::read(&path).unwrap();
+    assert!(prompts.iter().all(|prompt| prompt.row["best"].as_str().unwrap().ends_with(", thank you.")));
+    has(&error(&place.wgpt("data task preference --out p.csv"), 2), &["p.csv", ".jsonl"]);
+}

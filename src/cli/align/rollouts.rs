@@ -152,6 +152,8 @@ pub struct Prompts {
     drawing: Drawing,
     rewards: Box<dyn Rewards>,
     tokenizer: Tokenizer,
+    /// Whether a roll-out is a pass over the prompts, unless the user says otherwise.
+    has_rounds: bool,
 }
 
 impl Prompts {
@@ -189,12 +191,13 @@ impl Prompts {
         let params = SamplingParams { temperature: own.temperature, ..SamplingParams::GREEDY };
         let ends: Vec<u32> = config.eos_token_id.iter().copied().chain(tokenizer.end_of_text()).collect();
         let drawing = Drawing { params, tokens, generations: own.generations, learned: own.generations, ends };
-        Ok(Prompts { training, validation, own, drawing, rewards, tokenizer: tokenizer.clone() })
+        Ok(Prompts { training, validation, own, drawing, rewards, tokenizer: tokenizer.clone(), has_rounds: false })
     }
 
-    /// The same, of whose answers one to each prompt is learned; unless the user says otherwise, a roll-out is a pass over the prompts.
+    /// The same, in rounds, of whose answers one to each prompt is learned.
     pub fn of_the_best(mut self) -> Prompts {
         self.drawing.learned = 1;
+        self.has_rounds = true;
         self
     }
 
@@ -217,8 +220,8 @@ impl Prompts {
         let Settings { batch, accumulate, .. } = *settings;
         let Own { generations, iterations, .. } = self.own;
         let learned = self.drawing.learned;
-        let pass = if learned == 1 { self.training.len().div_ceil(batch * accumulate) as u64 } else { 1 };
-        let steps_per_rollout = self.own.steps_per_rollout.unwrap_or(pass);
+        let round = if self.has_rounds { self.training.len().div_ceil(batch * accumulate) as u64 } else { 1 };
+        let steps_per_rollout = self.own.steps_per_rollout.unwrap_or(round);
         let schedule = Schedule::new(settings, steps_per_rollout, iterations);
         let answers = batch * schedule.micro_batches() as usize;
         if !answers.is_multiple_of(learned) {

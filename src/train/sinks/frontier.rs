@@ -11,9 +11,6 @@ use crate::error::Result;
 use crate::files::write_atomic;
 use crate::train::record::Record;
 
-/// The file, beside the curve of the loss.
-pub const FRONTIER_FILE: &str = "reward.svg";
-
 /// Draws the picture and replaces `path` by it in one step; nothing where the records are not of a policy.
 pub fn write(path: &Path, title: &str, records: &[Record]) -> Result<()> {
     let points = points(records);

@@ -1,14 +1,14 @@
 //! `log.jsonl`: one JSON object per step, appended while training and cut back when a run resumes.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::train::checkpoint::RunFolder;
 use crate::train::record::Record;
-use crate::train::sinks::Sink;
+use crate::train::sinks::{Sink, read_lines};
 
 /// The open log of a run.
 #[derive(Debug)]
@@ -52,11 +52,7 @@ impl Sink for Log {
 
 /// All records of a log, in order. Lines that are not records (torn by a crash) are left out; a missing file is empty.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(bytes.split(|&byte| byte == b'\n').filter_map(|l| serde_json::from_slice(l).ok()).collect()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(Error::io("read", path)(error)),
-    }
+    read_lines(path)
 }
 
 fn line(record: &Record) -> String {

@@ -9,9 +9,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::error::Result;
 use crate::files::write_atomic;
-use crate::train::checkpoint::RunFolder;
+use crate::train::checkpoint::{REWARD_PLOT_FILE, RunFolder};
 use crate::train::record::Record;
-use crate::train::sinks::frontier::{self, FRONTIER_FILE};
+use crate::train::sinks::frontier;
 use crate::train::sinks::{Sink, log};
 
 /// The curves of a plot. Values that are not finite are left out; without any points the axes are drawn alone.
@@ -59,7 +59,7 @@ impl Sink for Curve {
 
     fn saved(&mut self) -> Result<()> {
         let records = log::read(&self.log)?;
-        frontier::write(&self.path.with_file_name(FRONTIER_FILE), &self.title, &records)?;
+        frontier::write(&self.path.with_file_name(REWARD_PLOT_FILE), &self.title, &records)?;
         write(&self.path, &Plot { title: &self.title, records: &records, floor: self.floor })
     }
 }
