@@ -7,6 +7,10 @@ alias B_TYPE = u32;
 @group(0) @binding(1) var<storage, read> b: array<vec2<B_TYPE>>;
 
 fn b_quad(i: u32) -> vec4<f32> {
-    let words = b[i / 4u];
+    return b_stored(i / UNIT);
+}
+
+fn b_stored(at: u32) -> vec4<f32> {
+    let words = b[at];
     return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
 }

@@ -7,7 +7,11 @@ alias B_TYPE = u32;
 @group(0) @binding(1) var<storage, read> b: array<B_TYPE>;
 
 fn b_quad(i: u32) -> vec4<f32> {
-    let word = bitcast<i32>(b[i / 4u]);
+    return b_stored(i / UNIT);
+}
+
+fn b_stored(at: u32) -> vec4<f32> {
+    let word = bitcast<i32>(b[at]);
     let bytes = vec4<i32>(word << 24u, word << 16u, word << 8u, word) >> vec4<u32>(24u);
-    return block_scale(i) * vec4<f32>(bytes);
+    return block_scale(at * UNIT) * vec4<f32>(bytes);
 }

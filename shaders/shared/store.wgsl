@@ -1,13 +1,14 @@
 // Epilogue of a matmul: C = A B, or C += A B.
+// use: width_1
 
 // Element type of C.
 alias C_TYPE = f32;
 
-fn store(row: u32, column: u32, value: f32) {
-    let i = row * LDC + C_COLUMN + column;
+fn store(row: u32, column: u32, value: SUMS) {
+    let i = (row * LDC + C_COLUMN + column) / WIDTH;
     if ACCUMULATE {
-        c[i] = C_TYPE(f32(c[i]) + value);
+        c[i] = STORED(SUMS(c[i]) + value);
     } else {
-        c[i] = C_TYPE(value);
+        c[i] = STORED(value);
     }
 }

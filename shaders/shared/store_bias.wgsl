@@ -1,15 +1,16 @@
 // Epilogue of a matmul: C = A B + bias. Further pieces of K accumulate on the first, which adds the bias.
+// use: width_1
 
 // Element type of C.
 alias C_TYPE = f32;
 
-@group(0) @binding(3) var<storage, read> bias: array<f32>; // (N)
+@group(0) @binding(3) var<storage, read> bias: array<SUMS>; // (N)
 
-fn store(row: u32, column: u32, value: f32) {
-    let i = row * LDC + C_COLUMN + column;
+fn store(row: u32, column: u32, value: SUMS) {
+    let i = (row * LDC + C_COLUMN + column) / WIDTH;
     if ACCUMULATE {
-        c[i] = C_TYPE(f32(c[i]) + value);
+        c[i] = STORED(SUMS(c[i]) + value);
     } else {
-        c[i] = C_TYPE(value + bias[C_COLUMN + column]);
+        c[i] = STORED(value + bias[(C_COLUMN + column) / WIDTH]);
     }
 }

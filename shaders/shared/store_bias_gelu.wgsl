@@ -1,5 +1,5 @@
 // Epilogue of a matmul: pre = A B + bias is kept for backward, C = gelu(pre).
-// use: gelu
+// use: gelu width_1
 
 // Element type of C and pre.
 alias C_TYPE = f32;

@@ -1,16 +1,17 @@
 // Epilogue of a matmul: C = A B + bias + residual. Further pieces of K accumulate on the first, which adds both.
+// use: width_1
 
 // Element type of C.
 alias C_TYPE = f32;
 
-@group(0) @binding(3) var<storage, read> bias: array<f32>; // (N)
-@group(0) @binding(4) var<storage, read> residual: array<f32>; // (M, N)
+@group(0) @binding(3) var<storage, read> bias: array<SUMS>; // (N)
+@group(0) @binding(4) var<storage, read> residual: array<SUMS>; // (M, N)
 
-fn store(row: u32, column: u32, value: f32) {
-    let i = row * LDC + C_COLUMN + column;
+fn store(row: u32, column: u32, value: SUMS) {
+    let i = (row * LDC + C_COLUMN + column) / WIDTH;
     if ACCUMULATE {
-        c[i] = C_TYPE(f32(c[i]) + value);
+        c[i] = STORED(SUMS(c[i]) + value);
     } else {
-        c[i] = C_TYPE(value + bias[C_COLUMN + column] + residual[i]);
+        c[i] = STORED(value + bias[(C_COLUMN + column) / WIDTH] + residual[i]);
     }
 }

@@ -1,15 +1,16 @@
 // Epilogue of a matmul: C = A B + residual. Further pieces of K accumulate on the first, which adds the residual.
+// use: width_1
 
 // Element type of C.
 alias C_TYPE = f32;
 
-@group(0) @binding(3) var<storage, read> residual: array<f32>; // (M, N)
+@group(0) @binding(3) var<storage, read> residual: array<SUMS>; // (M, N)
 
-fn store(row: u32, column: u32, value: f32) {
-    let i = row * LDC + C_COLUMN + column;
+fn store(row: u32, column: u32, value: SUMS) {
+    let i = (row * LDC + C_COLUMN + column) / WIDTH;
     if ACCUMULATE {
-        c[i] = C_TYPE(f32(c[i]) + value);
+        c[i] = STORED(SUMS(c[i]) + value);
     } else {
-        c[i] = C_TYPE(value + residual[i]);
+        c[i] = STORED(value + residual[i]);
     }
 }

@@ -29,7 +29,7 @@ use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
-use tiling::Tiling;
+use tiling::{Tiling, dequantising};
 
 /// C = op(A) op(B), with an epilogue before it is stored.
 #[derive(Clone, Debug, Default)]
@@ -164,14 +164,19 @@ impl Matmul {
         match self.quantisation {
             Some(quantisation) => {
                 assert!(aligned, "a quantised matrix has whole quads: {shapes:?}");
-                d = d.swap(tiling.loads.0, loads(quantisation));
+                d = d.swap(tiling.loads.0, dequantising(quantisation));
             }
             None if !aligned => d = d.swap(tiling.loads.0, tiling.loads.1),
             None => {}
         }
         let plain = !self.bias && !self.residual && c == Dtype::F32;
-        for (named, taken) in tiling.swaps(plain, [m.len(), n.len(), full_n, n.start]) {
+        let swaps = tiling.swaps(plain, [m.len(), n.len(), full_n, n.start]);
+        let in_fours = swaps.iter().any(|(_, taken)| *taken == "width_4");
+        for (named, taken) in swaps {
             d = d.swap(named, taken);
+        }
+        if tiling.quads {
+            d = d.element("QUAD_TYPE", if a == b { a } else { Dtype::F32 });
         }
         for (name, value) in tiling.constants {
             d = d.constant(name, value);
@@ -185,6 +190,7 @@ impl Matmul {
         let epilogue = match (self.bias, self.residual, self.gelu.is_some()) {
             (false, false, _) => None,
             (true, false, false) => Some("store_bias"),
+            (true, false, true) if in_fours => Some("store_bias_gelu_4"),
             (true, false, true) => Some("store_bias_gelu"),
             (false, true, _) => Some("store_residual"),
             (true, true, _) => Some("store_bias_residual"),
@@ -369,15 +375,6 @@ impl Op for Matmul {
     fn accumulating(&self, slot: usize) -> Option<Arc<dyn Op>> {
         let can = slot == 0 && !self.bias && !self.residual && !self.accumulate;
         can.then(|| Arc::new(Matmul { accumulate: true, ..self.clone() }) as Arc<dyn Op>)
-    }
-}
-
-/// The shared shader file that dequantises B.
-fn loads(quantisation: Quantisation) -> &'static str {
-    match quantisation {
-        Quantisation::F16 => "quads_f16",
-        Quantisation::Q8_0 => "quads_q8_0",
-        Quantisation::Q4_0 => "quads_q4_0",
     }
 }
 

@@ -1,6 +1,6 @@
 //! The ways to run a matmul: shaders, shapes of tiles, and which of them a device can run.
 
-use crate::graph::{AdapterKind, Limits, Shader};
+use crate::graph::{AdapterKind, Limits, Quantisation, Shader};
 use crate::shader;
 
 /// A tiling of one of the shaders: a variant.
@@ -12,6 +12,8 @@ pub(super) struct Tiling {
     pub tile: (usize, usize),
     /// The shared files through which it loads quads: where rows start at multiples of four, and anywhere.
     pub loads: (&'static str, &'static str),
+    /// Whether quads wait in its registers, in a type of their own, and leave for C in fours.
+    pub quads: bool,
     threads: usize,
     workgroup_bytes: usize,
     /// Side of its cooperative matrices; 0 where it has none.
@@ -53,6 +55,7 @@ impl Tiling {
             tile: (bm, bn),
             threads: bm / tm * (bn / tn),
             workgroup_bytes: 4 * bk * (bm + bn + 8),
+            quads: true,
             ..Tiling::of(shader!("matmul_tiled"), format!("tiled {bm}x{bn}x{bk} {tm}x{tn}"))
         }
     }
@@ -101,6 +104,7 @@ impl Tiling {
             constants: vec![],
             tile: (1, 1),
             loads: ("quads", "quads_unaligned"),
+            quads: false,
             threads: 1,
             workgroup_bytes: 0,
             side: 0,
@@ -115,8 +119,12 @@ impl Tiling {
             swaps.push(("cooperative_16", "cooperative_8"));
         }
         let whole = m.is_multiple_of(self.tile.0) && n.is_multiple_of(self.tile.1);
-        if self.side > 0 && plain && whole && ldc.is_multiple_of(4) && column.is_multiple_of(4) {
+        let aligned = ldc.is_multiple_of(4) && column.is_multiple_of(4);
+        if self.side > 0 && plain && whole && aligned {
             swaps.push(("sums_staged", "sums_direct"));
+        }
+        if self.quads && aligned && n.is_multiple_of(4) {
+            swaps.push(("width_1", "width_4"));
         }
         swaps
     }
@@ -142,7 +150,7 @@ impl Tiling {
                 let others = [4, 8, 16, 32].into_iter().filter(|across| *across != guess);
                 all.extend(std::iter::once(guess).chain(others).map(|across| Tiling::vector(m, across, 256 / across)));
             }
-            _ => all.extend(Tiling::through_workgroup_memory(m, n)),
+            kind => all.extend(Tiling::through_workgroup_memory(m, n, kind)),
         }
         // Never the guess: a device has to show that they are right first.
         if half && !few_rows {
@@ -153,15 +161,20 @@ impl Tiling {
         all
     }
 
-    fn through_workgroup_memory(m: usize, n: usize) -> Vec<Tiling> {
-        // The largest tile that still leaves enough workgroups to fill a large GPU.
-        let guess = match m.div_ceil(128) * n.div_ceil(128) {
-            tiles if tiles >= 128 => [128, 128, 8, 8, 8],
-            _ if m.min(n) > 32 => [64, 64, 16, 4, 4],
-            _ => [32, 32, 32, 4, 4],
+    fn through_workgroup_memory(m: usize, n: usize, kind: AdapterKind) -> Vec<Tiling> {
+        // The largest tile that still leaves enough workgroups to fill a large GPU; of two, the second has slices that fit the
+        // workgroup memory of every device. In deeper ones each thread has a block to fetch, and half as many barriers.
+        let guesses = match m.div_ceil(128) * n.div_ceil(128) {
+            tiles if tiles >= 128 => [[128, 128, 16, 8, 8], [128, 128, 8, 8, 8]],
+            _ if m.min(n) > 32 => [[64, 64, 32, 4, 4], [64, 64, 16, 4, 4]],
+            _ => [[32, 32, 32, 4, 4]; 2],
         };
-        let others = SHAPES.into_iter().filter(|shape| suits(shape, m, n) && *shape != guess);
-        std::iter::once(guess).chain(others).map(Tiling::tiled).collect()
+        let guesses = match kind {
+            AdapterKind::Gpu if guesses[0] != guesses[1] => &guesses[..],
+            _ => &guesses[1..],
+        };
+        let others = SHAPES.into_iter().filter(|shape| suits(shape, m, n) && !guesses.contains(shape));
+        guesses.iter().copied().chain(others).map(Tiling::tiled).collect()
     }
 
     fn on_cooperative_matrices(m: usize, n: usize, limits: &Limits) -> Vec<Tiling> {
@@ -179,6 +192,15 @@ impl Tiling {
         let shapes = COOPERATIVE.into_iter().filter(|shape| suits(shape, m, n));
         let all = shapes.flat_map(|shape| lanes.iter().map(move |lanes| (shape, *lanes)));
         all.filter(|(shape, lanes)| divides(*shape, *lanes)).map(|(s, l)| Tiling::cooperative(s, side, l)).collect()
+    }
+}
+
+/// The shared shader file that dequantises B.
+pub(super) fn dequantising(quantisation: Quantisation) -> &'static str {
+    match quantisation {
+        Quantisation::F16 => "quads_f16",
+        Quantisation::Q8_0 => "quads_q8_0",
+        Quantisation::Q4_0 => "quads_q4_0",
     }
 }
 
