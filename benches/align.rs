@@ -69,13 +69,13 @@ const REWARD: &str = "--epochs 1 --batch 8 --lr 1e-3";
 const METHODS: [(&str, &str); 4] = [
     (
         "rejection",
-        "--data train.jsonl --val few.jsonl --generations 4 --batch 16 --steps-per-rollout 3 --steps 6 --lr 8e-4 --temperatures 0.7,1.1",
+        "--data train.jsonl --val few.jsonl --generations 4 --batch 16 --steps-per-rollout 2 --steps 4 --lr 8e-4 --temperatures 0.7,1.1",
     ),
-    ("dpo", "--data pairs.jsonl --epochs 1 --batch 8 --lr 5e-4"),
-    ("grpo", "--data train.jsonl --generations 8 --batch 32 --steps 8 --lr 8e-4 --beta 0.05"),
+    ("dpo", "--data pairs.jsonl --epochs 1 --batch 8 --lr 3e-4"),
+    ("grpo", "--data train.jsonl --generations 8 --batch 32 --steps 7 --lr 8e-4 --beta 0.05"),
     (
         "ppo",
-        "--data train.jsonl --batch 32 --iterations 1 --lambda 1 --steps 7 --lr 8e-4 --beta 0.05 --value-weight 0.5",
+        "--data train.jsonl --batch 32 --iterations 1 --lambda 1 --steps 6 --lr 8e-4 --beta 0.05 --value-weight 0.5",
     ),
 ];
 
@@ -113,11 +113,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     let asked = questions(split, 1, arguments.tests).into_iter().map(|(question, _)| question).collect();
     let bench = Bench { arguments, folder, asked };
     for (name, split, seed, count) in [
-        ("common", "train", 1, 1800),
-        ("train", "train", 2, 500),
-        ("pairs", "train", 5, 200),
+        ("common", "train", 1, 1600),
+        ("train", "train", 2, 420),
+        ("pairs", "train", 5, 160),
         ("held-out", "validation", 3, 200),
-        ("few", "validation", 4, 12),
+        ("few", "validation", 4, 8),
     ] {
         bench
             .wgpt(&format!("data task preference --split {split} --seed {seed} --count {count} --out {name}.jsonl"))?;
@@ -309,7 +309,7 @@ fn draw(
             .bold_line_style(FAINT)
             .axis_style(INK.mix(0.6))
             .x_desc("KL divergence from the SFT model, nats per answer")
-            .x_label_formatter(&|kl| format!("{kl:.0}"))
+            .x_label_formatter(&|kl| format!("{kl:.1}"))
             .y_label_formatter(&|reward| format!("{reward:.1}"))
             .label_style(font(14))
             .axis_desc_style(font(15))
@@ -320,7 +320,7 @@ fn draw(
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
+            .position(SeriesLabelPosition::UpperLeft)
             .background_style(WHITE.mix(0.85))
             .border_style(FAINT)
             .label_font(font(14))
