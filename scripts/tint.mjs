@@ -14,7 +14,9 @@ const { create, globals } = require("webgpu");
 Object.assign(globalThis, globals);
 
 const folder = process.argv[2];
-const adapter = await create(["backend=null"]).requestAdapter();
+// Kept to the end: a device whose instance was collected hangs.
+const gpu = create(["backend=null"]);
+const adapter = await gpu.requestAdapter();
 const requiredFeatures = ["shader-f16", "subgroups"].filter(name => adapter.features.has(name));
 const names = ["maxComputeWorkgroupStorageSize", "maxComputeInvocationsPerWorkgroup", "maxComputeWorkgroupSizeX", "maxStorageBuffersPerShaderStage"];
 const requiredLimits = Object.fromEntries(names.map(name => [name, adapter.limits[name]]));
