@@ -24,7 +24,7 @@ use wgpt::data::prompts::Prompt;
 use wgpt::error::{Error, Result};
 use wgpt::files::write_bytes;
 use wgpt::formats::source::ModelSource;
-use wgpt::generate::{Generator, SamplingParams};
+use wgpt::generate::{Generator, MOST_ROWS, SamplingParams};
 use wgpt::gpu::Gpu;
 use wgpt::models::network::Network;
 use wgpt::objectives::labelled::folder::open;
@@ -201,7 +201,7 @@ impl Bench<'_> {
         let ends = config.eos_token_id.iter().copied().chain(tokenizer.end_of_text()).collect();
         let params = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
         let drawing = Drawing { params, tokens: LONGEST_ANSWER, generations, learned: generations, ends };
-        let schedule = Schedule { steps_per_rollout: 1, iterations: 1, accumulate: 1, seed: 0 };
+        let schedule = Schedule { steps_per_rollout: 1, iterations: 1, batch: MOST_ROWS, accumulate: 1, seed: 0 };
         let rewards = ByModel::new(open(&ModelSource::open(&self.folder.join("reward"))?)?)?;
         let start = (config.clone(), sft.weights(&config)?);
         Ok(RollOuts::new((vec![], questions), (drawing, schedule), Box::new(rewards), tokenizer, start))

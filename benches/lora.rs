@@ -15,7 +15,6 @@ use wgpt::gpu::Gpu;
 use wgpt::graph::Quantisation;
 use wgpt::models::config::Config;
 use wgpt::models::lora::{ALL_LINEAR, Lora};
-use wgpt::models::presets::PRESETS;
 use wgpt::objectives::sft::{RECIPE, Rows, Sft};
 use wgpt::train::blueprint::Blueprint;
 use wgpt::train::settings::Choices;
@@ -55,12 +54,10 @@ fn main() {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let Some(preset) = PRESETS.iter().find(|known| known.name == arguments.preset) else {
-        fail!(Usage, "there is no preset {}", arguments.preset);
-    };
+    let preset = Config::preset(&arguments.preset)?;
     println!("| base | values trained | memory, MiB | tokens/s |\n|---|---|---|---|");
     for base in &arguments.bases {
-        let plain = (preset.config)();
+        let plain = preset.clone();
         let quantisation = match base.as_str() {
             "f16" => Some(Quantisation::F16),
             "q8_0" => Some(Quantisation::Q8_0),

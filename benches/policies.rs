@@ -14,13 +14,11 @@ use wgpt::data::prompts::Prompt;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
-use wgpt::fail;
 use wgpt::formats::folder::Weights;
 use wgpt::generate::SamplingParams;
 use wgpt::gpu::Gpu;
 use wgpt::graph::Quantisation;
 use wgpt::models::config::Config;
-use wgpt::models::presets::PRESETS;
 use wgpt::objectives::labelled::folder::{Finetuned, TaskFile};
 use wgpt::objectives::ppo::{Critic, Ppo, PpoOptions, RECIPE};
 use wgpt::objectives::rewards::model::ByModel;
@@ -61,9 +59,7 @@ fn main() {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let Some(preset) = PRESETS.iter().find(|known| known.name == arguments.preset) else {
-        fail!(Usage, "there is no preset {}", arguments.preset);
-    };
+    let preset = Config::preset(&arguments.preset)?;
     let device = Gpu::open(&arguments.device)?;
     println!("| policy and critic | memory, MiB | values trained |\n|---|---|---|");
     for (name, lora, base) in [
@@ -82,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             classifier_rows: Some(128),
             ..Choices::default()
         };
-        let (bytes, trained) = planned(arguments, (preset.config)(), choices, &device)?;
+        let (bytes, trained) = planned(arguments, preset.clone(), choices, &device)?;
         println!("| {name} | {} | {trained} |", bytes.div_ceil(1 << 20));
     }
     Ok(())

@@ -229,11 +229,11 @@ impl Objective for GroupPolicy {
     }
 
     fn wants_roll_out(&self, step: u64) -> bool {
-        self.drawn.as_ref().is_none_or(|drawn| drawn.number != step / self.rollouts.schedule.steps())
+        self.drawn.as_ref().is_none_or(|drawn| drawn.number != self.rollouts.schedule.roll_out(step))
     }
 
     fn roll_out(&mut self, executor: &mut dyn Executor, step: u64, batch: usize) -> Result<RollOut> {
-        let number = step / self.rollouts.schedule.steps();
+        let number = self.rollouts.schedule.roll_out(step);
         let temperature = self.rollouts.drawing.params.temperature;
         let (answers, rolled) = self.rollouts.draw(executor, &self.networks[0], (number, batch), temperature)?;
         self.drawn = Some(self.prepared(number, answers));

@@ -159,11 +159,11 @@ impl Objective for Rejection {
     }
 
     fn wants_roll_out(&self, step: u64) -> bool {
-        self.round.as_ref().is_none_or(|round| round.number != step / self.rollouts.schedule.steps())
+        self.round.as_ref().is_none_or(|round| round.number != self.rollouts.schedule.roll_out(step))
     }
 
     fn roll_out(&mut self, executor: &mut dyn Executor, step: u64, batch: usize) -> Result<RollOut> {
-        let number = step / self.rollouts.schedule.steps();
+        let number = self.rollouts.schedule.roll_out(step);
         let generations = self.rollouts.drawing.generations;
         let (mut temperature, mut note) = (self.rollouts.drawing.params.temperature, None);
         let tried = self.tried(executor, number)?;

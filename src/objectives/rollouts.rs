@@ -113,8 +113,7 @@ impl RollOuts {
     pub fn inference_graphs(&self, policy: &Network, batch: usize) -> Vec<Graph> {
         let longest = self.questions.iter().chain(&self.validation).map(|q| q.ids.len()).max().unwrap_or(1);
         let (vocabulary, params) = (self.vocabulary(policy), &self.drawing.params);
-        let rows = self.answers_of_roll_out(batch).min(MOST_ROWS);
-        let mut graphs = generation_graphs(policy, (vocabulary, rows), longest, params);
+        let mut graphs = generation_graphs(policy, (vocabulary, self.rows(batch)), longest, params);
         graphs.extend(self.reference.graphs(&self.buckets.0));
         graphs.extend(self.rewards.graphs());
         graphs
@@ -123,6 +122,11 @@ impl RollOuts {
     /// Answers that are drawn for micro-batches of `batch`.
     fn answers_of_roll_out(&self, batch: usize) -> usize {
         (batch * self.schedule.micro_batches() as usize).div_ceil(self.drawing.learned) * self.drawing.generations
+    }
+
+    /// Answers that are drawn at a time.
+    fn rows(&self, batch: usize) -> usize {
+        self.answers_of_roll_out(batch).min(MOST_ROWS)
     }
 
     /// Ids below it may be drawn.
@@ -230,7 +234,8 @@ impl RollOuts {
         let vocabulary = self.vocabulary(network);
         let mut generator = match self.generator.take() {
             Some(generator) => generator,
-            None => Generator::of_store(executor, network, vocabulary, MOST_ROWS.min(asked.len()))?,
+            // Always as many rows, so that a resumed run draws with the same kernels.
+            None => Generator::of_store(executor, network, vocabulary, self.rows(self.schedule.batch))?,
         };
         let mut answers: Vec<Answer> = asked.iter().copied().map(Answer::to).collect();
         let (questions, Drawing { params, tokens, ends, .. }) = (self.set(validation), &self.drawing);

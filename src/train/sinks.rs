@@ -2,18 +2,14 @@
 
 pub mod console;
 pub mod frontier;
+mod lines;
 pub mod log;
 pub mod plot;
 pub mod samples;
 
-use std::io::ErrorKind;
-use std::path::Path;
-
-use serde::de::DeserializeOwned;
-
 use super::checkpoint::RunFolder;
 use super::record::Record;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A place that records and sentences of a run go to.
 pub trait Sink {
@@ -44,14 +40,5 @@ pub trait Sink {
     /// The run goes on after `step`: records of later steps are forgotten.
     fn resume(&mut self, _step: u64) -> Result<()> {
         Ok(())
-    }
-}
-
-/// What the lines of a file say, in order. Lines of another form (torn by a crash) are left out; a missing file is empty.
-fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(bytes.split(|&byte| byte == b'\n').filter_map(|l| serde_json::from_slice(l).ok()).collect()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(vec![]),
-        Err(error) => Err(Error::io("read", path)(error)),
     }
 }

@@ -13,7 +13,8 @@ pub struct Schedule {
     pub steps_per_rollout: u64,
     /// How often each answer is seen.
     pub iterations: u64,
-    /// Micro-batches of a step.
+    /// Answers of a micro-batch, and micro-batches of a step.
+    pub batch: usize,
     pub accumulate: u64,
     /// The run's.
     pub seed: u64,
@@ -22,12 +23,18 @@ pub struct Schedule {
 impl Schedule {
     /// The schedule of a run with these settings.
     pub fn new(settings: &Settings, steps_per_rollout: u64, iterations: u64) -> Schedule {
-        Schedule { steps_per_rollout, iterations, accumulate: settings.accumulate as u64, seed: settings.seed }
+        let Settings { batch, seed, .. } = *settings;
+        Schedule { steps_per_rollout, iterations, batch, accumulate: settings.accumulate as u64, seed }
     }
 
     /// Steps that learn from one roll-out.
     pub fn steps(&self) -> u64 {
         self.steps_per_rollout * self.iterations
+    }
+
+    /// The number of the roll-out that step `step` learns from.
+    pub fn roll_out(&self, step: u64) -> u64 {
+        step / self.steps()
     }
 
     /// Micro-batches that see each answer of a roll-out once.
