@@ -245,7 +245,7 @@ impl Objective for Ppo {
 
     fn prepare(&mut self, executor: &mut dyn Executor) -> Result<()> {
         if self.critic.config.lora.is_some() {
-            // What adapters leave as it is, a checkpoint does not have.
+            // A checkpoint holds the critic's adapters and head alone: its base comes from the model's files.
             upload(executor, &self.networks[1], &self.critic.weights)?;
         }
         self.programs = Programs::default();

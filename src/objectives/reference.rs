@@ -45,7 +45,8 @@ impl Reference {
         Reference { network, weights: Some(weights), size, programs, inputs, batch }
     }
 
-    /// The same model, which is the base of `policy` where that trains nothing but adapters of it: nothing has to go to the device.
+    /// The same model. Where `policy` trains nothing but adapters of it, its states are those of the policy's base, and no weights are
+    /// uploaded.
     pub fn of_policy(mut self, policy: &Network) -> Reference {
         let is_base = |lora: &Lora| lora.saved.is_empty() && self.network.config().lora.is_none();
         if policy.config().lora.as_ref().is_some_and(is_base) {

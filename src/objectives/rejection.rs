@@ -59,21 +59,21 @@ struct Tried {
 pub struct Rejection {
     networks: [Network; 1],
     rollouts: RollOuts,
-    /// What rounds choose from.
+    /// Temperatures that each round tries.
     temperatures: Vec<f32>,
     round: Option<Round>,
     inputs: Inputs,
 }
 
 impl Rejection {
-    /// Without temperatures each round has that of the roll-outs, of which one answer to each prompt is learned.
+    /// Without temperatures to try, each round draws at that of the roll-outs. Steps learn one answer to each prompt.
     pub fn new(config: Config, settings: &Settings, rollouts: RollOuts, temperatures: Vec<f32>) -> Rejection {
         let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
         let rollouts = rollouts.of_policy(&networks[0]);
         Rejection { networks, rollouts, temperatures, round: None, inputs: Inputs::default() }
     }
 
-    /// Rewards of answers to validation prompts at each temperature, before round `number`.
+    /// Draws answers to validation prompts at each temperature before round `number`: their mean rewards.
     fn tried(&mut self, executor: &mut dyn Executor, number: u64) -> Result<Vec<Tried>> {
         let (mut all, seed) = (vec![], seed_of(!self.rollouts.schedule.seed).wrapping_add(number as u32));
         for &temperature in &self.temperatures {
@@ -167,7 +167,7 @@ impl Objective for Rejection {
         let generations = self.rollouts.drawing.generations;
         let (mut temperature, mut note) = (self.rollouts.drawing.params.temperature, None);
         let tried = self.tried(executor, number)?;
-        // A mean of no rewards is not a number, and no choice.
+        // Where no answer has a reward the mean is NaN, and the temperature is not chosen.
         let known = tried.iter().filter(|tried| !tried.best.is_nan());
         if let Some(chosen) = known.reduce(|best, tried| if tried.best > best.best { tried } else { best }) {
             temperature = chosen.temperature;

@@ -103,7 +103,7 @@ impl RollOuts {
         }
     }
 
-    /// The same, with the base of `policy` as the reference where that trains nothing but adapters of it.
+    /// The same, with the base of `policy` as the reference where the policy trains nothing but adapters.
     pub fn of_policy(mut self, policy: &Network) -> RollOuts {
         self.reference = self.reference.of_policy(policy);
         self

@@ -166,7 +166,7 @@ impl Rows for Answered {
     }
 }
 
-/// A critic that has the policy's adapters, where that has some.
+/// The critic with adapters of the policy's rank and targets, where the policy has adapters.
 fn adapted(critic: Critic, policy: &Config, settings: &Settings) -> Result<Critic> {
     let Some(lora) = policy.lora.clone().filter(|_| critic.config.lora.is_none()) else { return Ok(critic) };
     let lora = Lora { saved: vec![], base: None, ..lora }.check(&critic.config);

@@ -14,8 +14,8 @@ use wgpt::train::settings::{Recipe, Settings};
 
 #[derive(Serialize, clap::Args)]
 pub struct RejectionOptions {
-    /// Temperatures that each round tries on the prompts of --val, up to 64 of them, to draw its answers at the one whose best answers
-    /// are best [default: 0.4,0.7,1,1.3 with --val]
+    /// Temperatures that each round tries on up to 64 prompts of --val: it draws its answers at the one whose best answers have the
+    /// highest mean reward [default: 0.4,0.7,1,1.3 with --val]
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Answers")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     temperatures: Vec<f32>,

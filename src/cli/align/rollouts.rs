@@ -32,7 +32,8 @@ pub struct RollOutOptions {
     /// Above 0: how varied answers are [default: 1]
     #[arg(long, help_heading = "Answers")]
     temperature: Option<f32>,
-    /// Steps that learn from the answers of one roll-out, each from its share of them [default: 1; rejection: as many as see each prompt]
+    /// Steps that learn from the answers of one roll-out, each from its share of them [default: 1; rejection: a pass over
+    /// the prompts]
     #[arg(long, value_name = "N", help_heading = "Answers")]
     steps_per_rollout: Option<u64>,
     /// How often each answer is learned from [default: 1, ppo 4]
@@ -194,7 +195,7 @@ impl Prompts {
         Ok(Prompts { training, validation, own, drawing, rewards, tokenizer: tokenizer.clone(), has_rounds: false })
     }
 
-    /// The same, in rounds, of whose answers one to each prompt is learned.
+    /// The same for rejection sampling: steps learn one answer to each prompt, and a roll-out is a pass over the prompts.
     pub fn of_the_best(mut self) -> Prompts {
         self.drawing.learned = 1;
         self.has_rounds = true;
