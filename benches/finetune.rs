@@ -118,7 +118,8 @@ fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String
     let (weights, tokenizer) = (source.weights(&pretrained)?, source.tokenizer()?);
     let config = Config { vocab_size: pretrained.vocab_size + Special::COUNT, ..pretrained.clone() };
     let special = Some(Special::after(pretrained.vocab_size));
-    let encoder = Encoder { tokenizer: &tokenizer, task, special, longest: config.context, pad: None };
+    let encoder =
+        Encoder { tokenizer: &tokenizer, task, special, longest: config.context, pad: None, is_encoder: false };
     let sequences = match task {
         Task::Classify | Task::Entail => 1,
         Task::Similar => 2,
@@ -141,6 +142,7 @@ fn row(arguments: &Arguments, source: &ModelSource, task: Task) -> Result<String
         longest: config.context,
         columns: Default::default(),
         pad: None,
+        separator: None,
     };
     let batch = (arguments.batch / sequences).max(1);
     let mut device: Box<dyn Executor> = Box::new(Gpu::open(&arguments.device)?);

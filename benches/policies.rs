@@ -18,7 +18,7 @@ use wgpt::formats::folder::Weights;
 use wgpt::generate::SamplingParams;
 use wgpt::gpu::Gpu;
 use wgpt::graph::Quantisation;
-use wgpt::models::config::Config;
+use wgpt::models::config::{Config, SCORE};
 use wgpt::objectives::labelled::folder::{Finetuned, TaskFile};
 use wgpt::objectives::ppo::{Critic, Ppo, PpoOptions, RECIPE};
 use wgpt::objectives::rewards::model::ByModel;
@@ -95,9 +95,10 @@ fn planned(arguments: &Arguments, plain: Config, choices: Choices, device: &Gpu)
         longest: 2 * arguments.tokens,
         columns: BTreeMap::new(),
         pad: None,
+        separator: None,
     };
     let reward = Finetuned {
-        score: (vec![1, plain.width], vec![0.0; plain.width]),
+        head: vec![(SCORE, vec![1, plain.width], vec![0.0; plain.width])],
         config: plain.clone(),
         weights: Weights::none(),
         task,

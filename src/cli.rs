@@ -6,6 +6,7 @@ mod compare;
 pub mod console;
 mod data;
 mod doctor;
+mod embed;
 mod eval;
 mod examples;
 mod export;
@@ -87,6 +88,8 @@ enum Command {
     Align(Box<align::Align>),
     /// Labels and probabilities of data, by a fine-tuned model
     Predict(predict::Predict),
+    /// Embeddings of texts, or how alike pairs of texts are
+    Embed(embed::Embed),
     /// Generate text
     Sample(sample::Sample),
     /// Talk with a model through its chat template
@@ -126,6 +129,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Reward(reward) => reward.run(global),
         Command::Align(align) => align.run(global),
         Command::Predict(predict) => predict.run(global),
+        Command::Embed(embed) => embed.run(global),
         Command::Sample(sample) => sample.run(global),
         Command::Chat(chat) => chat.run(global),
         Command::Eval(eval) => eval.run(global),

@@ -14,6 +14,7 @@ mod guard;
 pub mod judged;
 pub mod labelled;
 pub mod lines;
+pub mod masking;
 mod parquet;
 pub mod pieces;
 pub mod preferences;

@@ -6,6 +6,7 @@
 
 pub mod beam;
 mod decoder;
+pub mod fill;
 pub mod stop;
 
 use crate::error::Result;
@@ -74,6 +75,7 @@ impl Generator {
         vocabulary: usize,
         rows: usize,
     ) -> Result<Generator> {
+        network.config().must_decode("continue a text")?;
         Ok(Generator { decoder: Decoder::new(executor, network, vocabulary, rows)? })
     }
 

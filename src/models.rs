@@ -1,8 +1,10 @@
 //! Models: configurations, and the graphs themselves, each of which reads like its paper.
 
+pub mod bert;
 pub mod blocks;
 pub mod choices;
 pub mod config;
+pub mod encoder;
 pub mod experts;
 pub mod family;
 pub mod gpt;

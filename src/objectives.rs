@@ -4,6 +4,7 @@ pub mod dpo;
 pub mod grpo;
 pub mod kto;
 pub mod labelled;
+pub mod masked;
 pub mod ppo;
 pub mod pretrain;
 pub mod recipe;
@@ -14,3 +15,14 @@ pub mod rewards;
 pub mod rollouts;
 mod rows;
 pub mod sft;
+
+use crate::models::config::Config;
+use crate::train::objective::Objective;
+
+/// The objective that a model of its family is pretrained by, without data: to plan a run, and to profile a step.
+pub fn pretraining(config: Config, context: usize) -> Box<dyn Objective> {
+    match config.encoder {
+        Some(_) => Box::new(masked::Masked::without_data(config, context)),
+        None => Box::new(pretrain::Pretrain::without_data(config, context)),
+    }
+}

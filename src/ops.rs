@@ -50,9 +50,11 @@ pub mod scalars;
 pub mod scale;
 pub mod squared_error;
 pub mod swiglu;
+pub mod tanh;
 pub mod token_log_prob;
 pub mod token_scores;
 pub mod value_loss;
+pub mod zeros;
 
 pub use case::{Case, Draw};
 
@@ -114,9 +116,11 @@ pub fn cases() -> Vec<&'static Case> {
         scale::CASES,
         squared_error::CASES,
         swiglu::CASES,
+        tanh::CASES,
         token_log_prob::CASES,
         token_scores::CASES,
         value_loss::CASES,
+        zeros::CASES,
     ];
     ops.into_iter().flatten().collect()
 }

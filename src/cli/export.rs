@@ -14,7 +14,7 @@ use wgpt::formats::folder::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Weights, 
 use wgpt::formats::gguf::{self, Precision};
 use wgpt::formats::safetensors::{WeightType, write_weights};
 use wgpt::formats::source::ModelSource;
-use wgpt::models::config::{Config, SCORE};
+use wgpt::models::config::Config;
 use wgpt::objectives::labelled::folder::{TASK_FILE, TaskFile, config_json};
 use wgpt::train::checkpoint::CHECKPOINTS;
 
@@ -95,7 +95,7 @@ impl Export {
         }
         let bytes = match format {
             Format::HuggingFace => self.folder(source, &config, &weights)?,
-            Format::Gguf if weights.has_score() => {
+            Format::Gguf if weights.has_head() => {
                 fail!(
                     Input,
                     "{} has a classifier's head, which GGUF has no place for: export a folder",
@@ -167,17 +167,17 @@ impl Export {
         let values: Vec<Cow<[f32]>> = parts.iter().map(|(name, _)| weights.read(name)).collect::<Result<_>>()?;
         let mut tensors: Vec<_> =
             parts.into_iter().zip(&values).map(|((name, shape), values)| (name, shape, &**values)).collect();
-        let score = weights.score()?;
-        tensors.extend(score.iter().map(|(shape, values)| (SCORE.to_string(), shape.to_vec(), &**values)));
+        let head = weights.head()?;
+        tensors.extend(head.iter().map(|(name, shape, values)| (name.to_string(), shape.to_vec(), &**values)));
         write_weights(&folder.join(WEIGHTS_FILE), &config.stored(&tensors), &[], weight_type)?;
         let task = TaskFile::read(source)?;
-        let written = match (&score, &task) {
-            (None, _) => config.to_json_for(weight_type.name()),
-            (Some(_), Some(task)) => config_json(config, task, weight_type),
-            (Some(_), None) => classifier_json(source, config, weight_type)?,
+        let written = match (head.is_empty(), &task) {
+            (true, _) => config.to_json_for(weight_type.name()),
+            (false, Some(task)) => config_json(config, task, weight_type),
+            (false, None) => classifier_json(source, config, weight_type)?,
         };
         write_bytes(&folder.join(CONFIG_FILE), written.as_bytes())?;
-        let beside = BESIDE.into_iter().chain(BESIDE_FILES).chain(score.is_some().then_some(TASK_FILE));
+        let beside = BESIDE.into_iter().chain(BESIDE_FILES).chain((!head.is_empty()).then_some(TASK_FILE));
         for name in beside {
             // Models trained on token ids have an empty tokenizer.json.
             if let Some(bytes) = source.bytes(name)?.filter(|bytes| !bytes.is_empty()) {

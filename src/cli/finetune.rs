@@ -15,11 +15,12 @@ use wgpt::data::buckets::epoch_len;
 use wgpt::data::labelled::sequences::{Encoder, Special};
 use wgpt::data::labelled::target::{Target, form};
 use wgpt::data::labelled::{self, Form, Task};
+use wgpt::data::masking::EncoderTokens;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::evaluate::metrics::Measure;
 use wgpt::fail;
-use wgpt::models::config::Config;
+use wgpt::models::config::{Config, Heads};
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::class_weights::ClassWeights;
 use wgpt::objectives::labelled::folder::TaskFile;
@@ -93,8 +94,10 @@ impl Finetune {
         };
         check_validation(&self.choices, self.val.as_deref())?;
         let source = global.model(self.model.as_deref())?;
-        let pretrained = source.config()?;
-        let (weights, tokenizer) = (source.weights(&pretrained)?, source.tokenizer()?);
+        let own = source.config()?;
+        // An encoder keeps its pooler, and leaves the prediction of masked tokens behind.
+        let weights = source.weights(&own.clone().with_heads(own.heads_of_encoder().shared(Heads::Pooler)))?;
+        let (pretrained, tokenizer) = (own.with_heads(Heads::Pooler), source.tokenizer()?);
         let tokenizer = tokenizer.for_model(pretrained.vocab_size, &source.path(""))?;
         let columns = self.columns.names();
         let form = form(task, &columns)?;
@@ -107,8 +110,22 @@ impl Finetune {
         }
         let class_weights = self.task_options.class_weights.clone().unwrap_or(ClassWeights::Equal);
         class_weights.check(&target)?;
-        let known = TaskFile::read(&source)?.and_then(|task| task.special);
-        let (config, special) = with_special(&pretrained, &tokenizer, known)?;
+        let encoder = match pretrained.encoder {
+            Some(_) => Some(EncoderTokens::needed(&tokenizer, "that of the model")?),
+            None => None,
+        };
+        if encoder.is_some() && self.task_options.lambda.is_some_and(|lambda| lambda > 0.0) {
+            fail!(Usage, "--lambda weighs a language model's loss, and an encoder is none: leave it out");
+        }
+        let (config, special) = match encoder {
+            Some(EncoderTokens { first, separator, .. }) => {
+                (pretrained.clone(), Special { start: first, delimiter: separator, extract: separator })
+            }
+            None => {
+                let known = TaskFile::read(&source)?.and_then(|task| task.special);
+                with_special(&pretrained, &tokenizer, known)?
+            }
+        };
         let config = self.choices.adapted(config, (&pretrained, source.name()))?;
         let recipe = RECIPE.for_adapters(&config);
         let settings = self.choices.clone().resolve(&recipe, |batch| epoch_len(examples.len(), batch))?;
@@ -117,8 +134,9 @@ impl Finetune {
             fail!(Usage, "--from-scratch has no weights that adapters could be on: leave it or --lora out");
         }
         let longest = self.longest(&config)?;
-        let tokenizer = tokenizer.framed(special.start, longest)?;
-        let task = TaskFile { task, target, special: Some(special), longest, columns, pad: None };
+        let tokenizer = if encoder.is_none() { tokenizer.framed(special.start, longest)? } else { tokenizer };
+        let (pad, separator) = (encoder.map(|tokens| tokens.pad), encoder.map(|tokens| tokens.separator));
+        let task = TaskFile { task, target, special: Some(special), longest, columns, pad, separator };
         let Options { lambda, measure, buckets } = options;
         let arguments = Arguments {
             task,
@@ -176,7 +194,8 @@ impl Finetune {
     ) -> Result<Prepared<'a>> {
         let TaskFile { task, special, longest, .. } = arguments.task;
         let form = form(task, &arguments.task.columns)?;
-        let encoder = Encoder { tokenizer: &tokenizer, task, special, longest, pad: None };
+        let is_encoder = config.encoder.is_some();
+        let encoder = Encoder { tokenizer: &tokenizer, task, special, longest, pad: None, is_encoder };
         let (data, validation) = arguments.files.places();
         let read = |path: &Path| items(global, &encoder, &form, &arguments.task.target, path);
         let mut training = read(data)?;

@@ -1,5 +1,6 @@
 //! `wgpt sample`: generates text from a model folder, streaming it as it is decoded.
 
+mod fill;
 mod prompt;
 pub(super) mod settings;
 mod texts;
@@ -18,7 +19,7 @@ use wgpt::formats::folder::Weights;
 use wgpt::formats::generation_config::GenerationConfig;
 use wgpt::generate::Generator;
 use wgpt::graph::Quantisation;
-use wgpt::models::config::Config;
+use wgpt::models::config::{Config, Heads};
 use wgpt::models::network::Network;
 
 #[derive(clap::Args)]
@@ -33,7 +34,7 @@ pub struct Sample {
     /// How matrices are kept on the device, in less memory than f32
     #[arg(long, value_enum)]
     base: Option<Quantisation>,
-    /// Text to continue; without it, standard input, or prompts that are typed at a terminal
+    /// Text to continue, or a text with [MASK]s for an encoder to fill in; without it, standard input, or prompts that are typed at a terminal
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// File with the text to continue
@@ -68,6 +69,9 @@ impl Sample {
         self.choices.check()?;
         super::check_device(&global.device)?;
         let files = Files::open(global, (self.model.as_deref(), self.adapter.as_deref()), (self.context, self.base))?;
+        if files.config.encoder.is_some() {
+            return fill::run(self, global, files);
+        }
         // Tokens that pad the vocabulary have no text.
         let vocabulary = files.tokenizer.vocabulary_size();
         let settings = self.choices.settle(&files.generation, &files.ends(), vocabulary)?;
@@ -114,7 +118,14 @@ impl Files {
         (context, quantisation): (Option<usize>, Option<Quantisation>),
     ) -> Result<Files> {
         let source = global.adapted_model(model, adapter)?;
-        let config = source.config()?;
+        let config = match source.config()? {
+            // Of an encoder's heads the prediction of masked tokens is wanted, where it is there.
+            config if config.encoder.is_some() => {
+                let heads = config.heads_of_encoder().shared(Heads::Masked);
+                config.with_heads(heads)
+            }
+            config => config,
+        };
         let generation = source.generation_config()?;
         let tokenizer = source.tokenizer()?.for_model(config.vocab_size, &source.path(""))?;
         tokenizer.warnings().iter().for_each(|warning| global.say(&format!("warning: {warning}")));

@@ -4,11 +4,12 @@ mod material;
 
 use super::Global;
 use super::run::{Prepared, RunOptions, check_same, merge, resumed};
-use material::{Material, Place, model_config, open_material};
+use material::{Material, Named, Place, model_config, open_material};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use wgpt::data::corpus::DataDigest;
+use wgpt::data::masking::Masking;
 use wgpt::data::source::Extensions;
 use wgpt::data::tokenizer::{FILE_NAME, Tokenizer};
 use wgpt::error::{Error, Result};
@@ -16,14 +17,18 @@ use wgpt::fail;
 use wgpt::formats::source::ModelSource;
 use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
+use wgpt::objectives::masked::{self, Masked};
 use wgpt::objectives::pretrain::Pretrain;
 use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::train::checkpoint::RunFolder;
+use wgpt::train::objective::Objective;
 use wgpt::train::run::absolute;
 use wgpt::train::settings::{Choices, Settings, merged};
 
-/// The name of the objective.
-const OBJECTIVE: &str = "pretraining";
+/// The names of the objectives.
+const OBJECTIVES: [&str; 2] = ["pretraining", masked::NAME];
+/// The paper's share of masked tokens.
+const MASK_SHARE: f32 = 0.15;
 
 #[derive(clap::Args)]
 pub struct Train {
@@ -69,6 +74,9 @@ struct Arguments {
     /// Tells the data from other data.
     #[serde(default)]
     digest: Option<DataDigest>,
+    /// Of an encoder: the share of masked tokens, and whether whole words are masked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    masks: Option<(f32, bool)>,
 }
 
 impl Train {
@@ -87,6 +95,9 @@ impl Train {
         }
         super::check_extensions(self.ext.as_ref(), &[self.data.as_deref(), self.val.as_deref()])?;
         let recipe = PresetRecipe::of(model.recipe());
+        let is_encoder =
+            init.as_ref().map_or_else(|| model.is_encoder(), |(_, config)| Ok(config.encoder.is_some()))?;
+        model.check_masks(is_encoder)?;
         let context = match &init {
             Some((_, config)) => model.check_init(config)?,
             // Refuse an impossible model before reading any data.
@@ -99,7 +110,8 @@ impl Train {
             Some((source, config)) => base_tokenizer(global, source, config, model.tokenizer.as_deref())?,
             None => None,
         };
-        let tokenizer = model.tokenizer.as_deref().unwrap_or(recipe.tokenizer);
+        let name = model.tokenizer.as_deref().unwrap_or(recipe.tokenizer);
+        let tokenizer = Named { name, vocabulary_size: model.vocabulary_size()? };
         let seed = choices.seed.unwrap_or(1337);
         let place = Place { data: self.data.as_deref(), val: self.val.as_deref(), extensions: self.ext.as_ref() };
         let material = open_material(place, seed, tokenizer, known)?;
@@ -119,19 +131,25 @@ impl Train {
                 "--sample-every needs a tokenizer, and these token ids have none: give --tokenizer, or leave it out"
             );
         }
-        let weights = init.as_ref().map(|(source, config)| source.weights(config)).transpose()?;
+        if settings.sample_every > 0 && is_encoder {
+            fail!(Usage, "--sample-every has texts continued, which an encoder cannot do: leave it out");
+        }
+        // Heads that the model in the folder has not start from initial values.
+        let kept = |own: &Config| own.clone().with_heads(own.heads_of_encoder().shared(config.heads_of_encoder()));
+        let weights = init.as_ref().map(|(source, own)| source.weights(&kept(own))).transpose()?;
         let (data, validation) = (self.data.as_deref().map(absolute), self.val.as_deref().map(absolute));
         let digest = Some(material.corpus.digest());
         let extensions = self.ext.clone();
-        let arguments = Arguments { data, validation, context, extensions, choices: chosen, digest };
-        let prepared = self.prepared(global, settings.quantised(config), settings, material, arguments);
+        let masks = is_encoder.then(|| (model.mask_share.unwrap_or(MASK_SHARE), model.whole_words == Some(true)));
+        let arguments = Arguments { data, validation, context, extensions, choices: chosen, digest, masks };
+        let prepared = self.prepared(global, settings.quantised(config), settings, material, arguments)?;
         prepared.start(|| RunFolder::create(&self.out, self.options.mode()), weights)
     }
 
     /// Goes on from the last checkpoint, with its settings; only --steps may change, and the place of the data.
     fn resume(&self, global: &Global) -> Result<()> {
         let (model, choices) = self.given()?;
-        let mut resumed = resumed(global, (&self.out, ""), "train", |objective| objective == OBJECTIVE)?;
+        let mut resumed = resumed(global, (&self.out, ""), "train", |objective| OBJECTIVES.contains(&objective))?;
         let (mut arguments, tokenizer): (Arguments, _) = resumed.kept()?;
         let mut settings = resumed.state.settings.clone();
         let own = json!({"context": arguments.context});
@@ -147,7 +165,8 @@ impl Train {
             val: arguments.validation.as_deref(),
             extensions: arguments.extensions.as_ref(),
         };
-        let material = open_material(place, settings.seed, "char", tokenizer)?;
+        let named = Named { name: "char", vocabulary_size: 0 };
+        let material = open_material(place, settings.seed, named, tokenizer)?;
         let config = settings.quantised(resumed.checkpoint.config.clone());
         if material.corpus.vocabulary_size > config.vocab_size {
             fail!(Input, "the data has another vocabulary than the checkpoint: it changed since the run was started");
@@ -155,7 +174,7 @@ impl Train {
         let digest = material.corpus.digest();
         self.options.check_data(global, arguments.digest.as_ref(), &digest)?;
         arguments.digest = Some(digest);
-        self.prepared(global, config, settings, material, arguments).resume(resumed)
+        self.prepared(global, config, settings, material, arguments)?.resume(resumed)
     }
 
     /// The choices of flags and of the configuration file.
@@ -176,7 +195,7 @@ impl Train {
         settings: Settings,
         material: Material,
         arguments: Arguments,
-    ) -> Prepared<'a> {
+    ) -> Result<Prepared<'a>> {
         let Material { corpus, tokenizer, floor } = material;
         corpus.notes.iter().for_each(|note| global.say(&format!("note: {note}")));
         corpus.warnings.iter().for_each(|warning| global.say(&format!("warning: {warning}")));
@@ -188,7 +207,16 @@ impl Train {
             config.parameter_count()
         );
         let out = self.out.display();
-        Prepared {
+        let prompt = if arguments.masks.is_some() { "... [MASK] ..." } else { "..." };
+        let objective: Box<dyn Objective> = match (arguments.masks, &tokenizer) {
+            (Some((share, whole_words)), Some(known)) => {
+                let masking = Masking::new(known, "that of the data", share, whole_words)?;
+                Box::new(Masked::new(config, arguments.context, corpus, masking)?)
+            }
+            (Some(_), None) => fail!(Usage, "masks need a tokenizer, and these token ids have none: give --tokenizer"),
+            (None, _) => Box::new(Pretrain::new(config, arguments.context, corpus, floor)),
+        };
+        Ok(Prepared {
             global,
             options: &self.options,
             command: "train",
@@ -197,16 +225,18 @@ impl Train {
             title: format!("{family}, {layers} layers, {width} wide, {context} context"),
             hint: match &tokenizer {
                 Some(_) => {
-                    format!("model in {out}, curve in {out}/loss.svg; try: wgpt sample --model {out} --prompt \"...\"")
+                    format!(
+                        "model in {out}, curve in {out}/loss.svg; try: wgpt sample --model {out} --prompt \"{prompt}\""
+                    )
                 }
                 None => format!("model in {out}, curve in {out}/loss.svg; to sample, put its tokenizer.json there"),
             },
-            objective: Box::new(Pretrain::new(config, arguments.context, corpus, floor)),
+            objective,
             settings,
             tokenizer,
             arguments: serde_json::to_value(arguments).expect("paths and numbers always serialise"),
             summary,
-        }
+        })
     }
 }
 

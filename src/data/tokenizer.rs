@@ -264,6 +264,14 @@ impl Tokenizer {
         }
     }
 
+    /// The exact name of a token in a `tokenizer.json`, if the vocabulary has it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        match &self.kind {
+            Kind::File { inner, .. } => inner.id_to_token(id).filter(|_| self.is_within_limit(id)),
+            _ => None,
+        }
+    }
+
     fn is_within_limit(&self, id: u32) -> bool {
         self.limit.is_none_or(|limit| (id as usize) < limit)
     }

@@ -74,6 +74,7 @@ impl<'a> Scorer<'a> {
     ///
     /// If a request is longer than the model's context, or its last tokens do not follow on any.
     pub fn score(&mut self, requests: &[Request], done: &mut dyn FnMut(usize)) -> Result<Vec<Score>> {
+        self.network.config().must_decode("say how likely a text is")?;
         let mut classes: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (at, Request { ids, scored }) in requests.iter().enumerate() {
             let fits = (1..ids.len()).contains(scored) && ids.len() <= self.network.config().context + 1;

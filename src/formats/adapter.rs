@@ -13,7 +13,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
 use crate::files::{one_line, write_bytes};
-use crate::models::config::{Config, HEAD, SCORE};
+use crate::models::config::{Config, HEAD};
 use crate::models::keys::{Found, Keys, Use, unheeded};
 use crate::models::lora::Lora;
 
@@ -128,7 +128,7 @@ fn parse(keys: &Keys, tensors: &[String], base: &Config) -> Found<Lora> {
         let name = format!("{}.weight", module.as_str().unwrap_or_default());
         match [base.family().embedding(), HEAD].into_iter().find(|table| *table == name) {
             Some(table) => saved.push(table.to_string()),
-            None if name == SCORE => {}
+            None if base.family().task_heads().contains(&&*name) => {}
             None => return Err(format!("modules_to_save has {module}, but only heads and embeddings are supported")),
         }
     }
@@ -169,7 +169,8 @@ fn parse(keys: &Keys, tensors: &[String], base: &Config) -> Found<Lora> {
 /// `adapter_config.json` of a model's adapters; `head` where a classifier's head was trained beside them.
 pub fn config_json(config: &Config, lora: &Lora, head: bool) -> String {
     let module = |name: &str| name.strip_suffix(".weight").unwrap_or(name).to_string();
-    let saved: Vec<String> = lora.saved.iter().map(String::as_str).chain(head.then_some(SCORE)).map(module).collect();
+    let own = config.family().task_heads()[0];
+    let saved: Vec<String> = lora.saved.iter().map(String::as_str).chain(head.then_some(own)).map(module).collect();
     let object = json!({
         "peft_type": "LORA",
         "task_type": if head { "SEQ_CLS" } else { "CAUSAL_LM" },
@@ -206,7 +207,7 @@ pub fn write_folder(
 ) -> Result<()> {
     let lora = config.lora.as_ref().expect("a model with adapters");
     std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-    let head = parameters.iter().any(|(name, ..)| name == SCORE);
+    let head = parameters.iter().any(|(name, ..)| config.family().task_heads().contains(&name.as_str()));
     write_bytes(&folder.join(ADAPTER_CONFIG_FILE), config_json(config, lora, head).as_bytes())?;
     if !tokenizer.is_some_and(Tokenizer::has_generation_config) {
         GenerationConfig::of(config).save(folder)?;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::executor::check_finite;
 use crate::fail;
 use crate::files::{one_line, write_bytes};
-use crate::models::config::{Config, HEAD, SCORE};
+use crate::models::config::Config;
 use crate::models::lora::Lora;
 
 pub use super::safetensors::{NamedTensor, TensorFile, WeightType, write_tensors_to, write_weights};
@@ -88,8 +88,8 @@ impl Config {
             for (part, dims) in self.parts(name, dims) {
                 let (values, after) = rest.split_at(dims.iter().product());
                 rest = after;
-                let name =
-                    if part == HEAD || part == SCORE { part } else { format!("{}{part}", self.family().prefix()) };
+                let family = self.family();
+                let name = if family.is_prefixed(&part) { format!("{}{part}", family.prefix()) } else { part };
                 stored.push((name, dims, values));
             }
         }
@@ -105,14 +105,18 @@ pub struct Weights {
     /// Tensor name, to the file that holds it and its name there.
     places: HashMap<String, (usize, String)>,
     targets: Targets,
-    /// Where a classifier's head is.
-    score: Option<(usize, String)>,
+    /// Where the tensors of a task's head are, by their names.
+    head: Vec<(&'static str, (usize, String))>,
+    /// Lengths of tensors of zeros that no file has.
+    zeros: HashMap<String, usize>,
+    /// Values that come before a parameter's in its tensor, where there are some.
+    before: HashMap<String, usize>,
     /// The adapters that are added to the weights as they are read, and whether those are (inputs, outputs).
     merged: Option<(Lora, bool)>,
 }
 
-/// Shape and values of a classifier's head.
-pub type Score<'a> = (&'a [usize], Cow<'a, [f32]>);
+/// Name, shape and values of a tensor of a task's head.
+pub type HeadTensor<'a> = (&'static str, &'a [usize], Cow<'a, [f32]>);
 
 /// Tensor name, to the parameter that it is a part of and where in it it starts.
 type Targets = HashMap<String, (String, usize)>;
@@ -126,14 +130,22 @@ struct Index {
 impl Weights {
     /// Those of a model that is planned and never loaded.
     pub fn none() -> Weights {
-        Weights { files: vec![], places: HashMap::new(), targets: HashMap::new(), score: None, merged: None }
+        Weights {
+            files: vec![],
+            places: HashMap::new(),
+            targets: HashMap::new(),
+            head: vec![],
+            zeros: HashMap::new(),
+            before: HashMap::new(),
+            merged: None,
+        }
     }
 
     /// Opens `model.safetensors`, or else every file that `model.safetensors.index.json` names, and checks names,
     /// shapes, types and (in files from here) checksums.
     ///
     /// Buffers that old checkpoints carry are ignored, and so is a tied model's `lm_head.weight`, which must equal the
-    /// embedding table. A classifier's head is no parameter of the model; see [`Weights::score`].
+    /// embedding table. A task's head is no parameter of the model; see [`Weights::head`].
     pub fn open(source: impl Into<ModelSource>, config: &Config) -> Result<Self> {
         let source = source.into();
         let (origin, files) = if source.has(WEIGHTS_FILE) {
@@ -158,39 +170,51 @@ impl Weights {
     fn from_files(files: Vec<TensorFile>, origin: &Path, config: &Config) -> Result<Self> {
         let origin = origin.display();
         let mut places = places(&files, config)?;
-        let score = places.remove(SCORE);
-        let embedding = config.family().embedding();
-        let head = if config.tied { places.remove(HEAD) } else { None };
-        if let Some(head) = &head
+        let head = config.family().task_heads().iter();
+        let head: Vec<_> = head.filter_map(|name| Some((*name, places.remove(*name)?))).collect();
+        let (embedding, output) = (config.family().embedding(), config.family().output());
+        let tied = if config.tied { places.remove(output) } else { None };
+        if let Some(tied) = &tied
             && !places.contains_key(embedding)
         {
             // One of two tied tensors may be all that is stored, as safetensors' `save_model` does.
-            places.insert(embedding.to_string(), head.clone());
+            places.insert(embedding.to_string(), tied.clone());
         }
-        if let Some((file, head)) = head
+        if let Some((file, tied)) = tied
             && let Some((other, table)) = places.get(embedding)
-            && !files[file].same(&head, &files[*other], table)?
+            && !files[file].same(&tied, &files[*other], table)?
         {
             let remedy = "set tie_word_embeddings to false in config.json if it is a head of its own";
-            fail!(Input, "{origin}: lm_head.weight differs from {embedding}, but the model ties them; {remedy}");
+            fail!(Input, "{origin}: {output} differs from {embedding}, but the model ties them; {remedy}");
         }
         let (expected, targets) = expected(config);
+        let is_zero = |name: &String| config.family().is_zero(config, name) && !places.contains_key(name);
+        let (zeros, expected): (Vec<_>, Vec<_>) = expected.into_iter().partition(|(name, _)| is_zero(name));
+        let zeros = zeros.into_iter().map(|(name, shape)| (name, shape.iter().product())).collect();
         let missing: Vec<_> =
             expected.iter().map(|(name, _)| name.as_str()).filter(|name| !places.contains_key(*name)).collect();
         if !missing.is_empty() {
             fail!(Input, "{origin} lacks {}, which config.json asks for", list(&missing));
         }
+        let is_asked = |name: &String| targets.contains_key(name);
+        places.retain(|name, _| is_asked(name) || !config.family().is_head(name));
         if places.len() > expected.len() {
             let known: HashSet<_> = expected.iter().map(|(name, _)| name).collect();
             let mut extra: Vec<_> = places.keys().filter(|name| !known.contains(name)).map(String::as_str).collect();
             extra.sort_unstable();
             fail!(Input, "{origin} holds {}, which config.json does not ask for", list(&extra));
         }
-        for (name, shape) in &expected {
-            let (file, raw) = &places[name];
-            files[*file].check(raw, shape)?;
+        let mut before = HashMap::new();
+        for (name, mut shape) in expected {
+            let (file, raw) = &places[&name];
+            let rows = config.family().rows_before(config, &name);
+            if rows > 0 {
+                before.insert(name, rows * shape[1..].iter().product::<usize>());
+                shape[0] += rows;
+            }
+            files[*file].check(raw, &shape)?;
         }
-        Ok(Self { files, places, targets, score, merged: None })
+        Ok(Self { files, places, targets, head, zeros, before, merged: None })
     }
 
     /// The weights of a model and its adapters as those of one model without: W + scale B A in place of W.
@@ -203,8 +227,15 @@ impl Weights {
     /// The values of a tensor; borrowed from the map where the file has aligned f32. Fails where one is no finite number.
     pub fn read(&self, name: &str) -> Result<Cow<'_, [f32]>> {
         let own = |name: &str| {
+            if let Some(len) = self.zeros.get(name) {
+                return Ok(vec![0.0; *len].into());
+            }
             let (file, raw) = self.place(name)?;
-            read_finite(file, raw)
+            let values = read_finite(file, raw)?;
+            Ok(match self.before.get(name) {
+                Some(before) => values[*before..].to_vec().into(),
+                None => values,
+            })
         };
         let values = own(name)?;
         let adapter = self.merged.as_ref().and_then(|(lora, transposed)| Some((lora, lora.on(name)?, *transposed)));
@@ -216,7 +247,7 @@ impl Weights {
 
     /// As [`Weights::read`], piece by piece: see [`TensorFile::read_pieces`].
     pub fn read_pieces(&self, name: &str, mut take: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
-        if self.merged.is_some() {
+        if self.merged.is_some() || self.before.contains_key(name) || self.zeros.contains_key(name) {
             return take(0, &self.read(name)?);
         }
         let (file, raw) = self.place(name)?;
@@ -232,17 +263,19 @@ impl Weights {
         Ok(file.shape(raw).expect("a tensor that has a place"))
     }
 
-    /// Whether there is a classifier's head.
-    pub fn has_score(&self) -> bool {
-        self.score.is_some()
+    /// Whether there is a task's head.
+    pub fn has_head(&self) -> bool {
+        !self.head.is_empty()
     }
 
-    /// Shape (outputs, C) and values of a classifier's head, `score.weight`, where the files hold one.
-    pub fn score(&self) -> Result<Option<Score<'_>>> {
-        let Some((file, raw)) = &self.score else { return Ok(None) };
-        let file = &self.files[*file];
-        let values = read_finite(file, raw)?;
-        Ok(file.shape(raw).map(|shape| (shape, values)))
+    /// The tensors of a task's head that the files hold: the weight (outputs, C), and its bias where it has one.
+    pub fn head(&self) -> Result<Vec<HeadTensor<'_>>> {
+        let tensor = |(name, (file, raw)): &(&'static str, (usize, String))| {
+            let file = &self.files[*file];
+            let shape = file.shape(raw).expect("a tensor that has a place");
+            Ok((*name, shape, read_finite(file, raw)?))
+        };
+        self.head.iter().map(tensor).collect()
     }
 
     /// The parameter that a tensor is a part of, and where in it it starts.
@@ -258,7 +291,7 @@ impl Weights {
         let is_hidden = |name: &str| self.merged.is_some() && Lora::is_adapter(name);
         let mut names: Vec<_> = self.places.iter().filter(|(name, _)| !is_hidden(name)).collect();
         names.sort_by_key(|(_, (file, raw))| (*file, self.files[*file].position(raw)));
-        names.into_iter().map(|(name, _)| name.as_str()).collect()
+        names.into_iter().map(|(name, _)| name.as_str()).chain(self.zeros.keys().map(String::as_str)).collect()
     }
 
     fn place(&self, name: &str) -> Result<(&TensorFile, &str)> {
@@ -329,12 +362,14 @@ fn places(files: &[TensorFile], config: &Config) -> Result<HashMap<String, (usiz
     for (i, file) in files.iter().enumerate() {
         for raw in file.names() {
             let own = raw.strip_prefix(adapter::PREFIX).unwrap_or(&raw);
-            let name = own.strip_prefix(config.family().prefix()).unwrap_or(own);
+            let name = config.family().renamed(config, own.strip_prefix(config.family().prefix()).unwrap_or(own));
+            let name = &*name;
             if config.family().is_buffer(name) {
                 continue;
             }
             // Tables and a head that were trained beside adapters stand for the model's.
-            let is_saved = |lora: &Lora| name == SCORE || lora.saved.iter().any(|saved| saved == name);
+            let is_head = config.family().task_heads().contains(&name);
+            let is_saved = |lora: &Lora| is_head || lora.saved.iter().any(|saved| saved == name);
             let replaces = own.len() < raw.len() && config.lora.as_ref().is_some_and(is_saved);
             if let Some((other, twin)) = places.get(name).filter(|_| !replaces) {
                 let place = |i: &usize| files[*i].path().file_name().unwrap_or_default().display();

@@ -124,7 +124,7 @@ impl ModelSource {
             Ok(weights) => Ok((config, weights)),
             Err(error) => {
                 let tied = Config { tied: true, ..config };
-                let weights = self.weights(&tied).ok().filter(Weights::has_score).ok_or(error)?;
+                let weights = self.weights(&tied).ok().filter(Weights::has_head).ok_or(error)?;
                 Ok((tied, weights))
             }
         }

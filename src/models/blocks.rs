@@ -27,6 +27,9 @@ pub enum CacheMode {
     /// No cache: a row is several documents, one after another. The position of each token in its document and the first token of
     /// that document in its row, (B, T) u32 both: attention stays within documents.
     Documents { positions: Tensor, starts: Tensor },
+    /// No cache: a row is a text, or a pair of texts, of an encoder. The type of each token, (B, T) u32, where there are several texts;
+    /// and the tokens of each row, (B) u32, where rows are padded at their ends.
+    Encoded { types: Option<Tensor>, lengths: Option<Tensor> },
     /// One new position of each row, (rows) u32, is appended to a cache of this many rows, and attends to it.
     Decode { rows: usize, positions: Tensor },
 }
@@ -36,7 +39,9 @@ impl CacheMode {
     pub fn positions(self) -> Option<Tensor> {
         match self {
             CacheMode::Decode { positions, .. } => Some(positions),
-            CacheMode::Off | CacheMode::Prefill { .. } | CacheMode::Documents { .. } => None,
+            CacheMode::Off | CacheMode::Prefill { .. } | CacheMode::Documents { .. } | CacheMode::Encoded { .. } => {
+                None
+            }
         }
     }
 }
@@ -157,6 +162,8 @@ impl Model<'_> {
         }
         let dropout = if self.training { dropout.attention } else { 0.0 };
         let (mask, words) = match cache {
+            CacheMode::Encoded { lengths: Some(lengths), .. } => (Mask::Lengths, Some(lengths)),
+            _ if self.config.encoder.is_some() => (Mask::Full, None),
             CacheMode::Documents { starts, .. } => (Mask::Documents { window }, Some(starts)),
             _ => (Mask::Causal { window }, None),
         };
@@ -275,16 +282,17 @@ impl Model<'_> {
         g.apply(Add, &[x, y])
     }
 
-    /// gelu(x W + b), W (inputs, outputs).
+    /// gelu(x W + b).
     pub(super) fn linear_gelu(
         &self,
         g: &mut Graph,
         x: Tensor,
         name: &str,
         sizes: (usize, usize),
+        stored: Stored,
         form: Form,
     ) -> Tensor {
-        let linear = self.weights(g, name, sizes, Stored::InOut, true, 1.0);
+        let linear = self.weights(g, name, sizes, stored, true, 1.0);
         let op = Matmul { gelu: Some(form), output: self.activation(), ..Matmul::default() };
         self.product(g, x, linear, None, op)
     }

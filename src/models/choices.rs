@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Config, FeedForward, Norm, Position, quads};
+use super::config::{Config, FeedForward, Heads, Norm, Position, quads};
 use crate::error::Result;
 use crate::fail;
 use crate::ops::rope::Scaling;
@@ -43,7 +43,7 @@ pub enum ResidualInit {
 #[command(next_help_heading = "Model")]
 pub struct ModelChoices {
     /// Named model: demo, char, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt, gpt-mini, llama-mini, mixtral, smollm2-135m,
-    /// smollm2-360m, tinyllama-1.1b [default: demo]
+    /// smollm2-360m, tinyllama-1.1b, bert-mini, bert-base, bert-large [default: demo]
     #[arg(long)]
     pub preset: Option<String>,
     /// Transformer blocks
@@ -89,9 +89,18 @@ pub struct ModelChoices {
     /// GPT-2 does [default: scaled for GPT, GPT-2 and the small presets, plain for other LLaMAs]
     #[arg(long, value_enum)]
     pub residual_init: Option<ResidualInit>,
-    /// char, bytes, or a Hugging Face tokenizer.json
+    /// char, bytes, wordpiece (made of the data), or a Hugging Face tokenizer.json
     #[arg(long)]
     pub tokenizer: Option<String>,
+    /// Share of the tokens that a bert preset predicts [default: 0.15]
+    #[arg(long, value_name = "SHARE", help_heading = "Masked tokens")]
+    pub mask_share: Option<f32>,
+    /// Mask all pieces of a word together
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false", help_heading = "Masked tokens")]
+    pub whole_words: Option<bool>,
+    /// Predict, too, whether the second of two texts follows the first
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false", help_heading = "Masked tokens")]
+    pub next_sentence: Option<bool>,
 }
 
 impl ModelChoices {
@@ -103,6 +112,33 @@ impl ModelChoices {
 
     fn preset(&self) -> &str {
         self.preset.as_deref().unwrap_or("demo")
+    }
+
+    /// Whether the preset is an encoder.
+    pub fn is_encoder(&self) -> Result<bool> {
+        Ok(Config::preset(self.preset())?.encoder.is_some())
+    }
+
+    /// The size of a vocabulary that is made for the preset.
+    pub fn vocabulary_size(&self) -> Result<usize> {
+        Ok(Config::preset(self.preset())?.vocab_size)
+    }
+
+    /// Refuses choices of masks for a model that has none.
+    pub fn check_masks(&self, is_encoder: bool) -> Result<()> {
+        let given = self.mask_share.is_some() || self.whole_words.is_some() || self.next_sentence.is_some();
+        if given && !is_encoder {
+            fail!(
+                Usage,
+                "--mask-share, --whole-words and --next-sentence are for encoders: give a bert preset, or leave them out"
+            );
+        }
+        Ok(())
+    }
+
+    /// The heads of an encoder that is pretrained.
+    pub fn heads(&self) -> Heads {
+        if self.next_sentence == Some(true) { Heads::Pretraining } else { Heads::Masked }
     }
 
     /// The model for a vocabulary, with initial weights of standard deviation `std` unless one is given, and its tokens per
@@ -117,6 +153,9 @@ impl ModelChoices {
         let scaled = self.residual_init.map(|init| init == ResidualInit::Scaled);
         config.scaled_residual = scaled.unwrap_or(config.scaled_residual);
         self.exchange(&mut config)?;
+        if config.encoder.is_some() {
+            config = config.with_heads(self.heads());
+        }
         config.validate()?;
         Ok(config)
     }

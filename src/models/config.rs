@@ -1,5 +1,6 @@
 //! The shape of a model, whatever its family: its graph, its parameters and its `config.json` follow from it.
 
+pub use super::encoder::{Encoder, Heads};
 use super::lora::Lora;
 use crate::error::Result;
 use crate::fail;
@@ -58,6 +59,8 @@ pub struct Config {
     pub lora: Option<Lora>,
     /// How the matrices of its blocks' linear layers are quantised on a device, where they are: then they are not trained.
     pub quantisation: Option<Quantisation>,
+    /// What it has as an encoder, in which every token sees all others; nothing in a decoder.
+    pub encoder: Option<Encoder>,
 }
 
 /// Keys of a `config.json` that mean nothing to the model and are written again as they were. They make no difference between
@@ -145,8 +148,12 @@ impl Dropout {
 
 /// The parameter of an untied output projection.
 pub const HEAD: &str = "lm_head.weight";
-/// The head of a classifier, which `transformers` puts on any model; no parameter of the model itself.
+/// The head of a classifier, which `transformers` puts on any decoder; no parameter of the model itself.
 pub const SCORE: &str = "score.weight";
+/// That of an encoder, and its bias.
+pub const CLASSIFIER: [&str; 2] = ["classifier.weight", "classifier.bias"];
+/// The head of span answers on an encoder.
+pub const SPANS: [&str; 2] = ["qa_outputs.weight", "qa_outputs.bias"];
 
 // Far beyond any model that fits a device, and low enough that no product of sizes overflows 64 bits.
 pub(super) const MOST_LAYERS: usize = 1 << 10;
@@ -205,6 +212,7 @@ impl Config {
             kept: Kept::default(),
             lora: None,
             quantisation: None,
+            encoder: None,
         }
     }
 

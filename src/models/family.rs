@@ -1,11 +1,12 @@
 //! The trait of a model family; everything else is the same for all of them.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 
 use serde_json::Value;
 
 use super::blocks::{CacheMode, Model};
-use super::config::Config;
+use super::config::{Config, HEAD, SCORE};
 use super::keys::{Found, Keys, shown};
 use crate::graph::{Graph, Tensor};
 
@@ -61,6 +62,71 @@ pub trait Family: Debug + Sync {
 
     /// Whether a tensor in a file is a constant that old versions of `transformers` saved.
     fn is_buffer(&self, name: &str) -> bool;
+
+    /// Name of the output projection where it is not the token embedding, and in files where it is both.
+    fn output(&self) -> &'static str {
+        HEAD
+    }
+
+    /// The tensors of tasks' heads in files, which are no parameters of the model itself.
+    fn task_heads(&self) -> &'static [&'static str] {
+        &[SCORE]
+    }
+
+    /// The class of `transformers` for this model with a head on whole texts, and with one on each of several choices.
+    fn classes_with_heads(&self, language_model: &str) -> [Option<String>; 2] {
+        [classifier(language_model), None]
+    }
+
+    /// Whether a tensor belongs to a head, which a file may hold beside what the configuration asks for.
+    fn is_head(&self, _name: &str) -> bool {
+        false
+    }
+
+    /// Whether a tensor's name in files starts with [`Family::prefix`].
+    fn is_prefixed(&self, name: &str) -> bool {
+        name != HEAD && name != SCORE
+    }
+
+    /// The name here of a tensor of an old file, or of one of the family's kin.
+    fn renamed<'a>(&self, _config: &Config, name: &'a str) -> Cow<'a, str> {
+        name.into()
+    }
+
+    /// Rows of a tensor in files that come before those of the parameter.
+    fn rows_before(&self, _config: &Config, _name: &str) -> usize {
+        0
+    }
+
+    /// Whether a tensor that a file lacks is one of zeros.
+    fn is_zero(&self, _config: &Config, _name: &str) -> bool {
+        false
+    }
+
+    /// Whether other keys of the `config.json` that a configuration is from are written again.
+    fn keeps_keys(&self, _config: &Config) -> bool {
+        true
+    }
+
+    /// What the output projection takes, of hidden states (.., C).
+    fn before_output(&self, _model: &Model, _g: &mut Graph, x: Tensor) -> Tensor {
+        x
+    }
+
+    /// The bias of the output projection, where it has one.
+    fn output_bias(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// An encoder's pooler, of the hidden states (N, C) of first tokens.
+    fn pooled(&self, _model: &Model, _g: &mut Graph, _first: Tensor) -> Tensor {
+        unreachable!("{} has no pooler", self.name())
+    }
+
+    /// Logits (N, 2) that the second text of a pair follows the first, and that it does not, of the pooler's outputs (N, C).
+    fn follows(&self, _model: &Model, _g: &mut Graph, _pooled: Tensor) -> Tensor {
+        unreachable!("{} has no pairs of texts", self.name())
+    }
 
     /// Hidden states (B, T, C) of ids (B, T) after the last norm. Declares every parameter but that of an untied head, in the
     /// order of their use.

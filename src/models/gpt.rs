@@ -93,7 +93,7 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, layer: usize, cache: CacheMode) ->
     let x = m.norm_to(g, sum, &h("ln_1"), Dtype::F32);
 
     g.scope(h("mlp"));
-    let y = m.linear_gelu(g, x, &h("mlp.c_fc"), (c, inner), form); // (B, T, inner)
+    let y = m.linear_gelu(g, x, &h("mlp.c_fc"), (c, inner), Stored::InOut, form); // (B, T, inner)
     let y = m.projection(g, y, &h("mlp.c_proj"), (inner, c), Stored::InOut, true);
     let sum = m.add_residual(g, x, y, layer, 1);
     m.norm_to(g, sum, &h("ln_2"), Dtype::F32)

@@ -108,7 +108,7 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usi
     g.scope(h("mlp"));
     let n = m.norm(g, x, &h("ln_2"));
     let y = match feed_forward {
-        FeedForward::Gelu(form) => m.linear_gelu(g, n, &h("mlp.c_fc"), (c, inner), form), // (B, T, inner)
+        FeedForward::Gelu(form) => m.linear_gelu(g, n, &h("mlp.c_fc"), (c, inner), Stored::InOut, form), // (B, T, inner)
         FeedForward::SwiGlu => {
             let y = m.linear(g, n, &h("mlp.c_fc"), (c, 2 * inner), Stored::InOut, true); // gate | up
             g.apply(SwiGlu, &[y])

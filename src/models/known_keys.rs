@@ -24,7 +24,6 @@ const SHARED: Table = &[
     ("finetuning_task", Harmless),
     ("id2label", Elsewhere), // classifiers
     ("initializer_range", Obeyed),
-    ("is_decoder", Harmless), // attention is causal in all of these
     ("is_encoder_decoder", Obeyed),
     ("label2id", Elsewhere),
     ("model_type", Obeyed),
@@ -85,6 +84,7 @@ const GPT: Table = &[
     ("attn_pdrop", Obeyed),
     ("embd_pdrop", Obeyed),
     ("hidden_size", Elsewhere),
+    ("is_decoder", Harmless), // attention is causal whatever it says
     ("layer_norm_epsilon", Obeyed),
     ("max_position_embeddings", Elsewhere),
     ("n_ctx", Harmless), // the old name of n_positions, which means nothing beside it
@@ -123,6 +123,7 @@ const LLAMA: Table = &[
     ("hidden_act", Obeyed),
     ("hidden_size", Obeyed),
     ("intermediate_size", Obeyed),
+    ("is_decoder", Harmless), // as above
     ("max_position_embeddings", Obeyed),
     ("mlp_bias", Obeyed),
     ("num_attention_heads", Obeyed),
@@ -154,9 +155,40 @@ const OF_QWEN: Table = &[
     ("use_sliding_window", Elsewhere),
 ];
 
+/// Keys of encoders.
+const BERT: Table = &[("is_decoder", Obeyed), ("max_position_embeddings", Obeyed)];
+const OF_BERT: Table = &[
+    ("attention_probs_dropout_prob", Obeyed),
+    ("classifier_dropout", Harmless), // training here has a dropout of its own
+    ("gradient_checkpointing", Harmless),
+    ("hidden_act", Obeyed),
+    ("hidden_dropout_prob", Obeyed),
+    ("hidden_size", Obeyed),
+    ("intermediate_size", Obeyed),
+    ("layer_norm_eps", Obeyed),
+    ("num_attention_heads", Obeyed),
+    ("num_hidden_layers", Obeyed),
+    ("position_embedding_type", Obeyed),
+    ("type_vocab_size", Obeyed),
+];
+const OF_DISTILBERT: Table = &[
+    ("activation", Obeyed),
+    ("attention_dropout", Obeyed),
+    ("dim", Obeyed),
+    ("dropout", Obeyed),
+    ("hidden_dim", Obeyed),
+    ("n_heads", Obeyed),
+    ("n_layers", Obeyed),
+    ("qa_dropout", Harmless), // training here has a dropout of its own
+    ("seq_classif_dropout", Harmless),
+    ("sinusoidal_pos_embds", Obeyed),
+];
+
 /// How each key of a `config.json` of a model type is treated.
 pub fn tables(model_type: &str) -> [Table; 4] {
     let (family, own) = match model_type {
+        "bert" | "roberta" => (BERT, OF_BERT),
+        "distilbert" => (BERT, OF_DISTILBERT),
         "openai-gpt" => (GPT, OF_GPT),
         "llama" => (LLAMA, OF_LLAMA),
         "mistral" => (LLAMA, OF_MISTRAL),

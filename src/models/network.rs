@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::blocks::{CacheMode, Compute, Linear, Model};
-use super::config::{Config, Dropout, HEAD};
+use super::config::{Config, Dropout, Heads};
 use super::lora::Lora;
 use crate::graph::{Depth, Dtype, Graph, Initial, NetworkId, Parameter, Shape, Tensor};
 use crate::ops::add::Add;
@@ -51,7 +51,20 @@ impl Network {
 
     fn forward(&self, g: &mut Graph, model: &Model) {
         let ids = g.input("ids", Shape::u32(&[1, 1]));
-        model.logits(g, ids);
+        if self.config.encoder.is_none() {
+            model.logits(g, ids);
+            return;
+        }
+        let (x, heads) = (model.hidden(g, ids), self.config.heads_of_encoder());
+        if heads.predicts() {
+            model.head(g, x);
+        }
+        if heads.pools() {
+            let pooled = self.config.family().pooled(model, g, x);
+            if heads == Heads::Pretraining {
+                self.config.family().follows(model, g, pooled);
+            }
+        }
     }
 
     /// Names of the matrices of the blocks' linear layers, in the order of their use.
@@ -147,7 +160,7 @@ impl Model<'_> {
     /// `weight` times the mean cross-entropy, in nats per token, of hidden states (B, T, C) against `targets` (B, T). In a
     /// training graph its gradients are made in the forward pass.
     pub fn token_loss(&self, g: &mut Graph, x: Tensor, targets: Tensor, weight: f32) -> Tensor {
-        match self.compute.classifier_rows {
+        match self.classifier_rows() {
             Some(rows) if rows < g.shape(targets).len() => {
                 let table = self.head_weight(g);
                 let (x, table) = (cast(g, x, self.activation()), cast(g, table, self.activation()));
@@ -174,7 +187,7 @@ impl Model<'_> {
     /// The log-probability (B*T), in nats, of each target (B, T) of hidden states (B, T, C), 0 where it is ignored; with a gradient
     /// for each.
     pub fn token_log_probs(&self, g: &mut Graph, x: Tensor, targets: Tensor) -> Tensor {
-        match self.compute.classifier_rows {
+        match self.classifier_rows() {
             Some(rows) if rows < g.shape(targets).len() => {
                 let table = self.head_weight(g);
                 let (x, table) = (cast(g, x, self.activation()), cast(g, table, self.activation()));
@@ -244,17 +257,31 @@ impl Model<'_> {
         (0..self.config.layers).map(|layer| self.cache(g, layer, rows)).collect()
     }
 
-    /// The output projection x W^T, where W is the token embedding unless the model has a head of its own.
+    /// Positions whose logits are made at a time, where an output projection without a bias allows that.
+    fn classifier_rows(&self) -> Option<usize> {
+        self.compute.classifier_rows.filter(|_| self.config.family().output_bias().is_none())
+    }
+
+    /// Hidden states (B, T, C) of an encoder's padded rows; see [`CacheMode::Encoded`].
+    pub fn encoded(&self, g: &mut Graph, ids: Tensor, types: Option<Tensor>, lengths: Option<Tensor>) -> Tensor {
+        self.config.family().hidden(self, g, ids, CacheMode::Encoded { types, lengths })
+    }
+
+    /// The output projection x W^T, where W is the token embedding unless the model has a head of its own, of hidden states as the
+    /// family prepares them.
     pub fn head(&self, g: &mut Graph, x: Tensor) -> Tensor {
         g.scope("lm_head");
+        let family = self.config.family();
+        let x = family.before_output(self, g, x);
         let weight = self.head_weight(g);
-        let linear = Linear { weight, bias: None, tb: true, quantisation: None, adapter: None };
+        let bias = family.output_bias().map(|name| self.parameter(g, name, &[self.config.vocab_size], Initial::Zeros));
+        let linear = Linear { weight, bias, tb: true, quantisation: None, adapter: None };
         self.product(g, x, linear, None, Matmul { output: self.activation(), ..Matmul::default() })
     }
 
     fn head_weight(&self, g: &mut Graph) -> Tensor {
         g.depth(Depth::Head);
-        let name = if self.config.tied { self.config.family().embedding() } else { HEAD };
+        let name = if self.config.tied { self.config.family().embedding() } else { self.config.family().output() };
         self.table(g, name, &[self.config.vocab_size, self.config.width])
     }
 
@@ -295,7 +322,7 @@ impl Config {
 
     /// Names of the tables that have other rows than those of `base`.
     pub fn tables_beyond(&self, base: &Config) -> Vec<String> {
-        let tables = [self.family().embedding()].into_iter().chain((!self.tied).then_some(HEAD));
+        let tables = [self.family().embedding()].into_iter().chain((!self.tied).then_some(self.family().output()));
         tables.filter(|_| self.vocab_size != base.vocab_size).map(str::to_string).collect()
     }
 

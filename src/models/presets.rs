@@ -1,7 +1,7 @@
 //! Named model sizes.
 
 use super::config::Config;
-use super::{gpt, llama};
+use super::{bert, gpt, llama};
 use crate::error::Result;
 use crate::fail;
 use crate::files::one_line;
@@ -15,7 +15,7 @@ pub struct Preset {
 }
 
 /// The named sizes.
-pub const PRESETS: [Preset; 13] = [
+pub const PRESETS: [Preset; 16] = [
     Preset { name: "demo", config: || Config::new(256, 128, 4, 8, 64) },
     Preset { name: "char", config: || Config::new(256, 256, 6, 6, 384) },
     Preset { name: "gpt2", config: || Config::new(50257, 1024, 12, 12, 768) },
@@ -28,6 +28,9 @@ pub const PRESETS: [Preset; 13] = [
     Preset { name: "mixtral", config: llama::mixtral },
     Preset { name: "smollm2-135m", config: llama::smollm2_135m },
     Preset { name: "smollm2-360m", config: llama::smollm2_360m },
+    Preset { name: "bert-mini", config: bert::mini },
+    Preset { name: "bert-base", config: bert::base },
+    Preset { name: "bert-large", config: bert::large },
     Preset { name: "tinyllama-1.1b", config: llama::tinyllama_1_1b },
 ];
 

@@ -5,11 +5,11 @@ use std::path::Path;
 use super::config::{Config, Kept};
 use super::family::Family;
 use super::keys::{Found, Keys, shown};
-use super::{gpt, gpt2, llama};
+use super::{bert, gpt, gpt2, llama};
 use crate::error::{Error, Result};
 
 /// All families; the first is meant where a `config.json` does not say.
-const FAMILIES: [&dyn Family; 3] = [&gpt2::Gpt2, &gpt::Gpt, &llama::Llama];
+const FAMILIES: [&dyn Family; 4] = [&gpt2::Gpt2, &gpt::Gpt, &llama::Llama, &bert::Bert];
 
 impl Config {
     /// The family that builds this model.
@@ -75,7 +75,7 @@ fn parse(text: &str) -> Found<Config> {
     let config = read(&keys)?;
     let kept = keys.entries().filter(|(key, _)| !NOT_KEPT.contains(&key.as_str()));
     let kept = Kept(kept.map(|(key, value)| (key.clone(), value.clone())).collect());
-    Ok(Config { kept, ..config })
+    Ok(if config.family().keeps_keys(&config) { Config { kept, ..config } } else { config })
 }
 
 fn read(keys: &Keys) -> Found<Config> {

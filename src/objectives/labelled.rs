@@ -122,7 +122,8 @@ impl Labelled {
         let buckets = Buckets::fit(lengths, options.buckets, task.longest);
         let epochs = Epochs::new(training.iter().map(|item| buckets.of(item.length())).collect());
         // Nothing that the language model's loss could change is trained where all but the head is frozen.
-        let lambda = if settings.freeze == Freeze::All { 0.0 } else { options.lambda };
+        let is_encoder = config.encoder.is_some(); // which is no language model
+        let lambda = if settings.freeze == Freeze::All || is_encoder { 0.0 } else { options.lambda };
         let measure = options.measure(&task.target);
         let config = Config { dropout: settings.dropout(), ..config };
         let networks = [Network::new(config)];
@@ -144,8 +145,7 @@ impl Labelled {
 /// L3 = L2 + lambda L1 of a batch of sequences of one length; L2 is logged as `task_loss`.
 pub fn loss(g: &mut Graph, model: &Model, head: &Head, lambda: f32, length: usize) -> Loss {
     let dims = [head.batch * head.sequences(), length];
-    let ids = g.input("ids", Shape::u32(&dims));
-    let x = model.hidden(g, ids);
+    let x = head.hidden(g, model, length);
     let scores = head.scores(g, model, x);
     let task = head.loss(g, scores);
     if lambda == 0.0 {
@@ -164,6 +164,10 @@ impl Objective for Labelled {
 
     fn networks(&self) -> &[Network] {
         &self.networks
+    }
+
+    fn takes_encoders(&self) -> bool {
+        true
     }
 
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
@@ -188,7 +192,7 @@ impl Objective for Labelled {
         let group = self.epochs.group(number, batch.size, batch.seed);
         let length = self.buckets.0[group.bucket];
         let members: Vec<&Item> = group.examples.iter().map(|&i| &self.training[i]).collect();
-        let made = LabelledBatch::new(self.task.task, &members, batch.size, length);
+        let made = LabelledBatch::new(&self.head(batch.size), &members, length);
         made.set_inputs(batch);
         made.set_answers(batch, &self.task.target);
         if self.lambda > 0.0 {
@@ -207,7 +211,7 @@ impl Objective for Labelled {
         for group in group(&buckets, &order, size) {
             batch.clear();
             let members: Vec<&Item> = group.examples.iter().map(|&i| &self.validation[i]).collect();
-            LabelledBatch::new(self.task.task, &members, size, self.buckets.0[group.bucket]).set_inputs(&mut batch);
+            LabelledBatch::new(&head, &members, self.buckets.0[group.bucket]).set_inputs(&mut batch);
             batch.shape = group.bucket;
             let program = programs.run(&batch)?;
             scores_of(programs.executor, program, &head, &group, &mut scores)?;

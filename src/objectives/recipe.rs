@@ -58,6 +58,39 @@ impl PresetRecipe {
                 init_std: 0.1,
                 tokenizer: "char",
             },
+            // As the demo's, of as many tokens; the paper's dropout would keep so small a model from learning.
+            Some("bert-mini") => PresetRecipe {
+                run: Recipe {
+                    batch: 8,
+                    accumulate: 1,
+                    duration: Duration::Steps(1400),
+                    lr: 3e-3,
+                    warmup: Warmup::Steps(100),
+                    beta2: 0.99,
+                    every: Cadence::Steps(200),
+                    ..run
+                },
+                init_std: 0.05,
+                tokenizer: "wordpiece",
+            },
+            // The paper's: 256 sequences of 512 tokens, a million steps.
+            Some("bert-base" | "bert-large") => PresetRecipe {
+                run: Recipe {
+                    accumulate: 32,
+                    duration: Duration::Steps(1_000_000),
+                    lr: 1e-4,
+                    min_lr_divisor: f32::INFINITY,
+                    warmup: Warmup::Steps(10_000),
+                    schedule: ScheduleKind::Linear,
+                    weight_decay: 0.01,
+                    beta2: 0.999,
+                    dropout: 0.1,
+                    every: Cadence::Steps(1000),
+                    ..run
+                },
+                init_std: 0.02,
+                tokenizer: "wordpiece",
+            },
             // nanoGPT's settings for its character model.
             Some("char") => PresetRecipe {
                 run: Recipe {

@@ -108,8 +108,8 @@ impl Rankings {
         self.rankings.iter().map(move |ranking| of(ranking).unwrap_or(0))
     }
 
-    /// Sets the inputs of a micro-batch of some rankings, with room for so many pairs; its number of tokens.
-    fn set(&self, members: &[usize], (length, pairs): (usize, usize), batch: &mut Batch) -> usize {
+    /// Sets the inputs of a micro-batch of some rankings, with room for the answers of a head and so many pairs; its number of tokens.
+    fn set(&self, members: &[usize], head: &Head, (length, pairs): (usize, usize), batch: &mut Batch) -> usize {
         let (mut answers, mut rows, mut margins) = (vec![], vec![IGNORED; 2 * pairs], vec![0.0; 2 * pairs]);
         let (mut weights, mut pair) = (vec![0.0; pairs], 0);
         for &(first, count, ref all) in members.iter().map(|&i| &self.rankings[i]) {
@@ -122,7 +122,7 @@ impl Rankings {
             }
             answers.extend(&self.answers[first..first + count]);
         }
-        let made = LabelledBatch::new(Task::Classify, &answers, 2 * batch.size, length);
+        let made = LabelledBatch::new(head, &answers, length);
         made.set_inputs(batch);
         batch.set("pairs", &rows);
         batch.set_f32("margins", &margins);
@@ -163,7 +163,7 @@ impl Reward {
     /// The head on the answers of a micro-batch of so many pairs.
     fn head(&self, batch: usize) -> Head {
         let width = self.networks[0].config().width;
-        Head { task: Task::Classify, target: Target::Grade, width, batch: 2 * batch, dropout: 0.0 }
+        Head { task: Task::Classify, target: Target::Grade, width, batch: 2 * batch, dropout: 0.0, encoder: None }
     }
 
     /// The most pairs that 2 `batch` answers can make: K of them make at most K (K - 1) / 2.
@@ -213,9 +213,9 @@ impl Objective for Reward {
     }
 
     fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss {
-        let ids = g.input("ids", Shape::u32(&[2 * shape.batch, shape.length]));
-        let x = models[0].hidden(g, ids);
-        let scores = self.head(shape.batch).scores(g, &models[0], x);
+        let head = self.head(shape.batch);
+        let x = head.hidden(g, &models[0], shape.length);
+        let scores = head.scores(g, &models[0], x);
         loss(g, scores, self.most_pairs(shape.batch), self.centre)
     }
 
@@ -230,7 +230,8 @@ impl Objective for Reward {
     fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()> {
         let group = self.epochs.group(number, 2 * batch.size, batch.seed);
         let most = self.most_pairs(batch.size);
-        batch.tokens = self.training.set(&group.examples, (self.buckets.0[group.bucket], most), batch);
+        batch.tokens =
+            self.training.set(&group.examples, &self.head(batch.size), (self.buckets.0[group.bucket], most), batch);
         batch.shape = group.bucket;
         if self.centre > 0.0 {
             let rows = |first: u32| (0..most as u32).map(|pair| 2 * pair + first).collect::<Vec<_>>();
@@ -256,7 +257,7 @@ impl Objective for Reward {
         for group in group(&bucket_of, &order, head.batch) {
             batch.clear();
             let items: Vec<&Item> = group.examples.iter().map(|&i| &answers[i]).collect();
-            LabelledBatch::new(head.task, &items, head.batch, self.buckets.0[group.bucket]).set_inputs(&mut batch);
+            LabelledBatch::new(&head, &items, self.buckets.0[group.bucket]).set_inputs(&mut batch);
             batch.shape = group.bucket;
             let program = programs.run(&batch)?;
             scorer::scores_of(programs.executor, program, &head, &group, &mut scores)?;
@@ -277,7 +278,7 @@ impl Objective for Reward {
         let config = self.networks[0].config();
         let (task, target, columns) = (Task::Classify, Target::Grade, BTreeMap::new());
         let pad = Some(self.pad);
-        let task = TaskFile { task, target, special: None, longest: config.context, columns, pad };
+        let task = TaskFile { task, target, special: None, longest: config.context, columns, pad, separator: None };
         folder::save(folder, config, &task, tokenizer.expect("texts have a tokenizer"), parameters)
     }
 }

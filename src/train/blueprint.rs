@@ -26,6 +26,10 @@ impl Blueprint {
         check_precision(settings, limits)?;
         let (shapes, networks) = (objective.shapes(settings.batch), objective.networks());
         check_prefixes(networks)?;
+        if !objective.takes_encoders() {
+            let what = format!("learn {}", objective.name());
+            networks.iter().try_for_each(|network| network.config().must_decode(&what))?;
+        }
         let (compute, optimizer) = (settings.compute(), settings.optimizer());
         let (mut training, mut evaluation) = (vec![], vec![]);
         for &shape in &shapes {

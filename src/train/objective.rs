@@ -32,6 +32,11 @@ pub trait Objective {
     /// they are [`Network::frozen`].
     fn networks(&self) -> &[Network];
 
+    /// Whether its networks may be encoders; other objectives learn what follows a text.
+    fn takes_encoders(&self) -> bool {
+        false
+    }
+
     /// The shapes of micro-batches of `batch` sequences or examples, at least one.
     fn shapes(&self, batch: usize) -> Vec<ShapeKey>;
 

@@ -3,11 +3,12 @@
 use proptest::prelude::*;
 use wgpt::data::buckets::{Buckets, epoch, group};
 use wgpt::data::labelled::sequences::{Encoder, Sequences, Special};
-use wgpt::data::labelled::target::Answer;
+use wgpt::data::labelled::target::{Answer, Target};
 use wgpt::data::labelled::{Example, Task};
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Error;
 use wgpt::objectives::labelled::batch::{Item, LabelledBatch};
+use wgpt::objectives::labelled::head::Head;
 use wgpt::ops::IGNORED;
 
 const S: u32 = 256;
@@ -16,7 +17,8 @@ const E: u32 = 258;
 
 fn encode(task: Task, longest: usize, texts: Example) -> Result<Sequences, Error> {
     let tokenizer = Tokenizer::bytes().unwrap();
-    Encoder { tokenizer: &tokenizer, task, special: Some(Special::after(256)), longest, pad: None }.encode(&texts)
+    Encoder { tokenizer: &tokenizer, task, special: Some(Special::after(256)), longest, pad: None, is_encoder: false }
+        .encode(&texts)
 }
 
 /// Ids, with bytes in the place of text.
@@ -99,10 +101,15 @@ fn item(lengths: &[usize], answer: Option<Answer>) -> Item {
     Item { ids, answer, weight: 2.0 }
 }
 
+fn head(task: Task, batch: usize) -> Head {
+    let target = if task == Task::Choose { Target::Choices(3) } else { Target::Grade };
+    Head { task, target, width: 16, batch, dropout: 0.0, encoder: None }
+}
+
 #[test]
 fn a_batch_pads_at_the_right_and_points_at_last_tokens() {
     let examples = [item(&[3], Some(Answer::Class(1))), item(&[1], None)];
-    let batch = LabelledBatch::new(Task::Classify, &examples.iter().collect::<Vec<_>>(), 3, 4);
+    let batch = LabelledBatch::new(&head(Task::Classify, 3), &examples.iter().collect::<Vec<_>>(), 4);
     assert_eq!(batch.ids, [1, 2, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     let none = IGNORED;
     assert_eq!(batch.targets, [2, 3, none, none, none, none, none, none, none, none, none, none]);
@@ -110,11 +117,11 @@ fn a_batch_pads_at_the_right_and_points_at_last_tokens() {
     assert_eq!((&batch.classes[..], &batch.weights[..]), (&[1, 0, 0][..], &[2.0, 0.0, 0.0][..]));
     // Two orders of two examples: one list for each order.
     let pairs = [item(&[3, 3], Some(Answer::Grade(0.5))), item(&[4, 4], Some(Answer::Grade(1.5)))];
-    let batch = LabelledBatch::new(Task::Similar, &pairs.iter().collect::<Vec<_>>(), 2, 4);
+    let batch = LabelledBatch::new(&head(Task::Similar, 2), &pairs.iter().collect::<Vec<_>>(), 4);
     assert_eq!(batch.positions, [vec![2, 11], vec![6, 15]]);
     assert_eq!(batch.grades, [0.5, 1.5]);
     let choices = [item(&[3, 2, 4], Some(Answer::Class(2)))];
-    let batch = LabelledBatch::new(Task::Choose, &choices.iter().collect::<Vec<_>>(), 1, 4);
+    let batch = LabelledBatch::new(&head(Task::Choose, 1), &choices.iter().collect::<Vec<_>>(), 4);
     assert_eq!((batch.positions, batch.classes), (vec![vec![2, 5, 11]], vec![2]));
 }
 

@@ -64,7 +64,7 @@ fn losses_of_heads_and_their_gradients_are_those_of_pytorch() {
     ];
     let optimizer = Optimizer { max_norm: 0.0, ..Optimizer::default() };
     for (name, task, target, batch) in tasks {
-        let head = Head { task, target, width: 16, batch, dropout: 0.0 };
+        let head = Head { task, target, width: 16, batch, dropout: 0.0, encoder: None };
         let of = |what: &str| format!("{name}.{what}");
         let targets: Vec<i32> = dump.get(&of("targets"));
         let targets: Vec<u32> = targets.into_iter().map(|id| if id < 0 { IGNORED } else { id as u32 }).collect();
@@ -163,7 +163,7 @@ fn config() -> Config {
 
 fn head(batch: usize) -> Head {
     let target = Target::Labels(["a", "b", "c"].map(String::from).to_vec());
-    Head { task: Task::Classify, target, width: 16, batch, dropout: 0.0 }
+    Head { task: Task::Classify, target, width: 16, batch, dropout: 0.0, encoder: None }
 }
 
 /// Items of these lengths.
@@ -233,7 +233,7 @@ fn padding_changes_no_loss_and_no_gradient() {
             let plan = Plan::new(&t.graph, device.limits()).unwrap();
             let program = device.load(&t.graph, plan).unwrap();
             write_parameters(device.as_mut(), &network);
-            let fed = LabelledBatch::new(Task::Classify, &members, batch, length);
+            let fed = LabelledBatch::new(&head(batch), &members, length);
             device.write(program, "ids", bytemuck::cast_slice(&fed.ids)).unwrap();
             device.write(program, "targets", bytemuck::cast_slice(&fed.targets)).unwrap();
             device.write(program, "positions.0", bytemuck::cast_slice(&fed.positions[0])).unwrap();

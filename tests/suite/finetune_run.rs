@@ -56,6 +56,7 @@ fn task() -> TaskFile {
         longest: 16,
         columns: Default::default(),
         pad: None,
+        separator: None,
     }
 }
 

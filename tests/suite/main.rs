@@ -3,6 +3,7 @@
 
 mod attention_masks;
 mod beam;
+mod bert;
 mod checkpoint;
 mod classifier;
 mod cli;
@@ -13,6 +14,7 @@ mod data;
 mod demo;
 mod dialogues;
 mod dpo;
+mod encoders;
 mod evaluate;
 mod export;
 mod finetune;

@@ -4,6 +4,7 @@
 use crate::grpo::Even;
 use crate::llama::{largest, worst};
 use crate::training::{Choices as Tiny, assert_same, choices, no_device, setup};
+use serde_json::json;
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
@@ -12,13 +13,16 @@ use std::sync::{Arc, OnceLock};
 use tempfile::{TempDir, tempdir};
 use wgpt::checks::check_close;
 use wgpt::data::buckets::epoch_len;
+use wgpt::data::corpus::Corpus;
 use wgpt::data::dialogues::{Encoded, Encoder, Form, Part};
 use wgpt::data::labelled::Task;
 use wgpt::data::labelled::sequences::Special;
 use wgpt::data::labelled::target::{Answer, Target};
+use wgpt::data::masking::Masking;
 use wgpt::data::prompts::Prompt;
 use wgpt::data::rankings::Pair;
 use wgpt::data::tokenizer::Tokenizer;
+use wgpt::data::tokens::Tokens;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
 use wgpt::formats::folder::{WeightType, Weights, read_config, write_folder};
@@ -26,7 +30,7 @@ use wgpt::formats::source::ModelSource;
 use wgpt::generate::SamplingParams;
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Depth, Graph, Plan, Shape, Step};
-use wgpt::models::config::{Config, FeedForward};
+use wgpt::models::config::{Config, FeedForward, Heads};
 use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
 use wgpt::models::presets::PRESETS;
@@ -36,7 +40,9 @@ use wgpt::objectives::kto::{self, Kto};
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::folder::TaskFile;
 use wgpt::objectives::labelled::{self, Labelled, Options};
+use wgpt::objectives::masked::Masked;
 use wgpt::objectives::ppo::{self, Critic, Ppo, PpoOptions};
+use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::objectives::rejection::{self, Rejection};
 use wgpt::objectives::reward::{self, Ranked, Rankings, Reward};
 use wgpt::objectives::rollouts::{Drawing, Question, RollOuts, Schedule};
@@ -63,13 +69,15 @@ type Made = (Box<dyn Objective>, Settings);
 type Kind = (&'static str, fn(Choices) -> Made);
 
 /// Every objective, and experts under two of them.
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 17] = [
     ("pretraining", |choices| pretraining("demo", choices)),
     ("pretraining with experts", |choices| pretraining("mixtral", choices)),
     ("classify", |choices| task(Task::Classify, config("demo"), choices)),
     ("classify with experts", |choices| task(Task::Classify, config("mixtral"), choices)),
     ("similar", |choices| task(Task::Similar, config("demo"), choices)),
     ("choose", |choices| task(Task::Choose, config("llama-mini"), choices)),
+    ("masked", masked),
+    ("similar on an encoder", on_encoder),
     ("reward", reward),
     ("dpo", dpo),
     ("kto", kto),
@@ -137,10 +145,56 @@ fn task(task: Task, config: Config, choices: Choices) -> Made {
         _ => Target::Labels(["a", "b"].map(String::from).to_vec()),
     };
     let special = Some(Special::after(256));
-    let file = TaskFile { task, target, special, longest: 24, columns: Default::default(), pad: None };
+    let file = TaskFile { task, target, special, longest: 24, columns: Default::default(), pad: None, separator: None };
     let options = Options { buckets: 2, ..Options::default() };
     let objective = Labelled::new(config, file, &options, &settings, (items(task, 7), items(task, 3)));
     (Box::new(objective), settings)
+}
+
+/// Pairs of texts of letters, with masks, and whether the second follows.
+fn masked(run: Choices) -> Made {
+    let settings = run.resolve(&PresetRecipe::of(Some("demo")).run, |_| 1).unwrap();
+    let config = config("bert-mini").with_heads(Heads::Pretraining);
+    let tokens = |count: u32| Arc::new(Tokens::from_ids((0..count).map(|i| 5 + (i * i / 3 + i) % 9).collect()));
+    let (training, validation) = (tokens(600), tokens(200));
+    let corpus = Corpus { training, validation, vocabulary_size: 14, notes: vec![], warnings: vec![] };
+    let masking = Masking::new(&letters(), "the letters", 0.2, true).unwrap();
+    (Box::new(Masked::new(config, 24, corpus, masking).unwrap()), settings)
+}
+
+/// BERT's special tokens, and letters that begin a word or continue one.
+pub fn letters() -> Tokenizer {
+    let names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "##a", "##b", "##c", "##d", "##e"];
+    let added = (0..5).map(|id| {
+        json!({"id": id, "content": names[id], "special": true, "normalized": false,
+        "single_word": false, "lstrip": false, "rstrip": false})
+    });
+    let vocabulary: serde_json::Map<_, _> =
+        names.iter().zip(0..).map(|(name, id)| (name.to_string(), json!(id))).collect();
+    let json = json!({"version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "added_tokens": added.collect::<Vec<_>>(), "pre_tokenizer": {"type": "BertPreTokenizer"}, "post_processor": null,
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocabulary}});
+    Tokenizer::from_json(serde_json::to_vec(&json).unwrap()).unwrap()
+}
+
+/// Pairs of texts, each one sequence with a separator behind each text.
+fn on_encoder(choices: Choices) -> Made {
+    let settings = choices.resolve(&labelled::RECIPE, |batch| epoch_len(7, batch)).unwrap();
+    let (task, target) = (Task::Similar, Target::Labels(["a", "b"].map(String::from).to_vec()));
+    let special = Some(Special { start: 256, delimiter: 258, extract: 258 });
+    let (columns, separator) = (Default::default(), Some(258));
+    let file = TaskFile { task, target, special, longest: 24, columns, pad: Some(0), separator };
+    let pair = |i: usize| {
+        let ids =
+            [&[256][..], &vec![97 + (i % 2) as u32; 2 + i % 3], &[258], &vec![99; 1 + 6 * (i % 2)], &[258]].concat();
+        Item { ids: vec![ids], answer: Some(Answer::Class(i % 2)), weight: 1.0 }
+    };
+    let items = |count: usize| (0..count).map(pair).collect::<Vec<_>>();
+    let options = Options { buckets: 2, ..Options::default() };
+    let config = config("bert-mini").with_heads(Heads::Pooler);
+    (Box::new(Labelled::new(config, file, &options, &settings, (items(7), items(3)))), settings)
 }
 
 /// Texts that are ranked, and the pairs of them, by their places, with margins.

@@ -81,7 +81,14 @@ fn messages_are_what_the_chat_template_writes_and_texts_are_ended() {
     assert_eq!(ids[0], tokenizer.encode(text).unwrap());
     has(&ranking.encode(&tokenizer, None).unwrap_err().to_string(), &["chat template", "--template"]);
     // As `wgpt predict` has them.
-    let encoder = Encoder { tokenizer: &tokenizer, task: Task::Classify, special: None, longest: 64, pad: None };
+    let encoder = Encoder {
+        tokenizer: &tokenizer,
+        task: Task::Classify,
+        special: None,
+        longest: 64,
+        pad: None,
+        is_encoder: false,
+    };
     let example = |rendered| Example { line: 1, texts: vec![text.into()], choices: vec![], label: None, rendered };
     assert_eq!(encoder.encode(&example(true)).unwrap().ids, [ids[0].clone()]);
     assert_eq!(encoder.encode(&example(false)).unwrap().ids, [[&ids[0][..], &[end]].concat()]);

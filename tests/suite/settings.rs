@@ -21,6 +21,11 @@ fn transformers() -> Value {
 /// A small model of each type.
 fn small(model_type: &str) -> Map<String, Value> {
     let sizes = match model_type {
+        "distilbert" => {
+            json!({"dim": 16, "n_heads": 2, "n_layers": 2, "max_position_embeddings": 32, "hidden_dim": 24})
+        }
+        "bert" | "roberta" => json!({"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2,
+            "max_position_embeddings": 32, "intermediate_size": 24}),
         "gpt2" | "openai-gpt" => json!({"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 32}),
         _ => json!({"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 32,
             "intermediate_size": 24, "num_key_value_heads": 1, "head_dim": 8}),
@@ -38,15 +43,16 @@ fn read(config: &Map<String, Value>) -> Result<Config> {
 /// Another value than this one, of the same kind.
 fn changed(key: &str, value: &Value) -> Value {
     match (key, value) {
-        ("architectures", _) => json!(["BertForMaskedLM"]),
-        ("hidden_act" | "activation_function" | "afn", _) => json!("relu"),
-        ("model_type", _) => json!("bert"),
+        ("architectures", _) => json!(["BertLMHeadModel"]),
+        ("hidden_act" | "activation_function" | "activation" | "afn", _) => json!("relu"),
+        ("model_type", _) => json!("t5"),
         ("pruned_heads", _) => json!({"0": [1]}),
         ("quantization_config", _) => json!({"quant_method": "fp8"}),
         ("rope_parameters", _) => json!({"rope_theta": 20_000.0, "rope_type": "default"}),
         ("layer_types", _) => json!(["linear_attention", "linear_attention"]),
         ("num_key_value_heads", _) => json!(2),
-        ("num_attention_heads" | "n_head", _) => json!(4),
+        ("num_attention_heads" | "n_head" | "n_heads", _) => json!(4),
+        ("dim", _) => json!(24),
         ("head_dim", _) => json!(4),
         ("sliding_window", _) => json!(7),
         ("n_inner", _) => json!(20),
@@ -193,8 +199,8 @@ const FLAGS: &[(&str, &[&str])] = &[
         "train",
         &[
             TRAINING,
-            "config context experts experts-per-token ext feed-forward heads init init-std kv-heads layers norm \
-           position preset residual-init router-balance router-z tokenizer width",
+            "config context experts experts-per-token ext feed-forward heads init init-std kv-heads layers mask-share next-sentence norm \
+           position preset residual-init router-balance router-z tokenizer whole-words width",
         ],
     ),
     ("finetune", &[TRAINING, COLUMNS, "buckets class-weights from-scratch grades lambda max-length metric model task"]),
@@ -218,6 +224,7 @@ const FLAGS: &[(&str, &[&str])] = &[
         ],
     ),
     ("predict", &[COLUMNS, "batch data model template"]),
+    ("embed", &["batch data model out pairs pooling text"]),
     (
         "sample",
         &[

@@ -8,7 +8,7 @@ use wgpt::graph::{AdapterKind, Dispatch, Graph, Limits, Plan, Shape, Step, Tenso
 use wgpt::graph::{Cost, Op, Shapes};
 use wgpt::models::choices::ModelChoices;
 use wgpt::models::presets::PRESETS;
-use wgpt::objectives::pretrain::Pretrain;
+use wgpt::objectives::pretraining;
 use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::ops::add::Add;
 use wgpt::ops::attention::Attention;
@@ -166,7 +166,7 @@ proptest! {
             let config = model.config(sizes[9].max(1), 0.02)?;
             let settings = choices.clone().resolve(&PresetRecipe::of(Some(PRESETS[preset].name)).run, |_| 1)?;
             let context = config.context;
-            let blueprint = Blueprint::new(&Pretrain::without_data(config, context), &settings, &limits)?;
+            let blueprint = Blueprint::new(pretraining(config, context).as_ref(), &settings, &limits)?;
             wgpt::error::Result::Ok(blueprint.memory_bytes())
         })();
         match planned {

@@ -114,7 +114,11 @@ pub fn read(own: &Value, context: &Context) -> Result<Box<dyn Rows>> {
                      --max-length"
                 );
             }
-            Some(Critic { config: model.config, weights: model.weights, score: Some(model.score.1) })
+            Some(Critic {
+                config: model.config,
+                weights: model.weights,
+                score: model.head.into_iter().next().map(|(_, _, values)| values),
+            })
         }
     };
     Ok(Box::new(Answered { own, clip, prompts, critic }))

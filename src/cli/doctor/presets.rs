@@ -14,7 +14,7 @@ use wgpt::graph::{AdapterKind, Limits};
 use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
 use wgpt::models::presets::PRESETS;
-use wgpt::objectives::pretrain::Pretrain;
+use wgpt::objectives::pretraining;
 use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::train::blueprint::Blueprint;
 use wgpt::train::graph::{ACCUMULATE, UPDATE};
@@ -148,7 +148,7 @@ impl Estimates {
         limits: &Limits,
         ceilings: &Ceilings,
     ) -> Result<f64> {
-        let blueprint = Blueprint::new(&Pretrain::without_data(config.clone(), config.context), settings, limits)?;
+        let blueprint = Blueprint::new(pretraining(config.clone(), config.context).as_ref(), settings, limits)?;
         let graph = &blueprint.training_graph().graph;
         let seconds = |segment: &str| {
             let nodes = graph.segments().into_iter().filter(|(name, _)| name == segment).flat_map(|(_, nodes)| nodes);
@@ -198,7 +198,7 @@ impl Estimates {
 
 /// Bytes of a run, or nothing where the device's limits allow no plan.
 fn plan_bytes(config: &Config, settings: &Settings, limits: &Limits) -> Option<u64> {
-    Blueprint::new(&Pretrain::without_data(config.clone(), config.context), settings, limits)
+    Blueprint::new(pretraining(config.clone(), config.context).as_ref(), settings, limits)
         .ok()
         .map(|b| b.memory_bytes())
 }

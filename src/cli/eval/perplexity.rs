@@ -30,6 +30,7 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
         let most = config.context - 1;
         fail!(Usage, "--stride {stride} must be from 1 to {most}, less than the model's context of {}", most + 1);
     }
+    config.must_decode("say how likely a text is")?;
     let source = match &eval.data {
         Some(data) => Source::open_with(data, &eval.ext.clone().unwrap_or_default())?,
         None => Source::from_text("held-out stories", story::validation_text(0, STORY_BYTES)),

@@ -23,7 +23,7 @@ pub struct Choices {
     /// Sample: below 1 is more likely text, above 1 more varied, 0 is greedy [default: the model's, or 0.8]
     #[arg(long, allow_negative_numbers = true)]
     temperature: Option<f32>,
-    /// Sample among the K most likely tokens only; 0 for all [default: the model's, or 0]
+    /// Sample among the K most likely tokens only; 0 for all; words that an encoder shows for a mask [default: the model's, or 0; 5 words]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Sample among the most likely tokens that together have this probability [default: the model's, or 1]
@@ -110,6 +110,31 @@ pub enum Method {
 }
 
 impl Choices {
+    /// Words for each mask, where that is said.
+    pub fn top_k(&self) -> Option<usize> {
+        self.top_k.filter(|k| *k > 0)
+    }
+
+    /// The first flag beside --top-k that is given.
+    pub fn beside_top_k(&self) -> Option<&'static str> {
+        let given = [
+            ("tokens", self.tokens.is_some()),
+            ("strategy", self.strategy.is_some()),
+            ("temperature", self.temperature.is_some()),
+            ("top-p", self.top_p.is_some()),
+            ("min-p", self.min_p.is_some()),
+            ("repetition-penalty", self.repetition_penalty.is_some()),
+            ("beams", self.beams.is_some()),
+            ("length-penalty", self.length_penalty.is_some()),
+            ("early-stopping", self.early_stopping.is_some()),
+            ("stop", !self.stop.is_empty()),
+            ("stop-token", !self.stop_token.is_empty()),
+            ("count", self.count != 1),
+            ("batch", self.batch.is_some()),
+        ];
+        given.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
+    }
+
     /// Refuses values that can never be meant, before anything is opened.
     pub fn check(&self) -> Result<()> {
         let probability = |p: f32| (0.0..=1.0).contains(&p);

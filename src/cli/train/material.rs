@@ -7,6 +7,7 @@ use wgpt::data::corpora::story;
 use wgpt::data::corpus::{Corpus, tokens};
 use wgpt::data::source::{Extensions, Source};
 use wgpt::data::tokenizer::Tokenizer;
+use wgpt::data::tokenizer_training::{Kind, Recipe, Sizes};
 use wgpt::error::Result;
 use wgpt::fail;
 use wgpt::models::choices::ModelChoices;
@@ -34,11 +35,33 @@ pub(super) struct Place<'a> {
     pub extensions: Option<&'a Extensions>,
 }
 
+/// A tokenizer by name, and the size of a vocabulary that is made of the data.
+#[derive(Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub name: &'a str,
+    pub vocabulary_size: usize,
+}
+
+impl Named<'_> {
+    /// The tokenizer: one that is made of a text, a file, or that of the text's characters or bytes.
+    fn open(&self, source: &Source) -> Result<Tokenizer> {
+        if self.name != WORDPIECE {
+            return Tokenizer::choose(self.name, source);
+        }
+        let (kind, special) = (Kind::WordPiece { cased: false }, vec![]);
+        let recipe = Recipe { kind, vocabulary_size: self.vocabulary_size, min_frequency: 2, special };
+        Ok(recipe.train(source, Sizes::default(), &mut |_| ())?.tokenizer)
+    }
+}
+
+/// The name of a tokenizer that is made of the data, as BERT's are.
+const WORDPIECE: &str = "wordpiece";
+
 /// Opens the data with the tokenizer that is known, or else the one called `tokenizer`; `seed` is that of the built-in stories.
 pub(super) fn open_material(
     Place { data, val, extensions }: Place,
     seed: u64,
-    tokenizer: &str,
+    tokenizer: Named,
     known: Option<Tokenizer>,
 ) -> Result<Material> {
     let Some(path) = data else { return open_stories(val, seed, tokenizer, known) };
@@ -48,22 +71,22 @@ pub(super) fn open_material(
     let tokenizer = match known {
         Some(tokenizer) => Some(tokenizer),
         // Token shards have their tokenizer beside them, or none, unless one is named.
-        None if !source.is_text() && matches!(tokenizer, "char" | "bytes") => {
+        None if !source.is_text() && matches!(tokenizer.name, "char" | "bytes" | WORDPIECE) => {
             source.tokenizer_file().as_deref().map(Tokenizer::load).transpose()?
         }
-        None => Some(Tokenizer::choose(tokenizer, &source)?),
+        None => Some(tokenizer.open(&source)?),
     };
     let corpus = Corpus::open(&source, val.as_ref(), tokenizer.as_ref(), None, &cache_folder())?;
     Ok(Material { corpus, tokenizer, floor: None })
 }
 
 /// The built-in corpus; validation from a disjoint range of seeds.
-fn open_stories(val: Option<&Path>, seed: u64, tokenizer: &str, known: Option<Tokenizer>) -> Result<Material> {
+fn open_stories(val: Option<&Path>, seed: u64, tokenizer: Named, known: Option<Tokenizer>) -> Result<Material> {
     let source = Source::from_text("the built-in stories", story::training_text(seed, STORY_BYTES.0));
-    let is_per_character = known.is_none() && matches!(tokenizer, "char" | "bytes");
+    let is_per_character = known.is_none() && matches!(tokenizer.name, "char" | "bytes");
     let tokenizer = match known {
         Some(tokenizer) => tokenizer,
-        None => Tokenizer::choose(tokenizer, &source)?,
+        None => tokenizer.open(&source)?,
     };
     let held_out = match val {
         Some(path) => Source::open(path)?,
@@ -104,5 +127,6 @@ pub(super) fn model_config(
             "the tokenizer has {wants} tokens and the model {has}: use the tokenizer the model was trained with"
         );
     }
-    Ok(Config { dropout, ..init.clone() })
+    let config = Config { dropout, ..init.clone() };
+    Ok(if config.encoder.is_some() { config.with_heads(model.heads()) } else { config })
 }

@@ -5,6 +5,8 @@
 //! - similar: start first delimiter second extract, and start second delimiter first extract
 //! - choose: start context question delimiter choice extract, for each choice
 //!
+//! An encoder (Devlin et al. 2019) sees a pair in one order only; its start, delimiter and extract are [CLS], [SEP] and [SEP].
+//!
 //! Texts that are too long are cut: at the end, the longer one of two first; a context at its beginning, because the question
 //! follows its end. Questions and choices are never cut.
 
@@ -14,7 +16,7 @@ use crate::error::Result;
 use crate::fail;
 use serde::{Deserialize, Serialize};
 
-/// Ids of the tokens that fine-tuning adds to a vocabulary. No text can spell them.
+/// Ids of the tokens that fine-tuning adds to a decoder's vocabulary, which no text can spell, or those that an encoder has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Special {
     pub start: u32,
@@ -51,6 +53,8 @@ pub struct Encoder<'a> {
     pub longest: usize,
     /// A token that does not count at the end of a text, where the tokenizer says what stands around one.
     pub pad: Option<u32>,
+    /// Whether the sequences are an encoder's, which sees both texts of a pair at once.
+    pub is_encoder: bool,
 }
 
 impl Encoder<'_> {
@@ -86,7 +90,8 @@ impl Encoder<'_> {
             }
             (Task::Similar, [first, second]) => {
                 let cut = keep_pair(first, second, self.room(3)?);
-                (vec![pair(first, second), pair(second, first)], cut)
+                let orders = if self.is_encoder { 1 } else { 2 };
+                ([pair(first, second), pair(second, first)].into_iter().take(orders).collect(), cut)
             }
             (Task::Choose, [context, ..]) => {
                 let question = example.texts.get(1).map_or(Ok(vec![]), |question| tokens(&format!(" {question}")))?;

@@ -1,7 +1,7 @@
-//! Examples as batches of one length: padding stands at the right, where causal attention never sees it, and has no target. So
-//! a batch has the scores of its examples one by one.
+//! Examples as batches of one length: padding stands at the right, where causal attention never sees it and an encoder's lengths
+//! leave it out, and has no target. So a batch has the scores of its examples one by one.
 
-use crate::data::labelled::Task;
+use super::head::Head;
 use crate::data::labelled::target::{Answer, Target};
 use crate::ops::IGNORED;
 use crate::train::objective::Batch;
@@ -34,7 +34,10 @@ pub struct LabelledBatch {
     pub ids: Vec<u32>,
     /// As `ids`: the token that follows, [`IGNORED`] where none does.
     pub targets: Vec<u32>,
-    /// Rows of the hidden states at the sequences' last tokens: all in one list, or one list for each order of a pair.
+    /// Of an encoder: the type of each token, and the tokens of each sequence.
+    pub types: Option<Vec<u32>>,
+    pub lengths: Option<Vec<u32>>,
+    /// Rows of the hidden states at the sequences' last tokens, or an encoder's first: all in one list, or one for each order of a pair.
     pub positions: Vec<Vec<u32>>,
     /// Right answers; 0 where there is none.
     pub classes: Vec<u32>,
@@ -44,13 +47,15 @@ pub struct LabelledBatch {
 }
 
 impl LabelledBatch {
-    /// A batch of `size` examples of `task`, of which those given are there, padded to `length`.
-    pub fn new(task: Task, examples: &[&Item], size: usize, length: usize) -> Self {
-        let sequences = examples.first().map_or(1, |e| e.ids.len());
+    /// A batch of a head's size, of which the examples given are there, padded to `length`.
+    pub fn new(head: &Head, examples: &[&Item], length: usize) -> Self {
+        let (size, sequences) = (head.batch, head.sequences());
         let rows = size * sequences;
         let mut batch = LabelledBatch {
             ids: vec![0; rows * length],
             targets: vec![IGNORED; rows * length],
+            types: head.encoder.filter(|encoder| encoder.types).map(|_| vec![0; rows * length]),
+            lengths: head.encoder.map(|_| vec![0; rows]),
             positions: vec![vec![IGNORED; rows]],
             classes: vec![0; size],
             grades: vec![0.0; size],
@@ -63,6 +68,13 @@ impl LabelledBatch {
                 batch.ids[first..first + ids.len()].copy_from_slice(ids);
                 batch.targets[first..first + ids.len() - 1].copy_from_slice(&ids[1..]);
                 batch.positions[0][row] = (first + ids.len() - 1) as u32;
+                if let (Some(encoder), Some(lengths)) = (head.encoder, &mut batch.lengths) {
+                    (lengths[row], batch.positions[0][row]) = (ids.len() as u32, first as u32);
+                    let end = ids.iter().position(|id| *id == encoder.separator).map_or(ids.len(), |end| end + 1);
+                    if let Some(types) = &mut batch.types {
+                        types[first + end..first + ids.len()].fill(1);
+                    }
+                }
             }
             match example.answer {
                 Some(Answer::Class(class)) => batch.classes[n] = class as u32,
@@ -71,7 +83,7 @@ impl LabelledBatch {
             }
             batch.weights[n] = example.weight;
         }
-        if task == Task::Similar {
+        if head.has_orders() {
             let all = &batch.positions[0];
             batch.positions = (0..2).map(|order| all.iter().skip(order).step_by(2).copied().collect()).collect();
         }
@@ -81,6 +93,8 @@ impl LabelledBatch {
     /// Sets the inputs that scores are made from.
     pub fn set_inputs(&self, batch: &mut Batch) {
         batch.set("ids", &self.ids);
+        self.types.iter().for_each(|types| batch.set("types", types));
+        self.lengths.iter().for_each(|lengths| batch.set("lengths", lengths));
         self.positions.iter().zip(POSITIONS).for_each(|(positions, name)| batch.set(name, positions));
     }
 

@@ -9,10 +9,11 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::head::Head;
+use super::head::{Head, OfEncoder};
 use crate::data::labelled::Task;
 use crate::data::labelled::sequences::Special;
 use crate::data::labelled::target::Target;
+use crate::data::masking::EncoderTokens;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fail;
@@ -21,7 +22,6 @@ use crate::formats::adapter;
 use crate::formats::folder::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE, WeightType, Weights, write_weights};
 use crate::formats::source::ModelSource;
 use crate::models::config::Config;
-use crate::models::family::classifier;
 
 /// `task.json`: the task of the head, its labels and its input form.
 pub const TASK_FILE: &str = "task.json";
@@ -41,14 +41,17 @@ pub struct TaskFile {
     /// A token that does not count at the end of a text, where the model names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad: Option<u32>,
+    /// Of an encoder: the token behind each text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub separator: Option<u32>,
 }
 
 /// A model with a head, read but not on a device yet.
 pub struct Finetuned {
     pub config: Config,
     pub weights: Weights,
-    /// Shape (outputs, C) and values.
-    pub score: (Vec<usize>, Vec<f32>),
+    /// Names, shapes and values of the head's tensors: the weight (outputs, C), and its bias where it has one.
+    pub head: Vec<(&'static str, Vec<usize>, Vec<f32>)>,
     pub task: TaskFile,
     pub tokenizer: Tokenizer,
 }
@@ -56,7 +59,9 @@ pub struct Finetuned {
 impl TaskFile {
     /// The head for batches of one size, without dropout.
     pub fn head(&self, config: &Config, batch: usize) -> Head {
-        Head { task: self.task, target: self.target.clone(), width: config.width, batch, dropout: 0.0 }
+        let of = |separator| config.encoder.map(|encoder| OfEncoder { separator, types: encoder.token_types > 1 });
+        let encoder = self.separator.and_then(of);
+        Head { task: self.task, target: self.target.clone(), width: config.width, batch, dropout: 0.0, encoder }
     }
 
     /// Reads it, where a model has one.
@@ -92,17 +97,24 @@ pub fn save(
 pub fn config_json(config: &Config, task: &TaskFile, weights: WeightType) -> String {
     let text = config.to_json_for(weights.name());
     let mut object: Value = serde_json::from_str(&text).expect("our own JSON");
-    let classifier = object["architectures"][0].as_str().and_then(classifier);
-    let (Some(classifier), Task::Classify | Task::Entail) = (classifier, task.task) else { return text };
+    let [classifier, chooser] = match object["architectures"][0].as_str() {
+        Some(class) => config.family().classes_with_heads(class),
+        None => [None, None],
+    };
+    // A decoder's head on both orders of a pair is none of transformers'.
+    let one_sequence = task.separator.is_some() || matches!(task.task, Task::Classify | Task::Entail);
+    let class = if task.task == Task::Choose { chooser } else { classifier.filter(|_| one_sequence) };
+    let Some(classifier) = class else { return text };
     match (&task.target, task.special) {
         (Target::Labels(labels), Some(special)) => {
             object["id2label"] = labels.iter().enumerate().map(|(id, label)| (id.to_string(), json!(label))).collect();
             object["label2id"] = labels.iter().enumerate().map(|(id, label)| (label.clone(), json!(id))).collect();
             object["problem_type"] = "single_label_classification".into();
             // The head looks at the last token that is not padding: any but the one that comes last will do.
-            object["pad_token_id"] = special.start.into();
+            object["pad_token_id"] = task.pad.unwrap_or(special.start).into();
         }
-        (Target::Grade, None) => {
+        (Target::Choices(_), _) => object["pad_token_id"] = task.pad.into(),
+        (Target::Grade, _) => {
             (object["id2label"], object["label2id"]) = (json!({"0": "LABEL_0"}), json!({"LABEL_0": 0}));
             object["problem_type"] = "regression".into();
             object["pad_token_id"] = task.pad.into();
@@ -117,29 +129,31 @@ pub fn config_json(config: &Config, task: &TaskFile, weights: WeightType) -> Str
 pub fn open(source: &ModelSource) -> Result<Finetuned> {
     let (config, weights) = source.model()?;
     let tokenizer = source.tokenizer()?.for_model(config.vocab_size, &source.path(""))?;
-    let Some((shape, values)) = weights.score()? else {
-        let place = source.path("");
-        fail!(Input, "{} has no head (score.weight): fine-tune it first, with wgpt finetune", place.display());
+    let head = weights.head()?.into_iter().map(|(name, shape, values)| (name, shape.to_vec(), values.into_owned()));
+    let head: Vec<_> = head.collect();
+    let Some((_, shape, _)) = head.first() else {
+        let (place, name) = (source.path(""), config.family().task_heads()[0]);
+        fail!(Input, "{} has no head ({name}): fine-tune it first, with wgpt finetune", place.display());
     };
-    let score = (shape.to_vec(), values.into_owned());
     let task = match TaskFile::read(source)? {
         Some(task) => task,
-        None => foreign(source, &config, score.0[0])?,
+        None => foreign(source, &config, &tokenizer, shape[0])?,
     };
-    let wanted = task.head(&config, 1).dims();
-    if score.0 != wanted {
+    let (wanted, found) =
+        (task.head(&config, 1).parameters(), head.iter().map(|(name, shape, _)| (*name, shape.clone())));
+    if !found.clone().eq(wanted.clone()) {
         fail!(
             Input,
-            "{}: the head has shape {:?}, and its labels ask for {wanted:?}: the files do not belong together",
+            "{}: the head has {:?}, and its labels ask for {wanted:?}: the files do not belong together",
             source.path(WEIGHTS_FILE).display(),
-            score.0
+            found.collect::<Vec<_>>()
         );
     }
-    Ok(Finetuned { config, weights, score, task, tokenizer })
+    Ok(Finetuned { config, weights, head, task, tokenizer })
 }
 
 /// The target of a classifier of `transformers`, from its `config.json`.
-fn foreign(source: &ModelSource, config: &Config, outputs: usize) -> Result<TaskFile> {
+fn foreign(source: &ModelSource, config: &Config, tokenizer: &Tokenizer, outputs: usize) -> Result<TaskFile> {
     let text = source.text(CONFIG_FILE)?.unwrap_or_default();
     let object: Value = serde_json::from_str(&text).unwrap_or_default();
     let name = |id: usize| object["id2label"][id.to_string()].as_str().map_or(format!("LABEL_{id}"), str::to_string);
@@ -161,6 +175,7 @@ fn foreign(source: &ModelSource, config: &Config, outputs: usize) -> Result<Task
         target: if grades { Target::Grade } else { Target::Labels((0..outputs).map(name).collect()) },
         special: None,
         longest: config.context,
+        separator: config.encoder.and(EncoderTokens::of(tokenizer)).map(|tokens| tokens.separator),
         columns: BTreeMap::new(),
         pad: object["pad_token_id"].as_u64().and_then(|id| u32::try_from(id).ok()),
     })

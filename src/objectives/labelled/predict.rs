@@ -13,13 +13,13 @@ use crate::error::Result;
 use crate::executor::Executor;
 use crate::executor::programs::Programs;
 use crate::formats::upload::upload;
-use crate::models::config::SCORE;
 use crate::models::network::Network;
 
 impl Finetuned {
     pub fn encoder(&self) -> Encoder<'_> {
         let TaskFile { task, special, longest, pad, .. } = self.task;
-        Encoder { tokenizer: &self.tokenizer, task, special, longest, pad }
+        let is_encoder = self.config.encoder.is_some();
+        Encoder { tokenizer: &self.tokenizer, task, special, longest, pad, is_encoder }
     }
 
     /// Scores of items: loads at most `buckets` programs for their lengths, and the weights.
@@ -38,7 +38,7 @@ impl Finetuned {
             programs.get(executor, length, || graph(&network, &head, length))?;
         }
         upload(executor, &network, &self.weights)?;
-        executor.write_state(SCORE, &self.score.1)?;
+        self.head.iter().try_for_each(|(name, _, values)| executor.write_state(name, values))?;
         scores(executor, &mut programs, (&network, &head, &buckets), items)
     }
 

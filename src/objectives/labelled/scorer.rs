@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::evaluate::metrics::Metrics;
 use crate::executor::programs::Programs;
 use crate::executor::{Executor, Program};
-use crate::graph::{Graph, Shape, Step};
+use crate::graph::{Graph, Step};
 use crate::models::blocks::Model;
 use crate::models::network::Network;
 use crate::train::objective::Batch;
@@ -29,7 +29,7 @@ pub fn scores(
         let program = programs.get(executor, length, || graph(network, head, length))?;
         let members: Vec<&Item> = group.examples.iter().map(|&i| &items[i]).collect();
         batch.clear();
-        LabelledBatch::new(head.task, &members, head.batch, length).set_inputs(&mut batch);
+        LabelledBatch::new(head, &members, length).set_inputs(&mut batch);
         batch.write(executor, program)?;
         executor.run(program, 0, &Step::default())?;
         scores_of(executor, program, head, &group, &mut scores)?;
@@ -59,10 +59,9 @@ pub fn graph(network: &Network, head: &Head, length: usize) -> Graph {
     g
 }
 
-/// Adds the scores of a batch of sequences of one length: output `scores`, of inputs `ids` and `positions.N`.
+/// Adds the scores of a batch of sequences of one length: output `scores`, of the inputs of [`Head::hidden`] and `positions.N`.
 pub fn build(g: &mut Graph, model: &Model, head: &Head, length: usize) {
-    let ids = g.input("ids", Shape::u32(&[head.batch * head.sequences(), length]));
-    let x = model.hidden(g, ids);
+    let x = head.hidden(g, model, length);
     let scores = head.scores(g, model, x);
     g.output("scores", scores);
 }

@@ -9,7 +9,7 @@ use crate::executor::programs::Programs;
 use crate::fail;
 use crate::formats::upload::upload;
 use crate::graph::Graph;
-use crate::models::config::{Config, Dropout, SCORE};
+use crate::models::config::{Config, Dropout};
 use crate::models::network::Network;
 use crate::objectives::labelled::batch::Item;
 use crate::objectives::labelled::folder::Finetuned;
@@ -63,7 +63,9 @@ impl Rewards for ByModel {
             let graph = scorer::graph(&self.network, &self.head, self.buckets.0[0]);
             self.programs.get(executor, self.buckets.0[0], || graph)?;
             upload(executor, &self.network, &self.model.weights)?;
-            executor.write_state(&format!("{REWARD}{SCORE}"), &self.model.score.1)?;
+            for (name, _, values) in &self.model.head {
+                executor.write_state(&format!("{REWARD}{name}"), values)?;
+            }
         }
         let scores = scorer::scores(executor, &mut self.programs, (&self.network, &self.head, &self.buckets), &items)?;
         Ok(scores.into_iter().map(|scores| scores.first().copied()).collect())

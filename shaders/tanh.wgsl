@@ -1,0 +1,21 @@
+// tanh: y = tanh(x), elementwise. Reference: src/ops/tanh.rs
+//
+//   x, y (LEN)
+// use: index
+const LEN: u32 = 256u;
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = workgroup_index(id, count) * 256u + thread;
+    if i < LEN {
+        // Clamped: some drivers' tanh overflows to NaN, and tanh(15) is 1 in f32 anyway.
+        y[i] = tanh(clamp(x[i], -15.0, 15.0));
+    }
+}
