@@ -9,6 +9,7 @@ pub mod experts;
 pub mod family;
 pub mod gpt;
 pub mod gpt2;
+pub mod gpt_neo;
 pub mod initial;
 pub mod keys;
 pub mod known_keys;

@@ -149,7 +149,7 @@ impl Model<'_> {
 
     /// Attention (B, T, NH * HS) of whole sequences, or of one new position to the cache; qkv (B, T, q | k | v).
     pub(super) fn attention(&self, g: &mut Graph, qkv: Tensor, layer: usize, cache: CacheMode) -> Tensor {
-        let Config { heads, kv_heads, dropout, .. } = *self.config;
+        let Config { heads, kv_heads, dropout, attention_scale: scale, .. } = *self.config;
         let window = self.config.window.filter(|_| !self.config.full_layers.contains(&layer));
         if let CacheMode::Prefill { rows } | CacheMode::Decode { rows, .. } = cache {
             assert!(!self.compute.mixed, "caches and decoding are f32");
@@ -157,7 +157,8 @@ impl Model<'_> {
             let inputs = [qkv, kept].into_iter().chain(cache.positions()).collect::<Vec<_>>();
             let kept = g.apply(CacheAppend, &inputs);
             if let CacheMode::Decode { positions, .. } = cache {
-                return g.apply(AttentionCached { window, ..AttentionCached::default() }, &[qkv, kept, positions]);
+                return g
+                    .apply(AttentionCached { window, scale, ..AttentionCached::default() }, &[qkv, kept, positions]);
             }
         }
         let dropout = if self.training { dropout.attention } else { 0.0 };
@@ -168,7 +169,7 @@ impl Model<'_> {
             _ => (Mask::Causal { window }, None),
         };
         let inputs = [qkv].into_iter().chain(words).collect::<Vec<_>>();
-        g.apply(Attention { heads, kv_heads, mask, dropout, salt: salt(layer), ..Attention::default() }, &inputs)
+        g.apply(Attention { heads, kv_heads, mask, scale, dropout, salt: salt(layer), ..Attention::default() }, &inputs)
     }
 
     pub(super) fn cache(&self, g: &mut Graph, layer: usize, rows: usize) -> Tensor {

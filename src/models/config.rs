@@ -38,6 +38,8 @@ pub struct Config {
     pub feed_forward: FeedForward,
     /// Which of attention's projections have a bias: of q, k and v, and of the output.
     pub attention_bias: (bool, bool),
+    /// What attention's scores are multiplied by: 1 / sqrt(HS) if `None`.
+    pub attention_scale: Option<f32>,
     /// Whether each head of q and k is normalised.
     pub head_norm: bool,
     /// How many positions attention sees at most, the newest included; all before it if `None`.
@@ -201,6 +203,7 @@ impl Config {
             position: Position::Learned,
             feed_forward: FeedForward::Gelu(Form::Tanh),
             attention_bias: (true, true),
+            attention_scale: None,
             head_norm: false,
             window: None,
             full_layers: vec![],

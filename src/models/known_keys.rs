@@ -155,6 +155,30 @@ const OF_QWEN: Table = &[
     ("use_sliding_window", Elsewhere),
 ];
 
+const GPT_NEO: Table = &[
+    ("activation_function", Obeyed),
+    ("attention_dropout", Obeyed),
+    ("attention_layers", Elsewhere), // where there are no attention_types
+    ("attention_types", Obeyed),
+    ("classifier_dropout", Harmless), // training here has a dropout of its own
+    ("embed_dropout", Obeyed),
+    ("gradient_checkpointing", Harmless),
+    ("hidden_size", Obeyed),
+    ("intermediate_size", Obeyed),
+    ("is_decoder", Harmless), // attention is causal whatever it says
+    ("layer_norm_epsilon", Obeyed),
+    ("max_position_embeddings", Obeyed),
+    ("num_heads", Obeyed),
+    ("num_layers", Obeyed),
+    ("resid_dropout", Obeyed),
+    ("summary_activation", Harmless), // of another head
+    ("summary_first_dropout", Harmless),
+    ("summary_proj_to_labels", Harmless),
+    ("summary_type", Harmless),
+    ("summary_use_proj", Harmless),
+];
+const OF_GPT_NEO: Table = &[("window_size", Obeyed)];
+
 /// Keys of encoders.
 const BERT: Table = &[("is_decoder", Obeyed), ("max_position_embeddings", Obeyed)];
 const OF_BERT: Table = &[
@@ -189,6 +213,7 @@ pub fn tables(model_type: &str) -> [Table; 4] {
     let (family, own) = match model_type {
         "bert" | "roberta" => (BERT, OF_BERT),
         "distilbert" => (BERT, OF_DISTILBERT),
+        "gpt_neo" => (GPT_NEO, OF_GPT_NEO),
         "openai-gpt" => (GPT, OF_GPT),
         "llama" => (LLAMA, OF_LLAMA),
         "mistral" => (LLAMA, OF_MISTRAL),

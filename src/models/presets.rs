@@ -1,7 +1,7 @@
 //! Named model sizes.
 
 use super::config::Config;
-use super::{bert, gpt, llama};
+use super::{bert, gpt, gpt_neo, llama};
 use crate::error::Result;
 use crate::fail;
 use crate::files::one_line;
@@ -15,7 +15,7 @@ pub struct Preset {
 }
 
 /// The named sizes.
-pub const PRESETS: [Preset; 16] = [
+pub const PRESETS: [Preset; 24] = [
     Preset { name: "demo", config: || Config::new(256, 128, 4, 8, 64) },
     Preset { name: "char", config: || Config::new(256, 256, 6, 6, 384) },
     Preset { name: "gpt2", config: || Config::new(50257, 1024, 12, 12, 768) },
@@ -24,6 +24,14 @@ pub const PRESETS: [Preset; 16] = [
     Preset { name: "gpt2-xl", config: || Config::new(50257, 1024, 48, 25, 1600) },
     Preset { name: "gpt", config: gpt::gpt },
     Preset { name: "gpt-mini", config: gpt::mini },
+    Preset { name: "gpt3-125m", config: gpt_neo::small },
+    Preset { name: "gpt3-350m", config: gpt_neo::medium },
+    Preset { name: "gpt3-760m", config: gpt_neo::large },
+    Preset { name: "gpt3-1.3b", config: gpt_neo::xl },
+    Preset { name: "gpt3-2.7b", config: gpt_neo::b2_7 },
+    Preset { name: "gpt3-6.7b", config: gpt_neo::b6_7 },
+    Preset { name: "gpt3-13b", config: gpt_neo::b13 },
+    Preset { name: "gpt3-175b", config: gpt_neo::b175 },
     Preset { name: "llama-mini", config: llama::mini },
     Preset { name: "mixtral", config: llama::mixtral },
     Preset { name: "smollm2-135m", config: llama::smollm2_135m },

@@ -67,10 +67,17 @@ pub fn worst(got: &[f32], want: &[f32]) -> f32 {
 
 #[test]
 fn logits_of_every_folder_are_those_of_pytorch() {
-    for name in CASES {
-        let (config, weights) = open(&case(name));
-        let (ids, shape) = dump::<u32>(&case(name), "ids");
-        let (want, _) = dump::<f32>(&case(name), "logits");
+    logits_agree(&CASES.map(|name| (name, case(name))));
+}
+
+/// Folders by name.
+pub type Folders = [(&'static str, PathBuf)];
+
+pub fn logits_agree(folders: &Folders) {
+    for (name, folder) in folders {
+        let (config, weights) = open(folder);
+        let (ids, shape) = dump::<u32>(folder, "ids");
+        let (want, _) = dump::<f32>(folder, "logits");
         for (label, mut device) in devices() {
             let got = logits(device.as_mut(), &config, &weights, &ids, [shape[0], shape[1]]);
             let error = worst(&got, &want) / largest(&want);
@@ -83,11 +90,16 @@ fn logits_of_every_folder_are_those_of_pytorch() {
 
 #[test]
 fn loss_and_gradients_are_those_of_pytorch() {
+    gradients_agree(&["llama", "mixtral", "qwen3"].map(|name| (name, case(name))));
+}
+
+pub fn gradients_agree(folders: &Folders) {
     let optimizer = Optimizer { beta1: 0.9, beta2: 0.95, weight_decay: 0.1, max_norm: 0.0, ..Optimizer::default() };
-    for name in ["llama", "mixtral", "qwen3"] {
-        let (config, weights) = open(&case(name));
-        let (ids, shape) = dump::<u32>(&case(name), "ids");
-        let (targets, _) = dump::<u32>(&case(name), "targets");
+    for (name, folder) in folders {
+        let (config, weights) = open(folder);
+        let prefix = config.family().prefix();
+        let (ids, shape) = dump::<u32>(folder, "ids");
+        let (targets, _) = dump::<u32>(folder, "targets");
         for (label, mut device) in devices() {
             let network = Network::new(config.clone());
             let networks = std::slice::from_ref(&network);
@@ -102,7 +114,7 @@ fn loss_and_gradients_are_those_of_pytorch() {
             device.write(program, "ids", bytemuck::cast_slice(&ids)).unwrap();
             device.write(program, "targets", bytemuck::cast_slice(&targets)).unwrap();
             device.run(program, 0, &Step::default()).unwrap();
-            let (loss, want) = (device.read(program, "loss").unwrap(), dump::<f32>(&case(name), "loss").0);
+            let (loss, want) = (device.read(program, "loss").unwrap(), dump::<f32>(folder, "loss").0);
             assert!(worst(&loss, &want) <= 1e-6 * want[0], "{name} with {label}: loss {loss:?}, not {want:?}");
             for (parameter, dims) in config.parameters() {
                 let gradient = device.read_state(&format!("{parameter}.grad")).unwrap();
@@ -110,7 +122,7 @@ fn loss_and_gradients_are_those_of_pytorch() {
                 for (part, dims) in config.parts(&parameter, &dims) {
                     let (got, after) = rest.split_at(dims.iter().product());
                     rest = after;
-                    let (want, _) = dump::<f32>(&case(name), &format!("grad.model.{part}"));
+                    let (want, _) = dump::<f32>(folder, &format!("grad.{prefix}{part}"));
                     let error = worst(got, &want) / largest(&want);
                     println!("{name} with {label}: {part} {error:.1e} of its largest gradient off");
                     // f32 sums over 48 tokens, through two blocks and back.
@@ -123,10 +135,14 @@ fn loss_and_gradients_are_those_of_pytorch() {
 
 #[test]
 fn greedy_text_through_the_cache_is_that_of_transformers() {
-    for name in CASES {
-        let (config, weights) = open(&case(name));
-        let (ids, shape) = dump::<u32>(&case(name), "ids");
-        let (want, wanted) = dump::<u32>(&case(name), "greedy");
+    greedy_agrees(&CASES.map(|name| (name, case(name))));
+}
+
+pub fn greedy_agrees(folders: &Folders) {
+    for (name, folder) in folders {
+        let (config, weights) = open(folder);
+        let (ids, shape) = dump::<u32>(folder, "ids");
+        let (want, wanted) = dump::<u32>(folder, "greedy");
         for family in [AdapterKind::Software, AdapterKind::Gpu] {
             let mut device = Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap();
             let network = Network::new(config.clone());

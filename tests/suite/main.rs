@@ -26,6 +26,7 @@ mod generate;
 mod gguf;
 mod gpt;
 mod gpt2;
+mod gpt_neo;
 mod grpo;
 #[cfg(feature = "hub")]
 mod hub;

@@ -26,6 +26,8 @@ fn small(model_type: &str) -> Map<String, Value> {
         }
         "bert" | "roberta" => json!({"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2,
             "max_position_embeddings": 32, "intermediate_size": 24}),
+        "gpt_neo" => json!({"hidden_size": 16, "num_heads": 2, "num_layers": 2, "max_position_embeddings": 32,
+            "attention_types": [[["global", "local"], 1]]}),
         "gpt2" | "openai-gpt" => json!({"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 32}),
         _ => json!({"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 32,
             "intermediate_size": 24, "num_key_value_heads": 1, "head_dim": 8}),
@@ -51,7 +53,8 @@ fn changed(key: &str, value: &Value) -> Value {
         ("rope_parameters", _) => json!({"rope_theta": 20_000.0, "rope_type": "default"}),
         ("layer_types", _) => json!(["linear_attention", "linear_attention"]),
         ("num_key_value_heads", _) => json!(2),
-        ("num_attention_heads" | "n_head" | "n_heads", _) => json!(4),
+        ("num_attention_heads" | "n_head" | "n_heads" | "num_heads", _) => json!(4),
+        ("attention_types", _) => json!([[["global"], 2]]),
         ("dim", _) => json!(24),
         ("head_dim", _) => json!(4),
         ("sliding_window", _) => json!(7),

@@ -21,7 +21,7 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
     let body = body(keys, "GPT-2")?;
     let config = Config {
         inner: keys.whole("n_inner", 1..=MOST_INNER)?.unwrap_or(body.inner),
-        feed_forward: FeedForward::Gelu(activation(keys)?),
+        feed_forward: FeedForward::Gelu(activation_named(keys, "activation_function")?),
         ..body
     };
     // `reorder_and_upcast_attn` only changes where halves are rounded, and everything here is f32.
@@ -134,7 +134,7 @@ pub(super) fn is_ablation(config: &Config) -> bool {
 }
 
 /// Hugging Face's name for `activation_function`.
-fn name(form: Form) -> &'static str {
+pub(in crate::models) fn name(form: Form) -> &'static str {
     match form {
         Form::Tanh => "gelu_new",
         Form::Erf => "gelu",
@@ -195,14 +195,14 @@ pub(in crate::models) struct ConfigJson {
 }
 
 /// The names that mean the same function of real numbers as one of ours.
-fn activation(keys: &Keys) -> Found<Form> {
-    match keys.get("activation_function").map(|value| value.as_str().unwrap_or("")) {
+pub(in crate::models) fn activation_named(keys: &Keys, key: &str) -> Found<Form> {
+    match keys.get(key).map(|value| value.as_str().unwrap_or("")) {
         None | Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" | "gelu_accurate") => {
             Ok(Form::Tanh)
         }
         Some("gelu" | "gelu_python") => Ok(Form::Erf),
         Some(other) => Err(format!(
-            "activation_function {:?} is not supported; use gelu_new (or its equals gelu_pytorch_tanh, gelu_fast) or gelu",
+            "{key} {:?} is not supported; use gelu_new (or its equals gelu_pytorch_tanh, gelu_fast) or gelu",
             one_line(other)
         )),
     }
