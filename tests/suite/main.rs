@@ -70,3 +70,4 @@ mod tokenizer;
 mod training;
 mod trl;
 mod tuning;
+mod word_piece;
