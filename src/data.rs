@@ -23,6 +23,7 @@ pub mod rankings;
 mod shard_writer;
 pub mod shards;
 pub mod source;
+pub mod tagged;
 pub mod tokenizer;
 pub mod tokenizer_training;
 pub mod tokens;

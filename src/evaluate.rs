@@ -5,6 +5,7 @@
 
 pub mod choose;
 pub mod cloze;
+pub mod entities;
 pub mod metrics;
 pub mod prompt;
 pub mod scorer;

@@ -62,6 +62,7 @@ mod stop;
 mod story;
 mod streams;
 mod sweep;
+mod tagged;
 mod tasks;
 mod together;
 mod token_ids;
