@@ -1,5 +1,6 @@
 //! Data: the built-in corpus, files of text or tokens, tokenizers, and batches.
 
+pub mod answers;
 pub mod batches;
 pub mod buckets;
 pub mod chat_template;

@@ -9,6 +9,8 @@ pub mod entities;
 pub mod metrics;
 pub mod prompt;
 pub mod scorer;
+pub mod spans;
+pub mod squad;
 pub mod stride;
 
 use crate::error::Result;

@@ -1,6 +1,7 @@
 //! One binary with all integration tests. They need a Vulkan, Metal or DX12 adapter (a software one will do) and fail
 //! without one.
 
+mod answers;
 mod attention_masks;
 mod beam;
 mod checkpoint;
