@@ -61,6 +61,7 @@ mod sizes;
 mod sources;
 mod stop;
 mod story;
+mod story_spans;
 mod streams;
 mod sweep;
 mod tagged;
