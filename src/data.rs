@@ -1,5 +1,6 @@
 //! Data: the built-in corpus, files of text or tokens, tokenizers, and batches.
 
+pub mod answers;
 pub mod batches;
 pub mod buckets;
 pub mod chat_template;
@@ -24,6 +25,7 @@ pub mod rankings;
 mod shard_writer;
 pub mod shards;
 pub mod source;
+pub mod tagged;
 pub mod tokenizer;
 pub mod tokenizer_training;
 pub mod tokens;

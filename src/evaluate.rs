@@ -6,9 +6,12 @@
 pub mod choose;
 pub mod cloze;
 pub mod embed;
+pub mod entities;
 pub mod metrics;
 pub mod prompt;
 pub mod scorer;
+pub mod spans;
+pub mod squad;
 pub mod stride;
 
 use crate::error::Result;

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use wgpt::data::chat_template::{ASSISTANT, USER};
 use wgpt::data::corpora::dialogues::dialogues;
 use wgpt::data::corpora::preferences::{self, Preference};
-use wgpt::data::corpora::tasks::{self, Split};
+use wgpt::data::corpora::tasks::{self, Split, spans};
 use wgpt::data::labelled::{Task, write};
 use wgpt::data::prepare::{Part, Preparation, Validation};
 use wgpt::data::source::{Extensions, Source};
 use wgpt::data::tokenizer::Tokenizer;
+use wgpt::data::{answers, tagged};
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::files::write_bytes;
@@ -144,11 +145,13 @@ impl Prepare {
 #[derive(clap::Args)]
 pub struct Examples {
     /// classify (does the story end happily?), entail (does the hypothesis follow?), similar (the same in other words?) or
-    /// choose (which passage goes on with the story?); dialogue (questions about a passage, and answers); or preference (such questions
-    /// with a common answer and the best one, and two of which one is better)
+    /// choose (which passage goes on with the story?); tag (names and places of a story); answer (where somebody or something was, a span
+    /// of two stories); dialogue (questions about a passage, and answers); or preference (such questions with a common answer and the best
+    /// one, and two of which one is better)
     #[arg(value_name = "NAME", value_parser = BuiltIn::named)]
     task: BuiltIn,
-    /// File to write: .jsonl, .csv or .tsv; .jsonl for dialogues and preferences
+    /// File to write: .jsonl, .csv or .tsv; .jsonl or CoNLL's lines for tags; .json (SQuAD's) or .jsonl for answers; .jsonl for dialogues
+    /// and preferences
     #[arg(long)]
     out: PathBuf,
     /// Examples to write
@@ -173,6 +176,16 @@ impl Examples {
                 let examples = tasks::examples(task, self.split, self.seed.into(), self.count);
                 write(&self.out, &task.form(), &examples)?;
                 (task.name(), examples.len())
+            }
+            BuiltIn::Tag => {
+                let sentences = spans::sentences(self.split, self.seed.into(), self.count);
+                tagged::write(&self.out, &tagged::Form::default(), &sentences)?;
+                (TAG, sentences.len())
+            }
+            BuiltIn::Answer => {
+                let questions = spans::questions(self.split, self.seed.into(), self.count);
+                answers::write(&self.out, &answers::Form::default(), &questions)?;
+                (ANSWER, questions.len())
             }
             BuiltIn::Dialogue => {
                 let rows = dialogues(self.split, self.seed.into(), self.count);
@@ -214,10 +227,14 @@ fn preference((question, mut random): (preferences::Question, Pcg64)) -> Value {
 #[derive(Clone, Copy)]
 enum BuiltIn {
     Labelled(Task),
+    Tag,
+    Answer,
     Dialogue,
     Preference,
 }
 
+const TAG: &str = "tag";
+const ANSWER: &str = "answer";
 const DIALOGUE: &str = "dialogue";
 const PREFERENCE: &str = "preference";
 
@@ -226,7 +243,18 @@ impl BuiltIn {
         match name {
             DIALOGUE => Ok(BuiltIn::Dialogue),
             PREFERENCE => Ok(BuiltIn::Preference),
-            _ => Task::named(name).map(BuiltIn::Labelled),
+            TAG => Ok(BuiltIn::Tag),
+            ANSWER => Ok(BuiltIn::Answer),
+            _ => match Task::ALL.into_iter().find(|task| task.name() == name) {
+                Some(task) => Ok(BuiltIn::Labelled(task)),
+                None => {
+                    let labelled = Task::ALL.map(Task::name).join(", ");
+                    fail!(
+                        Usage,
+                        "there is no built-in task {name}; there are {labelled}, {TAG}, {ANSWER}, {DIALOGUE}, {PREFERENCE}"
+                    )
+                }
+            },
         }
     }
 }

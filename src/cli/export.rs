@@ -69,7 +69,7 @@ impl Dtype {
 
 const SETTINGS_FILE: &str = "tokenizer_config.json";
 /// Files that a folder may have beside its weights, copied as they are.
-const BESIDE: [&str; 4] = [TOKENIZER_FILE, SETTINGS_FILE, "vocab.json", "merges.txt"];
+const BESIDE: [&str; 5] = [TOKENIZER_FILE, SETTINGS_FILE, "vocab.json", "merges.txt", "vocab.txt"];
 
 impl Export {
     pub fn run(&self, global: &Global) -> Result<()> {

@@ -249,7 +249,8 @@ fn base_tokenizer(
 ) -> Result<Option<Tokenizer>> {
     let dir = &source.path("");
     // Models trained on token ids have an empty tokenizer.json.
-    let has_own = source.bytes(FILE_NAME)?.is_some_and(|json| !json.is_empty()) || source.has("vocab.json");
+    let has_own = source.bytes(FILE_NAME)?.is_some_and(|json| !json.is_empty())
+        || ["vocab.json", "vocab.txt"].iter().any(|file| source.has(file));
     let own = if has_own { Some(source.tokenizer()?) } else { None };
     let tokenizer = match (own, named) {
         (None, None) => return source.tokenizer().map(Some), // the error names the missing files

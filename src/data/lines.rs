@@ -47,8 +47,7 @@ fn lines<T: DeserializeOwned>(
     row: Row,
     refused: &dyn Fn(usize, &str) -> Error,
 ) -> Result<Vec<(usize, T)>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(&format!("read the {}", row.many), path))?;
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
+    let text = text(path, row.many)?;
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let read = |(line, text): (usize, &str)| match serde_json::from_str(text) {
         Ok(value) => Ok((line, value)),
@@ -59,6 +58,20 @@ fn lines<T: DeserializeOwned>(
         }
     };
     lines.map(read).collect()
+}
+
+/// The text of a file of `many` rows, without a byte order mark; an error names the first line that is not UTF-8.
+pub fn text(path: &Path, many: &str) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(Error::io(&format!("read the {many}"), path))?;
+    let mut text = String::from_utf8(bytes).map_err(|cause| {
+        let valid = &cause.as_bytes()[..cause.utf8_error().valid_up_to()];
+        let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+        Error::Input(format!("line {line} of {} is not UTF-8 text; convert the file", path.display()))
+    })?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len());
+    }
+    Ok(text)
 }
 
 /// The name of a line, or of a row, in errors.

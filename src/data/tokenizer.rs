@@ -2,7 +2,7 @@
 //!
 //! - `char`: one id per character, the sorted set of characters of a text (as nanoGPT's `shakespeare_char`).
 //! - `bytes`: one id per byte; the id is the byte's value, so the vocabulary is 256 and any text can be encoded.
-//! - a Hugging Face `tokenizer.json` file, or GPT-2's `vocab.json` and `merges.txt`, run by the `tokenizers` crate.
+//! - a Hugging Face `tokenizer.json` file, GPT-2's `vocab.json` and `merges.txt`, or BERT's `vocab.txt`, run by the `tokenizers` crate.
 //!
 //! All three are saved as a `tokenizer.json` that the Hugging Face libraries load and that gives the same ids there:
 //! `char` as a WordLevel model over single characters, `bytes` as a byte-level BPE model without merges (GPT-2's
@@ -11,11 +11,13 @@
 mod beside;
 mod frame;
 mod open;
+mod pieces;
 mod stream;
 
 use beside::Beside;
 pub use beside::{FILES as BESIDE_FILES, KEYS as SETTINGS_KEYS};
 pub use frame::Marks;
+pub use pieces::{Filled, Frame, Piece};
 pub use stream::TextStream;
 
 use std::{borrow::Cow, collections::HashMap, path::Path};

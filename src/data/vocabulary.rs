@@ -1,5 +1,9 @@
-//! Older tokenizer files, `vocab.json` and `merges.txt`: made into the content of a `tokenizer.json`. How a text is split is not
-//! in them; it follows from the tokenizer's class, which `tokenizer_config.json` or else the model's type names.
+//! Older tokenizer files, `vocab.json` with `merges.txt`, or `vocab.txt`: made into the content of a `tokenizer.json`. How a text is
+//! split is not in them; it follows from the tokenizer's class, which `tokenizer_config.json` or else the model's type names.
+
+mod word_piece;
+
+pub use word_piece::{TEXT_FILE, word_piece_json};
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,10 +21,16 @@ pub const SETTINGS_FILE: &str = "tokenizer_config.json";
 /// Where the model's type stands.
 pub const MODEL_FILE: &str = "config.json";
 
-/// The contents of the files; all but the first two may be missing.
+/// The contents of the files.
 pub struct Files<'a> {
     pub vocabulary: &'a [u8],
     pub merges: &'a [u8],
+    pub beside: Beside<'a>,
+}
+
+/// The files beside a vocabulary, where they are there.
+#[derive(Clone, Copy)]
+pub struct Beside<'a> {
     pub added: Option<&'a [u8]>,
     pub settings: Option<&'a [u8]>,
     pub model: Option<&'a [u8]>,
@@ -42,8 +52,8 @@ const QWEN2: &str =
 /// `OpenAIGPTTokenizer`. Others are refused by name.
 pub fn tokenizer_json(files: &Files) -> Result<Vec<u8>, String> {
     let vocabulary: HashMap<String, u32> = parse(VOCABULARY_FILE, files.vocabulary)?;
-    let settings: Value = files.settings.map_or(Ok(Value::Null), |bytes| parse(SETTINGS_FILE, bytes))?;
-    let class = class(files, &settings)?;
+    let settings = files.beside.parsed_settings()?;
+    let class = class(&files.beside, &settings)?;
     let prefix_space = settings["add_prefix_space"].as_bool().unwrap_or(false);
     let byte_level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": true, "use_regex": regex});
     let (normalizer, pre_tokenizer, decoder, suffix) = match class {
@@ -63,9 +73,11 @@ pub fn tokenizer_json(files: &Files) -> Result<Vec<u8>, String> {
     let unknown =
         if class == Class::Gpt { named(&settings, "unk_token").unwrap_or("<unk>".into()) } else { String::new() };
     let unknown = Some(unknown).filter(|unknown| vocabulary.contains_key(unknown) && class == Class::Gpt);
+    let roles = ["bos_token", "eos_token", "pad_token", "unk_token"].map(|role| named(&settings, role));
+    let special = roles.into_iter().flatten().chain([END_OF_TEXT.to_string()]).collect();
     let tokenizer = json!({
         "version": "1.0",
-        "added_tokens": added_tokens(&vocabulary, files, &settings)?,
+        "added_tokens": added_tokens((VOCABULARY_FILE, &vocabulary), &files.beside, &settings, special)?,
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
         "decoder": decoder,
@@ -82,10 +94,9 @@ pub fn tokenizer_json(files: &Files) -> Result<Vec<u8>, String> {
 }
 
 /// The class of the tokenizer, as `transformers` finds it.
-fn class(files: &Files, settings: &Value) -> Result<Class, String> {
-    let model: Value = files.model.and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
-    let named = settings["tokenizer_class"].as_str().map(|name| name.strip_suffix("Fast").unwrap_or(name));
-    match (named, model["model_type"].as_str()) {
+fn class(beside: &Beside, settings: &Value) -> Result<Class, String> {
+    let model_type = beside.model_type();
+    match (class_name(settings), model_type.as_deref()) {
         (Some("GPT2Tokenizer"), _) => Ok(Class::Gpt2),
         (Some("Qwen2Tokenizer"), _) => Ok(Class::Qwen2),
         (Some("OpenAIGPTTokenizer"), _) => Ok(Class::Gpt),
@@ -100,6 +111,22 @@ fn class(files: &Files, settings: &Value) -> Result<Class, String> {
     }
 }
 
+/// The class that the settings name.
+fn class_name(settings: &Value) -> Option<&str> {
+    settings["tokenizer_class"].as_str().map(|name| name.strip_suffix("Fast").unwrap_or(name))
+}
+
+impl Beside<'_> {
+    fn parsed_settings(&self) -> Result<Value, String> {
+        self.settings.map_or(Ok(Value::Null), |bytes| parse(SETTINGS_FILE, bytes))
+    }
+
+    fn model_type(&self) -> Option<String> {
+        let model: Value = serde_json::from_slice(self.model?).ok()?;
+        model["model_type"].as_str().map(str::to_string)
+    }
+}
+
 /// A special token of the settings, which is a text or an object.
 fn named(settings: &Value, role: &str) -> Option<String> {
     let token = &settings[role];
@@ -107,15 +134,18 @@ fn named(settings: &Value, role: &str) -> Option<String> {
 }
 
 /// Tokens that are found in a text before it is split: those that the settings describe, those that were added behind the
-/// vocabulary, and those of the vocabulary that the settings name, such as the end of a text.
-fn added_tokens(vocabulary: &HashMap<String, u32>, files: &Files, settings: &Value) -> Result<Vec<Value>, String> {
-    let added: HashMap<String, u32> = files.added.map_or(Ok(HashMap::new()), |bytes| parse(ADDED_FILE, bytes))?;
+/// vocabulary of `file`, and the `special` ones, such as the end of a text, and further ones of the settings, where they have an id.
+fn added_tokens(
+    (file, vocabulary): (&str, &HashMap<String, u32>),
+    beside: &Beside,
+    settings: &Value,
+    mut special: Vec<String>,
+) -> Result<Vec<Value>, String> {
+    let added: HashMap<String, u32> = beside.added.map_or(Ok(HashMap::new()), |bytes| parse(ADDED_FILE, bytes))?;
     let entry = |id: u32, token: &str, special: bool| {
         json!({"id": id, "content": token, "special": special, "normalized": !special,
             "single_word": false, "lstrip": false, "rstrip": false})
     };
-    let roles = ["bos_token", "eos_token", "pad_token", "unk_token"].map(|role| named(settings, role));
-    let mut special: Vec<String> = roles.into_iter().flatten().chain([END_OF_TEXT.to_string()]).collect();
     let further = settings["additional_special_tokens"].as_array().cloned().unwrap_or_default();
     special.extend(further.iter().filter_map(|token| token.as_str().map(str::to_string)));
     let mut entries: BTreeMap<u32, Value> = BTreeMap::new();
@@ -142,7 +172,7 @@ fn added_tokens(vocabulary: &HashMap<String, u32>, files: &Files, settings: &Val
         let token = entry["content"].as_str().unwrap_or_default();
         match vocabulary.get(token) {
             Some(&known) if known == id => {}
-            Some(known) => return Err(format!("{token:?} has the id {id}, but {known} in {VOCABULARY_FILE}")),
+            Some(known) => return Err(format!("{token:?} has the id {id}, but {known} in {file}")),
             None if id == next => next += 1,
             None => {
                 let place = format!("{ADDED_FILE}, or added_tokens_decoder of {SETTINGS_FILE}");

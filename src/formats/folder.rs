@@ -28,7 +28,7 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// Whether a file belongs to a model, so that a new model in its folder replaces it.
 pub fn is_model_file(name: &str) -> bool {
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 15] = [
         ADAPTER_CONFIG_FILE,
         ADAPTER_FILE,
         CONFIG_FILE,
@@ -41,6 +41,7 @@ pub fn is_model_file(name: &str) -> bool {
         "added_tokens.json",
         "vocab.json",
         "merges.txt",
+        "vocab.txt",
         "chat_template.jinja",
         "task.json",
     ];

@@ -20,15 +20,16 @@ use client::Client;
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-const TOKENIZERS: [&str; 2] = ["tokenizer.json", "vocab.json"];
+const TOKENIZERS: [&str; 3] = ["tokenizer.json", "vocab.json", "vocab.txt"];
 /// Fetched where the model has them.
-const OPTIONAL: [&str; 6] = [
+const OPTIONAL: [&str; 7] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
 ];
 
 /// Told of every file that is downloaded.

@@ -142,7 +142,7 @@ impl ModelSource {
         Ok(model.chain(adapter).collect())
     }
 
-    /// `tokenizer.json`, or else `vocab.json` and `merges.txt`.
+    /// `tokenizer.json`, or else `vocab.json` and `merges.txt`, or else `vocab.txt`.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Tokenizer::from_model(&|file| self.bytes(file), &self.path(""))
     }

@@ -1,6 +1,7 @@
 //! One binary with all integration tests. They need a Vulkan, Metal or DX12 adapter (a software one will do) and fail
 //! without one.
 
+mod answers;
 mod attention_masks;
 mod beam;
 mod bert;
@@ -63,8 +64,10 @@ mod sizes;
 mod sources;
 mod stop;
 mod story;
+mod story_spans;
 mod streams;
 mod sweep;
+mod tagged;
 mod tasks;
 mod together;
 mod token_ids;
@@ -73,3 +76,4 @@ mod tokenizer;
 mod training;
 mod trl;
 mod tuning;
+mod word_piece;

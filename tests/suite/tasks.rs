@@ -3,8 +3,9 @@
 use crate::cli::{Place, error, has, stderr};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use wgpt::data::corpora::story;
-use wgpt::data::corpora::tasks::{MOST_CHARACTERS, Split, examples};
+use wgpt::data::corpora::tasks::{MOST_CHARACTERS, Split, examples, spans};
 use wgpt::data::labelled::{Example, Task, read};
+use wgpt::data::{answers, tagged};
 
 /// What belongs together: a need, its gift and the gift's use; a toy, how it gets away and how it is caught.
 const TOGETHER: [[&str; 3]; 8] = [
@@ -262,6 +263,28 @@ fn the_command_writes_the_librarys_examples() {
     for wrong in ["data task nonsense --out a.csv", "data task classify --out a.csv --split half"] {
         has(&error(&place.wgpt(wrong), 2), &["there are"]);
     }
+}
+
+#[test]
+fn the_command_writes_tagged_stories_and_questions_in_every_format_that_is_read() {
+    let place = Place::new();
+    let run = |task: &str, file: &str| {
+        let output = place.wgpt(&format!("data task {task} --out {file} --count 9 --seed 4 --split validation"));
+        has(&stderr(&output), &[&format!("9 validation examples of the task {task} are in {file}")]);
+        place.path(file)
+    };
+    for file in ["a.conll", "a.jsonl"] {
+        let mut got = tagged::read(&run("tag", file), &tagged::Form::default(), true).unwrap();
+        got.iter_mut().for_each(|sentence| sentence.line = 0);
+        assert_eq!(got, spans::sentences(Split::Validation, 4, 9), "{file}");
+    }
+    for file in ["b.json", "b.jsonl"] {
+        let got = answers::read(&run("answer", file), &answers::Form::default(), true).unwrap();
+        assert_eq!(got, spans::questions(Split::Validation, 4, 9), "{file}");
+    }
+    has(&error(&place.wgpt("data task tag --out a.csv"), 2), &["a.csv", ".jsonl"]);
+    has(&error(&place.wgpt("data task answer --out a.txt"), 2), &["a.txt", ".json"]);
+    has(&error(&place.wgpt("data task nonsense --out a.csv"), 2), &["nonsense", "choose, tag, answer, dialogue"]);
 }
 
 /// One file serves supervised fine-tuning, reward models, preference optimisation and policies.

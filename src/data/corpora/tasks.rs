@@ -17,6 +17,7 @@
 //! The characters are those of the stories. A text is at most [`MOST_CHARACTERS`] long.
 
 mod plots;
+pub mod spans;
 
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{Rng, SeedableRng};

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Column, Example, Form, Format, format};
 use crate::{
-    data::{chat_template::Message, pieces::BYTE_ORDER_MARK},
+    data::{chat_template::Message, lines, pieces::BYTE_ORDER_MARK},
     error::{Error, Result},
     fail,
     files::one_line,
@@ -27,17 +27,12 @@ pub fn read_rendered(path: &Path, form: &Form, render: Option<&Render>) -> Resul
 
 fn read_file(path: &Path, form: &Form, labels: bool, render: Option<&Render>) -> Result<Vec<Example>> {
     let format = format(path)?;
-    let bytes = std::fs::read(path).map_err(Error::io("read the examples", path))?;
-    let text = std::str::from_utf8(&bytes).map_err(|cause| {
-        let line = 1 + newlines(&bytes[..cause.valid_up_to()]);
-        Error::Input(format!("line {line} of {} is not UTF-8 text; convert the file", path.display()))
-    })?;
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    let text = lines::text(path, "examples")?;
     let reader = Reader { path, form, labels, render };
     let examples = match format {
-        Format::Lines => reader.objects(text)?,
-        Format::Commas => reader.table(text, b',')?,
-        Format::Tabs => reader.table(text, b'\t')?,
+        Format::Lines => reader.objects(&text)?,
+        Format::Commas => reader.table(&text, b',')?,
+        Format::Tabs => reader.table(&text, b'\t')?,
     };
     if examples.is_empty() {
         fail!(Input, "{} has no examples in it", path.display());

@@ -168,6 +168,15 @@ impl Beside {
         token.as_str().or(token["content"].as_str()).map(str::to_string)
     }
 
+    /// The roles of special tokens that its files name, such as `cls_token`.
+    pub fn roles(&self) -> Map<String, Value> {
+        let file = self.files.iter().find(|(name, _)| *name == SPECIAL_TOKENS_FILE);
+        let mut roles: Map<String, Value> =
+            file.and_then(|(_, bytes)| serde_json::from_slice(bytes).ok()).unwrap_or_default();
+        roles.extend(self.settings.clone().unwrap_or_default());
+        roles
+    }
+
     /// Writes all files. Those of a tokenizer that was there before and that this one does not have are removed: they would
     /// contradict it.
     pub fn write(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {

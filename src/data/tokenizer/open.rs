@@ -17,7 +17,7 @@ use super::beside::Beside;
 use super::{END_OF_TEXT, FILE_NAME, Kind, ReadFile, Tokenizer, byte_alphabet, invalid, one_line};
 use crate::data::guard::caught;
 use crate::data::source::Source;
-use crate::data::vocabulary::{self, ADDED_FILE, MERGES_FILE, MODEL_FILE, SETTINGS_FILE, VOCABULARY_FILE};
+use crate::data::vocabulary::{self, ADDED_FILE, MERGES_FILE, MODEL_FILE, SETTINGS_FILE, TEXT_FILE, VOCABULARY_FILE};
 use crate::error::{Error, Result};
 use crate::{fail, files};
 
@@ -75,22 +75,29 @@ impl Tokenizer {
     }
 
     /// The tokenizer of a model whose files `read` gives, if they are there: `tokenizer.json`, or else `vocab.json` and
-    /// `merges.txt`. Errors say that they are in `place`.
+    /// `merges.txt`, or else BERT's `vocab.txt`. Errors say that they are in `place`.
     pub fn from_model(read: &ReadFile, place: &Path) -> Result<Tokenizer> {
         let beside = Beside::read(read, place)?;
         if let Some(json) = read(FILE_NAME)? {
             let tokenizer = Tokenizer::from_file(json.into_owned(), &place.join(FILE_NAME))?;
             return Ok(Tokenizer { beside, ..tokenizer });
         }
-        let (Some(vocabulary), Some(merges)) = (read(VOCABULARY_FILE)?, read(MERGES_FILE)?) else {
-            let wanted = format!("no {FILE_NAME}, nor {VOCABULARY_FILE} with {MERGES_FILE}");
-            let remedy = "copy it from where the model is from";
-            fail!(Input, "there is no tokenizer at {} ({wanted}); {remedy}", place.display());
-        };
         let (added, settings, model) = (read(ADDED_FILE)?, read(SETTINGS_FILE)?, read(MODEL_FILE)?);
         let (added, settings, model) = (added.as_deref(), settings.as_deref(), model.as_deref());
-        let files = vocabulary::Files { vocabulary: &vocabulary, merges: &merges, added, settings, model };
-        let tokenizer = vocabulary::tokenizer_json(&files).and_then(Tokenizer::from_json).map_err(|reason| {
+        let files = vocabulary::Beside { added, settings, model };
+        let json = match (read(VOCABULARY_FILE)?, read(MERGES_FILE)?, read(TEXT_FILE)?) {
+            (Some(vocabulary), Some(merges), _) => {
+                let (vocabulary, merges) = (&vocabulary, &merges);
+                vocabulary::tokenizer_json(&vocabulary::Files { vocabulary, merges, beside: files })
+            }
+            (_, _, Some(words)) => vocabulary::word_piece_json(&words, &files, &beside.roles()),
+            _ => {
+                let wanted = format!("no {FILE_NAME}, nor {VOCABULARY_FILE} with {MERGES_FILE}, nor {TEXT_FILE}");
+                let remedy = "copy it from where the model is from";
+                fail!(Input, "there is no tokenizer at {} ({wanted}); {remedy}", place.display());
+            }
+        };
+        let tokenizer = json.and_then(Tokenizer::from_json).map_err(|reason| {
             let remedy = "copy the tokenizer's files again";
             Error::Input(format!("{} has no usable tokenizer: {}; {remedy}", place.display(), files::one_line(&reason)))
         })?;

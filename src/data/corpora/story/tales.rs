@@ -100,7 +100,7 @@ pub static LOSS: Scene = Scene {
     next: &[(1, &FINDING)],
 };
 
-static FINDING: Scene = Scene {
+pub static FINDING: Scene = Scene {
     settles: &["animal"],
     wordings: &[(3, "A {animal} found it {spot}."), (2, "{He} asked a {animal} for help, and it looked {spot}.")],
     next: &[(1, &GIVING_BACK)],
