@@ -1,6 +1,8 @@
 //! The objectives of runs, one file each.
 
+pub mod answer;
 pub mod dpo;
+mod encoded;
 pub mod grpo;
 pub mod kto;
 pub mod labelled;
@@ -15,6 +17,7 @@ pub mod rewards;
 pub mod rollouts;
 mod rows;
 pub mod sft;
+pub mod tag;
 
 use crate::models::config::Config;
 use crate::train::objective::Objective;

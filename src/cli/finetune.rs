@@ -1,6 +1,7 @@
 //! `wgpt finetune`: trains a pre-trained model with a head on labelled data.
 
 pub mod options;
+pub mod tokens;
 
 use super::Global;
 use super::examples::{ExampleFiles, check_validation};
@@ -11,6 +12,7 @@ use options::{Columns, TaskOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use tokens::{Answers, Tags};
 use wgpt::data::buckets::epoch_len;
 use wgpt::data::labelled::sequences::{Encoder, Special};
 use wgpt::data::labelled::target::{Target, form};
@@ -21,6 +23,7 @@ use wgpt::error::Result;
 use wgpt::evaluate::metrics::Measure;
 use wgpt::fail;
 use wgpt::models::config::{Config, Heads};
+use wgpt::objectives;
 use wgpt::objectives::labelled::batch::Item;
 use wgpt::objectives::labelled::class_weights::ClassWeights;
 use wgpt::objectives::labelled::folder::TaskFile;
@@ -36,10 +39,11 @@ pub struct Finetune {
     /// Folder for the fine-tuned model; its checkpoints and log go to training/ in it
     #[arg(long)]
     out: PathBuf,
-    /// The task: classify, entail, similar or choose
-    #[arg(long, value_parser = task_named, required_unless_present = "resume")]
-    task: Option<Task>,
-    /// Labelled training data: .jsonl, .csv or .tsv with named columns
+    /// The task: classify, entail, similar or choose; or tag or answer, of an encoder
+    #[arg(long, value_parser = kind_named, required_unless_present = "resume")]
+    task: Option<Kind>,
+    /// Labelled training data: .jsonl, .csv or .tsv with named columns; of tag .jsonl, or CoNLL's words and tags; of answer .jsonl,
+    /// or SQuAD's .json
     #[arg(long, required_unless_present = "resume", help_heading = "Data")]
     data: Option<PathBuf>,
     /// Labelled validation data: the model of the best validation is kept; without it, the last
@@ -53,6 +57,34 @@ pub struct Finetune {
     choices: Choices,
     #[command(flatten)]
     options: RunOptions,
+}
+
+/// What is fine-tuned for.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// A head on whole texts.
+    Labelled(Task),
+    /// A head on words.
+    Tag,
+    /// A head on spans.
+    Answer,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Labelled(task) => task.name(),
+            Kind::Tag => objectives::tag::NAME,
+            Kind::Answer => objectives::answer::NAME,
+        }
+    }
+}
+
+fn kind_named(name: &str) -> std::result::Result<Kind, String> {
+    match [Kind::Tag, Kind::Answer].into_iter().find(|kind| kind.name() == name) {
+        Some(kind) => Ok(kind),
+        None => task_named(name).map(Kind::Labelled).map_err(|error| format!("{error}, tag, answer")),
+    }
 }
 
 pub(super) fn task_named(name: &str) -> std::result::Result<Task, String> {
@@ -85,13 +117,17 @@ impl Arguments {
 impl Finetune {
     pub fn run(&self, global: &Global) -> Result<()> {
         super::check_device(&global.device)?;
-        if self.options.resume { self.resume(global) } else { self.start(global) }
+        match self.task {
+            _ if self.options.resume => self.resume(global),
+            Some(Kind::Tag) => tokens::start::<Tags>(self, global),
+            Some(Kind::Answer) => tokens::start::<Answers>(self, global),
+            Some(Kind::Labelled(task)) => self.start(task, global),
+            None => fail!(Usage, "a new run needs a task and its data: give --task and --data"),
+        }
     }
 
-    fn start(&self, global: &Global) -> Result<()> {
-        let (Some(task), Some(data)) = (self.task, self.data.as_deref()) else {
-            fail!(Usage, "a new run needs a task and its data: give --task and --data");
-        };
+    fn start(&self, task: Task, global: &Global) -> Result<()> {
+        let Some(data) = self.data.as_deref() else { fail!(Usage, "a new run needs its data: give --data") };
         check_validation(&self.choices, self.val.as_deref())?;
         let source = global.model(self.model.as_deref())?;
         let own = source.config()?;
@@ -103,6 +139,9 @@ impl Finetune {
         let form = form(task, &columns)?;
         let examples = labelled::read(data, &form, true)?;
         let target = Target::of(task, self.task_options.grades, &examples, data)?;
+        if self.task_options.stride.is_some() {
+            fail!(Usage, "--stride is for --task answer: leave it out");
+        }
         let options = self.task_options.options();
         options.check(&target)?;
         if self.task_options.metric.is_some() && self.val.is_none() {
@@ -153,16 +192,21 @@ impl Finetune {
     }
 
     fn resume(&self, global: &Global) -> Result<()> {
-        let is_task = |name: &str| Task::named(name).is_ok();
+        let is_task = |name: &str| kind_named(name).is_ok();
         let mut resumed = resumed(global, (&self.out, TRAINING), "finetune", is_task)?;
+        if let Some(task) = self.task.filter(|task| task.name() != resumed.state.objective) {
+            let own = &resumed.state.objective;
+            fail!(Usage, "--resume goes on with --task {own}, not {}: leave it out", task.name());
+        }
+        match kind_named(&resumed.state.objective) {
+            Ok(Kind::Tag) => return tokens::resume::<Tags>(self, global, resumed),
+            Ok(Kind::Answer) => return tokens::resume::<Answers>(self, global, resumed),
+            _ => {}
+        }
         let (mut arguments, tokenizer): (Arguments, _) = resumed.kept()?;
         let tokenizer = tokenizer.ok_or_else(|| no_tokenizer(&self.out))?;
         let mut settings = resumed.state.settings.clone();
         check_same(&self.out, &self.given(), &merge(arguments.settled(), arguments.choices.clone()), &settings)?;
-        if let Some(task) = self.task.filter(|task| *task != arguments.task.task) {
-            let own = arguments.task.task.name();
-            fail!(Usage, "--resume goes on with --task {own}, not {}: leave it out", task.name());
-        }
         settings.steps = self.choices.steps.unwrap_or(settings.steps);
         arguments.files = arguments.files.moved(global, &self.options, (self.data.as_slice(), self.val.as_deref()))?;
         let config = settings.quantised(resumed.checkpoint.config.clone());

@@ -1,5 +1,8 @@
 //! `wgpt predict`: labels and probabilities of a file or of standard input, one JSON object per line.
 
+mod answer;
+mod tag;
+
 use super::examples::template_text;
 use super::finetune::options::Columns;
 use super::{Global, console};
@@ -13,7 +16,8 @@ use wgpt::data::labelled::{self, Example, Render};
 use wgpt::error::{Error, Result};
 use wgpt::evaluate::metrics::Metrics;
 use wgpt::fail;
-use wgpt::objectives::labelled::folder::{Finetuned, open};
+use wgpt::objectives;
+use wgpt::objectives::labelled::folder::{Finetuned, open, task_name_of};
 use wgpt::objectives::labelled::prepare::prepare;
 use wgpt::objectives::labelled::scorer::measure;
 
@@ -34,6 +38,12 @@ pub struct Predict {
     /// Chat template of texts that are lists of messages: chatml, plain, lines, or a file [default: the model folder's]
     #[arg(long, value_name = "NAME|FILE")]
     template: Option<String>,
+    /// answer: answers of each question
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    top: usize,
+    /// answer: above this difference of the scores of no answer and the best one, there is none [default: there always is one]
+    #[arg(long, value_name = "THRESHOLD", allow_negative_numbers = true)]
+    no_answer: Option<f64>,
     /// Examples at once
     #[arg(long, default_value_t = 32)]
     batch: usize,
@@ -45,7 +55,13 @@ impl Predict {
         if !(1..=1 << 16).contains(&self.batch) {
             fail!(Usage, "--batch is {}, but must be from 1 to 65536", self.batch);
         }
-        let model = open(&global.model(Some(&self.model))?)?;
+        let source = global.model(Some(&self.model))?;
+        match task_name_of(&source)?.as_str() {
+            objectives::tag::NAME => return tag::run(self, global, &source),
+            objectives::answer::NAME => return answer::run(self, global, &source),
+            _ => {}
+        }
+        let model = open(&source)?;
         let (path, examples) = self.examples(&model)?;
         let prepared = prepare(&model.encoder(), &model.task.target, &examples, &path)?;
         if prepared.cut > 0 {
@@ -83,16 +99,27 @@ impl Predict {
         if render.is_none() && self.template.is_some() {
             fail!(Usage, "--template is for models that score lists of messages, and this one does not: leave it out");
         }
-        if let Some(path) = self.data.as_deref().filter(|path| *path != Path::new("-")) {
+        if let Some(path) = self.file() {
             return Ok((path.to_path_buf(), labelled::read_rendered(path, &form, render)?));
         }
-        let mut input = std::io::stdin();
-        if input.is_terminal() {
-            console::message("reading standard input, to its end (Ctrl-D)");
-        }
-        let mut text = String::new();
-        let read = input.read_to_string(&mut text);
-        read.map_err(|source| Error::Io { action: "read standard input as UTF-8 text".into(), source })?;
+        let text = standard_input()?;
         Ok((STANDARD_INPUT.into(), labelled::read_lines(Path::new(STANDARD_INPUT), &text, &form, render)?))
     }
+
+    /// The file of rows, where they do not come from standard input.
+    fn file(&self) -> Option<&Path> {
+        self.data.as_deref().filter(|path| *path != Path::new("-"))
+    }
+}
+
+/// All of standard input.
+fn standard_input() -> Result<String> {
+    let mut input = std::io::stdin();
+    if input.is_terminal() {
+        console::message("reading standard input, to its end (Ctrl-D)");
+    }
+    let mut text = String::new();
+    let read = input.read_to_string(&mut text);
+    read.map_err(|source| Error::Io { action: "read standard input as UTF-8 text".into(), source })?;
+    Ok(text)
 }

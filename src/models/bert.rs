@@ -101,8 +101,9 @@ impl Family for Bert {
         const { &[CLASSIFIER[0], CLASSIFIER[1], SPANS[0], SPANS[1]] }
     }
 
-    fn classes_with_heads(&self, _language_model: &str) -> [Option<String>; 2] {
-        ["BertForSequenceClassification", "BertForMultipleChoice"].map(|class| Some(class.to_string()))
+    fn classes_with_heads(&self, _language_model: &str) -> [Option<String>; 4] {
+        ["SequenceClassification", "MultipleChoice", "TokenClassification", "QuestionAnswering"]
+            .map(|head| Some(format!("BertFor{head}")))
     }
 
     fn is_head(&self, name: &str) -> bool {

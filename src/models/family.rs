@@ -73,9 +73,9 @@ pub trait Family: Debug + Sync {
         &[SCORE]
     }
 
-    /// The class of `transformers` for this model with a head on whole texts, and with one on each of several choices.
-    fn classes_with_heads(&self, language_model: &str) -> [Option<String>; 2] {
-        [classifier(language_model), None]
+    /// The classes of `transformers` for this model with a head on whole texts, on each of several choices, on tokens, and on spans.
+    fn classes_with_heads(&self, language_model: &str) -> [Option<String>; 4] {
+        [classifier(language_model), None, None, None]
     }
 
     /// Whether a tensor belongs to a head, which a file may hold beside what the configuration asks for.

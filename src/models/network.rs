@@ -176,11 +176,16 @@ impl Model<'_> {
             _ => {
                 let logits = self.head(g, x);
                 g.scope("loss");
-                match g.seed() {
-                    Some(seed) => g.apply(Classifier { weight }, &[logits, targets, seed]),
-                    None => g.apply(CrossEntropy, &[logits, targets]),
-                }
+                self.loss_of_logits(g, logits, targets, weight)
             }
+        }
+    }
+
+    /// As [`Model::token_loss`], of logits (.., V).
+    pub fn loss_of_logits(&self, g: &mut Graph, logits: Tensor, targets: Tensor, weight: f32) -> Tensor {
+        match g.seed() {
+            Some(seed) => g.apply(Classifier { weight }, &[logits, targets, seed]),
+            None => g.apply(CrossEntropy, &[logits, targets]),
         }
     }
 

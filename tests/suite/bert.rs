@@ -8,6 +8,7 @@ use tempfile::tempdir;
 use wgpt::checks::check_close;
 use wgpt::data::labelled::Task;
 use wgpt::data::labelled::target::Target;
+use wgpt::data::tagged::tags::Labels;
 use wgpt::executor::Executor;
 use wgpt::formats::folder::{NamedTensor, WeightType, Weights, read_config, write_folder};
 use wgpt::formats::upload::upload;
@@ -17,14 +18,20 @@ use wgpt::graph::{AdapterKind, Graph, Plan, Shape, Step};
 use wgpt::models::blocks::Compute;
 use wgpt::models::config::{Config, Dropout, Heads};
 use wgpt::models::network::Network;
+use wgpt::objectives::answer::Answer;
+use wgpt::objectives::answer::folder::AnswerFile;
+use wgpt::objectives::labelled::RECIPE;
 use wgpt::objectives::labelled::head::{Head, OfEncoder};
 use wgpt::objectives::labelled::scorer;
 use wgpt::objectives::masked::Masked;
+use wgpt::objectives::tag::Tag;
+use wgpt::objectives::tag::folder::TagFile;
 use wgpt::ops::IGNORED;
 use wgpt::ops::gather_rows::GatherRows;
 use wgpt::reference::Cpu;
 use wgpt::train::graph::{Optimizer, TrainingGraph};
 use wgpt::train::objective::{Objective, ShapeKey};
+use wgpt::train::settings::Choices;
 
 const BATCH: usize = 3;
 const TIME: usize = 16;
@@ -176,6 +183,56 @@ fn scores_of_heads_are_those_of_transformers() {
             device.run(program, 0, &Step::default()).unwrap();
             let got = device.read(program, "scores").unwrap();
             check_close(&format!("{name}, {label}"), &got, &case.get::<f32>("scores"), ATOL, 1e-5).unwrap();
+        }
+    }
+}
+
+#[test]
+fn scores_of_tokens_are_those_of_transformers() {
+    let settings = Choices::default().resolve(&RECIPE, |_| 1).unwrap();
+    let labels = Labels::named(["O", "B-A", "I-A", "B-B", "I-B"].map(String::from).to_vec()).unwrap();
+    let shape = ShapeKey { batch: BATCH, sequences: 1, length: TIME };
+    for name in ["tag", "answer"] {
+        let case = Case::open(name);
+        let config = case.config.clone();
+        let objective: Box<dyn Objective> = match name {
+            "tag" => {
+                let file = TagFile::new(labels.clone(), 24, Default::default());
+                Box::new(Tag::new(config, file, &settings, (vec![], vec![])))
+            }
+            _ => Box::new(Answer::new(
+                config,
+                AnswerFile::new(24, None, Default::default()),
+                &settings,
+                (vec![], vec![]),
+            )),
+        };
+        // Rows of starts and ends, as the scores are here.
+        let want = match name {
+            "tag" => case.get::<f32>("scores"),
+            _ => case.get::<f32>("start").into_iter().zip(case.get::<f32>("end")).flat_map(|(s, e)| [s, e]).collect(),
+        };
+        let columns = want.len() / BATCH / TIME;
+        for (label, mut device) in devices() {
+            let network = &objective.networks()[0];
+            let mut g = Graph::new();
+            objective.evaluation(&mut g, &[network.inference()], shape);
+            let plan = Plan::new(&g, device.limits()).unwrap();
+            let program = device.load(&g, plan).unwrap();
+            upload(device.as_mut(), network, &case.weights).unwrap();
+            for (tensor, _, values) in case.weights.head().unwrap() {
+                device.write_state(tensor, &values).unwrap();
+            }
+            for input in ["ids", "types", "lengths"] {
+                device.write(program, input, bytemuck::cast_slice(&case.get::<u32>(input))).unwrap();
+            }
+            device.run(program, 0, &Step::default()).unwrap();
+            let got = device.read(program, "scores").unwrap();
+            for (row, length) in case.get::<u32>("lengths").iter().enumerate() {
+                let counted = row * TIME * columns..(row * TIME + *length as usize) * columns;
+                let what = format!("{name}, {label}, row {row}");
+                check_close(&what, &got[counted.clone()], &want[counted], ATOL, 1e-5).unwrap();
+            }
         }
     }
 }

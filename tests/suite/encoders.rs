@@ -80,6 +80,75 @@ fn an_encoder_is_pretrained_fills_in_words_is_fine_tuned_and_embeds() {
 }
 
 #[test]
+fn words_are_tagged_and_questions_answered() {
+    let place = Place::new();
+    place.write("a.txt", "anna went to paris . the dog sat in rome .\n".repeat(60));
+    let run = |arguments: &str| {
+        let output = place.wgpt(arguments);
+        assert!(output.status.success(), "{arguments}: {}", stderr(&output));
+        output
+    };
+    run(&format!("train --out bert --data a.txt --steps 2 {TINY}"));
+    place.write(
+        "a.conll",
+        "anna B-PER\nwent O\nto O\nparis B-LOC\n. O\n\nthe O\ndog O\nsat O\nin O\nrome B-LOC\n. O\n\n".repeat(4),
+    );
+    // The loss of words falls, and the best model has entities; a run that stopped goes on.
+    run(
+        "finetune --task tag --model bert --data a.conll --val a.conll --out tagger --epochs 2 --batch 2 --lr 1e-2 --device cpu",
+    );
+    run("finetune --out tagger --resume --steps 10 --device cpu");
+    has(
+        &std::fs::read_to_string(place.path("tagger/config.json")).unwrap(),
+        &["BertForTokenClassification", "\"1\": \"B-LOC\"", "\"B-PER\": 3"],
+    );
+    let output = run("predict --model tagger --data a.conll --device cpu");
+    has(&stderr(&output), &["F1", "PER"]);
+    assert_eq!(lines(&output.stdout).len(), 8);
+    place.write("texts.jsonl", "{\"text\": \"Anna went  to Paris.\"}\n");
+    let texts = lines(&run("predict --model tagger --data texts.jsonl --text text --device cpu").stdout);
+    for entity in texts[0]["entities"].as_array().unwrap() {
+        let (start, end) = (entity["start"].as_u64().unwrap() as usize, entity["end"].as_u64().unwrap() as usize);
+        assert_eq!(entity["text"], "Anna went  to Paris."[start..end], "{entity}");
+    }
+    place.write("jump.conll", "anna B-PER\nwent I-LOC\n\nparis B-LOC\nrome B-LOC\n");
+    let jump = place.wgpt("finetune --task tag --model bert --data jump.conll --out x --device cpu");
+    has(&error(&jump, 1), &["line 2 of jump.conll", "I-LOC"]);
+
+    let question = |id: usize, context: &str, answer: &str| {
+        let start = context.find(answer).unwrap();
+        let row = serde_json::json!({"id": id.to_string(), "question": "where is it", "context": context,
+            "answers": {"text": [answer], "answer_start": [start]}});
+        format!("{row}\n")
+    };
+    let long = "anna went to paris . ".repeat(4) + "the dog sat in rome .";
+    place.write(
+        "q.jsonl",
+        question(1, "anna went to paris .", "paris")
+            + &question(2, "the dog sat in rome .", "rome")
+            + &question(3, &long, "rome"),
+    );
+    run(
+        "finetune --task answer --model bert --data q.jsonl --val q.jsonl --out answerer --epochs 2 --batch 2 --stride 4 --device cpu",
+    );
+    has(&std::fs::read_to_string(place.path("answerer/config.json")).unwrap(), &["BertForQuestionAnswering"]);
+    let output = run("predict --model answerer --data q.jsonl --top 2 --device cpu");
+    has(&stderr(&output), &["exact match", "of 3 questions"]);
+    for (row, context) in lines(&output.stdout).iter().zip(["anna went to paris .", "the dog sat in rome .", &long]) {
+        let answers = row["answers"].as_array().unwrap();
+        assert!(answers.len() == 2 && answers[0]["text"] == row["answer"], "{row}");
+        let (start, end) =
+            (answers[0]["start"].as_u64().unwrap() as usize, answers[0]["end"].as_u64().unwrap() as usize);
+        assert_eq!(answers[0]["text"], context[start..end], "{row}");
+    }
+    place.write("wrong.jsonl", question(7, "anna went to paris .", "paris").replace("[13]", "[12]"));
+    let wrong = place.wgpt("finetune --task answer --model bert --data wrong.jsonl --out y --device cpu");
+    has(&error(&wrong, 1), &["(id 7)", "not in its context"]);
+    let decoder = place.wgpt("finetune --task tag --data a.conll --out z --device cpu");
+    has(&error(&decoder, 2), &["--task tag needs an encoder"]);
+}
+
+#[test]
 fn what_an_encoder_cannot_do_is_refused_by_name() {
     let place = Place::new();
     place.write("a.txt", "the red cat sat on the mat .\n".repeat(40));

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tempfile::{TempDir, tempdir};
 use wgpt::checks::check_close;
+use wgpt::data::answers::windows::{Window, Windows};
+use wgpt::data::answers::{Gold, Question};
 use wgpt::data::buckets::epoch_len;
 use wgpt::data::corpus::Corpus;
 use wgpt::data::dialogues::{Encoded, Encoder, Form, Part};
@@ -21,7 +23,9 @@ use wgpt::data::labelled::target::{Answer, Target};
 use wgpt::data::masking::Masking;
 use wgpt::data::prompts::Prompt;
 use wgpt::data::rankings::Pair;
-use wgpt::data::tokenizer::Tokenizer;
+use wgpt::data::tagged::sequences::{First, Sequence};
+use wgpt::data::tagged::tags::Labels;
+use wgpt::data::tokenizer::{Piece, Tokenizer};
 use wgpt::data::tokens::Tokens;
 use wgpt::error::Result;
 use wgpt::executor::Executor;
@@ -34,6 +38,8 @@ use wgpt::models::config::{Config, FeedForward, Heads};
 use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
 use wgpt::models::presets::PRESETS;
+use wgpt::objectives::answer;
+use wgpt::objectives::answer::folder::AnswerFile;
 use wgpt::objectives::dpo::{self, Dpo};
 use wgpt::objectives::grpo::{self, GroupOptions, GroupPolicy, Method, Normalisation, Scaling};
 use wgpt::objectives::kto::{self, Kto};
@@ -45,8 +51,10 @@ use wgpt::objectives::ppo::{self, Critic, Ppo, PpoOptions};
 use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::objectives::rejection::{self, Rejection};
 use wgpt::objectives::reward::{self, Ranked, Rankings, Reward};
-use wgpt::objectives::rollouts::{Drawing, Question, RollOuts, Schedule};
+use wgpt::objectives::rollouts::{self, Drawing, RollOuts, Schedule};
 use wgpt::objectives::sft::{self, Rows, Sft};
+use wgpt::objectives::tag::folder::TagFile;
+use wgpt::objectives::tag::{self, Tag};
 use wgpt::ops::kto_loss::KtoLoss;
 use wgpt::ops::policy_loss::PolicyLoss;
 use wgpt::ops::preference_loss::{self, PreferenceLoss};
@@ -69,7 +77,7 @@ type Made = (Box<dyn Objective>, Settings);
 type Kind = (&'static str, fn(Choices) -> Made);
 
 /// Every objective, and experts under two of them.
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 19] = [
     ("pretraining", |choices| pretraining("demo", choices)),
     ("pretraining with experts", |choices| pretraining("mixtral", choices)),
     ("classify", |choices| task(Task::Classify, config("demo"), choices)),
@@ -78,6 +86,8 @@ const KINDS: [Kind; 17] = [
     ("choose", |choices| task(Task::Choose, config("llama-mini"), choices)),
     ("masked", masked),
     ("similar on an encoder", on_encoder),
+    ("tag", tag),
+    ("answer", answer),
     ("reward", reward),
     ("dpo", dpo),
     ("kto", kto),
@@ -197,6 +207,58 @@ fn on_encoder(choices: Choices) -> Made {
     (Box::new(Labelled::new(config, file, &options, &settings, (items(7), items(3)))), settings)
 }
 
+/// Sentences of words of one piece or two, with tags of their first pieces; one sentence is two sequences.
+fn tag(choices: Choices) -> Made {
+    let sequence = |i: usize| {
+        let words = (0..3 + 2 * (i % 3)).map(|n| 97 + ((i + n) % 4) as u32);
+        let ids: Vec<u32> = [2].into_iter().chain(words).chain([3]).collect();
+        let firsts = (1..ids.len() - 1).step_by(2).zip(0..).map(|(position, word)| First { position, word }).collect();
+        Sequence { types: vec![0; ids.len()], ids, firsts }
+    };
+    let item = |i: usize| {
+        let mut sequences: Vec<Sequence> = (i..=i + usize::from(i == 2)).map(sequence).collect();
+        let mut words = 0;
+        for first in sequences.iter_mut().flat_map(|sequence| &mut sequence.firsts) {
+            (first.word, words) = (words, words + 1);
+        }
+        tag::Item { sequences, words, labels: Some((0..words).map(|word| (i + word) % 3).collect()) }
+    };
+    let items = |count: usize| (0..count).map(item).collect::<Vec<_>>();
+    let labels = Labels::named(["O", "B-A", "I-A"].map(String::from).to_vec()).unwrap();
+    let settings = choices.resolve(&labelled::RECIPE, |batch| Tag::epoch_len(&items(5), 24, batch)).unwrap();
+    let file = TagFile::new(labels, 24, Default::default());
+    let config = config("bert-mini").with_heads(Heads::None);
+    (Box::new(Tag::new(config, file, &settings, (items(5), items(3)))), settings)
+}
+
+/// Questions of which one has no answer, and one two windows.
+fn answer(choices: Choices) -> Made {
+    let item = |i: usize| {
+        let context = "abcdefgh";
+        let piece = |at: usize| Piece { id: 97 + at as u32, range: at..at + 1, word: at..at + 1 };
+        let window = |pieces: std::ops::Range<usize>| {
+            let ids: Vec<u32> =
+                [2, 110, 3].into_iter().chain(pieces.clone().map(|at| 97 + at as u32)).chain([3]).collect();
+            Window { types: ids.iter().map(|id| u32::from(*id > 110)).collect(), ids, start: 3, pieces }
+        };
+        let windows = if i == 1 { vec![window(0..5), window(3..8)] } else { vec![window(0..8 - i % 3)] };
+        let golds = if i == 3 { vec![] } else { vec![Gold { range: i % 5..i % 5 + 1 + i % 2 }] };
+        let question = Question {
+            line: i,
+            id: i.to_string(),
+            question: "n".into(),
+            context: context.into(),
+            answers: Some(golds),
+        };
+        answer::Item { question, windows: Windows { pieces: (0..8).map(piece).collect(), windows } }
+    };
+    let items = |count: usize| (0..count).map(item).collect::<Vec<_>>();
+    let settings = choices.resolve(&labelled::RECIPE, |batch| answer::Answer::epoch_len(&items(5), 24, batch)).unwrap();
+    let file = AnswerFile::new(24, None, Default::default());
+    let config = config("bert-mini").with_heads(Heads::None);
+    (Box::new(answer::Answer::new(config, file, &settings, (items(5), items(4)))), settings)
+}
+
 /// Texts that are ranked, and the pairs of them, by their places, with margins.
 fn ranked(texts: &[&str], pairs: &[(usize, usize, f32)]) -> Ranked {
     let tokenizer = Tokenizer::bytes().unwrap();
@@ -263,7 +325,7 @@ fn base_folder() -> &'static Path {
 }
 
 /// An answer to a prompt, of different lengths.
-fn answer(i: usize, text: &str) -> Encoded {
+fn completion(i: usize, text: &str) -> Encoded {
     let tokenizer = Tokenizer::bytes().unwrap();
     let encoder = Encoder { tokenizer: &tokenizer, template: None, end: Some(10) };
     let form = Form::Completion { prompt: "ab".repeat(1 + i % 3), completion: text.repeat(1 + i % 2 * 4) };
@@ -282,7 +344,7 @@ fn reference() -> (Config, Weights) {
 fn kto(choices: Choices) -> Made {
     let settings = choices.resolve(&kto::RECIPE, |batch| epoch_len(5, batch)).unwrap();
     let judged =
-        || (0..5).map(|i| if i % 2 == 0 { (answer(i, "c"), true) } else { (answer(i, "da"), false) }).collect();
+        || (0..5).map(|i| if i % 2 == 0 { (completion(i, "c"), true) } else { (completion(i, "da"), false) }).collect();
     let loss = KtoLoss { beta: 0.5, desirable: 1.0, undesirable: 1.2 };
     let objective = Kto::new(config("llama-mini"), &settings, loss, (judged(), judged()), 24, reference()).unwrap();
     (Box::new(objective), settings)
@@ -290,7 +352,7 @@ fn kto(choices: Choices) -> Made {
 
 /// Answers of a random model, one roll-out for four steps; a third of all tokens end one.
 fn rollouts(generations: usize, settings: &Settings) -> RollOuts {
-    let question = |i: u32| Question {
+    let question = |i: u32| rollouts::Question {
         prompt: Prompt { line: 1, prompt: Part::Text("p".into()), row: serde_json::Map::new() },
         text: "p".into(),
         ids: (0..2 + i % 3).map(|n| 97 + n).collect(),
@@ -345,7 +407,7 @@ fn ppo(choices: Choices) -> Made {
 /// Preferences between answers; the reference is the model of [`base_folder`].
 fn dpo(choices: Choices) -> Made {
     let settings = choices.resolve(&dpo::RECIPE, |batch| epoch_len(5, batch)).unwrap();
-    let pairs = || dpo::Pairs::new((0..5).map(|i| [answer(i, "c"), answer(i, "da")]).collect());
+    let pairs = || dpo::Pairs::new((0..5).map(|i| [completion(i, "c"), completion(i, "da")]).collect());
     let loss = PreferenceLoss { form: preference_loss::Form::Sigmoid, beta: 0.5, smoothing: 0.0 };
     let objective = Dpo::new(config("llama-mini"), &settings, (loss, 0.1), (pairs(), pairs()), reference());
     (Box::new(objective), settings)

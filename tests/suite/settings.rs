@@ -193,7 +193,7 @@ const TRAINING: &str = "accept-changed-data accumulate base batch beta1 beta2 cl
     eval-every freeze head-lr layer-decay lora lora-alpha lora-dropout lora-targets lr min-lr out overwrite patience precision recompute resume rslora sample-every \
     save-every schedule seed steps val warmup weight-decay";
 /// Names of columns.
-const COLUMNS: &str = "choices context first hypothesis label premise question second text";
+const COLUMNS: &str = "answers choices context first hypothesis label premise question second tags text tokens";
 
 /// Every flag of every command. What is added here is done, or refused by name where it has no use, and a test says so.
 const FLAGS: &[(&str, &[&str])] = &[
@@ -206,7 +206,10 @@ const FLAGS: &[(&str, &[&str])] = &[
            position preset residual-init router-balance router-z tokenizer whole-words width",
         ],
     ),
-    ("finetune", &[TRAINING, COLUMNS, "buckets class-weights from-scratch grades lambda max-length metric model task"]),
+    (
+        "finetune",
+        &[TRAINING, COLUMNS, "buckets class-weights from-scratch grades lambda max-length metric model stride task"],
+    ),
     ("sft", &[TRAINING, "max-length mix model packing template"]),
     (
         "prefer",
@@ -226,7 +229,7 @@ const FLAGS: &[(&str, &[&str])] = &[
             "gamma lambda missing-end target-kl value-clip value-model value-weight",
         ],
     ),
-    ("predict", &[COLUMNS, "batch data model template"]),
+    ("predict", &[COLUMNS, "batch data model no-answer template top"]),
     ("embed", &["batch data model out pairs pooling text"]),
     (
         "sample",

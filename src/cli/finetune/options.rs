@@ -25,15 +25,24 @@ pub struct Columns {
     /// similar: the other text
     #[arg(long, value_name = "COLUMN")]
     second: Option<String>,
-    /// choose: the text before the choices
+    /// choose: the text before the choices; answer: the text that answers are spans of
     #[arg(long, value_name = "COLUMN")]
     context: Option<String>,
-    /// choose: a question between context and choices; without it, there is none
+    /// choose: a question between context and choices; without it, there is none; answer: the question
     #[arg(long, value_name = "COLUMN")]
     question: Option<String>,
     /// choose: the list of choices, or the prefix of numbered columns
     #[arg(long, value_name = "COLUMN")]
     choices: Option<String>,
+    /// tag: the list of words
+    #[arg(long, value_name = "COLUMN")]
+    tokens: Option<String>,
+    /// tag: the list of their tags
+    #[arg(long, value_name = "COLUMN")]
+    tags: Option<String>,
+    /// answer: the answers, with where they begin in the context
+    #[arg(long, value_name = "COLUMN")]
+    answers: Option<String>,
     /// The label, the grade, or the number of the right choice
     #[arg(long, value_name = "COLUMN")]
     label: Option<String>,
@@ -61,6 +70,9 @@ pub struct TaskOptions {
     /// Lengths that sequences are padded to, at most so many [default: 4]
     #[arg(long)]
     pub buckets: Option<usize>,
+    /// answer: tokens of a context that neighbouring windows share [default: 128, or a quarter of a window]
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
     /// Start from random weights, for comparison with pre-trained ones
     #[arg(long)]
     pub from_scratch: bool,
@@ -89,6 +101,9 @@ impl Columns {
             ("context", &self.context),
             ("question", &self.question),
             ("choices", &self.choices),
+            ("tokens", &self.tokens),
+            ("tags", &self.tags),
+            ("answers", &self.answers),
             ("label", &self.label),
         ];
         all.into_iter().filter_map(|(option, name)| Some((option.to_string(), name.clone()?))).collect()

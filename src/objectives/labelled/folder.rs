@@ -51,7 +51,7 @@ pub struct Finetuned {
     pub config: Config,
     pub weights: Weights,
     /// Names, shapes and values of the head's tensors: the weight (outputs, C), and its bias where it has one.
-    pub head: Vec<(&'static str, Vec<usize>, Vec<f32>)>,
+    pub head: Vec<HeadTensor>,
     pub task: TaskFile,
     pub tokenizer: Tokenizer,
 }
@@ -82,24 +82,78 @@ pub fn save(
     tokenizer: &Tokenizer,
     parameters: &[NamedTensor],
 ) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
     let text = serde_json::to_string_pretty(task).expect("strings and numbers always serialise") + "\n";
-    write_bytes(&folder.join(TASK_FILE), text.as_bytes())?;
+    write(folder, config, (&text, &config_json(config, task, WeightType::F32)), tokenizer, parameters)
+}
+
+/// Writes the folder of a model with a head, with its `task.json` and its `config.json`. The weights go last.
+pub fn write(
+    folder: &Path,
+    config: &Config,
+    (task, config_json): (&str, &str),
+    tokenizer: &Tokenizer,
+    parameters: &[NamedTensor],
+) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
+    write_bytes(&folder.join(TASK_FILE), task.as_bytes())?;
     if config.lora.is_some() {
         return adapter::write_folder(folder, config, parameters, Some(tokenizer));
     }
-    write_bytes(&folder.join(CONFIG_FILE), config_json(config, task, WeightType::F32).as_bytes())?;
+    write_bytes(&folder.join(CONFIG_FILE), config_json.as_bytes())?;
     tokenizer.save(folder)?;
     write_weights(&folder.join(WEIGHTS_FILE), &config.stored(parameters), &[], WeightType::F32)
+}
+
+/// Name, shape and values of a tensor of a head.
+pub type HeadTensor = (&'static str, Vec<usize>, Vec<f32>);
+
+/// The tensors of a head in a model's files, which have the shapes that its task asks for: the weight, and its bias where it has one.
+pub fn head_of(
+    source: &ModelSource,
+    config: &Config,
+    weights: &Weights,
+    wanted: &[Vec<usize>],
+) -> Result<Vec<HeadTensor>> {
+    let owned = |(name, shape, values): crate::formats::folder::HeadTensor| (name, shape.to_vec(), values.into_owned());
+    let head: Vec<HeadTensor> = weights.head()?.into_iter().map(owned).collect();
+    if head.is_empty() {
+        let (place, name) = (source.path(""), config.family().task_heads()[0]);
+        fail!(Input, "{} has no head ({name}): fine-tune it first, with wgpt finetune", place.display());
+    }
+    let found: Vec<&Vec<usize>> = head.iter().map(|(_, shape, _)| shape).collect();
+    if !found.iter().copied().eq(wanted) {
+        fail!(
+            Input,
+            "{}: the head has shape {found:?}, and its labels ask for {wanted:?}: the files do not belong together",
+            source.path(WEIGHTS_FILE).display()
+        );
+    }
+    Ok(head)
+}
+
+/// The name of the task of a model's head: from `task.json`, or of a folder of `transformers` from its class.
+pub fn task_name_of(source: &ModelSource) -> Result<String> {
+    let read = |file: &str| -> Result<Value> {
+        Ok(source.text(file)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    };
+    if let Some(name) = read(TASK_FILE)?["task"].as_str() {
+        return Ok(name.into());
+    }
+    let class = read(CONFIG_FILE)?["architectures"][0].as_str().unwrap_or_default().to_string();
+    Ok(match () {
+        () if class.ends_with("ForTokenClassification") => "tag".into(),
+        () if class.ends_with("ForQuestionAnswering") => "answer".into(),
+        () => Task::Classify.name().into(),
+    })
 }
 
 /// The model's `config.json`; where the head is one of `transformers`, as a classifier's.
 pub fn config_json(config: &Config, task: &TaskFile, weights: WeightType) -> String {
     let text = config.to_json_for(weights.name());
     let mut object: Value = serde_json::from_str(&text).expect("our own JSON");
-    let [classifier, chooser] = match object["architectures"][0].as_str() {
+    let [classifier, chooser, ..] = match object["architectures"][0].as_str() {
         Some(class) => config.family().classes_with_heads(class),
-        None => [None, None],
+        None => Default::default(),
     };
     // A decoder's head on both orders of a pair is none of transformers'.
     let one_sequence = task.separator.is_some() || matches!(task.task, Task::Classify | Task::Entail);
@@ -129,26 +183,13 @@ pub fn config_json(config: &Config, task: &TaskFile, weights: WeightType) -> Str
 pub fn open(source: &ModelSource) -> Result<Finetuned> {
     let (config, weights) = source.model()?;
     let tokenizer = source.tokenizer()?.for_model(config.vocab_size, &source.path(""))?;
-    let head = weights.head()?.into_iter().map(|(name, shape, values)| (name, shape.to_vec(), values.into_owned()));
-    let head: Vec<_> = head.collect();
-    let Some((_, shape, _)) = head.first() else {
-        let (place, name) = (source.path(""), config.family().task_heads()[0]);
-        fail!(Input, "{} has no head ({name}): fine-tune it first, with wgpt finetune", place.display());
-    };
+    let outputs = weights.head()?.first().map_or(0, |(_, shape, _)| shape[0]);
     let task = match TaskFile::read(source)? {
         Some(task) => task,
-        None => foreign(source, &config, &tokenizer, shape[0])?,
+        None => foreign(source, &config, &tokenizer, outputs)?,
     };
-    let (wanted, found) =
-        (task.head(&config, 1).parameters(), head.iter().map(|(name, shape, _)| (*name, shape.clone())));
-    if !found.clone().eq(wanted.clone()) {
-        fail!(
-            Input,
-            "{}: the head has {:?}, and its labels ask for {wanted:?}: the files do not belong together",
-            source.path(WEIGHTS_FILE).display(),
-            found.collect::<Vec<_>>()
-        );
-    }
+    let wanted: Vec<_> = task.head(&config, 1).parameters().into_iter().map(|(_, dims)| dims).collect();
+    let head = head_of(source, &config, &weights, &wanted)?;
     Ok(Finetuned { config, weights, head, task, tokenizer })
 }
 

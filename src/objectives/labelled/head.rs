@@ -24,7 +24,7 @@ use crate::ops::matmul::Matmul;
 use crate::ops::squared_error::SquaredError;
 
 /// Tells the head's dropout from the model's.
-const SALT: u32 = u32::MAX;
+pub(crate) const SALT: u32 = u32::MAX;
 
 /// A task's head for batches of one size.
 #[derive(Debug, Clone)]

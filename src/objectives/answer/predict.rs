@@ -1,0 +1,24 @@
+//! Answers to questions by a fine-tuned encoder.
+
+use super::folder::Answerer;
+use super::{Gathered, Item, Logits, scores};
+use crate::error::Result;
+use crate::executor::Executor;
+use crate::objectives::encoded::Headed;
+
+impl Answerer {
+    /// The logits of every window, question by question.
+    pub fn logits(&self, executor: &mut dyn Executor, items: &[Item], batch: usize) -> Result<Vec<Logits>> {
+        let mut gathered = Gathered::new(items);
+        let rows = gathered.rows();
+        let Answerer { config, weights, head, task, .. } = self;
+        let headed = Headed { config, weights, head, longest: task.longest };
+        headed.scores(
+            executor,
+            (&rows, batch),
+            &|g, model, shape| scores(g, model, shape, 0.0),
+            &mut |row, found| gathered.take(row, &found),
+        )?;
+        Ok(gathered.logits())
+    }
+}

@@ -1,0 +1,150 @@
+//! Rows of an encoder whose heads look at tokens: inputs of programs, and scores of rows in batches of a few lengths.
+
+use crate::data::buckets::{Buckets, group};
+use crate::error::Result;
+use crate::executor::Executor;
+use crate::executor::programs::Programs;
+use crate::formats::folder::Weights;
+use crate::formats::upload::upload;
+use crate::graph::{Dtype, Graph, Shape, Step, Tensor};
+use crate::models::blocks::Model;
+use crate::models::config::Config;
+use crate::models::network::Network;
+use crate::objectives::labelled::BUCKETS;
+use crate::objectives::labelled::folder::HeadTensor;
+use crate::objectives::labelled::head::SALT;
+use crate::ops::cast::cast;
+use crate::ops::dropout::Dropout;
+use crate::train::objective::{Batch, EvaluationPrograms};
+
+/// The tokens of a row, and the type of each.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    pub ids: &'a [u32],
+    pub types: &'a [u32],
+}
+
+/// Whether programs have the input `types`.
+fn has_types(config: &Config) -> bool {
+    config.encoder.is_some_and(|encoder| encoder.token_types > 1)
+}
+
+/// Hidden states (B, T, C) of rows of one length, in f32, with dropout in training. Reads the inputs `ids`, `lengths` and, where the model
+/// has several, `types`.
+pub fn states(g: &mut Graph, model: &Model, (batch, length): (usize, usize), dropout: f32) -> Tensor {
+    let dims = [batch, length];
+    let ids = g.input("ids", Shape::u32(&dims));
+    let types = has_types(model.config).then(|| g.input("types", Shape::u32(&dims)));
+    let lengths = g.input("lengths", Shape::u32(&[batch]));
+    let x = model.encoded(g, ids, types, Some(lengths));
+    g.scope("head");
+    let x = cast(g, x, Dtype::F32);
+    if model.training && dropout > 0.0 { g.apply(Dropout { p: dropout, salt: SALT }, &[x]) } else { x }
+}
+
+/// Sets those inputs to a batch of `size` rows, of which some are there.
+pub fn set_inputs(rows: &[Row], config: &Config, (size, length): (usize, usize), batch: &mut Batch) {
+    let (mut ids, mut types, mut lengths) = (vec![0; size * length], vec![0; size * length], vec![1; size]);
+    for (n, row) in rows.iter().enumerate() {
+        let count = row.ids.len();
+        ids[n * length..][..count].copy_from_slice(row.ids);
+        types[n * length..][..count].copy_from_slice(row.types);
+        lengths[n] = count as u32;
+    }
+    batch.set("ids", &ids);
+    if has_types(config) {
+        batch.set("types", &types);
+    }
+    batch.set("lengths", &lengths);
+}
+
+/// Where the values of a row of a batch are: the batch's, the row's place in it, and the length of its rows.
+pub struct Found<'a> {
+    pub values: &'a [f32],
+    pub place: usize,
+    pub length: usize,
+}
+
+/// Builds scores of rows of one shape.
+pub type Build<'a> = dyn Fn(&mut Graph, &Model, (usize, usize)) -> Tensor + 'a;
+
+/// The evaluation programs' output `scores` of all rows, padded to a run's buckets, row by row in any order.
+pub fn evaluate(
+    programs: &mut EvaluationPrograms,
+    (config, buckets): (&Config, &Buckets),
+    rows: &[Row],
+    take: &mut dyn FnMut(usize, Found),
+) -> Result<()> {
+    let size = programs.settings.batch;
+    let mut batch = Batch::new(size, 0);
+    for group in groups(rows, buckets, size) {
+        let length = buckets.0[group.bucket];
+        batch.clear();
+        set_inputs(&members(rows, &group.examples), config, (size, length), &mut batch);
+        batch.shape = group.bucket;
+        let program = programs.run(&batch)?;
+        let values = programs.executor.read(program, "scores")?;
+        for (place, row) in group.examples.iter().enumerate() {
+            take(*row, Found { values: &values, place, length });
+        }
+    }
+    Ok(())
+}
+
+/// An encoder with a head on tokens, read but not on a device yet.
+pub struct Headed<'a> {
+    pub config: &'a Config,
+    pub weights: &'a Weights,
+    pub head: &'a [HeadTensor],
+    /// Tokens of a row, at most.
+    pub longest: usize,
+}
+
+impl Headed<'_> {
+    /// The output `scores` of all rows, row by row in any order. `build` adds it to a graph of rows of one length.
+    pub fn scores(
+        &self,
+        executor: &mut dyn Executor,
+        (rows, batch): (&[Row], usize),
+        build: &Build,
+        take: &mut dyn FnMut(usize, Found),
+    ) -> Result<()> {
+        let (size, network) = (batch.min(rows.len()).max(1), Network::new(self.config.clone()));
+        let buckets = Buckets::fit(rows.iter().map(|row| row.ids.len()), BUCKETS, self.longest);
+        let graph = |length: usize| {
+            let mut g = Graph::new();
+            let scores = build(&mut g, &network.inference(), (size, length));
+            g.output("scores", scores);
+            g
+        };
+        let mut programs: Programs<usize> = Programs::default();
+        let mut inputs = Batch::new(size, 0);
+        for group in groups(rows, &buckets, size) {
+            let (length, is_first) = (buckets.0[group.bucket], programs.is_empty());
+            let program = programs.get(executor, length, || graph(length))?;
+            if is_first {
+                upload(executor, &network, self.weights)?;
+                self.head.iter().try_for_each(|(name, _, values)| executor.write_state(name, values))?;
+            }
+            inputs.clear();
+            set_inputs(&members(rows, &group.examples), self.config, (size, length), &mut inputs);
+            inputs.write(executor, program)?;
+            executor.run(program, 0, &Step::default())?;
+            let values = executor.read(program, "scores")?;
+            for (place, row) in group.examples.iter().enumerate() {
+                take(*row, Found { values: &values, place, length });
+            }
+        }
+        programs.unload(executor);
+        Ok(())
+    }
+}
+
+fn members<'a>(rows: &[Row<'a>], of: &[usize]) -> Vec<Row<'a>> {
+    of.iter().map(|row| rows[*row]).collect()
+}
+
+fn groups(rows: &[Row], buckets: &Buckets, size: usize) -> Vec<crate::data::buckets::Group> {
+    let bucket_of: Vec<usize> = rows.iter().map(|row| buckets.of(row.ids.len())).collect();
+    group(&bucket_of, &(0..rows.len()).collect::<Vec<_>>(), size)
+}
