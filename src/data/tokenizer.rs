@@ -138,6 +138,12 @@ impl Tokenizer {
         Tokenizer { beside: self.beside.with_chat_template(text), ..self }
     }
 
+    /// The same for a model that has embeddings of token types, which other programs then give it.
+    pub fn with_token_types(self) -> Tokenizer {
+        let beside = self.beside.clone().with_token_types(&self);
+        Tokenizer { beside, ..self }
+    }
+
     /// The same with another token that ends texts, where its folder says how texts are to be generated.
     pub fn with_end(self, id: u32) -> Tokenizer {
         Tokenizer { beside: self.beside.with_end(id), ..self }

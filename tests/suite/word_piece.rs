@@ -1,6 +1,7 @@
 //! BERT's `vocab.txt` against transformers' `BertTokenizer`: ids, token types, places in the text, words. The numbers are made by
 //! tests/fixtures/bert_tokenizer.py.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -82,6 +83,38 @@ fn vocabulary_alone_gives_the_ids_types_places_and_words_of_transformers() {
     assert_ne!(cases[0]["ids"], cases[2]["ids"], "settings make a difference");
 }
 
+/// A byte-level tokenizer, whose tokens may be single bytes of a character.
+fn byte_level() -> Tokenizer {
+    Tokenizer::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gpt2_tokenizer")).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn places_of_any_text_are_whole_characters_and_words_hold_their_tokens(text in any::<String>()) {
+        let words = Tokenizer::load(folder(&json!({})).path()).unwrap();
+        for tokenizer in [words, byte_level()] {
+            let pieces = tokenizer.pieces(&text).unwrap();
+            let ids: Vec<u32> = pieces.iter().map(|piece| piece.id).collect();
+            prop_assert_eq!(ids, tokenizer.encode(&text).unwrap());
+            for piece in &pieces {
+                prop_assert!(text.get(piece.range.clone()).is_some() && text.get(piece.word.clone()).is_some());
+                prop_assert!(piece.word.start <= piece.range.start && piece.range.end <= piece.word.end);
+            }
+        }
+    }
+}
+
+#[test]
+fn words_of_byte_level_tokenizers_begin_with_their_space() {
+    let tokenizer = byte_level();
+    let pieces = tokenizer.encode_words(&["model", "ids", "é"]).unwrap();
+    assert_eq!(pieces, [" model", " ids", " é"].map(|word| tokenizer.encode(word).unwrap()));
+    let texts: Vec<&str> = tokenizer.pieces("é é").unwrap().iter().map(|piece| &"é é"[piece.range.clone()]).collect();
+    assert!(texts.len() > 3 && texts.iter().all(|text| ["é", " é", " "].contains(text)), "{texts:?}");
+}
+
 #[test]
 fn special_tokens_are_those_of_their_own_file_unless_the_settings_say_otherwise() {
     let named = folder(&json!({"sep_token": "[SEP]"}));
@@ -124,6 +157,17 @@ fn a_trained_word_piece_puts_two_texts_into_berts_frame() {
     let filled = tokenizer.frame(true).unwrap().fill(&[&[30, 31], &[32]]);
     assert_eq!((filled.ids, filled.types), (vec![2, 30, 31, 3, 32, 3], vec![0, 0, 0, 0, 1, 1]));
     assert!(tokenizer.frame(true).unwrap().has_start());
+    // Other programs give token types to models that are said to have them, and to no others.
+    let inputs = |tokenizer: &Tokenizer| {
+        let saved = tempdir().unwrap();
+        tokenizer.save(saved.path()).unwrap();
+        let settings = fs::read(saved.path().join("tokenizer_config.json")).unwrap();
+        serde_json::from_slice::<Value>(&settings).unwrap()
+    };
+    let (without, with) = (inputs(&tokenizer), inputs(&tokenizer.clone().with_token_types()));
+    assert_eq!(without["model_input_names"], json!(["input_ids", "attention_mask"]));
+    assert_eq!(with["model_input_names"], json!(["input_ids", "token_type_ids", "attention_mask"]));
+    assert_eq!((&with["cls_token"], &with["mask_token"]), (&json!("[CLS]"), &json!("[MASK]")));
     // Texts of characters have nothing around them.
     let chars = Tokenizer::chars("abc").unwrap();
     assert!(chars.frame(true).unwrap().is_empty() && !chars.frame(false).unwrap().has_start());

@@ -162,6 +162,13 @@ impl Beside {
         self
     }
 
+    /// The same with token types among what other programs give a model.
+    pub fn with_token_types(mut self, tokenizer: &Tokenizer) -> Beside {
+        let mut settings = self.settings.take().unwrap_or_else(|| defaults(tokenizer));
+        settings.insert("model_input_names".into(), json!(["input_ids", "token_type_ids", "attention_mask"]));
+        Beside { settings: Some(settings), ..self }
+    }
+
     /// The text of a special token by its role, such as `bos_token`.
     pub fn special(&self, role: &str) -> Option<String> {
         let token = self.settings.as_ref()?.get(role)?;

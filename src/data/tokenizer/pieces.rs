@@ -118,6 +118,8 @@ impl Tokenizer {
             if at == 0 || words[at].is_none() || words[at] != words[at - 1] {
                 first = at;
             }
+            // Tokens of single bytes may begin within a character.
+            let (start, end) = (boundary(text, start, false), boundary(text, end, true));
             pieces.push(Piece { id, range: start..end, word: start..end });
             let word = pieces[first].word.start..end;
             pieces[first..].iter_mut().for_each(|piece| piece.word = word.clone());
@@ -156,6 +158,15 @@ impl Tokenizer {
         self.within_limit(encoding.get_ids().to_vec()).map_err(|cause| cannot_encode(&cause))?;
         Ok(encoding)
     }
+}
+
+/// The nearest byte from `at` on, forwards or backwards, that begins a character.
+fn boundary(text: &str, at: usize, forwards: bool) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at = if forwards { at + 1 } else { at - 1 };
+    }
+    at
 }
 
 fn cannot_encode(cause: &str) -> Error {
