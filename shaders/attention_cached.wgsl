@@ -33,6 +33,8 @@ const HV: u32 = HS / 4u;
 // Columns, in vec4, of a thread, and threads that share a column.
 const COLUMNS: u32 = (HV + ACROSS - 1u) / ACROSS;
 const SLICES: u32 = THREADS / ACROSS;
+// Whether a thread keeps the query in registers: one key needs each of its numbers once.
+const HELD: bool = THREADS < SPLIT;
 const MASKED: f32 = -1e30;
 const_assert HS % 4u == 0u && NH % KVH == 0u && ACROSS <= THREADS && ACROSS <= HV;
 
@@ -70,15 +72,22 @@ fn main(
     let k = ((row * 2u * KVH + head / (NH / KVH)) * T + first) * HV;
     let v = k + KVH * T * HV;
 
+    let q_at = (FIRST + row) * ROW + head * HV;
     var q: array<vec4<f32>, HV>;
-    for (var x = 0u; x < HV; x++) {
-        q[x] = qkv[(FIRST + row) * ROW + head * HV + x] * SCALE;
+    if HELD {
+        for (var x = 0u; x < HV; x++) {
+            q[x] = qkv[q_at + x] * SCALE;
+        }
     }
     var most = MASKED;
     for (var key = start + thread; key < keys; key += THREADS) {
         var products: vec4<f32>;
         for (var x = 0u; x < HV; x++) {
-            products += q[x] * cache[k + key * HV + x];
+            if HELD {
+                products += q[x] * cache[k + key * HV + x];
+            } else {
+                products += qkv[q_at + x] * SCALE * cache[k + key * HV + x];
+            }
         }
         let product = products.x + products.y + products.z + products.w;
         let score = biased(vec4<f32>(product), head, vec4<u32>(position), vec4<u32>(first + key)).x;

@@ -2,6 +2,8 @@
 
 pub mod adapter;
 pub mod ceilings;
+#[cfg(feature = "compiled")]
+pub mod compiled;
 mod cooperative;
 pub mod device;
 pub mod executor;

@@ -1,5 +1,7 @@
 //! `wgpt profile`: time of each kernel of a training or decode step, and its share of the device's ceilings.
 
+#[cfg(feature = "compiled")]
+mod compiled;
 mod kernel;
 pub mod record;
 mod roofline;
@@ -43,9 +45,27 @@ pub struct Profile {
         conflicts_with_all = ["model", "preset", "batch", "classifier_rows", "context", "precision", "train", "decode", "trace", "svg", "json", "compare"],
         help_heading = "One kernel")]
     kernel: Option<String>,
-    /// Folder with the shader, and in `shared` the files it uses
-    #[arg(long, value_name = "DIR", requires = "kernel", help_heading = "One kernel")]
+    /// Folder with the shader, or with --compiled the shaders, and in `shared` the files they use
+    #[arg(long, value_name = "DIR", help_heading = "One kernel")]
     shaders: Option<PathBuf>,
+    /// What the Vulkan driver's compiler makes of each kernel: registers, spills, scratch, workgroup memory, waves, instructions; with
+    /// their times where the device runs them. Needs a build with the feature `compiled`
+    #[arg(long, conflicts_with_all = ["kernel", "trace", "svg", "compare", "host_clock"], help_heading = "Compiled")]
+    compiled: bool,
+    /// The kernels of the ops' cases whose name contains TEXT, in place of a step
+    #[arg(long, value_name = "TEXT", requires = "compiled",
+        conflicts_with_all = ["model", "preset", "batch", "classifier_rows", "context", "precision", "train", "decode"],
+        help_heading = "Compiled")]
+    ops: Option<String>,
+    /// Also the variants that do not run
+    #[arg(long, requires = "compiled", help_heading = "Compiled")]
+    variants: bool,
+    /// The assembly of a kernel, in place of the table
+    #[arg(long, value_name = "KERNEL", requires = "compiled", help_heading = "Compiled")]
+    assembly: Option<String>,
+    /// Write the kernels' SPIR-V modules, for other tools
+    #[arg(long, value_name = "DIR", requires = "compiled", help_heading = "Compiled")]
+    spirv: Option<PathBuf>,
     /// Time by the host's clock, as where a device has no timestamps
     #[arg(long, help_heading = "Clock")]
     host_clock: bool,
@@ -56,8 +76,15 @@ impl Profile {
         if self.repeat == 0 {
             fail!(Usage, "--repeat 0 measures nothing: give 1 or more");
         }
-        if let (Some(name), Some(folder)) = (&self.kernel, &self.shaders) {
-            return kernel::run(global, name, folder, self.repeat, self.host_clock);
+        if self.compiled {
+            return self.compile(global);
+        }
+        match (&self.kernel, &self.shaders) {
+            (Some(name), Some(folder)) => return kernel::run(global, name, folder, self.repeat, self.host_clock),
+            (None, Some(_)) => {
+                fail!(Usage, "--shaders replaces shaders of --kernel NAME or of --compiled: give one of them")
+            }
+            _ => {}
         }
         let before = self.compare.as_deref().map(read).transpose()?;
         let (mut executor, clock, ceilings): (Box<dyn Executor>, _, _) = if global.device.eq_ignore_ascii_case("cpu") {
@@ -98,6 +125,34 @@ impl Profile {
             save(global, path, serde_json::to_string_pretty(&record).expect("numbers and texts are JSON"))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(feature = "compiled")]
+impl Profile {
+    fn compile(&self, global: &Global) -> Result<()> {
+        if global.device.eq_ignore_ascii_case("cpu") {
+            fail!(Usage, "the CPU reference compiles no shaders: give --device auto or part of a Vulkan device's name");
+        }
+        let model = self.wanted.model.as_deref().map(|name| global.model_folder(name)).transpose()?;
+        let request = compiled::Request {
+            wanted: &Wanted { model, ..self.wanted.clone() },
+            ops: self.ops.as_deref(),
+            variants: self.variants,
+            shaders: self.shaders.as_deref(),
+            assembly: self.assembly.as_deref(),
+            spirv: self.spirv.as_deref(),
+            json: self.json.as_ref(),
+            repeat: self.repeat,
+        };
+        compiled::run(global, &request)
+    }
+}
+
+#[cfg(not(feature = "compiled"))]
+impl Profile {
+    fn compile(&self, _global: &Global) -> Result<()> {
+        fail!(Usage, "this wgpt was built without --compiled: build it with cargo build --release --features compiled");
     }
 }
 

@@ -125,16 +125,20 @@ const NO_ADAPTER: &str = "no GPU adapter found: install a Vulkan driver (Debian/
 /// The adapter `wanted` means: the best one for `auto`, otherwise the best whose name contains it, whatever the case.
 pub fn choose(wanted: &str) -> Result<Adapter> {
     let all = adapters();
-    if all.is_empty() {
+    let names: Vec<&str> = all.iter().map(|a| a.name.as_str()).collect();
+    Ok(all[named(&names, wanted)?].clone())
+}
+
+/// Which of `names`, best first, `wanted` means: the first for `auto`, otherwise the first that contains it, whatever the case.
+pub(super) fn named(names: &[&str], wanted: &str) -> Result<usize> {
+    if names.is_empty() {
         fail!(Device, "{NO_ADAPTER}");
     }
-    let names: Vec<&str> = all.iter().map(|a| a.name.as_str()).collect();
-    let names = names.join("`, `");
     let wanted = wanted.to_lowercase();
-    let found = all.into_iter().find(|a| wanted == "auto" || a.name.to_lowercase().contains(&wanted));
-    match found {
-        Some(adapter) => Ok(adapter),
+    match names.iter().position(|name| wanted == "auto" || name.to_lowercase().contains(&wanted)) {
+        Some(at) => Ok(at),
         None => {
+            let names = names.join("`, `");
             fail!(Usage, "no adapter's name contains `{wanted}`: there are `{names}` (or use --device auto or cpu)")
         }
     }

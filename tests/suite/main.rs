@@ -9,6 +9,8 @@ mod checkpoint;
 mod classifier;
 mod cli;
 mod compare;
+#[cfg(all(feature = "compiled", target_os = "linux"))]
+mod compiled;
 mod cooperative;
 mod cooperative_attention;
 mod data;

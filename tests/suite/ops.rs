@@ -3,21 +3,40 @@
 use wgpt::checks::check_close;
 use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
-use wgpt::graph::{AdapterKind, Limits};
+use wgpt::graph::plan::{Bound, Kernel};
+use wgpt::graph::{AdapterKind, Limits, Plan};
 use wgpt::ops::{Case, cases, cases_for};
 use wgpt::reference::Cpu;
+use wgpt::shaders::specialise;
 
 /// The best adapter, with the kernels of `family`.
 fn gpu(family: AdapterKind) -> Gpu {
     Gpu::with(choose("auto").unwrap(), Some(family), true).unwrap()
 }
 
-/// Every case against the reference, as released: without bounds checks, and with margins around each buffer. The other tests
+/// Texts, workgroups and bindings of a case's kernels under these limits.
+fn kernels(case: &Case, limits: &Limits) -> Vec<(String, [u32; 3], Vec<Bound>)> {
+    let plan = Plan::new(&case.graph().0, limits).unwrap();
+    let kernel = |k: &Kernel| (specialise(k.shader, &k.constants, &k.swaps), k.workgroups, k.bindings.clone());
+    plan.kernels().map(kernel).collect()
+}
+
+/// The cases whose kernels differ between the two families: the others run once.
+fn cases_that_differ(limits: &Limits) -> Vec<&'static Case> {
+    let software = Limits { adapter: AdapterKind::Software, ..limits.clone() };
+    let gpu = Limits { adapter: AdapterKind::Gpu, ..limits.clone() };
+    cases_for(limits).into_iter().filter(|case| kernels(case, &software) != kernels(case, &gpu)).collect()
+}
+
+/// Cases against the reference, as released: without bounds checks, and with margins around each buffer. The other tests
 /// of models and training run the same kernels with bounds checks.
 fn check_all(family: AdapterKind) {
     let mut released = Gpu::with(choose("auto").unwrap(), Some(family), false).unwrap();
     let mut failures = vec![];
-    for case in cases_for(&released.limits().clone()) {
+    let limits = released.limits().clone();
+    let cases = if family == AdapterKind::Software { cases_for(&limits) } else { cases_that_differ(&limits) };
+    assert!(cases.len() > 100, "{family:?}: only {} cases", cases.len());
+    for case in cases {
         let problem = case.problem();
         let built = problem.build(42);
         let want = built.run(&mut Cpu::default()).unwrap();
@@ -116,7 +135,7 @@ fn a_kernel_that_writes_nothing_is_caught() {
     // Outputs are poisoned before a run: without a replay, every one of them is NaN.
     let mut gpu = gpu(AdapterKind::Software);
     let built = wgpt::ops::add::CASES[0].build(1);
-    let plan = wgpt::graph::Plan::new(&built.graph, gpu.limits()).unwrap();
+    let plan = Plan::new(&built.graph, gpu.limits()).unwrap();
     let program = gpu.load(&built.graph, plan).unwrap();
     gpu.poison(program).unwrap();
     assert!(gpu.read_any(program, "y0").unwrap().iter().all(|v| v.is_nan()));

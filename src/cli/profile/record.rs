@@ -165,7 +165,7 @@ fn add(
             let (all, count) = node_seconds[&kernel.node];
             share = if all > 0.0 { seconds / all } else { 1.0 / count as f64 };
             let n = nth.entry(kernel.node).or_default();
-            let made = || shape_text(graph, executor, kernel.node, *n);
+            let made = || shape_text(graph, executor.limits(), kernel.node, *n);
             shape = shapes.entry((kernel.node, *n)).or_insert_with(made).clone();
             *n += 1;
         }
@@ -185,7 +185,7 @@ fn add(
 }
 
 /// `h.3.attn: matmul` as `h.*.attn: matmul`.
-fn without_layer(label: &str) -> String {
+pub fn without_layer(label: &str) -> String {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let parts: Vec<&str> = label.split('.').map(|part| if is_number(part) { "*" } else { part }).collect();
     parts.join(".")

@@ -15,7 +15,7 @@ pub fn trace(workload: &Workload, executor: &dyn Executor, timelines: &[Timeline
         let mut nth = std::collections::HashMap::new();
         for kernel in &timeline.kernels {
             let n: &mut usize = nth.entry(kernel.node).or_default();
-            let shape = shape_text(&workload.graph, executor, kernel.node, *n);
+            let shape = shape_text(&workload.graph, executor.limits(), kernel.node, *n);
             *n += 1;
             let label = &workload.graph.nodes()[kernel.node].label;
             let more = json!({ "place": label, "shape": shape });

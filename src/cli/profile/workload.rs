@@ -7,7 +7,7 @@ use wgpt::fail;
 use wgpt::formats::folder::{Weights, read_config};
 use wgpt::formats::upload::upload;
 use wgpt::generate::{MOST_ROWS, decode_graph, positions_name};
-use wgpt::graph::{Graph, Plan, Shape, Step};
+use wgpt::graph::{Graph, Limits, Plan, Shape, Step};
 use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
@@ -16,7 +16,7 @@ use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::train::blueprint::check_precision;
 use wgpt::train::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
 use wgpt::train::memory::mib;
-use wgpt::train::settings::{Choices, Precision};
+use wgpt::train::settings::{Choices, Precision, Settings};
 
 /// Which model, at which sizes.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -88,7 +88,22 @@ impl Workload {
     }
 }
 
-fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Option<u64>) -> Result<Workload> {
+/// A graph to replay, before it is planned.
+struct Made {
+    title: String,
+    graph: Graph,
+    network: Network,
+    tokens: usize,
+    model_flops: f64,
+}
+
+/// The graph of the wanted step for a device with these limits, and its title; nothing is loaded.
+pub fn graph(wanted: &Wanted, limits: &Limits) -> Result<(String, Graph)> {
+    let made = if wanted.decode { decode_step(wanted)?.0 } else { training_step(wanted, limits)?.0 };
+    Ok((made.title, made.graph))
+}
+
+fn training_step(wanted: &Wanted, limits: &Limits) -> Result<(Made, Settings)> {
     let init = wanted.model.as_deref().map(read_config).transpose()?;
     let model = ModelChoices {
         preset: wanted.preset.clone(),
@@ -119,28 +134,39 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     };
     let config = Config { dropout: settings.dropout(), ..config };
     let batch = settings.batch;
-    check_precision(&settings, executor.limits())?;
+    check_precision(&settings, limits)?;
     let network = Network::new(config.clone());
     let networks = std::slice::from_ref(&network);
     let training = TrainingGraph::new(networks, settings.compute(), &settings.optimizer(), |g, models| {
         models[0].loss(g, batch, context)
     });
-    let graph = training.graph;
+    let tokens = batch * context;
+    let mixed = if settings.is_mixed() { " in mixed precision" } else { "" };
+    let rows =
+        settings.compute().classifier_rows.map_or(String::new(), |rows| format!(", logits of {rows} tokens at a time"));
+    let made = Made {
+        title: format!("{}, one training step{mixed}, batch {batch}, context {context}{rows}", wanted.name()),
+        graph: training.graph,
+        network,
+        tokens,
+        model_flops: training_flops_per_token(&config, context) * tokens as f64,
+    };
+    Ok((made, settings))
+}
+
+fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Option<u64>) -> Result<Workload> {
+    let (Made { title, graph, network, tokens, model_flops }, settings) = training_step(wanted, executor.limits())?;
     let plan = tuned_plan(executor, &graph)?;
     let segments = vec![plan.segment(ACCUMULATE), plan.segment(UPDATE)];
     let program = load(executor, &graph, plan, available_bytes)?;
     initialise(wanted, executor, &network)?;
-    let ids = some_ids(batch * context + 1, config.vocab_size);
+    let ids = some_ids(tokens + 1, network.config().vocab_size);
     executor.write(program, "ids", bytemuck::cast_slice(&ids[1..]))?;
-    executor.write(program, "targets", bytemuck::cast_slice(&ids[..batch * context]))?;
-    let tokens = (batch * context) as u64;
-    let mixed = if settings.is_mixed() { " in mixed precision" } else { "" };
-    let rows =
-        settings.compute().classifier_rows.map_or(String::new(), |rows| format!(", logits of {rows} tokens at a time"));
+    executor.write(program, "targets", bytemuck::cast_slice(&ids[..tokens]))?;
     Ok(Workload {
-        title: format!("{}, one training step{mixed}, batch {batch}, context {context}{rows}", wanted.name()),
-        tokens,
-        model_flops: training_flops_per_token(&config, context) * tokens as f64,
+        title,
+        tokens: tokens as u64,
+        model_flops,
         graph,
         program,
         segments,
@@ -149,7 +175,8 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     })
 }
 
-fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Option<u64>) -> Result<Workload> {
+/// The decode step, and the position that it decodes.
+fn decode_step(wanted: &Wanted) -> Result<(Made, usize)> {
     let config = match &wanted.model {
         Some(folder) => read_config(folder)?,
         None => Config::preset(wanted.preset.as_deref().unwrap_or("demo"))?,
@@ -162,19 +189,30 @@ fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
         fail!(Usage, "--context {context} is not within the model's context: give 1 to {}", config.context);
     }
     let network = Network::new(config.clone());
-    let graph = decode_graph(&network, rows);
-    let plan = tuned_plan(executor, &graph)?;
-    let program = load(executor, &graph, plan, available_bytes)?;
-    initialise(wanted, executor, &network)?;
-    let position = f32::from_bits(context as u32 - 1);
-    executor.write_state(&positions_name(&network, rows), &vec![position; rows])?;
     // Two FLOPs per weight that is multiplied by, and the scores and sums of attention over the cache.
     let weights = config.multiplied_count();
     let attention = 4 * config.layers * config.heads * config.head_size * context;
-    Ok(Workload {
+    let made = Made {
         title: format!("{}, one decode step of {rows} rows at position {}", wanted.name(), context - 1),
-        tokens: rows as u64,
+        graph: decode_graph(&network, rows),
+        network,
+        tokens: rows,
         model_flops: rows as f64 * (2 * weights + attention as u64) as f64,
+    };
+    Ok((made, context - 1))
+}
+
+fn decoding(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Option<u64>) -> Result<Workload> {
+    let (Made { title, graph, network, tokens: rows, model_flops }, position) = decode_step(wanted)?;
+    let plan = tuned_plan(executor, &graph)?;
+    let program = load(executor, &graph, plan, available_bytes)?;
+    initialise(wanted, executor, &network)?;
+    let position = f32::from_bits(position as u32);
+    executor.write_state(&positions_name(&network, rows), &vec![position; rows])?;
+    Ok(Workload {
+        title,
+        tokens: rows as u64,
+        model_flops,
         graph,
         program,
         segments: vec![0],
@@ -223,10 +261,10 @@ fn some_ids(count: usize, vocabulary: usize) -> Vec<u32> {
 }
 
 /// Shape of a kernel's work: M x N x K where its shader has these constants, otherwise the op's inputs.
-pub fn shape_text(graph: &Graph, executor: &dyn Executor, node: usize, nth: usize) -> String {
+pub fn shape_text(graph: &Graph, limits: &Limits, node: usize, nth: usize) -> String {
     let Some(op) = graph.op(node) else { return String::new() };
     let shapes = graph.shapes(node);
-    let dispatches = op.dispatch(&shapes, executor.limits());
+    let dispatches = op.dispatch(&shapes, limits);
     if let Some(dispatch) = dispatches.get(nth) {
         let constant = |name: &str| match dispatch.constants.iter().find(|(known, _)| *known == name) {
             Some((_, wgpt::graph::Constant::U32(value))) => Some(value.to_string()),
