@@ -207,6 +207,7 @@ impl Train {
             config.parameter_count()
         );
         let out = self.out.display();
+        let has_types = config.encoder.is_some_and(|encoder| encoder.token_types > 1);
         let prompt = if arguments.masks.is_some() { "... [MASK] ..." } else { "..." };
         let objective: Box<dyn Objective> = match (arguments.masks, &tokenizer) {
             (Some((share, whole_words)), Some(known)) => {
@@ -233,7 +234,7 @@ impl Train {
             },
             objective,
             settings,
-            tokenizer,
+            tokenizer: if has_types { tokenizer.map(Tokenizer::with_token_types) } else { tokenizer },
             arguments: serde_json::to_value(arguments).expect("paths and numbers always serialise"),
             summary,
         })

@@ -88,7 +88,7 @@ impl Masked {
 
     /// To plan a run, and to profile a step, with a share of 15% masked.
     pub fn without_data(config: Config, context: usize) -> Masked {
-        Masked { networks: [Network::new(config)], context, most: (context * 15).div_ceil(100), data: None }
+        Masked { networks: [Network::new(config)], context, most: masked_positions(context), data: None }
     }
 
     /// Whether the model also predicts that a text follows another.
@@ -123,6 +123,11 @@ impl Masked {
         let (classes, ones) = (g.input("follows", Shape::u32(&[batch])), g.input("ones", Shape::f32(&[batch])));
         (loss, Some(g.apply(ClassLoss, &[scores, classes, ones])))
     }
+}
+
+/// Masked positions of a sequence of `context` tokens, at the paper's share of 15%.
+pub fn masked_positions(context: usize) -> usize {
+    (context * 15).div_ceil(100)
 }
 
 /// Tokens of text in a sequence.

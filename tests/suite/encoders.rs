@@ -157,6 +157,9 @@ fn what_an_encoder_cannot_do_is_refused_by_name() {
     let encoder = ["BERT is an encoder"];
     has(&error(&place.wgpt("eval --model bert --data a.txt --device cpu"), 2), &encoder);
     has(&error(&place.wgpt("sft --model bert --data rows.jsonl --out sft --device cpu"), 2), &encoder);
+    let profile = "profile --preset bert-mini --batch 1 --context 16 --repeat 1 --device cpu";
+    assert!(place.wgpt(profile).status.success());
+    has(&error(&place.wgpt(&format!("{profile} --decode")), 2), &encoder);
     let tiny = TINY.replace("--preset bert-mini", "--preset demo");
     has(
         &error(&place.wgpt(&format!("train --out run --data a.txt --steps 1 --whole-words {tiny}")), 2),

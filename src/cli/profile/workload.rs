@@ -9,13 +9,16 @@ use wgpt::formats::upload::upload;
 use wgpt::generate::{MOST_ROWS, decode_graph, positions_name};
 use wgpt::graph::{Graph, Limits, Plan, Shape, Step};
 use wgpt::models::choices::ModelChoices;
-use wgpt::models::config::Config;
+use wgpt::models::config::{Config, Heads};
 use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
+use wgpt::objectives::masked::masked_positions;
+use wgpt::objectives::pretraining;
 use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::train::blueprint::check_precision;
 use wgpt::train::graph::{ACCUMULATE, REPORT, TrainingGraph, UPDATE};
 use wgpt::train::memory::mib;
+use wgpt::train::objective::ShapeKey;
 use wgpt::train::settings::{Choices, Precision, Settings};
 
 /// Which model, at which sizes.
@@ -132,13 +135,14 @@ fn training_step(wanted: &Wanted, limits: &Limits) -> Result<(Made, Settings)> {
             (config.clone(), config.context)
         }
     };
-    let config = Config { dropout: settings.dropout(), ..config };
+    let config = Config { dropout: settings.dropout(), ..config }.with_heads(Heads::Masked);
     let batch = settings.batch;
     check_precision(&settings, limits)?;
-    let network = Network::new(config.clone());
+    let (objective, shape) = (pretraining(config.clone(), context), ShapeKey { batch, sequences: 1, length: context });
+    let network = objective.networks()[0].clone();
     let networks = std::slice::from_ref(&network);
     let training = TrainingGraph::new(networks, settings.compute(), &settings.optimizer(), |g, models| {
-        models[0].loss(g, batch, context)
+        objective.loss(g, models, shape)
     });
     let tokens = batch * context;
     let mixed = if settings.is_mixed() { " in mixed precision" } else { "" };
@@ -162,7 +166,16 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     initialise(wanted, executor, &network)?;
     let ids = some_ids(tokens + 1, network.config().vocab_size);
     executor.write(program, "ids", bytemuck::cast_slice(&ids[1..]))?;
-    executor.write(program, "targets", bytemuck::cast_slice(&ids[..tokens]))?;
+    match network.config().encoder {
+        None => executor.write(program, "targets", bytemuck::cast_slice(&ids[..tokens]))?,
+        Some(_) => {
+            // Masked positions at even distances.
+            let masked = settings.batch * masked_positions(tokens / settings.batch);
+            let positions: Vec<u32> = (0..masked).map(|n| (n * tokens / masked) as u32).collect();
+            executor.write(program, "positions", bytemuck::cast_slice(&positions))?;
+            executor.write(program, "targets", bytemuck::cast_slice(&ids[..masked]))?;
+        }
+    }
     Ok(Workload {
         title,
         tokens: tokens as u64,
@@ -181,6 +194,7 @@ fn decode_step(wanted: &Wanted) -> Result<(Made, usize)> {
         Some(folder) => read_config(folder)?,
         None => Config::preset(wanted.preset.as_deref().unwrap_or("demo"))?,
     };
+    config.must_decode("decode")?;
     let (rows, context) = (wanted.batch.unwrap_or(1), wanted.context.unwrap_or(config.context));
     if !(1..=MOST_ROWS).contains(&rows) {
         fail!(Usage, "--batch {rows} cannot be decoded at once: give 1 to {MOST_ROWS}");
