@@ -3,6 +3,8 @@
 //! token, and one stays. Special tokens are never among them. Whole words (the paper's later models): the pieces of a word are
 //! predicted together.
 
+use std::ops::Range;
+
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
@@ -95,9 +97,10 @@ impl Masking {
     }
 
     /// Masks tokens of a sequence; gives their positions in rising order, and the tokens that stood there.
-    pub fn mask(&self, ids: &mut [u32], random: &mut Pcg64) -> Vec<(usize, u32)> {
-        // The positions of each word, or of each token.
-        let mut words: Vec<Vec<usize>> = vec![];
+    pub fn mask<'a>(&self, ids: &mut [u32], random: &mut Pcg64, drawn: &'a mut Drawn) -> &'a [(usize, u32)] {
+        let Drawn { words, masked } = drawn;
+        words.clear();
+        masked.clear();
         let mut text = 0;
         for (position, &id) in ids.iter().enumerate() {
             if self.special.get(id as usize).copied().unwrap_or(false) {
@@ -106,37 +109,38 @@ impl Masking {
             text += 1;
             let goes_on = self.continues.get(id as usize).copied().unwrap_or(false);
             match words.last_mut() {
-                Some(word) if goes_on && word.last() == Some(&(position - 1)) => word.push(position),
-                _ => words.push(vec![position]),
+                Some(word) if goes_on && word.end == position => word.end += 1,
+                _ => words.push(position..position + 1),
             }
-        }
-        if words.is_empty() {
-            return vec![];
         }
         let most = self.most(text);
         words.shuffle(random);
-        let mut chosen: Vec<usize> = vec![];
-        for word in words {
+        for word in words.iter() {
             // A word that does not fit is left out, but the first, which is cut.
-            match chosen.len() + word.len() <= most {
-                true => chosen.extend(word),
-                false if chosen.is_empty() => chosen.extend(&word[..most.min(word.len())]),
-                false => {}
+            let end = if masked.is_empty() { word.end.min(word.start + most) } else { word.end };
+            if masked.len() + end - word.start <= most {
+                masked.extend((word.start..end).map(|position| (position, ids[position])));
             }
-            if chosen.len() == most {
+            if masked.len() == most {
                 break;
             }
         }
-        chosen.sort_unstable();
-        let mut masked = Vec::with_capacity(chosen.len());
-        for position in chosen {
-            masked.push((position, ids[position]));
-            ids[position] = match random.random_range(0..10u32) {
-                0 => ids[position],
+        masked.sort_unstable();
+        for (position, id) in masked.iter() {
+            ids[*position] = match random.random_range(0..10u32) {
+                0 => *id,
                 1 => random.random_range(0..self.vocabulary_size),
                 _ => self.tokens.mask,
             };
         }
         masked
     }
+}
+
+/// What is drawn for a sequence; its memory is used again for the next.
+#[derive(Clone, Debug, Default)]
+pub struct Drawn {
+    /// The positions of each word, or of each token.
+    words: Vec<Range<usize>>,
+    masked: Vec<(usize, u32)>,
 }

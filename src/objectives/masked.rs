@@ -13,7 +13,7 @@ use rand_pcg::Pcg64;
 
 use crate::data::batches::Batches;
 use crate::data::corpus::Corpus;
-use crate::data::masking::Masking;
+use crate::data::masking::{Drawn, Masking};
 use crate::data::tokens::Tokens;
 use crate::error::Result;
 use crate::fail;
@@ -72,6 +72,7 @@ struct Rows {
     targets: Vec<u32>,
     firsts: Vec<u32>,
     follows: Vec<u32>,
+    drawn: Drawn,
 }
 
 impl Masked {
@@ -192,9 +193,9 @@ impl Rows {
             self.ids.push(tokens.separator);
             self.types.resize(self.ids.len(), u32::from(pairs));
             self.firsts.push(start as u32);
-            for (position, id) in masking.mask(&mut self.ids[start..], &mut random) {
+            for (position, id) in masking.mask(&mut self.ids[start..], &mut random, &mut self.drawn) {
                 self.positions.push((start + position) as u32);
-                self.targets.push(id);
+                self.targets.push(*id);
             }
             self.positions.resize((row + 1) * most, IGNORED);
             self.targets.resize((row + 1) * most, IGNORED);

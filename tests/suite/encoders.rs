@@ -5,7 +5,7 @@ use crate::objectives::letters;
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
 use serde_json::Value;
-use wgpt::data::masking::Masking;
+use wgpt::data::masking::{Drawn, Masking};
 
 const TINY: &str = "--preset bert-mini --layers 1 --heads 2 --width 16 --context 24 --batch 2 --eval-every 0 --eval-batches 1 \
     --save-every 0 --device cpu";
@@ -188,9 +188,10 @@ fn masks_spare_special_tokens_and_keep_words_together() {
     for whole in [false, true] {
         let masking = Masking::new(&letters(), "the letters", 0.4, whole).unwrap();
         let (mut masked, mut kept, mut random) = (0u32, 0u32, Pcg64::seed_from_u64(7));
+        let mut drawn = Drawn::default();
         for _ in 0..2000 {
             let mut seen = ids.clone();
-            let places = masking.mask(&mut seen, &mut random);
+            let places = masking.mask(&mut seen, &mut random, &mut drawn).to_vec();
             assert!(!places.is_empty() && places.len() <= masking.most(7) && masking.most(7) == 3);
             for (position, id) in &places {
                 assert_eq!(ids[*position], *id);
