@@ -264,8 +264,8 @@ const FLAGS: &[(&str, &[&str])] = &[
     (
         "profile",
         &[
-            "batch classifier-rows compare context decode host-clock json kernel model precision preset repeat shaders svg trace \
-           train",
+            "assembly batch classifier-rows compare compiled context decode host-clock json kernel model ops precision preset repeat shaders \
+           spirv svg trace train variants",
         ],
     ),
     ("doctor", &["family json list ops"]),
