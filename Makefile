@@ -34,10 +34,8 @@ zero-shot: setup
 	cargo bench --locked --bench zero_shot -- --preset demo --schedule cosine --examples 400 --out $(CURDIR)/runs/zero_shot.svg
 
 ## All tests, on whatever adapter there is.
-# glibc keeps the memory of a test's large tensors for the next one, in huge pages: a sixth less time than fresh pages for each.
-TUNABLES := glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592
 test: setup
-	GLIBC_TUNABLES=$(TUNABLES) cargo test --locked --all-features
+	cargo test --locked --all-features
 
 ## Speed on this machine, in less than ten minutes: ceilings, kernels, matrix products, whole steps, decoding.
 bench: setup
