@@ -2,7 +2,7 @@
 
 pub mod answer;
 pub mod dpo;
-mod encoded;
+pub mod encoded;
 pub mod grpo;
 pub mod kto;
 pub mod labelled;

@@ -13,8 +13,7 @@ use std::path::Path;
 
 use self::folder::AnswerFile;
 use crate::data::answers::Question;
-use crate::data::answers::windows::{Window, Windows};
-use crate::data::buckets::{Buckets, Epochs};
+use crate::data::answers::windows::Windows;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::evaluate::spans::{Found as FoundSpans, Search};
@@ -24,8 +23,7 @@ use crate::graph::{Graph, Initial, Shape, Tensor};
 use crate::models::blocks::Model;
 use crate::models::config::{Config, SPANS};
 use crate::models::network::Network;
-use crate::objectives::encoded::{self, Found, Row};
-use crate::objectives::labelled::BUCKETS;
+use crate::objectives::encoded::{self, Data, Example, Found, Gathered, Row, rows};
 use crate::ops::add::Add;
 use crate::ops::class_loss::ClassLoss;
 use crate::ops::matmul::Matmul;
@@ -48,62 +46,37 @@ pub struct Item {
     pub windows: Windows,
 }
 
+impl Example for Item {
+    fn count(&self) -> usize {
+        self.windows.windows.len()
+    }
+
+    fn row(&self, n: usize) -> Row<'_> {
+        Row { ids: &self.windows.windows[n].ids, types: &self.windows.windows[n].types }
+    }
+}
+
 /// The objective of a head on spans.
 pub struct Answer {
     networks: [Network; 1],
     task: AnswerFile,
     /// Of the hidden states before the head.
     dropout: f32,
-    buckets: Buckets,
-    epochs: Epochs,
-    training: Vec<Item>,
-    /// Windows of the training data, by question and place in it.
-    places: Vec<(usize, usize)>,
-    validation: Vec<Item>,
+    data: Data<Item>,
 }
 
 impl Answer {
     /// Questions with answers, to learn and to validate.
-    pub fn new(
-        config: Config,
-        task: AnswerFile,
-        settings: &Settings,
-        (training, validation): (Vec<Item>, Vec<Item>),
-    ) -> Answer {
-        let lengths: Vec<usize> = lengths(&training).chain(lengths(&validation)).collect();
-        let buckets = Buckets::fit(lengths.into_iter(), BUCKETS, task.longest);
-        let epochs = epochs(&training, &buckets);
-        let (networks, places) =
-            ([Network::new(Config { dropout: settings.dropout(), ..config })], places(&training).collect());
-        Answer { networks, task, dropout: settings.dropout, buckets, epochs, training, places, validation }
-    }
-
-    /// Micro-batches of so many windows in an epoch over the questions.
-    pub fn epoch_len(training: &[Item], longest: usize, batch: usize) -> u64 {
-        epochs(training, &Buckets::fit(lengths(training), BUCKETS, longest)).len(batch)
+    pub fn new(config: Config, task: AnswerFile, settings: &Settings, both: (Vec<Item>, Vec<Item>)) -> Answer {
+        let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
+        let data = Data::new(both, task.longest);
+        Answer { networks, task, dropout: settings.dropout, data }
     }
 
     /// Lengths that windows are padded to.
     pub fn lengths(&self) -> &[usize] {
-        &self.buckets.0
+        &self.data.buckets.0
     }
-}
-
-fn epochs(items: &[Item], buckets: &Buckets) -> Epochs {
-    Epochs::new(lengths(items).map(|length| buckets.of(length)).collect())
-}
-
-/// Every window, by its question and its place in it.
-fn places(items: &[Item]) -> impl Iterator<Item = (usize, usize)> {
-    items.iter().enumerate().flat_map(|(item, of)| (0..of.windows.windows.len()).map(move |n| (item, n)))
-}
-
-fn lengths(items: &[Item]) -> impl Iterator<Item = usize> {
-    items.iter().flat_map(|item| item.windows.windows.iter().map(|window| window.ids.len()))
-}
-
-fn row(window: &Window) -> Row<'_> {
-    Row { ids: &window.ids, types: &window.types }
 }
 
 /// Scores (B, T, 2) of each token of rows of one length as the first and the last of the answer.
@@ -128,7 +101,7 @@ impl Objective for Answer {
     }
 
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
-        self.buckets.0.iter().map(|&length| ShapeKey { batch, sequences: 1, length }).collect()
+        self.data.shapes(batch)
     }
 
     fn loss(&self, g: &mut Graph, models: &[Model], ShapeKey { batch, length, .. }: ShapeKey) -> Loss {
@@ -154,18 +127,16 @@ impl Objective for Answer {
     }
 
     fn epoch(&self, batch: usize) -> u64 {
-        self.epochs.len(batch)
+        self.data.epoch(batch)
     }
 
     fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()> {
-        let group = self.epochs.group(number, batch.size, batch.seed);
-        let (size, length) = (batch.size, self.buckets.0[group.bucket]);
-        let (mut rows, mut padding) = (vec![], vec![PADDING; size * length]);
+        let (rows, length) = self.data.fill(number, self.networks[0].config(), batch);
+        let (size, mut padding) = (batch.size, vec![PADDING; batch.size * length]);
         let (mut starts, mut ends, mut weights) = (vec![0; size], vec![0; size], vec![0.0; size]);
-        for (n, (item, place)) in group.examples.iter().map(|at| self.places[*at]).enumerate() {
-            let Item { question, windows } = &self.training[item];
+        for (n, row) in rows.iter().enumerate() {
+            let (Item { question, windows }, place) = self.data.training.of(*row);
             let window = &windows.windows[place];
-            rows.push(row(window));
             padding[n * length..][..window.ids.len()].fill(0.0);
             let gold = question.answers.as_ref().and_then(|answers| answers.first());
             let [start, end] = windows.target(window, gold);
@@ -173,30 +144,28 @@ impl Objective for Answer {
         }
         // Rows that are not there weigh nothing, and have one token, whose softmax is defined.
         (rows.len()..size).for_each(|n| padding[n * length] = 0.0);
-        encoded::set_inputs(&rows, self.networks[0].config(), (size, length), batch);
         batch.set_f32("padding", &padding);
         batch.set_f32("weights", &weights);
         batch.set_f32("start_column", &[1.0, 0.0]);
         batch.set("starts", &starts);
         batch.set_f32("end_column", &[0.0, 1.0]);
         batch.set("ends", &ends);
-        (batch.shape, batch.tokens) = (group.bucket, size * length);
         Ok(())
     }
 
     fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>> {
-        if self.validation.is_empty() {
+        let items = &self.data.validation.items;
+        if items.is_empty() {
             return Ok(None);
         }
-        let mut gathered = Gathered::new(&self.validation);
-        let rows = gathered.rows();
-        let of = (self.networks[0].config(), &self.buckets);
-        encoded::evaluate(programs, of, &rows, &mut |row, found| gathered.take(row, &found))?;
-        let logits = gathered.logits();
-        let found = found(&self.validation, &logits, SEARCH);
+        let mut gathered = Gathered::new(items);
+        let of = (self.networks[0].config(), &self.data.buckets);
+        encoded::evaluate(programs, of, &rows(items), &mut |row, found| take(&mut gathered, items, row, &found))?;
+        let logits = gathered.by_example();
+        let found = found(items, &logits, SEARCH);
         // Below SQuAD 2.0's best threshold an answer is given; without questions that have none, always.
-        Ok(measured(&self.validation, &found, None).map(|scores| Evaluation {
-            loss: loss(&self.validation, &logits),
+        Ok(measured(items, &found, None).map(|scores| Evaluation {
+            loss: loss(items, &logits),
             value: Some(scores.best_f1.value),
             scalars: vec![("exact", scores.all.exact), ("f1", scores.all.f1), ("best_f1", scores.best_f1.value)],
             text: scores.to_string(),
@@ -216,39 +185,11 @@ impl Objective for Answer {
 /// Logits of starts and of ends of each window of a question.
 pub type Logits = Vec<(Vec<f32>, Vec<f32>)>;
 
-/// The logits of every window, gathered from batches.
-struct Gathered<'a> {
-    items: &'a [Item],
-    places: Vec<(usize, usize)>,
-    of_rows: Vec<(Vec<f32>, Vec<f32>)>,
-}
-
-impl<'a> Gathered<'a> {
-    fn new(items: &'a [Item]) -> Gathered<'a> {
-        let places: Vec<(usize, usize)> = places(items).collect();
-        Gathered { items, of_rows: vec![(vec![], vec![]); places.len()], places }
-    }
-
-    fn window(&self, row: usize) -> &'a Window {
-        let (item, n) = self.places[row];
-        &self.items[item].windows.windows[n]
-    }
-
-    fn rows(&self) -> Vec<Row<'a>> {
-        (0..self.places.len()).map(|at| row(self.window(at))).collect()
-    }
-
-    fn take(&mut self, row: usize, found: &Found) {
-        let (first, count) = (found.place * found.length, self.window(row).ids.len());
-        self.of_rows[row] = found.values[2 * first..][..2 * count].chunks(2).map(|pair| (pair[0], pair[1])).unzip();
-    }
-
-    /// By question.
-    fn logits(self) -> Vec<Logits> {
-        let mut all = vec![vec![]; self.items.len()];
-        self.places.iter().zip(self.of_rows).for_each(|((item, _), logits)| all[*item].push(logits));
-        all
-    }
+/// Keeps the logits of a window's tokens.
+fn take(gathered: &mut Gathered<(Vec<f32>, Vec<f32>)>, items: &[Item], row: usize, found: &Found) {
+    let (item, n) = gathered.place(row);
+    let (first, count) = (found.place * found.length, items[item].windows.windows[n].ids.len());
+    gathered.set(row, found.values[2 * first..][..2 * count].chunks(2).map(|pair| (pair[0], pair[1])).unzip());
 }
 
 /// The best answers of every question.

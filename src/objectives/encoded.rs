@@ -1,6 +1,6 @@
 //! Rows of an encoder whose heads look at tokens: inputs of programs, and scores of rows in batches of a few lengths.
 
-use crate::data::buckets::{Buckets, group};
+use crate::data::buckets::{Buckets, Epochs, Group, group};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::executor::programs::Programs;
@@ -15,13 +15,132 @@ use crate::objectives::labelled::folder::HeadTensor;
 use crate::objectives::labelled::head::SALT;
 use crate::ops::cast::cast;
 use crate::ops::dropout::Dropout;
-use crate::train::objective::{Batch, EvaluationPrograms};
+use crate::train::objective::{Batch, EvaluationPrograms, ShapeKey};
 
 /// The tokens of a row, and the type of each.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     pub ids: &'a [u32],
     pub types: &'a [u32],
+}
+
+/// An example that is one row, or several where it is long.
+pub trait Example {
+    fn count(&self) -> usize;
+
+    fn row(&self, n: usize) -> Row<'_>;
+}
+
+/// Examples, and their rows by the example and the place in it.
+pub struct Examples<T> {
+    pub items: Vec<T>,
+    places: Vec<(usize, usize)>,
+}
+
+impl<T: Example> Examples<T> {
+    pub fn new(items: Vec<T>) -> Examples<T> {
+        let places = places(&items);
+        Examples { items, places }
+    }
+
+    /// The example of a row, and the row's place in it.
+    pub fn of(&self, row: usize) -> (&T, usize) {
+        let (item, n) = self.places[row];
+        (&self.items[item], n)
+    }
+
+    pub fn row(&self, row: usize) -> Row<'_> {
+        let (item, n) = self.of(row);
+        item.row(n)
+    }
+}
+
+/// The rows of examples, by the example and the place in it.
+pub fn places<T: Example>(items: &[T]) -> Vec<(usize, usize)> {
+    items.iter().enumerate().flat_map(|(item, example)| (0..example.count()).map(move |n| (item, n))).collect()
+}
+
+fn lengths<T: Example>(items: &[T]) -> impl Iterator<Item = usize> {
+    items.iter().flat_map(|item| (0..item.count()).map(|n| item.row(n).ids.len()))
+}
+
+fn epochs<T: Example>(items: &[T], buckets: &Buckets) -> Epochs {
+    Epochs::new(lengths(items).map(|length| buckets.of(length)).collect())
+}
+
+/// Micro-batches of so many rows in an epoch over examples, whose rows have at most `longest` tokens.
+pub fn epoch_len<T: Example>(items: &[T], longest: usize, batch: usize) -> u64 {
+    epochs(items, &Buckets::fit(lengths(items), BUCKETS, longest)).len(batch)
+}
+
+/// The examples of a run: those that are learned in the order of its epochs, and those that it is validated on.
+pub struct Data<T> {
+    pub training: Examples<T>,
+    pub validation: Examples<T>,
+    pub buckets: Buckets,
+    epochs: Epochs,
+}
+
+impl<T: Example> Data<T> {
+    pub fn new((training, validation): (Vec<T>, Vec<T>), longest: usize) -> Data<T> {
+        let buckets = Buckets::fit(lengths(&training).chain(lengths(&validation)), BUCKETS, longest);
+        let epochs = epochs(&training, &buckets);
+        Data { training: Examples::new(training), validation: Examples::new(validation), buckets, epochs }
+    }
+
+    /// Micro-batches of so many rows in an epoch.
+    pub fn epoch(&self, batch: usize) -> u64 {
+        self.epochs.len(batch)
+    }
+
+    pub fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
+        self.buckets.0.iter().map(|&length| ShapeKey { batch, sequences: 1, length }).collect()
+    }
+
+    /// Sets the rows of micro-batch `number`, and its shape; its rows, and their length.
+    pub fn fill(&mut self, number: u64, config: &Config, batch: &mut Batch) -> (Vec<usize>, usize) {
+        let group = self.epochs.group(number, batch.size, batch.seed);
+        let (size, length) = (batch.size, self.buckets.0[group.bucket]);
+        let rows: Vec<Row> = group.examples.iter().map(|row| self.training.row(*row)).collect();
+        set_inputs(&rows, config, (size, length), batch);
+        (batch.shape, batch.tokens) = (group.bucket, size * length);
+        (group.examples, length)
+    }
+}
+
+/// Values of every row, gathered from batches in any order.
+pub struct Gathered<V> {
+    places: Vec<(usize, usize)>,
+    of_rows: Vec<V>,
+    examples: usize,
+}
+
+impl<V: Clone + Default> Gathered<V> {
+    pub fn new<T: Example>(items: &[T]) -> Gathered<V> {
+        let places = places(items);
+        Gathered { of_rows: vec![V::default(); places.len()], places, examples: items.len() }
+    }
+
+    /// The example of a row, and the row's place in it.
+    pub fn place(&self, row: usize) -> (usize, usize) {
+        self.places[row]
+    }
+
+    pub fn set(&mut self, row: usize, values: V) {
+        self.of_rows[row] = values;
+    }
+
+    /// Those of each example's rows, in order.
+    pub fn by_example(self) -> Vec<Vec<V>> {
+        let mut all = vec![vec![]; self.examples];
+        self.places.iter().zip(self.of_rows).for_each(|((item, _), values)| all[*item].push(values));
+        all
+    }
+}
+
+/// All rows of examples.
+pub fn rows<T: Example>(items: &[T]) -> Vec<Row<'_>> {
+    places(items).into_iter().map(|(item, n)| items[item].row(n)).collect()
 }
 
 /// Whether programs have the input `types`.
@@ -43,7 +162,7 @@ pub fn states(g: &mut Graph, model: &Model, (batch, length): (usize, usize), dro
 }
 
 /// Sets those inputs to a batch of `size` rows, of which some are there.
-pub fn set_inputs(rows: &[Row], config: &Config, (size, length): (usize, usize), batch: &mut Batch) {
+fn set_inputs(rows: &[Row], config: &Config, (size, length): (usize, usize), batch: &mut Batch) {
     let (mut ids, mut types, mut lengths) = (vec![0; size * length], vec![0; size * length], vec![1; size]);
     for (n, row) in rows.iter().enumerate() {
         let count = row.ids.len();
@@ -144,7 +263,7 @@ fn members<'a>(rows: &[Row<'a>], of: &[usize]) -> Vec<Row<'a>> {
     of.iter().map(|row| rows[*row]).collect()
 }
 
-fn groups(rows: &[Row], buckets: &Buckets, size: usize) -> Vec<crate::data::buckets::Group> {
+fn groups(rows: &[Row], buckets: &Buckets, size: usize) -> Vec<Group> {
     let bucket_of: Vec<usize> = rows.iter().map(|row| buckets.of(row.ids.len())).collect();
     group(&bucket_of, &(0..rows.len()).collect::<Vec<_>>(), size)
 }

@@ -11,7 +11,6 @@ pub mod predict;
 use std::path::Path;
 
 use self::folder::TagFile;
-use crate::data::buckets::{Buckets, Epochs};
 use crate::data::tagged::sequences::{Sequence, tags};
 use crate::data::tagged::tags::Labels;
 use crate::data::tokenizer::Tokenizer;
@@ -22,8 +21,7 @@ use crate::graph::{Graph, Initial, Shape, Tensor};
 use crate::models::blocks::Model;
 use crate::models::config::{CLASSIFIER, Config};
 use crate::models::network::Network;
-use crate::objectives::encoded::{self, Found, Row};
-use crate::objectives::labelled::BUCKETS;
+use crate::objectives::encoded::{self, Data, Example, Found, Gathered, Row, rows};
 use crate::objectives::labelled::scorer::{best, probabilities};
 use crate::ops::IGNORED;
 use crate::ops::matmul::Matmul;
@@ -45,62 +43,37 @@ pub struct Item {
     pub labels: Option<Vec<usize>>,
 }
 
+impl Example for Item {
+    fn count(&self) -> usize {
+        self.sequences.len()
+    }
+
+    fn row(&self, n: usize) -> Row<'_> {
+        Row { ids: &self.sequences[n].ids, types: &self.sequences[n].types }
+    }
+}
+
 /// The objective of a head on words.
 pub struct Tag {
     networks: [Network; 1],
     task: TagFile,
     /// Of the hidden states before the head.
     dropout: f32,
-    buckets: Buckets,
-    epochs: Epochs,
-    training: Vec<Item>,
-    /// Sequences of the training data, by item and place in it.
-    places: Vec<(usize, usize)>,
-    validation: Vec<Item>,
+    data: Data<Item>,
 }
 
 impl Tag {
     /// Sentences with tags, to learn and to validate.
-    pub fn new(
-        config: Config,
-        task: TagFile,
-        settings: &Settings,
-        (training, validation): (Vec<Item>, Vec<Item>),
-    ) -> Tag {
-        let lengths: Vec<usize> = lengths(&training).chain(lengths(&validation)).collect();
-        let buckets = Buckets::fit(lengths.into_iter(), BUCKETS, task.longest);
-        let epochs = epochs(&training, &buckets);
-        let (networks, places) =
-            ([Network::new(Config { dropout: settings.dropout(), ..config })], places(&training).collect());
-        Tag { networks, task, dropout: settings.dropout, buckets, epochs, training, places, validation }
-    }
-
-    /// Micro-batches of so many sequences in an epoch over the sentences.
-    pub fn epoch_len(training: &[Item], longest: usize, batch: usize) -> u64 {
-        epochs(training, &Buckets::fit(lengths(training), BUCKETS, longest)).len(batch)
+    pub fn new(config: Config, task: TagFile, settings: &Settings, both: (Vec<Item>, Vec<Item>)) -> Tag {
+        let networks = [Network::new(Config { dropout: settings.dropout(), ..config })];
+        let data = Data::new(both, task.longest);
+        Tag { networks, task, dropout: settings.dropout, data }
     }
 
     /// Lengths that sequences are padded to.
     pub fn lengths(&self) -> &[usize] {
-        &self.buckets.0
+        &self.data.buckets.0
     }
-}
-
-fn epochs(items: &[Item], buckets: &Buckets) -> Epochs {
-    Epochs::new(lengths(items).map(|length| buckets.of(length)).collect())
-}
-
-/// Every sequence, by its item and its place in it.
-fn places(items: &[Item]) -> impl Iterator<Item = (usize, usize)> {
-    items.iter().enumerate().flat_map(|(item, sentence)| (0..sentence.sequences.len()).map(move |n| (item, n)))
-}
-
-fn lengths(items: &[Item]) -> impl Iterator<Item = usize> {
-    items.iter().flat_map(|item| item.sequences.iter().map(|sequence| sequence.ids.len()))
-}
-
-fn row(sequence: &Sequence) -> Row<'_> {
-    Row { ids: &sequence.ids, types: &sequence.types }
 }
 
 /// Scores (B * T, tags) of each token of rows of one length.
@@ -125,7 +98,7 @@ impl Objective for Tag {
     }
 
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
-        self.buckets.0.iter().map(|&length| ShapeKey { batch, sequences: 1, length }).collect()
+        self.data.shapes(batch)
     }
 
     fn loss(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) -> Loss {
@@ -141,37 +114,34 @@ impl Objective for Tag {
     }
 
     fn epoch(&self, batch: usize) -> u64 {
-        self.epochs.len(batch)
+        self.data.epoch(batch)
     }
 
     fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()> {
-        let group = self.epochs.group(number, batch.size, batch.seed);
-        let (size, length) = (batch.size, self.buckets.0[group.bucket]);
-        let (mut rows, mut targets) = (vec![], vec![IGNORED; size * length]);
-        for (n, (item, place)) in group.examples.iter().map(|at| self.places[*at]).enumerate() {
-            let Item { sequences, labels, .. } = &self.training[item];
-            rows.push(row(&sequences[place]));
-            for first in labels.iter().flat_map(|_| &sequences[place].firsts) {
-                let labels = labels.as_ref().expect("there are some");
+        let (rows, length) = self.data.fill(number, self.networks[0].config(), batch);
+        let mut targets = vec![IGNORED; batch.size * length];
+        for (n, row) in rows.into_iter().enumerate() {
+            let (Item { sequences, labels, .. }, place) = self.data.training.of(row);
+            let Some(labels) = labels else { continue };
+            for first in &sequences[place].firsts {
                 targets[n * length + first.position] = labels[first.word] as u32;
             }
         }
-        encoded::set_inputs(&rows, self.networks[0].config(), (size, length), batch);
         batch.set("targets", &targets);
-        (batch.shape, batch.tokens) = (group.bucket, size * length);
         Ok(())
     }
 
     fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>> {
-        if self.validation.is_empty() {
+        let (labels, items) = (&self.task.labels, &self.data.validation.items);
+        if items.is_empty() {
             return Ok(None);
         }
-        let labels = &self.task.labels;
-        let mut gathered = Gathered::new(&self.validation, labels.names().len());
-        let rows = gathered.rows();
-        let of = (self.networks[0].config(), &self.buckets);
-        encoded::evaluate(programs, of, &rows, &mut |row, found| gathered.take(row, &found))?;
-        Ok(measured(labels, &self.validation, &gathered.scores()).map(|(scores, loss)| Evaluation {
+        let mut gathered = Gathered::new(items);
+        let of = (self.networks[0].config(), &self.data.buckets);
+        encoded::evaluate(programs, of, &rows(items), &mut |row, found| {
+            take(&mut gathered, items, labels, row, &found)
+        })?;
+        Ok(measured(labels, items, &scores_of(gathered)).map(|(scores, loss)| Evaluation {
             loss,
             value: Some(scores.micro.f1),
             scalars: vec![("f1", scores.micro.f1)],
@@ -189,41 +159,17 @@ impl Objective for Tag {
     }
 }
 
-/// The scores of each word's first piece, gathered from batches.
-struct Gathered<'a> {
-    items: &'a [Item],
-    places: Vec<(usize, usize)>,
-    labels: usize,
-    of_rows: Vec<Vec<Vec<f32>>>,
+/// Keeps the scores of each word's first piece in a row.
+fn take(gathered: &mut Gathered<Vec<Vec<f32>>>, items: &[Item], labels: &Labels, row: usize, found: &Found) {
+    let ((item, n), labels) = (gathered.place(row), labels.names().len());
+    let of = |position: usize| (found.place * found.length + position) * labels;
+    let firsts = items[item].sequences[n].firsts.iter();
+    gathered.set(row, firsts.map(|first| found.values[of(first.position)..][..labels].to_vec()).collect());
 }
 
-impl<'a> Gathered<'a> {
-    fn new(items: &'a [Item], labels: usize) -> Gathered<'a> {
-        let places: Vec<(usize, usize)> = places(items).collect();
-        Gathered { items, labels, of_rows: vec![vec![]; places.len()], places }
-    }
-
-    fn sequence(&self, row: usize) -> &'a Sequence {
-        let (item, n) = self.places[row];
-        &self.items[item].sequences[n]
-    }
-
-    fn rows(&self) -> Vec<Row<'a>> {
-        (0..self.places.len()).map(|at| row(self.sequence(at))).collect()
-    }
-
-    fn take(&mut self, row: usize, found: &Found) {
-        let of = |position: usize| (found.place * found.length + position) * self.labels;
-        let firsts = self.sequence(row).firsts.iter();
-        self.of_rows[row] = firsts.map(|first| found.values[of(first.position)..][..self.labels].to_vec()).collect();
-    }
-
-    /// By sentence.
-    fn scores(self) -> Vec<Vec<Vec<f32>>> {
-        let mut all = vec![vec![]; self.items.len()];
-        self.places.iter().zip(self.of_rows).for_each(|((item, _), scores)| all[*item].extend(scores));
-        all
-    }
+/// The scores of each word's first piece, by sentence.
+fn scores_of(gathered: Gathered<Vec<Vec<f32>>>) -> Vec<Vec<Vec<f32>>> {
+    gathered.by_example().into_iter().map(|rows| rows.concat()).collect()
 }
 
 /// The figures of entities and the mean loss, in nats per word, of the sentences that have tags; none if none has. `scores` are those of

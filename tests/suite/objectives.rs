@@ -41,6 +41,7 @@ use wgpt::models::presets::PRESETS;
 use wgpt::objectives::answer;
 use wgpt::objectives::answer::folder::AnswerFile;
 use wgpt::objectives::dpo::{self, Dpo};
+use wgpt::objectives::encoded;
 use wgpt::objectives::grpo::{self, GroupOptions, GroupPolicy, Method, Normalisation, Scaling};
 use wgpt::objectives::kto::{self, Kto};
 use wgpt::objectives::labelled::batch::Item;
@@ -225,7 +226,7 @@ fn tag(choices: Choices) -> Made {
     };
     let items = |count: usize| (0..count).map(item).collect::<Vec<_>>();
     let labels = Labels::named(["O", "B-A", "I-A"].map(String::from).to_vec()).unwrap();
-    let settings = choices.resolve(&labelled::RECIPE, |batch| Tag::epoch_len(&items(5), 24, batch)).unwrap();
+    let settings = choices.resolve(&labelled::RECIPE, |batch| encoded::epoch_len(&items(5), 24, batch)).unwrap();
     let file = TagFile::new(labels, 24, Default::default());
     let config = config("bert-mini").with_heads(Heads::None);
     (Box::new(Tag::new(config, file, &settings, (items(5), items(3)))), settings)
@@ -253,7 +254,7 @@ fn answer(choices: Choices) -> Made {
         answer::Item { question, windows: Windows { pieces: (0..8).map(piece).collect(), windows } }
     };
     let items = |count: usize| (0..count).map(item).collect::<Vec<_>>();
-    let settings = choices.resolve(&labelled::RECIPE, |batch| answer::Answer::epoch_len(&items(5), 24, batch)).unwrap();
+    let settings = choices.resolve(&labelled::RECIPE, |batch| encoded::epoch_len(&items(5), 24, batch)).unwrap();
     let file = AnswerFile::new(24, None, Default::default());
     let config = config("bert-mini").with_heads(Heads::None);
     (Box::new(answer::Answer::new(config, file, &settings, (items(5), items(4)))), settings)

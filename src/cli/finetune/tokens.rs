@@ -16,6 +16,7 @@ use wgpt::error::Result;
 use wgpt::fail;
 use wgpt::models::config::{Config, Heads};
 use wgpt::objectives::answer::folder::AnswerFile;
+use wgpt::objectives::encoded::{Example, epoch_len};
 use wgpt::objectives::labelled::RECIPE;
 use wgpt::objectives::tag::folder::TagFile;
 use wgpt::objectives::{answer, tag};
@@ -29,16 +30,13 @@ pub(super) trait TokenTask {
     const ROWS: &'static str;
     /// `task.json`.
     type File: Serialize + DeserializeOwned + Clone;
-    type Item;
+    type Item: Example;
 
     /// The task of training data, for sequences of at most `longest` tokens.
     fn file(finetune: &Finetune, data: &Path, longest: usize) -> Result<Self::File>;
 
     /// A file's examples, ready to be fed.
     fn items(file: &Self::File, tokenizer: &Tokenizer, path: &Path) -> Result<Vec<Self::Item>>;
-
-    /// Micro-batches in an epoch.
-    fn epoch_len(items: &[Self::Item], longest: usize, batch: usize) -> u64;
 
     /// The objective, and the lengths that its rows are padded to.
     fn objective(
@@ -77,10 +75,6 @@ impl TokenTask for Tags {
         tagged::read(path, &tag_form(&file.columns)?, true)?.iter().map(item).collect()
     }
 
-    fn epoch_len(items: &[tag::Item], longest: usize, batch: usize) -> u64 {
-        tag::Tag::epoch_len(items, longest, batch)
-    }
-
     fn objective(
         config: Config,
         file: TagFile,
@@ -113,10 +107,6 @@ impl TokenTask for Answers {
 
     fn items(file: &AnswerFile, tokenizer: &Tokenizer, path: &Path) -> Result<Vec<answer::Item>> {
         answer_items(file, tokenizer, path, true)
-    }
-
-    fn epoch_len(items: &[answer::Item], longest: usize, batch: usize) -> u64 {
-        answer::Answer::epoch_len(items, longest, batch)
     }
 
     fn objective(
@@ -217,7 +207,7 @@ pub(super) fn start<T: TokenTask>(finetune: &Finetune, global: &Global) -> Resul
     let read = |path: &Path| T::items(&file, &tokenizer, path);
     let both = (read(data)?, finetune.val.as_deref().map_or(Ok(vec![]), read)?);
     let recipe = RECIPE.for_adapters(&config);
-    let settings = finetune.choices.clone().resolve(&recipe, |batch| T::epoch_len(&both.0, longest, batch))?;
+    let settings = finetune.choices.clone().resolve(&recipe, |batch| epoch_len(&both.0, longest, batch))?;
     settings.check_model(&pretrained, true)?;
     let arguments = Arguments { task: json!(file), longest, files, choices: finetune.given() };
     let config = settings.quantised(config);

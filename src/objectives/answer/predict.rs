@@ -1,24 +1,23 @@
 //! Answers to questions by a fine-tuned encoder.
 
 use super::folder::Answerer;
-use super::{Gathered, Item, Logits, scores};
+use super::{Item, Logits, scores, take};
 use crate::error::Result;
 use crate::executor::Executor;
-use crate::objectives::encoded::Headed;
+use crate::objectives::encoded::{Gathered, Headed, rows};
 
 impl Answerer {
     /// The logits of every window, question by question.
     pub fn logits(&self, executor: &mut dyn Executor, items: &[Item], batch: usize) -> Result<Vec<Logits>> {
         let mut gathered = Gathered::new(items);
-        let rows = gathered.rows();
         let Answerer { config, weights, head, task, .. } = self;
         let headed = Headed { config, weights, head, longest: task.longest };
         headed.scores(
             executor,
-            (&rows, batch),
+            (&rows(items), batch),
             &|g, model, shape| scores(g, model, shape, 0.0),
-            &mut |row, found| gathered.take(row, &found),
+            &mut |row, found| take(&mut gathered, items, row, &found),
         )?;
-        Ok(gathered.logits())
+        Ok(gathered.by_example())
     }
 }

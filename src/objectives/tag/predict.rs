@@ -3,29 +3,28 @@
 use serde_json::{Value, json};
 
 use super::folder::Tagger;
-use super::{Gathered, Item, scores};
+use super::{Item, scores, scores_of, take};
 use crate::data::tagged::sequences::{Words, tags};
 use crate::data::tagged::tags::{Entity, entities};
 use crate::error::Result;
 use crate::executor::Executor;
-use crate::objectives::encoded::Headed;
+use crate::objectives::encoded::{Gathered, Headed, rows};
 use crate::objectives::labelled::scorer::{best, probabilities};
 
 impl Tagger {
     /// The scores of all labels at each word's first piece, sentence by sentence.
     pub fn scores(&self, executor: &mut dyn Executor, items: &[Item], batch: usize) -> Result<Vec<Vec<Vec<f32>>>> {
         let labels = self.task.labels.names().len();
-        let mut gathered = Gathered::new(items, labels);
-        let rows = gathered.rows();
+        let mut gathered = Gathered::new(items);
         let Tagger { config, weights, head, task, .. } = self;
         let headed = Headed { config, weights, head, longest: task.longest };
         headed.scores(
             executor,
-            (&rows, batch),
+            (&rows(items), batch),
             &|g, model, shape| scores(g, model, shape, labels, 0.0),
-            &mut |row, found| gathered.take(row, &found),
+            &mut |row, found| take(&mut gathered, items, &task.labels, row, &found),
         )?;
-        Ok(gathered.scores())
+        Ok(scores_of(gathered))
     }
 
     /// The entities of a text from the scores of its words: each with its type, text, first and last character, and the mean probability
