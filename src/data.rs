@@ -25,6 +25,7 @@ pub mod rankings;
 mod shard_writer;
 pub mod shards;
 pub mod source;
+pub mod span_corruption;
 pub mod tagged;
 pub mod tokenizer;
 pub mod tokenizer_training;

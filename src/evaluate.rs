@@ -13,6 +13,7 @@ pub mod scorer;
 pub mod spans;
 pub mod squad;
 pub mod stride;
+pub mod texts;
 
 use crate::error::Result;
 use crate::fail;

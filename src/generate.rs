@@ -2,7 +2,8 @@
 //!
 //! The token that a step draws stays on the device, where the next step reads it: the host only watches, a few steps behind.
 //! Past the context length the last half of it is read again from position 0 and generation goes on from there: positions
-//! are learned, so a cache cannot simply slide.
+//! are learned, so a cache cannot simply slide. Where a model has an encoder, that reads the prompt once, and what the decoder's layers
+//! attend to of it is kept in caches of their own.
 
 pub mod beam;
 mod decoder;
@@ -75,8 +76,13 @@ impl Generator {
         vocabulary: usize,
         rows: usize,
     ) -> Result<Generator> {
-        network.config().must_decode("continue a text")?;
+        network.config().must_write("continue a text")?;
         Ok(Generator { decoder: Decoder::new(executor, network, vocabulary, rows)? })
+    }
+
+    /// Whether prompts are an encoder's inputs, which texts do not continue.
+    pub fn has_source(&self) -> bool {
+        self.decoder.has_source()
     }
 
     /// Draws up to `tokens` tokens in each row after `prompt`; row r draws with seed `seed + r`. `take(row, token)` gets each
@@ -123,7 +129,9 @@ impl Generator {
     ) -> Result<()> {
         let choice = Choice::Draw(draw.clone());
         let mut rows = Rows { texts: (0..self.decoder.rows()).map(|_| None).collect(), queued: 0, arrived: 0 };
-        let mut requests = requests.enumerate().filter(|(_, request)| request.tokens > 0).fuse();
+        let most = self.decoder.most_tokens();
+        let within = |request: Request| Request { tokens: request.tokens.min(most), ..request };
+        let mut requests = requests.map(within).enumerate().filter(|(_, request)| request.tokens > 0).fuse();
         loop {
             let started = rows.fill(&mut requests);
             if !started.is_empty() {
@@ -166,9 +174,9 @@ impl Generator {
         let count = options.candidates().min(self.decoder.vocabulary());
         let choice = Choice::Best { count, repetition_penalty: options.repetition_penalty };
         self.begin(executor, prompt, &choice)?;
-        let mut search = BeamSearch::new(*options, tokens);
+        let mut search = BeamSearch::new(*options, tokens.min(self.decoder.most_tokens()));
         let mut texts = vec![prompt.to_vec(); options.beams];
-        for _ in 0..tokens {
+        for _ in 0..tokens.min(self.decoder.most_tokens()) {
             for (row, text) in texts.iter().enumerate() {
                 if self.decoder.is_full(row) {
                     self.decoder.slide(executor, row, text)?;
@@ -219,14 +227,16 @@ pub fn generation_graphs(
     params: &SamplingParams,
 ) -> Vec<Graph> {
     let decode = decoder::decode_graph(network, vocabulary, rows, &Choice::Draw(params.clone()));
-    let prefill = decoder::prefill_graph(network, rows, decoder::window(longest, network.config().context));
+    let window = decoder::window(longest, network.config().context);
+    let prefill = decoder::prefill_graph(network, rows, window);
     vec![decode, prefill, decoder::reorder_graph(network, vocabulary, rows)]
 }
 
 /// A text to generate.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// At least one token; the last of them that fit the context are seen.
+    /// At least one token; the last of them that fit the context are seen. Of a model with an encoder its input, of which the first that
+    /// fit are seen.
     pub prompt: Vec<u32>,
     /// How many are drawn at most.
     pub tokens: usize,

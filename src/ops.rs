@@ -31,6 +31,7 @@ pub mod fill;
 pub mod gather_rows;
 pub mod gelu;
 pub mod global_norm;
+pub mod glu;
 pub mod grouped_matmul;
 pub mod grouped_weights;
 pub mod kto_loss;
@@ -41,6 +42,7 @@ pub mod next_token;
 pub mod policy_loss;
 pub mod preference_loss;
 pub mod relative_bias;
+pub mod relu;
 pub mod rmsnorm;
 pub mod rope;
 pub mod router;
@@ -49,7 +51,6 @@ pub mod row_dot;
 pub mod scalars;
 pub mod scale;
 pub mod squared_error;
-pub mod swiglu;
 pub mod tanh;
 pub mod token_log_prob;
 pub mod token_scores;
@@ -97,6 +98,7 @@ pub fn cases() -> Vec<&'static Case> {
         gather_rows::CASES,
         gelu::CASES,
         global_norm::CASES,
+        glu::CASES,
         grouped_matmul::CASES,
         grouped_weights::CASES,
         kto_loss::CASES,
@@ -107,6 +109,7 @@ pub fn cases() -> Vec<&'static Case> {
         policy_loss::CASES,
         preference_loss::CASES,
         relative_bias::CASES,
+        relu::CASES,
         rmsnorm::CASES,
         rope::CASES,
         router::CASES,
@@ -115,7 +118,6 @@ pub fn cases() -> Vec<&'static Case> {
         scalars::CASES,
         scale::CASES,
         squared_error::CASES,
-        swiglu::CASES,
         tanh::CASES,
         token_log_prob::CASES,
         token_scores::CASES,

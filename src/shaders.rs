@@ -15,6 +15,8 @@ const SHARED: &[Shader] = &[
     shader!("shared/seen"),
     shader!("shared/gelu"),
     shader!("shared/silu"),
+    shader!("shared/gate_silu"),
+    shader!("shared/gate_gelu"),
     shader!("shared/window"),
     shader!("shared/attention"),
     shader!("shared/attention_packed"),

@@ -76,6 +76,7 @@ impl Chat {
         self.choices.check()?;
         super::check_device(&global.device)?;
         let files = Files::open(global, (self.model.as_deref(), self.adapter.as_deref()), (self.context, self.base))?;
+        files.config.must_decode("hold a conversation")?;
         let tokenizer = match &self.template {
             Some(template) => files.tokenizer.clone().with_chat_template(&template_text(template)?),
             None => files.tokenizer.clone(),

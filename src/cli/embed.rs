@@ -54,6 +54,7 @@ impl Embed {
         let examples = labelled::read(&self.data, &form(task, &columns)?, false)?;
         let source = global.model(Some(&self.model))?;
         let own = source.config()?;
+        own.must_be_one_stack("embed texts")?;
         let config = if own.encoder.is_some() { own.with_heads(Heads::None) } else { own };
         let (weights, tokenizer) = (source.weights(&config)?, source.tokenizer()?);
         let tokenizer = tokenizer.for_model(config.vocab_size, &source.path(""))?;

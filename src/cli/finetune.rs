@@ -12,7 +12,7 @@ use options::{Columns, TaskOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use tokens::{Answers, Tags};
+use tokens::{Answers, Tags, Texts};
 use wgpt::data::buckets::epoch_len;
 use wgpt::data::labelled::sequences::{Encoder, Special};
 use wgpt::data::labelled::target::{Target, form};
@@ -68,6 +68,8 @@ enum Kind {
     Tag,
     /// A head on spans.
     Answer,
+    /// Text to text.
+    Text,
 }
 
 impl Kind {
@@ -76,14 +78,15 @@ impl Kind {
             Kind::Labelled(task) => task.name(),
             Kind::Tag => objectives::tag::NAME,
             Kind::Answer => objectives::answer::NAME,
+            Kind::Text => objectives::seq2seq::NAME,
         }
     }
 }
 
 fn kind_named(name: &str) -> std::result::Result<Kind, String> {
-    match [Kind::Tag, Kind::Answer].into_iter().find(|kind| kind.name() == name) {
+    match [Kind::Tag, Kind::Answer, Kind::Text].into_iter().find(|kind| kind.name() == name) {
         Some(kind) => Ok(kind),
-        None => task_named(name).map(Kind::Labelled).map_err(|error| format!("{error}, tag, answer")),
+        None => task_named(name).map(Kind::Labelled).map_err(|error| format!("{error}, tag, answer, text")),
     }
 }
 
@@ -121,6 +124,7 @@ impl Finetune {
             _ if self.options.resume => self.resume(global),
             Some(Kind::Tag) => tokens::start::<Tags>(self, global),
             Some(Kind::Answer) => tokens::start::<Answers>(self, global),
+            Some(Kind::Text) => tokens::start::<Texts>(self, global),
             Some(Kind::Labelled(task)) => self.start(task, global),
             None => fail!(Usage, "a new run needs a task and its data: give --task and --data"),
         }
@@ -139,9 +143,8 @@ impl Finetune {
         let form = form(task, &columns)?;
         let examples = labelled::read(data, &form, true)?;
         let target = Target::of(task, self.task_options.grades, &examples, data)?;
-        if self.task_options.stride.is_some() {
-            fail!(Usage, "--stride is for --task answer: leave it out");
-        }
+        self.task_options.refuse_stride()?;
+        self.task_options.refuse_prefix()?;
         let options = self.task_options.options();
         options.check(&target)?;
         if self.task_options.metric.is_some() && self.val.is_none() {
@@ -201,6 +204,7 @@ impl Finetune {
         match kind_named(&resumed.state.objective) {
             Ok(Kind::Tag) => return tokens::resume::<Tags>(self, global, resumed),
             Ok(Kind::Answer) => return tokens::resume::<Answers>(self, global, resumed),
+            Ok(Kind::Text) => return tokens::resume::<Texts>(self, global, resumed),
             _ => {}
         }
         let (mut arguments, tokenizer): (Arguments, _) = resumed.kept()?;

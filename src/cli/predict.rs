@@ -2,6 +2,7 @@
 
 mod answer;
 mod tag;
+mod text;
 
 use super::examples::template_text;
 use super::finetune::options::Columns;
@@ -44,6 +45,12 @@ pub struct Predict {
     /// answer: above this difference of the scores of no answer and the best one, there is none [default: there always is one]
     #[arg(long, value_name = "THRESHOLD", allow_negative_numbers = true)]
     no_answer: Option<f64>,
+    /// text: beams of a search, 1 for the most likely token each time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    beams: usize,
+    /// text: tokens of an answer, at most [default: those of the training data]
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
     /// Examples at once
     #[arg(long, default_value_t = 32)]
     batch: usize,
@@ -59,6 +66,7 @@ impl Predict {
         match task_name_of(&source)?.as_str() {
             objectives::tag::NAME => return tag::run(self, global, &source),
             objectives::answer::NAME => return answer::run(self, global, &source),
+            objectives::seq2seq::NAME => return text::run(self, global, &source),
             _ => {}
         }
         let model = open(&source)?;

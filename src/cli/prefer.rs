@@ -117,6 +117,7 @@ impl Prefer {
         let prompts = prompts::read(&self.prompts)?;
         let all = prompts.len();
         let files = Files::open(global, (self.model.as_deref(), self.adapter.as_deref()), (self.context, self.base))?;
+        files.config.must_decode("write answers")?;
         let tokenizer = match &self.template {
             Some(template) => files.tokenizer.clone().with_chat_template(&template_text(template)?),
             None => files.tokenizer.clone(),

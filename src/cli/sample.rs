@@ -86,7 +86,8 @@ impl Sample {
         let interrupted = Arc::new(AtomicBool::new(false));
         let seed = settings.seed;
         let json = self.json || matches!(prompt, Prompt::Many(_));
-        let echo = matches!(prompt, Prompt::Text(_));
+        // An encoder's input is no part of the text that is written.
+        let echo = matches!(prompt, Prompt::Text(_)) && network.config().encoder_decoder.is_none();
         let mut writer =
             Writer { executor, generator, tokenizer, settings, json, echo, interrupted: interrupted.clone() };
         match prompt {

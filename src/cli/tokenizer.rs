@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use wgpt::data::corpora::story;
 use wgpt::data::source::{Extensions, Source};
 use wgpt::data::tokenizer::{FILE_NAME, Tokenizer};
+use wgpt::data::tokenizer_training::unigram::SENTINELS;
 use wgpt::data::tokenizer_training::{Kind, Progress, Recipe, Sizes};
 use wgpt::error::Result;
 use wgpt::fail;
@@ -18,6 +19,8 @@ mod pipe;
 const BPE_VOCABULARY: usize = 40_257;
 /// BERT's.
 const WORDPIECE_VOCABULARY: usize = 30_522;
+/// T5's, with its sentinels.
+const UNIGRAM_VOCABULARY: usize = 32_100;
 /// No model has more tokens.
 const MOST_VOCABULARY: usize = 1 << 24;
 /// Bytes of the built-in corpus, as `wgpt train` has it.
@@ -55,10 +58,10 @@ pub struct Train {
     /// The field of .jsonl lines, or the column of .parquet files, that holds the text [default: text]
     #[arg(long, requires = "data")]
     column: Option<String>,
-    /// bpe: GPT-2's byte-level pairs; wordpiece: BERT's
+    /// bpe: GPT-2's byte-level pairs; wordpiece: BERT's; unigram: T5's, with the sentinels of span corruption
     #[arg(long, value_enum, default_value_t = KindName::Bpe)]
     kind: KindName,
-    /// All tokens together: bytes or characters, merges, special tokens [default: 40257 for bpe, 30522 for wordpiece]
+    /// All tokens together: bytes or characters, merges, special tokens [default: 40257 for bpe, 30522 for wordpiece, 32100 for unigram]
     #[arg(long, value_name = "N")]
     vocab: Option<usize>,
     /// Pairs that occur less often are not merged
@@ -82,16 +85,18 @@ pub struct Train {
 enum KindName {
     Bpe,
     Wordpiece,
+    Unigram,
 }
 
 impl Train {
     fn run(&self, global: &Global) -> Result<()> {
-        if self.cased && self.kind == KindName::Bpe {
-            fail!(Usage, "--cased is for --kind wordpiece: bpe always keeps capital letters");
+        if self.cased && self.kind != KindName::Wordpiece {
+            fail!(Usage, "--cased is for --kind wordpiece: the other kinds always keep capital letters");
         }
         let (kind, default) = match self.kind {
             KindName::Bpe => (Kind::Bpe, BPE_VOCABULARY),
             KindName::Wordpiece => (Kind::WordPiece { cased: self.cased }, WORDPIECE_VOCABULARY),
+            KindName::Unigram => (Kind::Unigram { sentinels: SENTINELS }, UNIGRAM_VOCABULARY),
         };
         let vocabulary_size = self.vocab.unwrap_or(default);
         if vocabulary_size > MOST_VOCABULARY {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use wgpt::data::corpus::DataDigest;
 use wgpt::data::masking::Masking;
 use wgpt::data::source::Extensions;
+use wgpt::data::span_corruption::{Lengths, Sentinels};
 use wgpt::data::tokenizer::{FILE_NAME, Tokenizer};
 use wgpt::error::{Error, Result};
 use wgpt::fail;
@@ -20,13 +21,14 @@ use wgpt::models::config::Config;
 use wgpt::objectives::masked::{self, Masked};
 use wgpt::objectives::pretrain::Pretrain;
 use wgpt::objectives::recipe::PresetRecipe;
+use wgpt::objectives::span::{self, Span};
 use wgpt::train::checkpoint::RunFolder;
 use wgpt::train::objective::Objective;
 use wgpt::train::run::absolute;
 use wgpt::train::settings::{Choices, Settings, merged};
 
 /// The names of the objectives.
-const OBJECTIVES: [&str; 2] = ["pretraining", masked::NAME];
+const OBJECTIVES: [&str; 3] = ["pretraining", masked::NAME, span::NAME];
 /// The paper's share of masked tokens.
 const MASK_SHARE: f32 = 0.15;
 
@@ -131,7 +133,7 @@ impl Train {
                 "--sample-every needs a tokenizer, and these token ids have none: give --tokenizer, or leave it out"
             );
         }
-        if settings.sample_every > 0 && is_encoder {
+        if settings.sample_every > 0 && (is_encoder || config.encoder_decoder.is_some()) {
             fail!(Usage, "--sample-every has texts continued, which an encoder cannot do: leave it out");
         }
         // Heads that the model in the folder has not start from initial values.
@@ -208,11 +210,23 @@ impl Train {
         );
         let out = self.out.display();
         let has_types = config.encoder.is_some_and(|encoder| encoder.token_types > 1);
-        let prompt = if arguments.masks.is_some() { "... [MASK] ..." } else { "..." };
+        let prompt = match arguments.masks {
+            Some(_) => "... [MASK] ...",
+            None if config.encoder_decoder.is_some() => "... <extra_id_0> ...",
+            None => "...",
+        };
         let objective: Box<dyn Objective> = match (arguments.masks, &tokenizer) {
             (Some((share, whole_words)), Some(known)) => {
                 let masking = Masking::new(known, "that of the data", share, whole_words)?;
                 Box::new(Masked::new(config, arguments.context, corpus, masking)?)
+            }
+            (None, Some(known)) if config.encoder_decoder.is_some() => {
+                let least = Lengths::fit(arguments.context)?.spans;
+                let sentinels = Sentinels::needed(known, "that of the data", least)?;
+                Box::new(Span::new(config, arguments.context, corpus, sentinels)?)
+            }
+            (None, None) if config.encoder_decoder.is_some() => {
+                fail!(Usage, "spans need a tokenizer with sentinels, and these token ids have none: give --tokenizer")
             }
             (Some(_), None) => fail!(Usage, "masks need a tokenizer, and these token ids have none: give --tokenizer"),
             (None, _) => Box::new(Pretrain::new(config, arguments.context, corpus, floor)),

@@ -11,7 +11,8 @@ use super::{
     encoder::Encoder,
     pieces::{Piece, Pieces},
     source::Source,
-    tokenizer::{SEPARATOR, Tokenizer},
+    span_corruption::sentinel,
+    tokenizer::{END_OF_SEQUENCE, SEPARATOR, Tokenizer},
 };
 use crate::{error::Result, fail};
 
@@ -93,9 +94,20 @@ pub(super) fn next_block(pieces: &mut Pieces, block_bytes: usize) -> Result<Vec<
     Ok(block)
 }
 
+/// The token between two documents, where the tokenizer has one: GPT-2's, BERT's, or that at the end of T5's texts.
+fn separating_token(tokenizer: &Tokenizer) -> Option<u32> {
+    let of_t5 = || tokenizer.token_id(&sentinel(0)).and_then(|_| tokenizer.token_id(END_OF_SEQUENCE));
+    tokenizer.end_of_text().or_else(|| tokenizer.token_id(SEPARATOR)).or_else(of_t5)
+}
+
+/// What stands between two documents, for people.
+pub(super) fn between_documents(tokenizer: &Tokenizer) -> String {
+    separating_token(tokenizer).and_then(|id| tokenizer.token(id)).unwrap_or_else(|| "a newline".into())
+}
+
 /// The ids between two documents, and the bytes of text that they stand for.
 fn document_separator(tokenizer: &Tokenizer) -> std::result::Result<(Vec<u32>, u64), String> {
-    match tokenizer.end_of_text().or_else(|| tokenizer.token_id(SEPARATOR)) {
+    match separating_token(tokenizer) {
         Some(id) => Ok((vec![id], 0)),
         None => tokenizer.try_encode("\n").map(|ids| (ids, 1)).map_err(|failure| failure.reason),
     }

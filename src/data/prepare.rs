@@ -153,7 +153,7 @@ impl Preparation<'_> {
             notes.push("nothing is held out: training will take the last tenth of it for validation".to_string());
         }
         if tokenizer.end_of_text().is_none() && documents > 1 {
-            let between = if tokenizer.token_id(super::tokenizer::SEPARATOR).is_some() { "[SEP]" } else { "a newline" };
+            let between = super::encode::between_documents(tokenizer);
             notes.push(format!("the tokenizer has no <|endoftext|>: {between} is between documents"));
         }
         if width == Width::U32 {

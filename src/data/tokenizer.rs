@@ -43,6 +43,13 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// The token between documents, and at the end of a text, of BERT's tokenizers.
 pub const SEPARATOR: &str = "[SEP]";
 
+/// The token at the end of a text of T5's tokenizers.
+pub const END_OF_SEQUENCE: &str = "</s>";
+
+/// T5's special tokens in the order of their ids, and the names of their roles in the Hugging Face libraries.
+pub(crate) const T5_TOKENS: [(&str, &str); 3] =
+    [("pad_token", "<pad>"), ("eos_token", END_OF_SEQUENCE), ("unk_token", "<unk>")];
+
 /// BERT's special tokens in the order of their ids, and the names of their roles in the Hugging Face libraries.
 pub(crate) const BERT_TOKENS: [(&str, &str); 5] = [
     ("pad_token", "[PAD]"),

@@ -2,11 +2,14 @@
 //!
 //! - Byte-level BPE (Sennrich et al. 2016, Radford et al. 2019): ids are the 256 bytes in GPT-2's order, then the
 //!   merges as they were found, then `<|endoftext|>` and any further special tokens.
+//! - Unigram (Kudo 2018), as T5 has it; see [`unigram`].
 //! - WordPiece (Devlin et al. 2019): `[PAD] [UNK] [CLS] [SEP] [MASK]`, further special tokens, the characters, the
 //!   characters within a word (`##a`), then the merges.
 //!
 //! The same words give the same file: among pairs that are equally frequent the crate takes the one with the smallest
 //! ids, and every id that it would give out in the order of a hash map is given to it in sorted order instead.
+
+pub mod unigram;
 
 use ahash::AHashMap;
 use compact_str::CompactString;
@@ -25,7 +28,7 @@ use tokenizers::{
 pub use super::word_counts::Sizes;
 use super::{
     source::Source,
-    tokenizer::{BERT_TOKENS, END_OF_TEXT, Tokenizer, byte_alphabet},
+    tokenizer::{BERT_TOKENS, END_OF_TEXT, T5_TOKENS, Tokenizer, byte_alphabet},
     word_counts::{Table, WordCounts, Words},
 };
 use crate::{
@@ -62,6 +65,10 @@ pub enum Kind {
         /// BERT's "cased": letters and their accents are kept as they are.
         cased: bool,
     },
+    Unigram {
+        /// Sentinels of span corruption.
+        sentinels: usize,
+    },
 }
 
 /// The outcome: the tokenizer and its counts.
@@ -87,7 +94,11 @@ impl Recipe {
     /// Trains on a text. The text is read once and not kept; only a table of its words is.
     pub fn train(&self, source: &Source, sizes: Sizes, progress: &mut dyn FnMut(Progress)) -> Result<Trained> {
         let special = self.special_tokens()?;
-        let words = if self.kind == Kind::Bpe { Words::Gpt2 } else { Words::Bert };
+        let words = match self.kind {
+            Kind::Bpe => Words::Gpt2,
+            Kind::WordPiece { .. } => Words::Bert,
+            Kind::Unigram { .. } => Words::Spaced,
+        };
         let mut counts =
             WordCounts::of(source, words, &special, sizes, &mut |bytes| progress(Progress::Reading { bytes }))?;
         let table = std::mem::take(&mut counts.table);
@@ -103,6 +114,7 @@ impl Recipe {
         let inner = match self.kind {
             Kind::Bpe => self.bpe(table, &special, &mut notes),
             Kind::WordPiece { cased } => self.word_piece(table, cased, &special, &mut notes),
+            Kind::Unigram { sentinels } => self.unigram(table, &special, sentinels, &mut notes),
         }?;
         let size = inner.get_vocab_size(true);
         if size < self.vocabulary_size {
@@ -120,6 +132,7 @@ impl Recipe {
         let mut special: Vec<String> = match self.kind {
             Kind::Bpe => vec![END_OF_TEXT.into()],
             Kind::WordPiece { .. } => BERT_TOKENS.iter().map(|(_, token)| token.to_string()).collect(),
+            Kind::Unigram { .. } => T5_TOKENS.iter().map(|(_, token)| token.to_string()).collect(),
         };
         for token in &self.special {
             if token.trim().is_empty() || token.trim() != token {

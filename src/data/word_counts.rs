@@ -28,6 +28,9 @@ const LONGEST_WORD_BYTES: usize = 256;
 static GPT2_WORD: LazyLock<Result<Regex>> =
     LazyLock::new(|| pattern(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"));
 
+/// What stands between white space.
+static SPACED_WORD: LazyLock<Result<Regex>> = LazyLock::new(|| pattern(r"\S+"));
+
 /// Between white space, with each Chinese character on its own, as BERT has them. Words with the same letters are
 /// normalised and split at punctuation later, once for each.
 static BERT_WORD: LazyLock<Result<Regex>> = LazyLock::new(|| {
@@ -41,6 +44,8 @@ static BERT_WORD: LazyLock<Result<Regex>> = LazyLock::new(|| {
 pub(super) enum Words {
     Gpt2,
     Bert,
+    /// Whatever stands between white space.
+    Spaced,
 }
 
 /// How much is worked on, and kept, at a time.
@@ -136,6 +141,7 @@ impl Splitter {
     fn new(kind: Words, special: &[String]) -> Result<Splitter> {
         let words = match kind {
             Words::Gpt2 => gpt2_pattern()?,
+            Words::Spaced => SPACED_WORD.as_ref().map_err(|cause| Error::Input(cause.to_string()))?,
             Words::Bert => BERT_WORD.as_ref().map_err(|cause| Error::Input(cause.to_string()))?,
         };
         let alternatives: Vec<_> = special.iter().map(|token| regex::escape(token)).collect();
@@ -148,7 +154,7 @@ impl Splitter {
         let mut count = |word: &'t str| parts(word).for_each(|part| *counts.entry(part).or_default() += 1);
         let mut stretch = |text: &'t str| match self.kind {
             Words::Gpt2 => gpt2_words(self.words, text, &mut count),
-            Words::Bert => self.words.find_iter(text).for_each(|found| count(found.as_str())),
+            Words::Bert | Words::Spaced => self.words.find_iter(text).for_each(|found| count(found.as_str())),
         };
         match &self.special {
             Some(special) => special.split(text).for_each(stretch),

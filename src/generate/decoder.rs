@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::executor::programs::Programs;
 use crate::executor::{Executor, Program, check_finite};
 use crate::graph::{AdapterKind, Graph, Shape, Step};
+use crate::models::config::EncoderDecoder;
 use crate::models::network::Network;
 use crate::ops::best_tokens::BestTokens;
 use crate::ops::cache_reorder::{self, CacheReorder};
@@ -30,9 +31,12 @@ enum Kind {
     Parameters,
     /// By the length of the window.
     Prefill(usize),
+    /// Of an encoder's input, by the length that it is padded to.
+    Source(usize),
     /// By what is done with the logits.
     Decode(Choice),
     Reorder,
+    ReorderSources,
 }
 
 pub(super) struct Decoder {
@@ -47,7 +51,7 @@ pub(super) struct Decoder {
 /// A text that a row begins with.
 pub(super) struct Start<'a> {
     pub row: usize,
-    /// At least one token.
+    /// At least one token; an encoder's input where the model has one.
     pub prompt: &'a [u32],
     pub seed: u32,
 }
@@ -76,6 +80,15 @@ impl Decoder {
         self.vocabulary
     }
 
+    pub fn has_source(&self) -> bool {
+        self.network.config().encoder_decoder.is_some()
+    }
+
+    /// Tokens that a text can have at most: a decoder that starts from its first token cannot read its last half again.
+    pub fn most_tokens(&self) -> usize {
+        if self.has_source() { self.network.config().context } else { usize::MAX }
+    }
+
     /// Whether a row's cache has no room for the token that is fed next.
     pub fn is_full(&self, row: usize) -> bool {
         self.positions[row] == self.network.config().context
@@ -87,6 +100,9 @@ impl Decoder {
     /// Panics if a prompt is empty.
     pub fn start(&mut self, executor: &mut dyn Executor, choice: &Choice, starts: &[Start]) -> Result<()> {
         self.decode_program(executor, choice)?; // allocates what is written here
+        if let Some(both) = self.network.config().encoder_decoder {
+            return self.start_after(executor, both, starts);
+        }
         let mut parents: Vec<u32> = (0..self.rows as u32).collect();
         for (n, Start { row, prompt, .. }) in starts.iter().enumerate() {
             let (_, before) = prompt.split_last().expect("a prompt of at least one token");
@@ -98,16 +114,51 @@ impl Decoder {
             }
         }
         self.gather(executor, choice, &parents)?;
+        self.write_starts(executor, starts.iter().map(|Start { row, prompt, seed }| (*row, *prompt, *seed)))
+    }
+
+    /// As [`Decoder::start`], of a decoder with a source: each prompt is the encoder's input, of which the first tokens that fit the
+    /// context are seen, and each text begins with the model's first token.
+    fn start_after(&mut self, executor: &mut dyn Executor, both: EncoderDecoder, starts: &[Start]) -> Result<()> {
+        let context = self.network.config().context;
+        let seen = |prompt: &[u32]| prompt.len().min(context);
+        let mut parents: Vec<u32> = (0..self.rows as u32).collect();
+        for (n, Start { row, prompt, .. }) in starts.iter().enumerate() {
+            self.positions[*row] = 0;
+            match starts[..n].iter().find(|earlier| earlier.prompt == *prompt) {
+                Some(earlier) => parents[*row] = earlier.row as u32,
+                None => self.encode(executor, *row, &prompt[..seen(prompt)])?,
+            }
+            let last = seen(prompt) as u32 - 1;
+            executor.write_state_at(&self.name("source_last"), *row, &[f32::from_bits(last)])?;
+        }
+        if parents.iter().zip(0..).any(|(parent, row)| *parent != row) {
+            let longest = starts.iter().map(|start| seen(start.prompt)).max().unwrap_or(0);
+            let (network, rows) = (&self.network, self.rows);
+            let program = self.programs.get(executor, Kind::ReorderSources, || reorder_sources_graph(network, rows))?;
+            executor.write(program, "parents", bytemuck::cast_slice(&parents))?;
+            executor.run(program, 0, &Step { position: longest as u32, ..Step::default() })?;
+        }
+        let first = [both.start];
+        self.write_starts(executor, starts.iter().map(|Start { row, seed, .. }| (*row, &first[..], *seed)))
+    }
+
+    /// Writes the last token, the seen tokens, the position and the seed of rows.
+    fn write_starts<'a>(
+        &self,
+        executor: &mut dyn Executor,
+        starts: impl Iterator<Item = (usize, &'a [u32], u32)>,
+    ) -> Result<()> {
         let words = seen_words(self.vocabulary);
-        for Start { row, prompt, seed } in starts {
+        for (row, prompt, seed) in starts {
             let (last, before) = prompt.split_last().expect("a prompt of at least one token");
             let mut seen = vec![0u32; words];
             let known = before.iter().filter(|id| (**id as usize) < self.vocabulary);
             known.for_each(|id| seen[*id as usize / 32] |= 1 << (id % 32));
             executor.write_state_at(&self.name("seen"), row * words, bytemuck::cast_slice(&seen))?;
-            let position = self.positions[*row] as u32;
-            for (what, value) in [("ids", *last), ("positions", position), ("seeds", *seed)] {
-                executor.write_state_at(&self.name(what), *row, &[f32::from_bits(value)])?;
+            let position = self.positions[row] as u32;
+            for (what, value) in [("ids", *last), ("positions", position), ("seeds", seed)] {
+                executor.write_state_at(&self.name(what), row, &[f32::from_bits(value)])?;
             }
         }
         Ok(())
@@ -193,6 +244,17 @@ impl Decoder {
         executor.run(program, 0, &Step { row: row as u32, ..Step::default() })
     }
 
+    /// Fills a row of the caches of an encoder's input.
+    fn encode(&mut self, executor: &mut dyn Executor, row: usize, ids: &[u32]) -> Result<()> {
+        let length = window(ids.len(), self.network.config().context);
+        let (network, rows) = (&self.network, self.rows);
+        let program = self.programs.get(executor, Kind::Source(length), || source_graph(network, rows, length))?;
+        let padded: Vec<u32> = ids.iter().copied().chain(std::iter::repeat(0)).take(length).collect();
+        executor.write(program, "ids", bytemuck::cast_slice(&padded))?;
+        executor.write(program, "lengths", bytemuck::cast_slice(&[ids.len() as u32]))?;
+        executor.run(program, 0, &Step { row: row as u32, ..Step::default() })
+    }
+
     /// Copies the cache and the seen tokens of each row's parent to the row.
     fn gather(&mut self, executor: &mut dyn Executor, choice: &Choice, parents: &[u32]) -> Result<()> {
         // Up to the longest row that is copied: positions behind the end of a shorter row are overwritten when they are reached.
@@ -224,9 +286,31 @@ pub(super) fn window(tokens: usize, context: usize) -> usize {
 
 /// Fills a row of the cache from a window of tokens.
 pub(super) fn prefill_graph(network: &Network, rows: usize, window: usize) -> Graph {
+    if network.config().encoder_decoder.is_some() {
+        return source_graph(network, rows, window);
+    }
     let mut g = Graph::new();
     let ids = g.input("ids", Shape::u32(&[1, window]));
     network.inference().prefill(&mut g, ids, rows);
+    g
+}
+
+/// Fills a row of the caches of an encoder's input of so many tokens.
+fn source_graph(network: &Network, rows: usize, length: usize) -> Graph {
+    let mut g = Graph::new();
+    let ids = g.input("ids", Shape::u32(&[1, length]));
+    let lengths = g.input("lengths", Shape::u32(&[1]));
+    network.inference().fill_sources(&mut g, ids, lengths, rows);
+    g
+}
+
+/// Copies the cache of the encoder's input of each row's parent to the row.
+fn reorder_sources_graph(network: &Network, rows: usize) -> Graph {
+    let mut g = Graph::new();
+    let parents = g.input("parents", Shape::u32(&[rows]));
+    for cache in network.inference().source_caches(&mut g, rows) {
+        g.apply(CacheReorder { filled: true }, &[cache, parents]);
+    }
     g
 }
 
@@ -259,7 +343,13 @@ pub(super) fn decode_graph(network: &Network, vocabulary: usize, rows: usize, ch
     let seen = g.state_u32(&state_name(network, rows, "seen"), &[rows, seen_words(vocabulary)]);
     let positions = g.state_u32(&state_name(network, rows, "positions"), &[rows]);
     let seeds = g.state_u32(&state_name(network, rows, "seeds"), &[rows]);
-    let logits = network.inference().decode(&mut g, ids, positions);
+    let logits = match network.config().encoder_decoder {
+        Some(_) => {
+            let last = g.state_u32(&state_name(network, rows, "source_last"), &[rows]);
+            network.inference().decode_after(&mut g, ids, positions, last)
+        }
+        None => network.inference().decode(&mut g, ids, positions),
+    };
     g.output("logits", logits);
     g.scope("choice");
     match choice.clone() {

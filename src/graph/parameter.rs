@@ -40,6 +40,10 @@ pub enum Initial {
     Normal {
         std: f64,
     },
+    /// As `Normal`, of three equal parts along the rows, each with a deviation of its own: q, k and v.
+    Thirds {
+        stds: [f64; 3],
+    },
     /// Uniform from -bound to bound.
     Uniform {
         bound: f64,

@@ -172,9 +172,14 @@ impl Model<'_> {
         g.apply(Attention { heads, kv_heads, mask, scale, dropout, salt: salt(layer), ..Attention::default() }, &inputs)
     }
 
+    /// The keys and values that a layer keeps of `rows` texts, (rows, 2, KVH, T, HS).
     pub(super) fn cache(&self, g: &mut Graph, layer: usize, rows: usize) -> Tensor {
+        self.cache_named(g, &format!("h.{layer}"), rows)
+    }
+
+    pub(super) fn cache_named(&self, g: &mut Graph, name: &str, rows: usize) -> Tensor {
         let Config { context, kv_heads, head_size, .. } = *self.config;
-        let name = format!("{}cache.{rows}.h.{layer}", self.prefix);
+        let name = format!("{}cache.{rows}.{name}", self.prefix);
         g.state_of(self.network, &name, &[rows, 2, kv_heads, context, head_size])
     }
 
@@ -243,8 +248,33 @@ impl Model<'_> {
         stored: Stored,
         bias: bool,
     ) -> Tensor {
-        let linear = self.weights(g, name, sizes, stored, bias, 1.0);
+        let linear = self.weights(g, name, sizes, stored, bias, self.std(1.0));
         self.product(g, x, linear, None, Matmul { output: self.activation(), ..Matmul::default() })
+    }
+
+    /// x W^T without a bias, W having initial values of its own.
+    pub(super) fn linear_from(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        name: &str,
+        sizes: (usize, usize),
+        initial: Initial,
+    ) -> Tensor {
+        let linear = self.weights(g, name, sizes, Stored::OutIn, false, initial);
+        self.product(g, x, linear, None, Matmul { output: self.activation(), ..Matmul::default() })
+    }
+
+    /// As [`Model::linear_from`], for [`Model::add_residual`].
+    pub(super) fn projection_from(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        name: &str,
+        sizes: (usize, usize),
+        initial: Initial,
+    ) -> Branch {
+        Branch::Projection { x, linear: self.weights(g, name, sizes, Stored::OutIn, false, initial) }
     }
 
     /// As [`Model::linear`], for the projections that [`Model::add_residual`] adds to the residual stream, which is f32.
@@ -257,8 +287,8 @@ impl Model<'_> {
         stored: Stored,
         bias: bool,
     ) -> Branch {
-        let scale = self.residual_scale();
-        Branch::Projection { x, linear: self.weights(g, name, sizes, stored, bias, scale) }
+        let initial = self.std(self.residual_scale());
+        Branch::Projection { x, linear: self.weights(g, name, sizes, stored, bias, initial) }
     }
 
     /// The residual stream `x` plus the output of attention (`part` 0) or of the feed-forward part (1) of a layer, of which
@@ -293,9 +323,33 @@ impl Model<'_> {
         stored: Stored,
         form: Form,
     ) -> Tensor {
-        let linear = self.weights(g, name, sizes, stored, true, 1.0);
+        let linear = self.weights(g, name, sizes, stored, true, self.std(1.0));
         let op = Matmul { gelu: Some(form), output: self.activation(), ..Matmul::default() };
         self.product(g, x, linear, None, op)
+    }
+
+    /// Normal initial values, whose standard deviation is the model's times `scale`.
+    pub(super) fn std(&self, scale: f64) -> Initial {
+        Initial::Normal { std: self.deviation(scale) }
+    }
+
+    pub(super) fn deviation(&self, scale: f64) -> f64 {
+        f64::from(self.config.initializer_range) * scale
+    }
+
+    /// Drops elements inside a feed-forward part.
+    pub(super) fn drop_inner(&self, g: &mut Graph, x: Tensor, layer: usize) -> Tensor {
+        self.dropout(g, x, self.config.dropout.residual, salt(layer) | INNER)
+    }
+
+    /// Drops elements of the last hidden states.
+    pub(super) fn drop_top(&self, g: &mut Graph, x: Tensor) -> Tensor {
+        self.dropout(g, x, self.config.dropout.embedding, TOP)
+    }
+
+    /// The stream of dropout of a layer's attention weights.
+    pub(super) fn salt(&self, layer: usize) -> u32 {
+        salt(layer)
     }
 
     /// Drops elements of the embedding.
@@ -312,7 +366,7 @@ impl Model<'_> {
         if self.config.scaled_residual { 1.0 / (2.0 * self.config.layers as f64).sqrt() } else { 1.0 }
     }
 
-    /// The parameters of a linear layer; `scale` multiplies the standard deviation of the weight's initial values.
+    /// The parameters of a linear layer.
     fn weights(
         &self,
         g: &mut Graph,
@@ -320,19 +374,18 @@ impl Model<'_> {
         sizes: (usize, usize),
         stored: Stored,
         bias: bool,
-        scale: f64,
+        initial: Initial,
     ) -> Linear {
         self.matrices.borrow_mut().push(name.to_string());
         let tb = stored == Stored::OutIn;
         let dims = if tb { [sizes.1, sizes.0] } else { [sizes.0, sizes.1] };
-        let normal = Initial::Normal { std: f64::from(self.config.initializer_range) * scale };
         let quantisation = self.config.quantisation.filter(|quantisation| quantisation.fits(sizes.1, sizes.0));
         let weight = match quantisation {
-            None => self.parameter(g, &format!("{name}.weight"), &dims, normal),
+            None => self.parameter(g, &format!("{name}.weight"), &dims, initial),
             Some(quantisation) => {
                 let quantised = Some(QuantisedAs { quantisation, transposed: !tb });
                 let (name, depth) = (format!("{}{name}.weight", self.prefix), g.current_depth());
-                let (initial, dims) = (normal, dims.to_vec());
+                let dims = dims.to_vec();
                 g.declare(
                     self.network,
                     &Parameter { name, dims, initial, decays: true, depth, adapter: false, quantised },
@@ -355,6 +408,10 @@ pub(super) struct Linear {
     pub quantisation: Option<Quantisation>,
     pub adapter: Option<Adapter>,
 }
+
+/// Streams of dropout inside feed-forward parts, and of the last hidden states.
+const INNER: u32 = 1 << 16;
+const TOP: u32 = 1 << 17;
 
 /// The first of a layer's three streams of dropout: attention, and two residuals. Stream 0 is the embedding's.
 fn salt(layer: usize) -> u32 {

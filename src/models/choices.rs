@@ -44,10 +44,11 @@ pub enum ResidualInit {
 pub struct ModelChoices {
     /// Named model: demo, char, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m,
     /// gpt3-350m, gpt3-760m, gpt3-1.3b, gpt3-2.7b, gpt3-6.7b, gpt3-13b, gpt3-175b, gpt, gpt-mini, llama-mini, mixtral, smollm2-135m,
-    /// smollm2-360m, tinyllama-1.1b, bert-mini, bert-base, bert-large [default: demo]
+    /// smollm2-360m, tinyllama-1.1b, bert-mini, bert-base, bert-large, t5-mini, t5-small, t5-base
+    /// [default: demo]
     #[arg(long)]
     pub preset: Option<String>,
-    /// Transformer blocks
+    /// Transformer blocks; of a t5 preset those of the encoder, and as many of the decoder
     #[arg(long)]
     pub layers: Option<usize>,
     /// Attention heads per block
@@ -83,14 +84,15 @@ pub struct ModelChoices {
     /// Coefficient of the loss that keeps routers' logits small
     #[arg(long)]
     pub router_z: Option<f32>,
-    /// Standard deviation of initial weights [default: 0.02, as GPT-2; the small presets, and sizes without one, have their own]
+    /// Standard deviation of initial weights; of a t5 preset a factor of the paper's [default: 0.02, as GPT-2; the small presets, t5, and
+    /// sizes without one, have their own]
     #[arg(long)]
     pub init_std: Option<f32>,
     /// Initial weights of projections onto the residual stream: scaled divides their standard deviation by sqrt(2 layers), as
     /// GPT-2 does [default: scaled for GPT, GPT-2 and the small presets, plain for other LLaMAs]
     #[arg(long, value_enum)]
     pub residual_init: Option<ResidualInit>,
-    /// char, bytes, wordpiece (made of the data), or a Hugging Face tokenizer.json
+    /// char, bytes, wordpiece or unigram (made of the data), or a Hugging Face tokenizer.json
     #[arg(long)]
     pub tokenizer: Option<String>,
     /// Share of the tokens that a bert preset predicts [default: 0.15]

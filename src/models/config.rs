@@ -1,6 +1,7 @@
 //! The shape of a model, whatever its family: its graph, its parameters and its `config.json` follow from it.
 
 pub use super::encoder::{Encoder, Heads};
+pub use super::encoder_decoder::EncoderDecoder;
 use super::lora::Lora;
 use crate::error::Result;
 use crate::fail;
@@ -63,6 +64,8 @@ pub struct Config {
     pub quantisation: Option<Quantisation>,
     /// What it has as an encoder, in which every token sees all others; nothing in a decoder.
     pub encoder: Option<Encoder>,
+    /// What it has beside its encoder, where it reads one text and writes another.
+    pub encoder_decoder: Option<EncoderDecoder>,
 }
 
 /// Keys of a `config.json` that mean nothing to the model and are written again as they were. They make no difference between
@@ -104,6 +107,9 @@ pub enum Position {
         base: f32,
         scaling: Scaling,
     },
+    /// A number is added to scores, by head and by the bucket that the distance of query and key is in: as many buckets, the last for
+    /// all distances from `most` on.
+    Relative { buckets: usize, most: usize },
 }
 
 /// The nonlinearity between the linear layers of a block's feed-forward part.
@@ -111,6 +117,10 @@ pub enum Position {
 pub enum FeedForward {
     /// GELU of `inner` channels.
     Gelu(Form),
+    /// max(x, 0) of `inner` channels.
+    Relu,
+    /// gelu(gate) * up, two linear layers of `inner` channels.
+    GeGlu(Form),
     /// silu(gate) * up, two linear layers of `inner` channels.
     SwiGlu,
     /// Some of several SwiGLU parts of `inner` channels each, as a router chooses.
@@ -216,6 +226,7 @@ impl Config {
             lora: None,
             quantisation: None,
             encoder: None,
+            encoder_decoder: None,
         }
     }
 
@@ -229,7 +240,8 @@ impl Config {
         let inner = quads(self.inner.saturating_mul(width).div_ceil(self.width.max(1)));
         let shared = self.kv_heads < self.heads && heads.is_multiple_of(self.kv_heads);
         let kv_heads = if shared { self.kv_heads } else { heads };
-        Self { layers, heads, width, head_size: sizes.head_size, kv_heads, inner, ..self }
+        let encoder_decoder = self.encoder_decoder.map(|both| EncoderDecoder { decoder_layers: layers, ..both });
+        Self { layers, heads, width, head_size: sizes.head_size, kv_heads, inner, encoder_decoder, ..self }
     }
 
     /// This model with a context of `given` positions, or of `most` where nothing is given and its own is longer: a context
@@ -245,7 +257,7 @@ impl Config {
             }
             (Some(given), _) => given,
             (None, Position::Learned) => own,
-            (None, Position::Rope { .. }) => own.min(most),
+            (None, Position::Rope { .. } | Position::Relative { .. }) => own.min(most),
         };
         Ok(Self { context, ..self })
     }

@@ -51,8 +51,26 @@ impl Heads {
 }
 
 impl Config {
-    /// Refuses an encoder where a text is to be continued, as a usage error; `what` says what it cannot do.
+    /// Refuses an encoder, and an encoder and decoder, where a text is to be continued, as a usage error; `what` says what it cannot do.
     pub fn must_decode(&self, what: &str) -> Result<()> {
+        self.must_be_one_stack(what)?;
+        self.must_write(what)
+    }
+
+    /// Refuses an encoder and decoder, as a usage error; `what` says what it cannot do.
+    pub fn must_be_one_stack(&self, what: &str) -> Result<()> {
+        if self.encoder_decoder.is_some() {
+            fail!(
+                Usage,
+                "a {} reads one text and writes another: it cannot {what}; give a GPT, GPT-2, LLaMA or BERT that can",
+                self.family
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses an encoder where a text is to be written, as a usage error; `what` says what it cannot do.
+    pub fn must_write(&self, what: &str) -> Result<()> {
         if self.encoder.is_some() {
             fail!(
                 Usage,

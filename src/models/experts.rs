@@ -11,10 +11,10 @@ use super::config::{Config, Experts};
 use crate::graph::{Graph, Initial, Tensor};
 use crate::ops::combine::Combine;
 use crate::ops::expert_groups::ExpertGroups;
+use crate::ops::glu::{Gate, Glu};
 use crate::ops::grouped_matmul::GroupedMatmul;
 use crate::ops::matmul::Matmul;
 use crate::ops::router::Router;
-use crate::ops::swiglu::SwiGlu;
 
 /// Name of the layer's module in files.
 const MODULE: &str = "block_sparse_moe";
@@ -62,7 +62,7 @@ impl Model<'_> {
         let groups = ExpertGroups { experts: experts.count }.apply(g, ids);
         let (order, position, offsets) = (groups.order, groups.position, groups.offsets);
         let y = g.apply(GroupedMatmul { gather: true, tb: true }, &[x, gate_up, offsets, order, position]); // gate | up
-        let y = g.apply(SwiGlu, &[y]);
+        let y = g.apply(Glu { gate: Gate::Silu }, &[y]);
         let y = g.apply(GroupedMatmul { gather: false, tb: true }, &[y, down, offsets]);
         self.routed.borrow_mut().push(Routed { logits, offsets });
         g.apply(Combine { weighted: true }, &[y, position, weights, order])

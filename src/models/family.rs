@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::blocks::{CacheMode, Model};
 use super::config::{Config, HEAD, SCORE};
+use super::encoder_decoder::Source;
 use super::keys::{Found, Keys, shown};
 use crate::graph::{Graph, Tensor};
 
@@ -126,6 +127,21 @@ pub trait Family: Debug + Sync {
     /// Logits (N, 2) that the second text of a pair follows the first, and that it does not, of the pooler's outputs (N, C).
     fn follows(&self, _model: &Model, _g: &mut Graph, _pooled: Tensor) -> Tensor {
         unreachable!("{} has no pairs of texts", self.name())
+    }
+
+    /// Hidden states (B, S, C) of the input of an encoder and decoder; see [`Model::source`].
+    fn source(&self, _model: &Model, _g: &mut Graph, _ids: Tensor, _lengths: Option<Tensor>) -> Tensor {
+        unreachable!("{} has no encoder beside a decoder", self.name())
+    }
+
+    /// Hidden states (B, T, C) of a decoder that attends to a source.
+    fn hidden_after(&self, _m: &Model, _g: &mut Graph, _ids: Tensor, _cache: CacheMode, _source: Source) -> Tensor {
+        unreachable!("{} has no encoder beside a decoder", self.name())
+    }
+
+    /// Keys and values (B, S, k | v) of the encoder's hidden states, for a layer of the decoder.
+    fn keys_values(&self, _model: &Model, _g: &mut Graph, _encoded: Tensor, _layer: usize) -> Tensor {
+        unreachable!("{} has no encoder beside a decoder", self.name())
     }
 
     /// Hidden states (B, T, C) of ids (B, T) after the last norm. Declares every parameter but that of an untied head, in the

@@ -14,7 +14,7 @@ use super::config::{Config, FeedForward, Position};
 use super::family::Family;
 use super::keys::{Found, Keys};
 use crate::graph::{Depth, Graph, Tensor};
-use crate::ops::swiglu::SwiGlu;
+use crate::ops::glu::{Gate, Glu};
 
 /// The family's name.
 pub const NAME: &str = "GPT-2";
@@ -111,9 +111,9 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usi
         FeedForward::Gelu(form) => m.linear_gelu(g, n, &h("mlp.c_fc"), (c, inner), Stored::InOut, form), // (B, T, inner)
         FeedForward::SwiGlu => {
             let y = m.linear(g, n, &h("mlp.c_fc"), (c, 2 * inner), Stored::InOut, true); // gate | up
-            g.apply(SwiGlu, &[y])
+            g.apply(Glu { gate: Gate::Silu }, &[y])
         }
-        FeedForward::Experts(_) => unreachable!("GPT-2 has no experts"),
+        _ => unreachable!("GPT-2 has a GELU or a SwiGLU"),
     };
     let y = m.projection(g, y, &h("mlp.c_proj"), (inner, c), Stored::InOut, true);
     m.add_residual(g, x, y, layer, 1)

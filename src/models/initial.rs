@@ -17,12 +17,20 @@ pub fn initial_values(parameter: &Parameter, seed: u64) -> Vec<f32> {
         Initial::Zeros => vec![0.0; len],
         Initial::Ones => vec![1.0; len],
         Initial::Normal { std } => {
-            let normal = Normal::new(0.0, std).expect("a finite standard deviation");
+            let normal = normal(std);
             (0..len).map(|_| normal.sample(&mut rng) as f32).collect()
+        }
+        Initial::Thirds { stds } => {
+            let normals = stds.map(normal);
+            (0..len).map(|i| normals[i / (len / 3)].sample(&mut rng) as f32).collect()
         }
         Initial::Uniform { bound } => {
             let uniform = Uniform::new_inclusive(-bound, bound).expect("a finite bound");
             (0..len).map(|_| uniform.sample(&mut rng) as f32).collect()
         }
     }
+}
+
+fn normal(std: f64) -> Normal<f64> {
+    Normal::new(0.0, std).expect("a finite standard deviation")
 }

@@ -18,8 +18,8 @@ const SHARED: Table = &[
     ("bos_token_id", Obeyed),
     ("chunk_size_feed_forward", Harmless), // the same sums in parts
     ("cross_attention_hidden_size", Harmless),
-    ("decoder_start_token_id", Harmless),
-    ("dtype", Harmless), // the files say how numbers are stored
+    ("decoder_start_token_id", Elsewhere), // of decoders with an encoder
+    ("dtype", Harmless),                   // the files say how numbers are stored
     ("eos_token_id", Obeyed),
     ("finetuning_task", Harmless),
     ("id2label", Elsewhere), // classifiers
@@ -208,12 +208,37 @@ const OF_DISTILBERT: Table = &[
     ("sinusoidal_pos_embds", Obeyed),
 ];
 
+const T5: Table = &[
+    ("classifier_dropout", Harmless), // of another head
+    ("d_ff", Obeyed),
+    ("d_kv", Obeyed),
+    ("d_model", Obeyed),
+    ("dense_act_fn", Harmless), // both follow from feed_forward_proj
+    ("is_gated_act", Harmless),
+    ("dropout_rate", Obeyed),
+    ("feed_forward_proj", Obeyed),
+    ("initializer_factor", Obeyed),
+    ("is_decoder", Obeyed),
+    ("layer_norm_epsilon", Obeyed),
+    ("n_positions", Obeyed),
+    ("num_decoder_layers", Obeyed),
+    ("num_heads", Obeyed),
+    ("num_layers", Obeyed),
+    ("output_past", Harmless), // an old name of use_cache
+];
+const OF_T5: Table = &[
+    ("relative_attention_max_distance", Obeyed),
+    ("relative_attention_num_buckets", Obeyed),
+    ("scale_decoder_outputs", Obeyed),
+];
+
 /// How each key of a `config.json` of a model type is treated.
 pub fn tables(model_type: &str) -> [Table; 4] {
     let (family, own) = match model_type {
         "bert" | "roberta" => (BERT, OF_BERT),
         "distilbert" => (BERT, OF_DISTILBERT),
         "gpt_neo" => (GPT_NEO, OF_GPT_NEO),
+        "t5" => (T5, OF_T5),
         "openai-gpt" => (GPT, OF_GPT),
         "llama" => (LLAMA, OF_LLAMA),
         "mistral" => (LLAMA, OF_MISTRAL),

@@ -15,9 +15,9 @@ use super::config::{Config, Experts, FeedForward, Norm, Position};
 use super::family::Family;
 use super::keys::{Found, Keys};
 use crate::graph::{Depth, Dtype, Graph, Initial, Tensor};
+use crate::ops::glu::{Gate, Glu};
 use crate::ops::rmsnorm::RmsNorm;
 use crate::ops::rope::Scaling;
-use crate::ops::swiglu::SwiGlu;
 
 /// The family's name.
 pub const NAME: &str = "LLaMA";
@@ -122,7 +122,7 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Tensor, layer: usize, cach
         None => {
             let n = m.norm(g, x, &norm);
             let y = m.linear(g, n, &h("mlp.gate_up_proj"), (c, 2 * inner), Stored::OutIn, false); // gate | up
-            let y = g.apply(SwiGlu, &[y]);
+            let y = g.apply(Glu { gate: Gate::Silu }, &[y]);
             m.projection(g, y, &h("mlp.down_proj"), (inner, c), Stored::OutIn, false)
         }
     };

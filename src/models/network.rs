@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::blocks::{CacheMode, Compute, Linear, Model};
 use super::config::{Config, Dropout, Heads};
+use super::encoder_decoder::Source;
 use super::lora::Lora;
 use crate::graph::{Depth, Dtype, Graph, Initial, NetworkId, Parameter, Shape, Tensor};
 use crate::ops::add::Add;
@@ -51,6 +52,13 @@ impl Network {
 
     fn forward(&self, g: &mut Graph, model: &Model) {
         let ids = g.input("ids", Shape::u32(&[1, 1]));
+        if self.config.encoder_decoder.is_some() {
+            let encoded = model.source(g, ids, None);
+            let outputs = g.input("outputs", Shape::u32(&[1, 1]));
+            let x = model.hidden_after(g, outputs, encoded, None);
+            model.head(g, x);
+            return;
+        }
         if self.config.encoder.is_none() {
             model.logits(g, ids);
             return;
@@ -162,7 +170,7 @@ impl Model<'_> {
     pub fn token_loss(&self, g: &mut Graph, x: Tensor, targets: Tensor, weight: f32) -> Tensor {
         match self.classifier_rows() {
             Some(rows) if rows < g.shape(targets).len() => {
-                let table = self.head_weight(g);
+                let (x, table) = (self.config.family().before_output(self, g, x), self.head_weight(g));
                 let (x, table) = (cast(g, x, self.activation()), cast(g, table, self.activation()));
                 g.scope("lm_head and loss");
                 match g.seed() {
@@ -194,7 +202,7 @@ impl Model<'_> {
     pub fn token_log_probs(&self, g: &mut Graph, x: Tensor, targets: Tensor) -> Tensor {
         match self.classifier_rows() {
             Some(rows) if rows < g.shape(targets).len() => {
-                let table = self.head_weight(g);
+                let (x, table) = (self.config.family().before_output(self, g, x), self.head_weight(g));
                 let (x, table) = (cast(g, x, self.activation()), cast(g, table, self.activation()));
                 g.scope("lm_head and log-probabilities");
                 g.apply(ChunkedTokenLogProb { rows }, &[x, table, targets])
@@ -257,9 +265,17 @@ impl Model<'_> {
         self.head(g, x)
     }
 
+    /// As [`Model::decode`], of a decoder with a source, whose rows are cached up to the key `last` (B).
+    pub fn decode_after(&self, g: &mut Graph, ids: Tensor, positions: Tensor, last: Tensor) -> Tensor {
+        let rows = g.shape(ids).rows();
+        let (cache, source) = (CacheMode::Decode { rows, positions }, Source::Cached { last });
+        let x = self.config.family().hidden_after(self, g, ids, cache, source);
+        self.head(g, x)
+    }
+
     /// The caches of all layers, each (rows, 2, KVH, T, HS): keys, then values.
     pub fn caches(&self, g: &mut Graph, rows: usize) -> Vec<Tensor> {
-        (0..self.config.layers).map(|layer| self.cache(g, layer, rows)).collect()
+        (0..self.decoder_layers()).map(|layer| self.cache(g, layer, rows)).collect()
     }
 
     /// Positions whose logits are made at a time, where an output projection without a bias allows that.

@@ -17,7 +17,7 @@ use crate::ops::cast::cast;
 use crate::ops::dropout::Dropout;
 use crate::train::objective::{Batch, EvaluationPrograms, ShapeKey};
 
-/// The tokens of a row, and the type of each.
+/// The tokens of a row, and the type of each where the model has types.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     pub ids: &'a [u32],
@@ -97,6 +97,11 @@ impl<T: Example> Data<T> {
         self.buckets.0.iter().map(|&length| ShapeKey { batch, sequences: 1, length }).collect()
     }
 
+    /// The rows of micro-batch `number`.
+    pub fn members(&mut self, number: u64, batch: &Batch) -> Vec<usize> {
+        self.epochs.group(number, batch.size, batch.seed).examples
+    }
+
     /// Sets the rows of micro-batch `number`, and its shape; its rows, and their length.
     pub fn fill(&mut self, number: u64, config: &Config, batch: &mut Batch) -> (Vec<usize>, usize) {
         let group = self.epochs.group(number, batch.size, batch.seed);
@@ -162,12 +167,12 @@ pub fn states(g: &mut Graph, model: &Model, (batch, length): (usize, usize), dro
 }
 
 /// Sets those inputs to a batch of `size` rows, of which some are there.
-fn set_inputs(rows: &[Row], config: &Config, (size, length): (usize, usize), batch: &mut Batch) {
+pub(super) fn set_inputs(rows: &[Row], config: &Config, (size, length): (usize, usize), batch: &mut Batch) {
     let (mut ids, mut types, mut lengths) = (vec![0; size * length], vec![0; size * length], vec![1; size]);
     for (n, row) in rows.iter().enumerate() {
         let count = row.ids.len();
         ids[n * length..][..count].copy_from_slice(row.ids);
-        types[n * length..][..count].copy_from_slice(row.types);
+        types[n * length..][..row.types.len()].copy_from_slice(row.types);
         lengths[n] = count as u32;
     }
     batch.set("ids", &ids);
@@ -263,7 +268,8 @@ fn members<'a>(rows: &[Row<'a>], of: &[usize]) -> Vec<Row<'a>> {
     of.iter().map(|row| rows[*row]).collect()
 }
 
-fn groups(rows: &[Row], buckets: &Buckets, size: usize) -> Vec<Group> {
+/// Rows in batches of one bucket.
+pub(super) fn groups(rows: &[Row], buckets: &Buckets, size: usize) -> Vec<Group> {
     let bucket_of: Vec<usize> = rows.iter().map(|row| buckets.of(row.ids.len())).collect();
     group(&bucket_of, &(0..rows.len()).collect::<Vec<_>>(), size)
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
+use super::loss_sum::{add_loss, mean_loss};
 use crate::data::batches::Batches;
 use crate::data::corpus::Corpus;
 use crate::data::masking::{Drawn, Masking};
@@ -22,7 +23,7 @@ use crate::models::blocks::Model;
 use crate::models::config::{Config, Heads};
 use crate::models::network::Network;
 use crate::ops::IGNORED;
-use crate::ops::add::{Add, AddInPlace};
+use crate::ops::add::Add;
 use crate::ops::class_loss::ClassLoss;
 use crate::ops::gather_rows::GatherRows;
 use crate::train::graph::Loss;
@@ -30,8 +31,6 @@ use crate::train::objective::{Batch, Evaluation, EvaluationPrograms, Objective, 
 
 /// The objective's name.
 pub const NAME: &str = "masked language modelling";
-/// State: the sum of the losses of the validation batches so far.
-const LOSS_SUM: &str = "evaluation.loss_sum";
 /// Seeds of validation, which no run has, and of second texts that stand elsewhere.
 const VALIDATION_SEED: u64 = 0x56a1_1da7e;
 const ELSEWHERE: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -249,8 +248,7 @@ impl Objective for Masked {
             (masked, None) => masked,
             (masked, Some(follows)) => g.apply(Add, &[masked, follows]),
         };
-        let sum = g.state(LOSS_SUM, &[1]);
-        g.apply(AddInPlace, &[sum, loss]);
+        add_loss(g, loss);
     }
 
     fn epoch(&self, batch: usize) -> u64 {
@@ -273,21 +271,14 @@ impl Objective for Masked {
     fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>> {
         let (sizes, pairs, count) = ((self.context, self.most), self.has_pairs(), programs.settings.eval_batches);
         let Data { corpus, masking, rows, .. } = self.data();
-        let mut batch = Batch::new(programs.settings.batch, programs.settings.seed);
-        let text = text_tokens(sizes.0, pairs);
-        let windows = Batches::evenly(Arc::clone(&corpus.validation), batch.size, text, count)?;
-        let elsewhere = pairs
-            .then(|| Batches::new(Arc::clone(&corpus.validation), batch.size, text, VALIDATION_SEED))
-            .transpose()?;
+        let (size, text) = (programs.settings.batch, text_tokens(sizes.0, pairs));
+        let windows = Batches::evenly(Arc::clone(&corpus.validation), size, text, count)?;
+        let elsewhere =
+            pairs.then(|| Batches::new(Arc::clone(&corpus.validation), size, text, VALIDATION_SEED)).transpose()?;
         let mut texts = Texts { windows, elsewhere };
-        programs.executor.write_state(LOSS_SUM, &[0.0])?;
-        for number in 0..count {
-            batch.clear();
-            rows.set(&mut texts, masking, sizes, random(VALIDATION_SEED, number), &mut batch)?;
-            programs.run(&batch)?;
-        }
-        let loss = f64::from(programs.executor.read_state(LOSS_SUM)?[0]) / count as f64;
-        Ok(Some(Evaluation { loss, value: Some(-loss), scalars: vec![], text: String::new() }))
+        mean_loss(programs, &mut |number, batch| {
+            rows.set(&mut texts, masking, sizes, random(VALIDATION_SEED, number), batch)
+        })
     }
 }
 

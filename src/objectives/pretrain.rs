@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::loss_sum::{add_loss, mean_loss};
 use crate::data::batches::Batches;
 use crate::data::corpus::Corpus;
 use crate::error::Result;
@@ -9,12 +10,8 @@ use crate::graph::Graph;
 use crate::models::blocks::Model;
 use crate::models::config::Config;
 use crate::models::network::Network;
-use crate::ops::add::AddInPlace;
 use crate::train::graph::Loss;
 use crate::train::objective::{Batch, Evaluation, EvaluationPrograms, Objective, ShapeKey};
-
-/// State: the sum of the losses of the validation batches so far.
-const LOSS_SUM: &str = "evaluation.loss_sum";
 
 /// The objective of pretraining: mean cross-entropy, in nats per token.
 pub struct Pretrain {
@@ -81,8 +78,7 @@ impl Objective for Pretrain {
 
     fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
         let loss = models[0].loss(g, shape.batch, shape.length);
-        let sum = g.state(LOSS_SUM, &[1]);
-        g.apply(AddInPlace, &[sum, loss]);
+        add_loss(g, loss);
     }
 
     fn epoch(&self, batch: usize) -> u64 {
@@ -108,16 +104,9 @@ impl Objective for Pretrain {
     fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>> {
         let (context, count) = (self.context, programs.settings.eval_batches);
         let data = self.data();
-        let mut batch = Batch::new(programs.settings.batch, programs.settings.seed);
-        let mut batches = Batches::evenly(Arc::clone(&data.corpus.validation), batch.size, context, count)?;
-        programs.executor.write_state(LOSS_SUM, &[0.0])?;
-        for _ in 0..count {
-            batch.clear();
-            data.set(&mut batches, context, &mut batch)?;
-            programs.run(&batch)?;
-        }
-        let loss = f64::from(programs.executor.read_state(LOSS_SUM)?[0]) / count as f64;
-        Ok(Some(Evaluation { loss, value: Some(-loss), scalars: vec![], text: String::new() }))
+        let validation = Arc::clone(&data.corpus.validation);
+        let mut batches = Batches::evenly(validation, programs.settings.batch, context, count)?;
+        mean_loss(programs, &mut |_, batch| data.set(&mut batches, context, batch))
     }
 
     fn floor(&self) -> Option<(f64, &'static str)> {

@@ -91,6 +91,38 @@ impl PresetRecipe {
                 init_std: 0.02,
                 tokenizer: "wordpiece",
             },
+            // As the demo's, of as many steps.
+            Some("t5-mini") => PresetRecipe {
+                run: Recipe {
+                    batch: 8,
+                    accumulate: 1,
+                    duration: Duration::Steps(1400),
+                    lr: 3e-3,
+                    warmup: Warmup::Steps(100),
+                    beta2: 0.99,
+                    every: Cadence::Steps(200),
+                    ..run
+                },
+                init_std: 1.0,
+                tokenizer: "unigram",
+            },
+            // The paper's 128 sequences of 512 tokens, 524,288 steps, its rate falling as the square root of the step from 10,000 on; here by
+            // AdamW and a cosine to a tenth.
+            Some("t5-small" | "t5-base") => PresetRecipe {
+                run: Recipe {
+                    accumulate: 16,
+                    duration: Duration::Steps(524_288),
+                    lr: 1e-3,
+                    warmup: Warmup::Steps(10_000),
+                    weight_decay: 0.0,
+                    beta2: 0.999,
+                    dropout: 0.1,
+                    every: Cadence::Steps(1000),
+                    ..run
+                },
+                init_std: 1.0,
+                tokenizer: "unigram",
+            },
             // nanoGPT's settings for its character model.
             Some("char") => PresetRecipe {
                 run: Recipe {

@@ -8,6 +8,7 @@
 //!
 //! So a step's loss and gradients are the same however its examples are split into micro-batches: each target weighs the same.
 
+use super::loss_sum::{add_loss, begin_sum, sum};
 pub use super::rows::Rows;
 use super::rows::{Inputs, NAMES};
 use crate::data::buckets::{Buckets, Epochs, Group, group};
@@ -16,7 +17,6 @@ use crate::graph::{Graph, Shape, Tensor};
 use crate::models::blocks::Model;
 use crate::models::config::Config;
 use crate::models::network::Network;
-use crate::ops::add::AddInPlace;
 use crate::ops::row_dot::RowDot;
 use crate::train::graph::Loss;
 use crate::train::objective::{Batch, Evaluation, EvaluationPrograms, Objective, ShapeKey};
@@ -37,9 +37,6 @@ pub const RECIPE: Recipe = Recipe {
     dropout: 0.0,
     every: Cadence::Epoch,
 };
-
-/// State: the sum of the losses of the validation batches so far.
-const LOSS_SUM: &str = "evaluation.loss_sum";
 
 /// The objective of supervised fine-tuning.
 pub struct Sft {
@@ -106,8 +103,7 @@ impl Objective for Sft {
 
     fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
         let loss = weighted(g, &models[0], shape, self.training.packed().is_some());
-        let sum = g.state(LOSS_SUM, &[1]);
-        g.apply(AddInPlace, &[sum, loss]);
+        add_loss(g, loss);
     }
 
     fn epoch(&self, batch: usize) -> u64 {
@@ -141,7 +137,7 @@ impl Objective for Sft {
         let buckets: Vec<usize> = self.validation.lengths().map(|length| self.buckets.of(length)).collect();
         let weight = -1.0 / self.validation.targets(&order) as f32;
         let mut batch = Batch::new(programs.settings.batch, 0);
-        programs.executor.write_state(LOSS_SUM, &[0.0])?;
+        begin_sum(programs)?;
         for group in group(&buckets, &order, batch.size) {
             batch.clear();
             self.inputs.set(
@@ -154,7 +150,7 @@ impl Objective for Sft {
             batch.shape = group.bucket;
             programs.run(&batch)?;
         }
-        let loss = f64::from(programs.executor.read_state(LOSS_SUM)?[0]);
+        let loss = sum(programs)?;
         Ok(Some(Evaluation { loss, value: Some(-loss), scalars: vec![], text: String::new() }))
     }
 }

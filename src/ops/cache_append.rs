@@ -1,6 +1,6 @@
 //! cache_append: keys and values of S new positions are stored in the cache that later positions attend to.
 //!
-//!   qkv (B, S, C + 2 KVC): q | k | v, C = NH * HS, KVC = KVH * HS;  cache (rows, 2, KVH, T, HS): keys, then values, in place
+//!   qkv (B, S, C + 2 KVC): q | k | v, or k | v alone, C = NH * HS, KVC = KVH * HS;  cache (rows, 2, KVH, T, HS): keys, then values, in place
 //!
 //! The keys, or values, of one head are contiguous, so that it streams them from memory. Row b of qkv goes to row
 //! `Step::row + b`, its first position to `positions[b]`, (B) u32, or to `Step::position` where those are not given. Positions
@@ -27,7 +27,7 @@ impl Op for CacheAppend {
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
         let fits = match inputs[1].dims[..] {
             [_, 2, kv_heads, _, hs] if inputs[0].dims.len() == 3 && hs > 0 && hs.is_multiple_of(4) => {
-                inputs[0].columns() > 2 * kv_heads * hs && inputs[0].columns().is_multiple_of(hs)
+                inputs[0].columns() >= 2 * kv_heads * hs && inputs[0].columns().is_multiple_of(hs)
             }
             _ => false,
         };

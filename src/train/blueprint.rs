@@ -26,10 +26,13 @@ impl Blueprint {
         check_precision(settings, limits)?;
         let (shapes, networks) = (objective.shapes(settings.batch), objective.networks());
         check_prefixes(networks)?;
-        if !objective.takes_encoders() {
-            let what = format!("learn {}", objective.name());
-            networks.iter().try_for_each(|network| network.config().must_decode(&what))?;
-        }
+        let what = format!("learn {}", objective.name());
+        let fits = |network: &Network| match network.config() {
+            config if objective.takes_encoder_decoders() => config.must_read_and_write(&what).map(|_| ()),
+            config if objective.takes_encoders() => config.must_be_one_stack(&what),
+            config => config.must_decode(&what),
+        };
+        networks.iter().try_for_each(fits)?;
         let (compute, optimizer) = (settings.compute(), settings.optimizer());
         let (mut training, mut evaluation) = (vec![], vec![]);
         for &shape in &shapes {

@@ -37,6 +37,11 @@ pub trait Objective {
         false
     }
 
+    /// Whether its networks have an encoder and a decoder.
+    fn takes_encoder_decoders(&self) -> bool {
+        false
+    }
+
     /// The shapes of micro-batches of `batch` sequences or examples, at least one.
     fn shapes(&self, batch: usize) -> Vec<ShapeKey>;
 

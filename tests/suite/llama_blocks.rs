@@ -8,9 +8,9 @@ use wgpt::executor::Executor;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::{AdapterKind, Dtype, Graph, Op, Plan, Shape, Step, Tensor};
 use wgpt::ops::attention::{Attention, Mask};
+use wgpt::ops::glu::{Gate, Glu};
 use wgpt::ops::rmsnorm::RmsNorm;
 use wgpt::ops::rope::{Rope, RopeTable, Scaling};
-use wgpt::ops::swiglu::SwiGlu;
 use wgpt::reference::Cpu;
 
 const HEADS: usize = 6;
@@ -97,7 +97,7 @@ fn a_norm_of_the_heads_of_keys_agrees_with_transformers() {
 #[test]
 fn swiglu_agrees_with_transformers() {
     // exp is good to 11 ulp at 4.
-    check("swiglu", &["x"], 0, 4e-6, |g, x| g.apply(SwiGlu, x));
+    check("swiglu", &["x"], 0, 4e-6, |g, x| g.apply(Glu { gate: Gate::Silu }, x));
 }
 
 /// Name in the dump, head size, base, scaling and first position.

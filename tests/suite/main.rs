@@ -69,6 +69,7 @@ mod story;
 mod story_spans;
 mod streams;
 mod sweep;
+mod t5;
 mod tagged;
 mod tasks;
 mod together;

@@ -13,11 +13,11 @@ use wgpt::ops::cross_entropy::CrossEntropy;
 use wgpt::ops::expert_groups::{ExpertGroups, Groups};
 use wgpt::ops::expert_load::ExpertLoad;
 use wgpt::ops::fill::Fill;
+use wgpt::ops::glu::{Gate, Glu};
 use wgpt::ops::grouped_matmul::GroupedMatmul;
 use wgpt::ops::matmul::Matmul;
 use wgpt::ops::router::Router;
 use wgpt::ops::router_losses::RouterLosses;
-use wgpt::ops::swiglu::SwiGlu;
 use wgpt::reference::Cpu;
 
 const EXPERTS: usize = 6;
@@ -110,7 +110,7 @@ fn a_mixture_of_experts_agrees_with_transformers_and_repeats_to_the_bit() {
     g.apply(ExpertLoad { layer: 0 }, &[groups.offsets, load]);
     let (order, position, offsets) = (groups.order, groups.position, groups.offsets);
     let both = g.apply(GroupedMatmul { gather: true, tb: true }, &[x, gate_up, offsets, order, position]);
-    let hidden = g.apply(SwiGlu, &[both]);
+    let hidden = g.apply(Glu { gate: Gate::Silu }, &[both]);
     let made = g.apply(GroupedMatmul { gather: false, tb: true }, &[hidden, down, offsets]);
     let y = g.apply(Combine { weighted: true }, &[made, position, weights, order]);
     let targets = g.input("targets", Shape::u32(&[g.shape(y).rows()]));

@@ -23,6 +23,7 @@ use wgpt::data::labelled::target::{Answer, Target};
 use wgpt::data::masking::Masking;
 use wgpt::data::prompts::Prompt;
 use wgpt::data::rankings::Pair;
+use wgpt::data::span_corruption::Sentinels;
 use wgpt::data::tagged::sequences::{First, Sequence};
 use wgpt::data::tagged::tags::Labels;
 use wgpt::data::tokenizer::{Piece, Tokenizer};
@@ -53,7 +54,10 @@ use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::objectives::rejection::{self, Rejection};
 use wgpt::objectives::reward::{self, Ranked, Rankings, Reward};
 use wgpt::objectives::rollouts::{self, Drawing, RollOuts, Schedule};
+use wgpt::objectives::seq2seq::folder::TextFile;
+use wgpt::objectives::seq2seq::{self, Seq2Seq};
 use wgpt::objectives::sft::{self, Rows, Sft};
+use wgpt::objectives::span::Span;
 use wgpt::objectives::tag::folder::TagFile;
 use wgpt::objectives::tag::{self, Tag};
 use wgpt::ops::kto_loss::KtoLoss;
@@ -78,7 +82,7 @@ type Made = (Box<dyn Objective>, Settings);
 type Kind = (&'static str, fn(Choices) -> Made);
 
 /// Every objective, and experts under two of them.
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 21] = [
     ("pretraining", |choices| pretraining("demo", choices)),
     ("pretraining with experts", |choices| pretraining("mixtral", choices)),
     ("classify", |choices| task(Task::Classify, config("demo"), choices)),
@@ -86,6 +90,8 @@ const KINDS: [Kind; 19] = [
     ("similar", |choices| task(Task::Similar, config("demo"), choices)),
     ("choose", |choices| task(Task::Choose, config("llama-mini"), choices)),
     ("masked", masked),
+    ("span", span),
+    ("text", text),
     ("similar on an encoder", on_encoder),
     ("tag", tag),
     ("answer", answer),
@@ -171,6 +177,29 @@ fn masked(run: Choices) -> Made {
     let corpus = Corpus { training, validation, vocabulary_size: 14, notes: vec![], warnings: vec![] };
     let masking = Masking::new(&letters(), "the letters", 0.2, true).unwrap();
     (Box::new(Masked::new(config, 24, corpus, masking).unwrap()), settings)
+}
+
+/// Spans of a text that counts.
+fn span(run: Choices) -> Made {
+    let settings = run.resolve(&PresetRecipe::of(Some("demo")).run, |_| 1).unwrap();
+    let tokens = |count: u32| Arc::new(Tokens::from_ids((0..count).map(|i| 5 + (i * i / 3 + i) % 9).collect()));
+    let (training, validation) = (tokens(600), tokens(200));
+    let corpus = Corpus { training, validation, vocabulary_size: 259, notes: vec![], warnings: vec![] };
+    let sentinels = Sentinels { end: 1, ids: (0..4).map(|n| 258 - n).collect() };
+    (Box::new(Span::new(config("t5-mini"), 24, corpus, sentinels).unwrap()), settings)
+}
+
+/// Inputs of two lengths, and targets that say their letters.
+fn text(choices: Choices) -> Made {
+    let item = |i: usize| {
+        let letters: Vec<u32> = (0..3 + 9 * (i % 2)).map(|n| 97 + ((i + n) % 5) as u32).collect();
+        let target = [&letters[..1 + i % 3], &[1]].concat();
+        seq2seq::Item { line: i, source: [&letters[..], &[1]].concat(), target, text: None, cut: false }
+    };
+    let items = |count: usize| (0..count).map(item).collect::<Vec<_>>();
+    let settings = choices.resolve(&seq2seq::RECIPE, |batch| encoded::epoch_len(&items(7), 24, batch)).unwrap();
+    let file = TextFile::new(String::new(), 24, Default::default());
+    (Box::new(Seq2Seq::new(config("t5-mini"), file, &settings, (items(7), items(3))).unwrap()), settings)
 }
 
 /// BERT's special tokens, and letters that begin a word or continue one.

@@ -108,8 +108,7 @@ fn cases_in_half_precision_are_for_devices_that_have_it() {
     assert_eq!(with.len(), cases().len());
     let half: Vec<&str> = with.iter().filter(|case| case.is_half()).map(|case| case.name).collect();
     assert_eq!(without.len() + half.len(), with.len());
-    for op in ["matmul", "layernorm", "rmsnorm", "attention", "rope", "gelu", "swiglu", "column_sum", "dropout", "add"]
-    {
+    for op in ["matmul", "layernorm", "rmsnorm", "attention", "rope", "gelu", "glu", "column_sum", "dropout", "add"] {
         assert!(half.iter().any(|name| name.starts_with(op)), "no case of {op} in half precision");
     }
 }

@@ -28,6 +28,7 @@ fn small(model_type: &str) -> Map<String, Value> {
             "max_position_embeddings": 32, "intermediate_size": 24}),
         "gpt_neo" => json!({"hidden_size": 16, "num_heads": 2, "num_layers": 2, "max_position_embeddings": 32,
             "attention_types": [[["global", "local"], 1]]}),
+        "t5" => json!({"d_model": 16, "d_kv": 8, "num_heads": 2, "num_layers": 2, "d_ff": 24}),
         "gpt2" | "openai-gpt" => json!({"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 32}),
         _ => json!({"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 32,
             "intermediate_size": 24, "num_key_value_heads": 1, "head_dim": 8}),
@@ -47,7 +48,7 @@ fn changed(key: &str, value: &Value) -> Value {
     match (key, value) {
         ("architectures", _) => json!(["BertLMHeadModel"]),
         ("hidden_act" | "activation_function" | "activation" | "afn", _) => json!("relu"),
-        ("model_type", _) => json!("t5"),
+        ("model_type", _) => json!("albert"),
         ("pruned_heads", _) => json!({"0": [1]}),
         ("quantization_config", _) => json!({"quant_method": "fp8"}),
         ("rope_parameters", _) => json!({"rope_theta": 20_000.0, "rope_type": "default"}),
@@ -193,7 +194,8 @@ const TRAINING: &str = "accept-changed-data accumulate base batch beta1 beta2 cl
     eval-every freeze head-lr layer-decay lora lora-alpha lora-dropout lora-targets lr min-lr out overwrite patience precision recompute resume rslora sample-every \
     save-every schedule seed steps val warmup weight-decay";
 /// Names of columns.
-const COLUMNS: &str = "answers choices context first hypothesis label premise question second tags text tokens";
+const COLUMNS: &str =
+    "answers choices context first hypothesis input label premise question second tags target text tokens";
 
 /// Every flag of every command. What is added here is done, or refused by name where it has no use, and a test says so.
 const FLAGS: &[(&str, &[&str])] = &[
@@ -208,7 +210,11 @@ const FLAGS: &[(&str, &[&str])] = &[
     ),
     (
         "finetune",
-        &[TRAINING, COLUMNS, "buckets class-weights from-scratch grades lambda max-length metric model stride task"],
+        &[
+            TRAINING,
+            COLUMNS,
+            "buckets class-weights from-scratch grades lambda max-length metric model prefix stride task",
+        ],
     ),
     ("sft", &[TRAINING, "max-length mix model packing template"]),
     (
@@ -229,7 +235,7 @@ const FLAGS: &[(&str, &[&str])] = &[
             "gamma lambda missing-end target-kl value-clip value-model value-weight",
         ],
     ),
-    ("predict", &[COLUMNS, "batch data model no-answer template top"]),
+    ("predict", &[COLUMNS, "batch beams data max-new-tokens model no-answer template top"]),
     ("embed", &["batch data model out pairs pooling text"]),
     (
         "sample",

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 use std::collections::BTreeMap;
+use wgpt::error::Result;
 use wgpt::evaluate::metrics::Measure;
+use wgpt::fail;
 use wgpt::objectives::labelled::Options;
 use wgpt::objectives::labelled::class_weights::ClassWeights;
 
@@ -43,6 +45,12 @@ pub struct Columns {
     /// answer: the answers, with where they begin in the context
     #[arg(long, value_name = "COLUMN")]
     answers: Option<String>,
+    /// text: the text that is read
+    #[arg(long, value_name = "COLUMN")]
+    input: Option<String>,
+    /// text: the text that is written
+    #[arg(long, value_name = "COLUMN")]
+    target: Option<String>,
     /// The label, the grade, or the number of the right choice
     #[arg(long, value_name = "COLUMN")]
     label: Option<String>,
@@ -70,6 +78,9 @@ pub struct TaskOptions {
     /// Lengths that sequences are padded to, at most so many [default: 4]
     #[arg(long)]
     pub buckets: Option<usize>,
+    /// text: what stands before every input and says what is asked, such as "summarize: "
+    #[arg(long, value_name = "TEXT")]
+    pub prefix: Option<String>,
     /// answer: tokens of a context that neighbouring windows share [default: 128, or a quarter of a window]
     #[arg(long, value_name = "N")]
     pub stride: Option<usize>,
@@ -79,6 +90,22 @@ pub struct TaskOptions {
 }
 
 impl TaskOptions {
+    /// Refuses the option of windows over contexts, which other tasks have not.
+    pub fn refuse_stride(&self) -> Result<()> {
+        if self.stride.is_some() {
+            fail!(Usage, "--stride is for --task answer: leave it out");
+        }
+        Ok(())
+    }
+
+    /// Refuses the prefix of inputs, which tasks with a head have not.
+    pub fn refuse_prefix(&self) -> Result<()> {
+        if self.prefix.is_some() {
+            fail!(Usage, "--prefix is for --task text: leave it out");
+        }
+        Ok(())
+    }
+
     pub fn options(&self) -> Options {
         let usual = Options::default();
         Options {
@@ -104,6 +131,8 @@ impl Columns {
             ("tokens", &self.tokens),
             ("tags", &self.tags),
             ("answers", &self.answers),
+            ("input", &self.input),
+            ("target", &self.target),
             ("label", &self.label),
         ];
         all.into_iter().filter_map(|(option, name)| Some((option.to_string(), name.clone()?))).collect()

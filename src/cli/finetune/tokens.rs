@@ -1,4 +1,4 @@
-//! `wgpt finetune` for heads on an encoder's tokens: `--task tag` and `--task answer`.
+//! `wgpt finetune` for heads on an encoder's tokens, `--task tag` and `--task answer`, and for text to text, `--task text`.
 
 use super::super::Global;
 use super::super::examples::{ExampleFiles, check_validation};
@@ -18,12 +18,13 @@ use wgpt::models::config::{Config, Heads};
 use wgpt::objectives::answer::folder::AnswerFile;
 use wgpt::objectives::encoded::{Example, epoch_len};
 use wgpt::objectives::labelled::RECIPE;
+use wgpt::objectives::seq2seq::folder::TextFile;
 use wgpt::objectives::tag::folder::TagFile;
-use wgpt::objectives::{answer, tag};
+use wgpt::objectives::{answer, seq2seq, tag};
 use wgpt::train::objective::Objective;
-use wgpt::train::settings::Settings;
+use wgpt::train::settings::{Recipe, Settings};
 
-/// A task whose head looks at tokens.
+/// A task whose head looks at tokens, or that is a text itself.
 pub(super) trait TokenTask {
     const NAME: &'static str;
     /// Of its examples, for people.
@@ -31,6 +32,34 @@ pub(super) trait TokenTask {
     /// `task.json`.
     type File: Serialize + DeserializeOwned + Clone;
     type Item: Example;
+
+    /// How it is learned where the user does not say.
+    const RECIPE: Recipe = RECIPE;
+
+    /// Whether there is a head beside the model's parameters.
+    const HAS_HEAD: bool = true;
+
+    /// The part of a model that is learned, or why the model will not do.
+    fn pretrained(own: Config) -> Result<Config> {
+        if own.encoder.is_none() {
+            let (task, family) = (Self::NAME, own.family);
+            fail!(
+                Usage,
+                "--task {task} needs an encoder, whose tokens see those after them: give --model a BERT, not a {family}"
+            );
+        }
+        Ok(own.with_heads(Heads::None))
+    }
+
+    /// Refuses a tokenizer that lacks tokens that the task needs.
+    fn check(tokenizer: &Tokenizer) -> Result<()> {
+        EncoderTokens::needed(tokenizer, "that of the model").map(drop)
+    }
+
+    /// What the user should know of the examples.
+    fn warning(_items: &[Self::Item]) -> Option<String> {
+        None
+    }
 
     /// The task of training data, for sequences of at most `longest` tokens.
     fn file(finetune: &Finetune, data: &Path, longest: usize) -> Result<Self::File>;
@@ -44,7 +73,7 @@ pub(super) trait TokenTask {
         file: Self::File,
         settings: &Settings,
         both: (Vec<Self::Item>, Vec<Self::Item>),
-    ) -> (Box<dyn Objective>, Vec<usize>);
+    ) -> Result<(Box<dyn Objective>, Vec<usize>)>;
 }
 
 /// Tags of words.
@@ -57,9 +86,7 @@ impl TokenTask for Tags {
     type Item = tag::Item;
 
     fn file(finetune: &Finetune, data: &Path, longest: usize) -> Result<TagFile> {
-        if finetune.task_options.stride.is_some() {
-            fail!(Usage, "--stride is for --task answer: leave it out");
-        }
+        finetune.task_options.refuse_stride()?;
         let columns = finetune.columns.names();
         let labels = tagged::tags::Labels::of(&tagged::read(data, &tag_form(&columns)?, true)?)?;
         Ok(TagFile::new(labels, longest, columns))
@@ -80,10 +107,10 @@ impl TokenTask for Tags {
         file: TagFile,
         settings: &Settings,
         both: (Vec<tag::Item>, Vec<tag::Item>),
-    ) -> (Box<dyn Objective>, Vec<usize>) {
+    ) -> Result<(Box<dyn Objective>, Vec<usize>)> {
         let objective = tag::Tag::new(config, file, settings, both);
         let lengths = objective.lengths().to_vec();
-        (Box::new(objective), lengths)
+        Ok((Box::new(objective), lengths))
     }
 }
 
@@ -114,10 +141,60 @@ impl TokenTask for Answers {
         file: AnswerFile,
         settings: &Settings,
         both: (Vec<answer::Item>, Vec<answer::Item>),
-    ) -> (Box<dyn Objective>, Vec<usize>) {
+    ) -> Result<(Box<dyn Objective>, Vec<usize>)> {
         let objective = answer::Answer::new(config, file, settings, both);
         let lengths = objective.lengths().to_vec();
-        (Box::new(objective), lengths)
+        Ok((Box::new(objective), lengths))
+    }
+}
+
+/// Texts that are written for texts.
+pub(super) struct Texts;
+
+impl TokenTask for Texts {
+    const NAME: &'static str = seq2seq::NAME;
+    const ROWS: &'static str = "texts";
+    const RECIPE: Recipe = seq2seq::RECIPE;
+    const HAS_HEAD: bool = false;
+    type File = TextFile;
+    type Item = seq2seq::Item;
+
+    fn pretrained(own: Config) -> Result<Config> {
+        own.must_read_and_write("be fine-tuned for --task text")?;
+        Ok(own)
+    }
+
+    fn check(_tokenizer: &Tokenizer) -> Result<()> {
+        Ok(())
+    }
+
+    fn warning(items: &[seq2seq::Item]) -> Option<String> {
+        let cut = items.iter().filter(|item| item.cut).count();
+        let all = items.len();
+        (cut > 0).then(|| format!("warning: {cut} of {all} inputs are longer than --max-length and were cut"))
+    }
+
+    fn file(finetune: &Finetune, _data: &Path, longest: usize) -> Result<TextFile> {
+        finetune.task_options.refuse_stride()?;
+        let prefix = finetune.task_options.prefix.clone().unwrap_or_default();
+        let file = TextFile::new(prefix, longest, finetune.columns.names());
+        file.form()?;
+        Ok(file)
+    }
+
+    fn items(file: &TextFile, tokenizer: &Tokenizer, path: &Path) -> Result<Vec<seq2seq::Item>> {
+        file.items(tokenizer, path, true)
+    }
+
+    fn objective(
+        config: Config,
+        file: TextFile,
+        settings: &Settings,
+        both: (Vec<seq2seq::Item>, Vec<seq2seq::Item>),
+    ) -> Result<(Box<dyn Objective>, Vec<usize>)> {
+        let objective = seq2seq::Seq2Seq::new(config, file, settings, both)?;
+        let lengths = objective.lengths().to_vec();
+        Ok((Box::new(objective), lengths))
     }
 }
 
@@ -186,17 +263,10 @@ pub(super) fn start<T: TokenTask>(finetune: &Finetune, global: &Global) -> Resul
     check_options(finetune, T::NAME)?;
     let source = global.model(finetune.model.as_deref())?;
     let own = source.config()?;
-    if own.encoder.is_none() {
-        let (task, family) = (T::NAME, own.family);
-        fail!(
-            Usage,
-            "--task {task} needs an encoder, whose tokens see those after them: give --model a BERT, not a {family}"
-        );
-    }
-    let pretrained = own.with_heads(Heads::None);
+    let pretrained = T::pretrained(own)?;
     let (weights, tokenizer) = (source.weights(&pretrained)?, source.tokenizer()?);
     let tokenizer = tokenizer.for_model(pretrained.vocab_size, &source.path(""))?;
-    EncoderTokens::needed(&tokenizer, "that of the model")?;
+    T::check(&tokenizer)?;
     let config = finetune.choices.adapted(pretrained.clone(), (&pretrained, source.name()))?;
     if config.lora.is_some() && finetune.task_options.from_scratch {
         fail!(Usage, "--from-scratch has no weights that adapters could be on: leave it or --lora out");
@@ -206,12 +276,13 @@ pub(super) fn start<T: TokenTask>(finetune: &Finetune, global: &Global) -> Resul
     let files = ExampleFiles::new(finetune.data.as_slice(), finetune.val.as_deref())?;
     let read = |path: &Path| T::items(&file, &tokenizer, path);
     let both = (read(data)?, finetune.val.as_deref().map_or(Ok(vec![]), read)?);
-    let recipe = RECIPE.for_adapters(&config);
+    T::warning(&both.0).iter().chain(&T::warning(&both.1)).for_each(|warning| global.say(warning));
+    let recipe = T::RECIPE.for_adapters(&config);
     let settings = finetune.choices.clone().resolve(&recipe, |batch| epoch_len(&both.0, longest, batch))?;
-    settings.check_model(&pretrained, true)?;
+    settings.check_model(&pretrained, T::HAS_HEAD || pretrained.trains_head())?;
     let arguments = Arguments { task: json!(file), longest, files, choices: finetune.given() };
     let config = settings.quantised(config);
-    let prepared = prepared::<T>(finetune, global, (config, file), settings, tokenizer, arguments, both);
+    let prepared = prepared::<T>(finetune, global, (config, file), settings, tokenizer, arguments, both)?;
     let weights = (!finetune.task_options.from_scratch).then_some(weights);
     prepared.start(|| create_folder(&finetune.out, &finetune.options), weights)
 }
@@ -223,7 +294,7 @@ pub(super) fn resume<T: TokenTask>(finetune: &Finetune, global: &Global, mut res
     let file: T::File = serde_json::from_value(arguments.task.clone())
         .map_err(|_| wgpt::error::Error::Input(format!("trainer.json of {} is damaged", finetune.out.display())))?;
     let mut settings = resumed.state.settings.clone();
-    let settled = json!({"max_length": arguments.longest, "stride": arguments.task["stride"]});
+    let settled = json!({"max_length": arguments.longest, "stride": arguments.task["stride"], "prefix": arguments.task["prefix"]});
     check_same(&finetune.out, &finetune.given(), &merge(settled, arguments.choices.clone()), &settings)?;
     settings.steps = finetune.choices.steps.unwrap_or(settings.steps);
     let places = (finetune.data.as_slice(), finetune.val.as_deref());
@@ -232,7 +303,7 @@ pub(super) fn resume<T: TokenTask>(finetune: &Finetune, global: &Global, mut res
     let (data, validation) = arguments.files.places();
     let read = |path: &Path| T::items(&file, &tokenizer, path);
     let both = (read(data)?, validation.map_or(Ok(vec![]), read)?);
-    prepared::<T>(finetune, global, (config, file), settings, tokenizer, arguments, both).resume(resumed)
+    prepared::<T>(finetune, global, (config, file), settings, tokenizer, arguments, both)?.resume(resumed)
 }
 
 /// Refuses options that heads on tokens have no use for.
@@ -245,6 +316,9 @@ fn check_options(finetune: &Finetune, task: &str) -> Result<()> {
         ("metric", options.metric.is_some()),
         ("buckets", options.buckets.is_some()),
     ];
+    if task != seq2seq::NAME {
+        options.refuse_prefix()?;
+    }
     match given.into_iter().find(|(_, given)| *given) {
         Some((name, _)) => fail!(Usage, "--{name} is not for --task {task}: leave it out"),
         None => Ok(()),
@@ -259,11 +333,11 @@ fn prepared<'a, T: TokenTask>(
     tokenizer: Tokenizer,
     arguments: Arguments,
     both: (Vec<T::Item>, Vec<T::Item>),
-) -> Prepared<'a> {
+) -> Result<Prepared<'a>> {
     let (out, family, task) = (finetune.out.display(), config.family, T::NAME);
     let (training, validation) = (both.0.len(), both.1.len());
-    let (objective, lengths) = T::objective(config, file, &settings, both);
-    Prepared {
+    let (objective, lengths) = T::objective(config, file, &settings, both)?;
+    Ok(Prepared {
         global,
         options: &finetune.options,
         command: "finetune",
@@ -279,5 +353,5 @@ fn prepared<'a, T: TokenTask>(
         settings,
         tokenizer: Some(tokenizer),
         arguments: serde_json::to_value(arguments).expect("paths and numbers always serialise"),
-    }
+    })
 }

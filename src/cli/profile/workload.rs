@@ -1,6 +1,7 @@
 //! The workload of a profile: a training step or a decode step of a model with random or given weights.
 
 use std::path::PathBuf;
+use wgpt::data::span_corruption::Lengths;
 use wgpt::error::Result;
 use wgpt::executor::{Executor, Program, Timeline, tuned_plan};
 use wgpt::fail;
@@ -165,8 +166,17 @@ fn training(wanted: &Wanted, executor: &mut dyn Executor, available_bytes: Optio
     let program = load(executor, &graph, plan, available_bytes)?;
     initialise(wanted, executor, &network)?;
     let ids = some_ids(tokens + 1, network.config().vocab_size);
-    executor.write(program, "ids", bytemuck::cast_slice(&ids[1..]))?;
+    if network.config().encoder_decoder.is_none() {
+        executor.write(program, "ids", bytemuck::cast_slice(&ids[1..]))?;
+    }
     match network.config().encoder {
+        None if network.config().encoder_decoder.is_some() => {
+            let lengths = Lengths::fit(tokens / settings.batch)?;
+            let (inputs, outputs) = (settings.batch * lengths.inputs(), settings.batch * lengths.targets());
+            executor.write(program, "ids", bytemuck::cast_slice(&ids[..inputs]))?;
+            executor.write(program, "outputs", bytemuck::cast_slice(&ids[..outputs]))?;
+            executor.write(program, "targets", bytemuck::cast_slice(&ids[1..outputs + 1]))?;
+        }
         None => executor.write(program, "targets", bytemuck::cast_slice(&ids[..tokens]))?,
         Some(_) => {
             // Masked positions at even distances.

@@ -79,11 +79,14 @@ impl Writer {
     /// Texts that are drawn token by token, shown as they come.
     fn draw(&mut self, prompts: &[(&str, Vec<u32>)], draw: &SamplingParams, seed: u32) -> Result<Written> {
         let Writer { executor, generator, tokenizer, settings, interrupted, .. } = self;
-        let (count, limits) = (settings.count, prompts.iter().map(|(_, ids)| settings.tokens(ids.len())));
+        let has_source = generator.has_source();
+        let (count, limits) =
+            (settings.count, prompts.iter().map(|(_, ids)| settings.tokens(continued(ids, has_source).len())));
         let limits = limits.collect::<Result<Vec<usize>>>()?;
         let text = |n: usize| {
             let (ids, tokens) = (&prompts[n / count].1, limits[n / count]);
-            Continuation::new(tokenizer, tokens, &settings.stop_tokens, &settings.stops).after(tokenizer, ids)
+            let text = Continuation::new(tokenizer, tokens, &settings.stop_tokens, &settings.stops);
+            text.after(tokenizer, continued(ids, has_source))
         };
         let mut texts = (0..prompts.len() * count).map(text).collect::<Result<Vec<Continuation>>>()?;
         let seed = |n: usize| seed.wrapping_add((n % count) as u32);
@@ -110,7 +113,8 @@ impl Writer {
     /// The best texts that beam search finds, shown when it is over.
     fn search(&mut self, prompt: &str, ids: &[u32], options: BeamOptions<'static>) -> Result<Written> {
         let Writer { executor, generator, tokenizer, settings, interrupted, .. } = self;
-        let tokens = settings.tokens(ids.len())?;
+        let before = continued(ids, generator.has_source());
+        let tokens = settings.tokens(before.len())?;
         // Bytes of a stop text, and a few more tokens for the neighbours that a decoder may look at.
         let window = settings.stops.iter().map(String::len).max().map(|bytes| bytes + 8);
         let stops = |ids: &[u32]| {
@@ -122,7 +126,7 @@ impl Writer {
         let found = generator.beams(executor.as_mut(), ids, tokens, &options)?;
         let text = |found: &Hypothesis| {
             let text = Continuation::new(tokenizer, tokens, &settings.stop_tokens, &settings.stops);
-            let mut text = text.after(tokenizer, ids)?;
+            let mut text = text.after(tokenizer, before)?;
             for (id, log_probability) in found.ids.iter().zip(&found.log_probabilities) {
                 text.push(Token { id: *id, log_probability: *log_probability })?;
             }
@@ -134,6 +138,11 @@ impl Writer {
         printer.update(&texts, |n| Label { prompt, seed: None, score: Some(found[n].score) })?;
         Ok(written(&texts))
     }
+}
+
+/// The ids that a text continues: none where they are an encoder's input.
+fn continued(ids: &[u32], has_source: bool) -> &[u32] {
+    if has_source { &[] } else { ids }
 }
 
 fn written(texts: &[Continuation]) -> Written {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use wgpt::data::corpora::story;
 use wgpt::data::corpus::{Corpus, tokens};
 use wgpt::data::source::{Extensions, Source};
-use wgpt::data::tokenizer::Tokenizer;
+use wgpt::data::tokenizer::{END_OF_SEQUENCE, Tokenizer};
+use wgpt::data::tokenizer_training::unigram::SENTINELS;
 use wgpt::data::tokenizer_training::{Kind, Recipe, Sizes};
 use wgpt::error::Result;
 use wgpt::fail;
@@ -45,17 +46,20 @@ pub(super) struct Named<'a> {
 impl Named<'_> {
     /// The tokenizer: one that is made of a text, a file, or that of the text's characters or bytes.
     fn open(&self, source: &Source) -> Result<Tokenizer> {
-        if self.name != WORDPIECE {
-            return Tokenizer::choose(self.name, source);
-        }
-        let (kind, special) = (Kind::WordPiece { cased: false }, vec![]);
+        let kind = match self.name {
+            WORDPIECE => Kind::WordPiece { cased: false },
+            UNIGRAM => Kind::Unigram { sentinels: SENTINELS },
+            _ => return Tokenizer::choose(self.name, source),
+        };
+        let special = vec![];
         let recipe = Recipe { kind, vocabulary_size: self.vocabulary_size, min_frequency: 2, special };
         Ok(recipe.train(source, Sizes::default(), &mut |_| ())?.tokenizer)
     }
 }
 
-/// The name of a tokenizer that is made of the data, as BERT's are.
+/// Names of tokenizers that are made of the data, as BERT's and as T5's are.
 const WORDPIECE: &str = "wordpiece";
+const UNIGRAM: &str = "unigram";
 
 /// Opens the data with the tokenizer that is known, or else the one called `tokenizer`; `seed` is that of the built-in stories.
 pub(super) fn open_material(
@@ -71,7 +75,7 @@ pub(super) fn open_material(
     let tokenizer = match known {
         Some(tokenizer) => Some(tokenizer),
         // Token shards have their tokenizer beside them, or none, unless one is named.
-        None if !source.is_text() && matches!(tokenizer.name, "char" | "bytes" | WORDPIECE) => {
+        None if !source.is_text() && matches!(tokenizer.name, "char" | "bytes" | WORDPIECE | UNIGRAM) => {
             source.tokenizer_file().as_deref().map(Tokenizer::load).transpose()?
         }
         None => Some(tokenizer.open(&source)?),
@@ -117,7 +121,15 @@ pub(super) fn model_config(
     let dropout = settings.dropout();
     let Some(init) = init else {
         let mut config = Config { dropout, ..model.config(vocabulary_size, init_std)? };
-        config.eos_token_id = material.tokenizer.as_ref().and_then(Tokenizer::end_of_text).into_iter().collect();
+        let id = |name: &str| material.tokenizer.as_ref().and_then(|tokenizer| tokenizer.token_id(name));
+        config.eos_token_id = match &mut config.encoder_decoder {
+            // The decoder starts from padding, as in the paper's code.
+            Some(both) => {
+                both.start = id("<pad>").unwrap_or(both.start);
+                id(END_OF_SEQUENCE).into_iter().collect()
+            }
+            None => material.tokenizer.as_ref().and_then(Tokenizer::end_of_text).into_iter().collect(),
+        };
         return Ok(config);
     };
     if vocabulary_size > init.vocab_size {

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{BERT_TOKENS, END_OF_TEXT, ReadFile, Tokenizer};
+use super::{BERT_TOKENS, END_OF_TEXT, ReadFile, T5_TOKENS, Tokenizer};
+use crate::data::span_corruption::sentinel;
 use crate::data::vocabulary::SETTINGS_FILE;
 use crate::error::{Error, Result};
 use crate::files::{one_line, write_bytes};
@@ -44,7 +45,8 @@ pub const KEYS: &[(&str, Use)] = &[
     ("do_basic_tokenize", Harmless),
     ("do_lower_case", Elsewhere),
     ("eos_token", Harmless),
-    ("errors", Harmless), // bytes that are no text are shown as U+FFFD
+    ("errors", Harmless),    // bytes that are no text are shown as U+FFFD
+    ("extra_ids", Harmless), // sentinels, which stand in tokenizer.json
     ("extra_special_tokens", Harmless),
     ("files_loaded", Harmless),
     ("fix_mistral_regex", Warned(&[])),
@@ -245,7 +247,9 @@ fn defaults(tokenizer: &Tokenizer) -> Map<String, Value> {
         settings.insert("eos_token".into(), END_OF_TEXT.into());
         settings.insert("pad_token".into(), END_OF_TEXT.into());
     }
-    for (role, token) in BERT_TOKENS {
+    let has_sentinels = tokenizer.token_id(&sentinel(0)).is_some();
+    let of_t5 = T5_TOKENS.into_iter().filter(|_| has_sentinels);
+    for (role, token) in BERT_TOKENS.into_iter().chain(of_t5) {
         if tokenizer.token_id(token).is_some() {
             settings.insert(role.into(), token.into());
         }

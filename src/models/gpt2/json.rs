@@ -72,13 +72,13 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
     let ablation = is_ablation(config);
     let activation = match config.feed_forward {
         FeedForward::Gelu(form) => form,
-        FeedForward::SwiGlu | FeedForward::Experts(_) => Form::Tanh, // means nothing beside `ablation`
+        _ => Form::Tanh, // means nothing beside `ablation`
     };
     let ablated = ablation.then(|| Ablation {
         norm: config.norm,
         rope_theta: match config.position {
-            Position::Learned => None,
             Position::Rope { base, .. } => Some(base),
+            _ => None,
         },
         swiglu: config.feed_forward == FeedForward::SwiGlu,
     });

@@ -143,6 +143,7 @@ pub fn task_name_of(source: &ModelSource) -> Result<String> {
     Ok(match () {
         () if class.ends_with("ForTokenClassification") => "tag".into(),
         () if class.ends_with("ForQuestionAnswering") => "answer".into(),
+        () if class.ends_with("ForConditionalGeneration") => "text".into(),
         () => Task::Classify.name().into(),
     })
 }

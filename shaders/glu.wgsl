@@ -1,7 +1,7 @@
-// swiglu: y = gate * sigmoid(gate) * up, elementwise. Reference: src/ops/swiglu.rs
+// glu: y = f(gate) * up, elementwise; f is `gate_value`. Reference: src/ops/glu.rs
 //
 //   x (LEN / F, 2F): gate | up    y (LEN / F, F)
-// use: index silu
+// use: index gate_silu
 const LEN: u32 = 256u;
 const F: u32 = 64u;
 
@@ -22,6 +22,5 @@ fn main(
         return;
     }
     let at = i / F * F + i;
-    let gate = f32(x[at]);
-    y[i] = X_TYPE(gate * sigmoid(gate) * f32(x[at + F]));
+    y[i] = X_TYPE(gate_value(f32(x[at])) * f32(x[at + F]));
 }

@@ -1,7 +1,7 @@
-// swiglu_backward: dgate = dy * up * s * (1 + gate * (1 - s)) and dup = dy * gate * s, with s = sigmoid(gate), elementwise.
+// glu_backward: dgate = dy * up * f'(gate) and dup = dy * f(gate), elementwise; f is `gate_value`.
 //
-//   x (LEN / F, 2F): gate | up    dy (LEN / F, F)    dx (LEN / F, 2F): dgate | dup. Reference: src/ops/swiglu.rs
-// use: index silu
+//   x (LEN / F, 2F): gate | up    dy (LEN / F, F)    dx (LEN / F, 2F): dgate | dup. Reference: src/ops/glu.rs
+// use: index gate_silu
 const LEN: u32 = 256u;
 const F: u32 = 64u;
 
@@ -25,7 +25,6 @@ fn main(
     let at = i / F * F + i;
     let gate = f32(x[at]);
     let d = f32(dy[i]);
-    let s = sigmoid(gate);
-    dx[at] = X_TYPE(d * f32(x[at + F]) * s * (1.0 + gate * (1.0 - s)));
-    dx[at + F] = X_TYPE(d * gate * s);
+    dx[at] = X_TYPE(d * f32(x[at + F]) * gate_derivative(gate));
+    dx[at + F] = X_TYPE(d * gate_value(gate));
 }
