@@ -109,7 +109,7 @@ impl Built {
 
     /// Loads the graph and runs it once.
     fn start(&self, device: &mut dyn Executor) -> Result<Program> {
-        let plan = Plan::new(&self.graph, device.limits())?;
+        let plan = Plan::new(&self.graph, &self.limits(device.limits()))?;
         let program = device.load(&self.graph, plan)?;
         device.poison(program)?;
         self.write_inputs(device, program)?;

@@ -211,9 +211,9 @@ pub const CASES: &[Case] = &[
         ]
     ),
     case!(
-        "attention_cached, beyond one binding: 22 rows of 1024x1536",
+        "attention_cached, beyond one binding: 22 rows of 2 heads of 64, 1024 positions",
         AttentionCached::default(),
-        &[(&[22, 1, 2304], Draw::Uniform(1.0)), (&[22, 2, 12, 1024, 64], Draw::Uniform(1.0)), (&[22], Draw::Ids(1024)),]
+        &[(&[22, 1, 384], Draw::Uniform(1.0)), (&[22, 2, 2, 1024, 64], Draw::Uniform(1.0)), (&[22], Draw::Ids(1024)),]
     ),
     case!(
         "attention_cached at 99 of 130, 9 heads of 64 over 3 of keys",

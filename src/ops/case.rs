@@ -1,7 +1,7 @@
 //! A case: an op with shapes and tolerances. Tests, benches and `wgpt doctor` iterate the same list.
 
 use super::global_norm::report;
-use crate::graph::{Dtype, Graph, Op, Shape, Step, Tensor};
+use crate::graph::{Dtype, Graph, Limits, Op, Shape, Step, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use std::sync::Arc;
@@ -60,6 +60,11 @@ pub struct Problem {
     pub rtol: f32,
 }
 
+/// In the name of a case whose tensors are larger than a binding may be: it runs as if that were [`SMALL_BINDING_BYTES`].
+const BEYOND: &str = "beyond one binding";
+/// What a binding holds there: far less than 128 MiB, the least that adapters give, so that the case takes a moment.
+const SMALL_BINDING_BYTES: u64 = 8 << 20;
+
 /// A graph of a problem: the op over its inputs, and its gradients if it has them.
 pub struct Built {
     pub graph: Graph,
@@ -67,6 +72,8 @@ pub struct Built {
     /// Names of the graph's outputs: `y0`, `y1`, ... and `d0`, `d1`, ... for the gradients of the inputs.
     pub outputs: Vec<String>,
     position: u32,
+    /// What a binding holds at most, where that is less than on the device.
+    binding_bytes: Option<u64>,
 }
 
 impl Case {
@@ -142,7 +149,8 @@ impl Problem {
             let draw = if dy.outputs[0].dtype == Dtype::F16 { Draw::Half(1.0) } else { Draw::Uniform(1.0) };
             inputs.push(("dy".into(), draw.values(dy.outputs[0].len(), &mut rng)));
         }
-        Built { graph, inputs, outputs, position: self.position }
+        let binding_bytes = self.name.contains(BEYOND).then_some(SMALL_BINDING_BYTES);
+        Built { graph, inputs, outputs, position: self.position, binding_bytes }
     }
 
     /// Whether an output is compared to the bit: ids, but for numbers in place of an input that is not exact.
@@ -157,6 +165,12 @@ impl Built {
     pub fn dtype(&self, output: &str) -> Dtype {
         let kept = self.graph.outputs().iter().find(|(name, _)| name == output);
         kept.map_or(Dtype::F32, |(_, t)| self.graph.shape(*t).dtype)
+    }
+
+    /// The limits that the graph is planned for, on a device with these.
+    pub fn limits(&self, device: &Limits) -> Limits {
+        let binding_bytes = self.binding_bytes.unwrap_or(u64::MAX).min(device.binding_bytes);
+        Limits { binding_bytes, ..device.clone() }
     }
 
     /// Values of the step uniform for a replay: some numbers, and the problem's position.

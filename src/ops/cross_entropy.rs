@@ -164,9 +164,9 @@ pub const CASES: &[Case] = &[
         reason: LSE,
     },
     Case {
-        name: "cross_entropy, logits beyond one binding: 700x50257",
+        name: "cross_entropy, logits beyond one binding: 44x50257",
         op: || Arc::new(CrossEntropy),
-        inputs: &[(&[700, 50257], Draw::Uniform(5.0)), (&[700], Draw::Targets(50257))],
+        inputs: &[(&[44, 50257], Draw::Uniform(5.0)), (&[44], Draw::Targets(50257))],
         gradient: true,
         position: 0,
         atol: 2e-6,

@@ -247,9 +247,9 @@ pub const CASES: &[Case] = &[
         reason: SUM,
     },
     Case {
-        name: "squared_sum, beyond one binding: 50257x768",
+        name: "squared_sum, beyond one binding: 3147x768",
         op: || Arc::new(SquaredSum { first: 0 }),
-        inputs: &[(&[50257, 768], Draw::Uniform(1.0)), (&[2368, 2], Draw::Uniform(1.0))],
+        inputs: &[(&[3147, 768], Draw::Uniform(1.0)), (&[192, 2], Draw::Uniform(1.0))],
         gradient: false,
         position: 0,
         atol: 1e-9,

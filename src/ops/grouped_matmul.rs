@@ -272,7 +272,7 @@ pub const CASES: &[Case] = &[
     gathered!("grouped_matmul of 300 tokens, 2 of 3 experts, 132x68", 300, 2, 3, 132, 68, 2e-5),
     sorted!("grouped_matmul of 1100 tokens, 4 of 7 experts, 516x24", 1100, 4, 7, 516, 24, 2e-5),
     sorted!("grouped_matmul of 3 tokens, 1 of 130 experts, 12x20", 3, 1, 130, 12, 20, 2e-5),
-    sorted!("grouped_matmul, experts beyond one binding: 70 of 512x1024", 2, 3, 70, 512, 1024, 2e-5),
-    gathered!("grouped_matmul, an expert beyond one binding: 65600x520", 1, 2, 2, 65600, 520, 4e-3),
-    sorted!("grouped_matmul, rows beyond one binding: 32800 of 4x1028", 32800, 1, 4, 4, 1028, 2e-3),
+    sorted!("grouped_matmul, experts beyond one binding: 70 of 128x256", 2, 3, 70, 128, 256, 2e-5),
+    gathered!("grouped_matmul, an expert beyond one binding: 4100x520", 1, 2, 2, 4100, 520, 4e-3),
+    sorted!("grouped_matmul, rows beyond one binding: 2050 of 4x1028", 2050, 1, 4, 4, 1028, 2e-3),
 ];
