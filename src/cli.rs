@@ -14,6 +14,7 @@ mod finetune;
 #[cfg(feature = "hub")]
 mod hub;
 mod merge;
+mod page;
 mod predict;
 mod prefer;
 mod profile;
@@ -22,6 +23,7 @@ mod reward;
 mod run;
 mod sample;
 mod sft;
+mod shares;
 mod tokenizer;
 mod train;
 mod typed;
@@ -298,7 +300,8 @@ fn interrupts(global: &Global) -> Arc<AtomicBool> {
 
 /// A bar over bytes that are read, on standard error if that is a terminal.
 fn progress_of_bytes(global: &Global, bytes: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:24} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left");
+    let style =
+        ProgressStyle::with_template("{msg}{bar:24} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left");
     ProgressBar::with_draw_target(Some(bytes), console::bars(global.quiet))
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

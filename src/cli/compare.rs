@@ -2,6 +2,7 @@
 
 use super::Global;
 use super::console;
+use super::page::page;
 use serde_json::json;
 use std::path::PathBuf;
 use wgpt::error::Result;
@@ -24,7 +25,6 @@ pub struct Compare {
 
 /// The page, with a place for the runs.
 const PAGE: &str = include_str!("compare/report.html");
-const PLACE: &str = "\"RUNS\"";
 
 impl Compare {
     pub fn run(&self, global: &Global) -> Result<()> {
@@ -36,9 +36,8 @@ impl Compare {
         let different = differences(&runs);
         console::data(&tables(&runs, &different))?;
         let settings: Vec<_> = different.iter().map(|(name, values)| json!({"name": name, "values": values})).collect();
-        // In a script `</` would end it.
-        let text = json!({"runs": runs, "settings": settings}).to_string().replace("</", "<\\/");
-        write_bytes(&self.out, PAGE.replacen(PLACE, &text, 1).as_bytes())?;
+        let data = json!({"runs": runs, "settings": settings});
+        write_bytes(&self.out, page(PAGE, &data).as_bytes())?;
         global.say(&format!("the page is {out}: open it in a browser"));
         Ok(())
     }

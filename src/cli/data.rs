@@ -1,22 +1,21 @@
 //! `wgpt data`: text to token shards ahead of training, the built-in tasks, and examples as models see them.
 
+mod prepare;
+mod quality;
+
+use super::Global;
 use super::render::Render;
-use super::{Global, progress_of_bytes};
+use prepare::Prepare;
 use rand_pcg::Pcg64;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use wgpt::data::chat_template::{ASSISTANT, USER};
 use wgpt::data::corpora::dialogues::dialogues;
 use wgpt::data::corpora::preferences::{self, Preference};
 use wgpt::data::corpora::tasks::{self, Split, spans};
 use wgpt::data::labelled::{Task, write};
-use wgpt::data::prepare::{Part, Preparation, Validation};
-use wgpt::data::source::{Extensions, Source};
-use wgpt::data::tokenizer::Tokenizer;
 use wgpt::data::{answers, tagged};
-use wgpt::error::{Error, Result};
+use wgpt::error::Result;
 use wgpt::fail;
 use wgpt::files::write_bytes;
 
@@ -37,108 +36,6 @@ impl Command {
             Command::Task(task) => task.run(global),
             Command::Render(render) => render.run(global),
         }
-    }
-}
-
-#[derive(clap::Args)]
-pub struct Prepare {
-    /// A file of text, .jsonl or .parquet, or a folder of them
-    #[arg(long)]
-    data: PathBuf,
-    /// Extensions of the files that a folder is searched for, such as md,py [default: txt,jsonl,parquet]
-    #[arg(long, value_name = "LIST")]
-    ext: Option<Extensions>,
-    /// The field of .jsonl lines, or the column of .parquet files, that holds the text [default: text]
-    #[arg(long)]
-    column: Option<String>,
-    /// A tokenizer.json, a folder that holds one, char (one token per character of the data), or bytes
-    #[arg(long, value_name = "FILE|DIR")]
-    tokenizer: String,
-    /// Folder for the shards
-    #[arg(long)]
-    out: PathBuf,
-    /// Tokens in one shard
-    #[arg(long, value_name = "N", default_value_t = 100_000_000)]
-    shard_tokens: u64,
-    /// The part of the tokens, at the end, to hold out for validation [default: 0.1, or the val files of a folder]
-    #[arg(long, value_name = "FRACTION", conflicts_with = "val")]
-    val_fraction: Option<f64>,
-    /// Validation data, instead of a part of the data
-    #[arg(long)]
-    val: Option<PathBuf>,
-    /// Replace the shards in --out
-    #[arg(long)]
-    overwrite: bool,
-}
-
-impl Prepare {
-    fn run(&self, global: &Global) -> Result<()> {
-        super::check_extensions(self.ext.as_ref(), &[Some(&self.data), self.val.as_deref()])?;
-        let extensions = self.ext.clone().unwrap_or_default();
-        let open =
-            |path: &Path| Ok::<_, Error>(Source::open_with(path, &extensions)?.with_column(self.column.as_deref()));
-        let source = open(&self.data)?;
-        let named = self.val.as_deref().map(open).transpose()?;
-        super::check_column(self.column.as_deref(), [&source].into_iter().chain(&named))?;
-        source
-            .notes()
-            .iter()
-            .chain(named.iter().flat_map(Source::notes))
-            .for_each(|note| global.say(&format!("note: {note}")));
-        let beside = source.validation().filter(|_| named.is_none());
-        if let (Some(beside), Some(_)) = (&beside, self.val_fraction) {
-            fail!(
-                Usage,
-                "{} is for validation by its name: leave out --val-fraction, or name files with --data",
-                beside.name()
-            );
-        }
-        let held_out = named.or(beside);
-        let validation = match &held_out {
-            Some(source) => Validation::Source(source),
-            None => Validation::Fraction(self.val_fraction.unwrap_or(0.1)),
-        };
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let mut preparation = Preparation {
-            data: &source,
-            validation,
-            shard_tokens: self.shard_tokens,
-            out: &self.out,
-            overwrite: self.overwrite,
-            interrupted: interrupted.clone(),
-        };
-        preparation.check()?;
-        let tokenizer = Tokenizer::choose(&self.tokenizer, &source)?;
-        // A second Ctrl-C ends the process at once.
-        let handler = ctrlc::set_handler(move || {
-            if interrupted.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
-            }
-        });
-        if handler.is_err() {
-            global.say("warning: Ctrl-C cannot be caught here, and would leave a hidden temporary folder behind");
-        }
-        let bytes = source.size_bytes() + held_out.as_ref().map_or(0, Source::size_bytes);
-        let bar = progress_of_bytes(global, bytes);
-        let prepared = preparation.run(&tokenizer, &mut |bytes| bar.set_position(bytes));
-        bar.finish_and_clear();
-        let prepared = prepared?;
-        prepared.notes.iter().for_each(|note| global.say(&format!("note: {note}")));
-        let out = self.out.display();
-        global.say(&format!(
-            "{} documents, {} bytes of text, {} tokens of {} bytes each",
-            prepared.documents,
-            prepared.text_bytes,
-            prepared.training.tokens + prepared.validation.tokens,
-            prepared.id_bytes
-        ));
-        let part = |name: &str, part: &Part| {
-            global.say(&format!("{name}: {} tokens, {} bytes in {} files", part.tokens, part.bytes, part.files.len()));
-        };
-        part("training", &prepared.training);
-        part("validation", &prepared.validation);
-        global.say(&format!("train with: wgpt train --data {out} --out DIR"));
-        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ mod material;
 
 use super::Global;
 use super::run::{Prepared, RunOptions, check_same, merge, resumed};
+use super::shares::Portion;
 use material::{Material, Named, Place, model_config, open_material};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -38,9 +39,9 @@ pub struct Train {
     #[arg(long)]
     out: PathBuf,
     /// A file of text, .jsonl (with a text field) or .bin token shards, or a folder of them [default: the built-in stories];
-    /// with --resume: where the same data is now
-    #[arg(long, help_heading = "Data")]
-    data: Option<PathBuf>,
+    /// with --resume: where the same data is now. Several with shares are a mixture: --data books/=0.6 --data web/=0.4
+    #[arg(long, value_name = "DATA[=SHARE]", help_heading = "Data")]
+    data: Vec<String>,
     /// Extensions of the files that a folder is searched for, such as md,py [default: txt,jsonl,parquet,bin]
     #[arg(long, value_name = "LIST", requires = "data", help_heading = "Data")]
     ext: Option<Extensions>,
@@ -65,6 +66,9 @@ pub struct Train {
 #[derive(Serialize, Deserialize)]
 struct Arguments {
     data: Option<PathBuf>,
+    /// Sources of a mixture and their shares, in place of `data`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mixture: Vec<(PathBuf, f64)>,
     validation: Option<PathBuf>,
     /// Tokens per sequence.
     context: usize,
@@ -81,6 +85,22 @@ struct Arguments {
     masks: Option<(f32, bool)>,
 }
 
+impl Arguments {
+    /// The data, as it is given.
+    fn portions(&self) -> Vec<Portion> {
+        let one = self.data.iter().map(|path| Portion { path: path.clone(), share: None });
+        one.chain(self.mixture.iter().map(|(path, share)| Portion { path: path.clone(), share: Some(*share) }))
+            .collect()
+    }
+}
+
+/// The data of a run, as its checkpoints keep it.
+fn kept(portions: &[Portion]) -> (Option<PathBuf>, Vec<(PathBuf, f64)>) {
+    let one = portions.iter().find(|portion| portion.share.is_none()).map(|portion| absolute(&portion.path));
+    let mixture = portions.iter().filter_map(|portion| Some((absolute(&portion.path), portion.share?)));
+    (one, mixture.collect())
+}
+
 impl Train {
     pub fn run(&self, global: &Global) -> Result<()> {
         super::check_device(&global.device)?;
@@ -95,7 +115,10 @@ impl Train {
         if choices.lora.is_some() && init.is_none() {
             fail!(Usage, "--lora trains adapters of a model: say with --init of which");
         }
-        super::check_extensions(self.ext.as_ref(), &[self.data.as_deref(), self.val.as_deref()])?;
+        let portions = Portion::parse(&self.data)?;
+        let paths: Vec<_> =
+            portions.iter().map(|portion| Some(portion.path.as_path())).chain([self.val.as_deref()]).collect();
+        super::check_extensions(self.ext.as_ref(), &paths)?;
         let recipe = PresetRecipe::of(model.recipe());
         let is_encoder =
             init.as_ref().map_or_else(|| model.is_encoder(), |(_, config)| Ok(config.encoder.is_some()))?;
@@ -115,7 +138,7 @@ impl Train {
         let name = model.tokenizer.as_deref().unwrap_or(recipe.tokenizer);
         let tokenizer = Named { name, vocabulary_size: model.vocabulary_size()? };
         let seed = choices.seed.unwrap_or(1337);
-        let place = Place { data: self.data.as_deref(), val: self.val.as_deref(), extensions: self.ext.as_ref() };
+        let place = Place { data: &portions, val: self.val.as_deref(), extensions: self.ext.as_ref() };
         let material = open_material(place, seed, tokenizer, known)?;
         let tokens = material.corpus.training.len();
         let epoch = |batch: usize| tokens.div_ceil((batch * context) as u64).max(1);
@@ -137,13 +160,15 @@ impl Train {
             fail!(Usage, "--sample-every has texts continued, which an encoder cannot do: leave it out");
         }
         // Heads that the model in the folder has not start from initial values.
-        let kept = |own: &Config| own.clone().with_heads(own.heads_of_encoder().shared(config.heads_of_encoder()));
-        let weights = init.as_ref().map(|(source, own)| source.weights(&kept(own))).transpose()?;
-        let (data, validation) = (self.data.as_deref().map(absolute), self.val.as_deref().map(absolute));
+        let with_heads =
+            |own: &Config| own.clone().with_heads(own.heads_of_encoder().shared(config.heads_of_encoder()));
+        let weights = init.as_ref().map(|(source, own)| source.weights(&with_heads(own))).transpose()?;
+        let (data, mixture) = kept(&portions);
+        let validation = self.val.as_deref().map(absolute);
         let digest = Some(material.corpus.digest());
         let extensions = self.ext.clone();
         let masks = is_encoder.then(|| (model.mask_share.unwrap_or(MASK_SHARE), model.whole_words == Some(true)));
-        let arguments = Arguments { data, validation, context, extensions, choices: chosen, digest, masks };
+        let arguments = Arguments { data, mixture, validation, context, extensions, choices: chosen, digest, masks };
         let prepared = self.prepared(global, settings.quantised(config), settings, material, arguments)?;
         prepared.start(|| RunFolder::create(&self.out, self.options.mode()), weights)
     }
@@ -155,18 +180,17 @@ impl Train {
         let (mut arguments, tokenizer): (Arguments, _) = resumed.kept()?;
         let mut settings = resumed.state.settings.clone();
         let own = json!({"context": arguments.context});
-        let kept = merge(own, arguments.choices.clone());
-        check_same(&self.out, &as_object(&model, &choices), &kept, &settings)?;
+        let chosen = merge(own, arguments.choices.clone());
+        check_same(&self.out, &as_object(&model, &choices), &chosen, &settings)?;
         settings.steps = choices.steps.unwrap_or(settings.steps);
-        let given = |path: &Option<PathBuf>, kept: &Option<PathBuf>| path.as_deref().map(absolute).or(kept.clone());
-        arguments.data = given(&self.data, &arguments.data);
-        arguments.validation = given(&self.val, &arguments.validation);
+        if !self.data.is_empty() {
+            (arguments.data, arguments.mixture) = kept(&Portion::parse(&self.data)?);
+        }
+        arguments.validation = self.val.as_deref().map(absolute).or(arguments.validation);
         arguments.extensions = self.ext.clone().or(arguments.extensions);
-        let place = Place {
-            data: arguments.data.as_deref(),
-            val: arguments.validation.as_deref(),
-            extensions: arguments.extensions.as_ref(),
-        };
+        let portions = arguments.portions();
+        let place =
+            Place { data: &portions, val: arguments.validation.as_deref(), extensions: arguments.extensions.as_ref() };
         let named = Named { name: "char", vocabulary_size: 0 };
         let material = open_material(place, settings.seed, named, tokenizer)?;
         let config = settings.quantised(resumed.checkpoint.config.clone());

@@ -5,13 +5,17 @@
 //! batches of an uninterrupted one. The generator is PCG XSL RR 128/64 (O'Neill 2014), which can jump ahead in its
 //! sequence and gives the same numbers on every machine.
 //!
+//! Windows of a mixture are drawn without replacement: a source's windows lie one behind the other, from an offset that changes with each
+//! epoch, and come in a random order, each once in an epoch (see `mixture`).
+//!
 //! Validation windows are spread evenly over the tokens and the same every time.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
+use super::mixture::Mixture;
 use super::tokens::Tokens;
 use crate::{error::Result, fail};
 
@@ -31,11 +35,16 @@ pub struct Batches {
 enum Order {
     Random { start: Pcg64 },
     Even { count: u64 },
+    Mixed(Mixture),
 }
 
 impl Batches {
-    /// Endless random windows of `context` tokens, `batch` at a time.
+    /// Endless random windows of `context` tokens, `batch` at a time; those of a mixture by the shares of its sources.
     pub fn new(tokens: Arc<Tokens>, batch: usize, context: usize, seed: u64) -> Result<Batches> {
+        if !tokens.parts().is_empty() {
+            let mixture = Mixture::new(tokens.parts(), context, seed)?;
+            return Batches::with_order(tokens, batch, context, Order::Mixed(mixture));
+        }
         Batches::with_order(tokens, batch, context, Order::Random { start: Pcg64::seed_from_u64(seed) })
     }
 
@@ -53,13 +62,14 @@ impl Batches {
         assert_eq!((inputs.len(), targets.len()), (size, size), "a batch is {} x {}", self.batch, self.context);
         let mut random = match &self.order {
             Order::Random { start } => Some(at_batch(start, self.position, self.batch)),
-            Order::Even { .. } => None,
+            Order::Even { .. } | Order::Mixed(_) => None,
         };
         let rows = inputs.chunks_exact_mut(self.context).zip(targets.chunks_exact_mut(self.context));
         for (row, (inputs, targets)) in (0..).zip(rows) {
-            let start = match &mut random {
-                Some(random) => below(random.next_u64(), self.starts()),
-                None => self.even_start(row),
+            let start = match (&mut random, &self.order) {
+                (Some(random), _) => below(random.next_u64(), self.starts()),
+                (None, Order::Mixed(mixture)) => mixture.start(self.position.wrapping_mul(self.batch as u64) + row),
+                (None, _) => self.even_start(row),
             };
             self.tokens.read(start, &mut self.window)?;
             inputs.copy_from_slice(&self.window[..self.context]);
@@ -67,6 +77,14 @@ impl Batches {
         }
         self.position = self.position.wrapping_add(1);
         Ok(())
+    }
+
+    /// The sources of a mixture, and how often each has been gone through once so many batches are drawn.
+    pub fn epochs(&self, batches: u64) -> Vec<(&str, f64)> {
+        match &self.order {
+            Order::Mixed(mixture) => mixture.epochs(batches.saturating_mul(self.batch as u64)),
+            _ => vec![],
+        }
     }
 
     /// How many batches have been drawn.
@@ -93,6 +111,7 @@ impl Batches {
             let remedy = "give more data or a smaller --context";
             fail!(Input, "{name} has {length} tokens, but a context of {context} needs at least {needed}; {remedy}");
         }
+        super::mixture::check(tokens.parts(), context)?;
         Ok(Batches { tokens, batch, context, order, position: 0, window: vec![0; context + 1] })
     }
 
@@ -103,11 +122,33 @@ impl Batches {
 
     fn even_start(&self, row: u64) -> u64 {
         let Order::Even { count } = self.order else { return 0 };
-        let (rows, last) = (self.batch as u64, u128::from(self.starts() - 1));
+        let rows = self.batch as u64;
         let window = u128::from(self.position % count) * u128::from(rows) + u128::from(row);
         let windows = u128::from(count) * u128::from(rows);
-        (last * window / (windows - 1).max(1)) as u64
+        let parts = self.tokens.parts();
+        if parts.is_empty() {
+            return evenly(0..self.tokens.len(), self.context, window, windows);
+        }
+        // Each source of a mixture has its share of the windows, one source behind the other.
+        let mut share = 0.0;
+        let mut first = 0;
+        for (number, part) in parts.iter().enumerate() {
+            share += part.share;
+            let last = number + 1 == parts.len();
+            let end = if last { windows } else { (share * windows as f64).round() as u128 };
+            if window < end || last {
+                return evenly(part.range.clone(), self.context, window - first, end - first);
+            }
+            first = end;
+        }
+        0
     }
+}
+
+/// The start of one of so many windows at even distances in a range that holds at least one.
+fn evenly(range: Range<u64>, context: usize, window: u128, windows: u128) -> u64 {
+    let last = u128::from(range.end - range.start - context as u64 - 1);
+    range.start + (last * window / windows.saturating_sub(1).max(1)) as u64
 }
 
 /// The generator as it is after `position` batches, each of which takes one number per row.

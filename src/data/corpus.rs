@@ -61,6 +61,40 @@ impl Corpus {
         Ok(Corpus { training: training.into(), validation: validation.into(), vocabulary_size, notes, warnings })
     }
 
+    /// Opens several sources as a mixture: name, data, and its share of the windows. Validation is `validation`, or else a mixture of that
+    /// of each source.
+    pub fn open_mixed(
+        sources: &[(String, Source, f64)],
+        validation: Option<&Source>,
+        tokenizer: Option<&Tokenizer>,
+        cache: &Path,
+    ) -> Result<Corpus> {
+        let open = |(_, source, _): &(String, Source, f64)| Corpus::open(source, validation, tokenizer, None, cache);
+        let all = sources.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let part = |tokens: fn(&Corpus) -> &Arc<Tokens>| {
+            let parts = sources
+                .iter()
+                .zip(&all)
+                .map(|((name, _, share), corpus)| (name.clone(), (**tokens(corpus)).clone(), *share));
+            Arc::new(Tokens::mixed(parts.collect()))
+        };
+        let training = part(|corpus| &corpus.training);
+        let validation =
+            if validation.is_some() { Arc::clone(&all[0].validation) } else { part(|corpus| &corpus.validation) };
+        let each = |list: fn(&Corpus) -> &[String]| {
+            let mut once: Vec<String> = vec![];
+            for sentence in all.iter().flat_map(list) {
+                if !once.contains(sentence) {
+                    once.push(sentence.clone());
+                }
+            }
+            once
+        };
+        let (notes, warnings) = (each(|corpus| &corpus.notes), each(|corpus| &corpus.warnings));
+        let vocabulary_size = all.iter().map(|corpus| corpus.vocabulary_size).max().unwrap_or(0);
+        Ok(Corpus { training, validation, vocabulary_size, notes, warnings })
+    }
+
     /// Tells this data from other data.
     pub fn digest(&self) -> DataDigest {
         DataDigest { training: self.training.digest(), validation: self.validation.digest() }

@@ -34,10 +34,22 @@ impl Default for Sizes {
 }
 
 /// The outcome of encoding.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Encoded {
     pub documents: u64,
     pub text_bytes: u64,
+    /// Ids of each source, where several are mixed; those between documents count for the later one.
+    pub tokens: Vec<u64>,
+}
+
+impl Encoded {
+    fn count(&mut self, origin: u16, ids: &[u32]) {
+        let origin = usize::from(origin);
+        if self.tokens.len() <= origin {
+            self.tokens.resize(origin + 1, 0);
+        }
+        self.tokens[origin] += ids.len() as u64;
+    }
 }
 
 /// Runs a source's text through the tokenizer and hands the ids on, in order, with the bytes read so far.
@@ -65,6 +77,7 @@ pub(super) fn encode(
                     Some(Ok((separator, bytes))) => {
                         take(separator, pieces.bytes_read())?;
                         encoded.text_bytes += bytes;
+                        encoded.count(piece.origin, separator);
                     }
                     Some(Err(reason)) => {
                         fail!(Input, "cannot separate the documents of {} by a newline: {reason}", source.name())
@@ -73,6 +86,7 @@ pub(super) fn encode(
                 encoded.documents += 1;
             }
             take(&ids, pieces.bytes_read())?;
+            encoded.count(piece.origin, &ids);
             encoded.text_bytes += piece.text.len() as u64;
         }
     }

@@ -29,10 +29,22 @@ pub(super) struct Found {
 pub struct Extensions(Vec<String>);
 
 /// Extensions of known formats.
-const KNOWN: [(&str, Format); 4] =
-    [("txt", Format::Text), ("jsonl", Format::Lines), ("parquet", Format::Parquet), ("bin", Format::Ids)];
+const KNOWN: [(&str, Format); 5] = [
+    ("txt", Format::Text),
+    ("jsonl", Format::Lines),
+    ("parquet", Format::Parquet),
+    ("wet", Format::Wet),
+    ("bin", Format::Ids),
+];
 /// Files that `wgpt data prepare` and others leave beside token ids.
-const BESIDE_IDS: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "meta.json"];
+const BESIDE_IDS: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "meta.json",
+    "quality.json",
+    "rejected.jsonl.gz",
+];
 /// Extensions that a note lists.
 const MOST_LISTED: usize = 6;
 /// Bytes of a named file that are looked at to tell whether it is text.
@@ -62,6 +74,8 @@ pub(super) enum Format {
     Text,
     Lines,
     Parquet,
+    /// Text that was extracted from a crawl's pages.
+    Wet,
     Ids,
 }
 
@@ -201,12 +215,13 @@ impl Search<'_> {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            let is_read = self.reads(&path);
+            let is_beside = BESIDE_IDS.iter().any(|name| entry.file_name() == *name);
+            let is_read = !is_beside && self.reads(&path);
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => self.find(&path)?,
                 Ok(_) if is_read => self.files.push(path),
                 Err(cause) if is_read => return Err(Error::io("read", &path)(cause)),
-                Ok(_) if !BESIDE_IDS.iter().any(|name| entry.file_name() == *name) => {
+                Ok(_) if !is_beside => {
                     let last = path.extension().and_then(|last| last.to_str()).unwrap_or_default();
                     *self.left_out.entry(last.to_ascii_lowercase()).or_default() += 1;
                 }

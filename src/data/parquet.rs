@@ -164,7 +164,7 @@ mod rows {
                         "there is no valid UTF-8 at byte {at} of row {number} of {file}; give a column of text"
                     ))
                 })?;
-                return Ok(Some(Document { text, place: Place::record(&self.path, "row", number) }));
+                return Ok(Some(Document::new(text, Place::record(&self.path, "row", number))));
             }
         }
     }

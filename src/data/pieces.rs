@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::cuts::{Cuts, MOST_BYTES};
 use super::found::{Format, format, reader};
+use super::source::Make;
 use crate::{
     error::{Error, Result},
     fail,
@@ -21,6 +22,8 @@ use crate::{
 
 /// A line of a `.jsonl` file is held in memory as a whole, so it must end somewhere.
 const LONGEST_LINE_BYTES: u64 = 256 << 20;
+/// So is a document where its filters look at it as a whole.
+const MOST_DOCUMENT_BYTES: usize = 256 << 20;
 
 /// The byte order mark that some programs put at the beginning of UTF-8 text.
 pub const BYTE_ORDER_MARK: &str = "\u{feff}";
@@ -33,6 +36,8 @@ pub struct Piece {
     pub starts_document: bool,
     /// The end of the text before this piece, as far as the tokenizer may look at it; see [`Cuts::context`].
     pub(super) before: String,
+    /// The number of the source of its document among several that are mixed.
+    pub(super) origin: u16,
     place: Place,
     offset: u64,
 }
@@ -63,9 +68,24 @@ pub(super) trait Documents {
     fn next_document(&mut self) -> Result<Option<Document>>;
 }
 
-pub(super) struct Document {
+/// A whole document.
+#[derive(Debug)]
+pub struct Document {
     pub text: String,
-    pub place: Place,
+    pub(super) place: Place,
+    /// The number of its source among several that are mixed.
+    pub(super) origin: u16,
+}
+
+impl Document {
+    pub(super) fn new(text: String, place: Place) -> Document {
+        Document { text, place, origin: 0 }
+    }
+
+    /// Where it is: a file, or a line or row of one.
+    pub fn place(&self) -> String {
+        self.place.name()
+    }
 }
 
 impl<'a> Pieces<'a> {
@@ -80,6 +100,45 @@ impl<'a> Pieces<'a> {
     /// such place.
     pub fn cut_at(self, cuts: Cuts) -> Pieces<'a> {
         Pieces { cuts, ..self }
+    }
+
+    /// Documents that are made as they are read.
+    pub(super) fn of_made(make: &Arc<dyn Make>, size_bytes: usize) -> Pieces<'a> {
+        let pieces = Pieces::of_files(&[], &"".into(), size_bytes);
+        let documents = Made::Waiting(Arc::clone(make), Arc::clone(&pieces.read));
+        Pieces { documents: Some(Box::new(documents)), ..pieces }
+    }
+
+    /// The next document as a whole, in place of pieces; empty ones are left out.
+    pub fn next_document(&mut self) -> Result<Option<Document>> {
+        loop {
+            if let Some(documents) = &mut self.documents {
+                match documents.next_document()? {
+                    None => self.documents = None,
+                    Some(document) if document.text.is_empty() => {}
+                    document => return Ok(document),
+                }
+            } else if let Some(mut reader) = self.text.take() {
+                let mut text = String::new();
+                while let Some(piece) = reader.next_piece(self.size_bytes, &Cuts::anywhere())? {
+                    text += &piece.text;
+                    if text.len() > MOST_DOCUMENT_BYTES {
+                        let (most, place) = (MOST_DOCUMENT_BYTES >> 20, reader.place.name());
+                        fail!(
+                            Input,
+                            "{place} has more than {most} MiB, and filters look at whole documents: cut it into several"
+                        );
+                    }
+                }
+                if !text.is_empty() {
+                    return Ok(Some(Document { text, place: reader.place, origin: reader.origin }));
+                }
+            } else if let Some(path) = self.files.next() {
+                self.open(path)?;
+            } else {
+                return Ok(None);
+            }
+        }
     }
 
     /// The pieces of one document that is read from anywhere; `name` is for messages.
@@ -105,8 +164,8 @@ impl<'a> Pieces<'a> {
             } else if let Some(documents) = &mut self.documents {
                 match documents.next_document()? {
                     None => self.documents = None,
-                    Some(Document { text, place }) => {
-                        self.text = Some(TextReader::new(Box::new(Cursor::new(text)), place));
+                    Some(Document { text, place, origin }) => {
+                        self.text = Some(TextReader { origin, ..TextReader::new(Box::new(Cursor::new(text)), place) });
                     }
                 }
             } else if let Some(path) = self.files.next() {
@@ -125,7 +184,10 @@ impl<'a> Pieces<'a> {
             return Ok(());
         }
         let input = reader(path, |file| Counted { inner: file, read })?;
-        if format(path) == Some(Format::Lines) {
+        if format(path) == Some(Format::Wet) {
+            let input = BufReader::new(input);
+            self.documents = Some(Box::new(super::wet::Records::new(input, path)));
+        } else if format(path) == Some(Format::Lines) {
             let input = BufReader::new(input);
             self.documents = Some(Box::new(LineReader { input, path: path.to_path_buf(), column, number: 0 }));
         } else {
@@ -140,6 +202,24 @@ impl Iterator for Pieces<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.advance().transpose()
+    }
+}
+
+/// Documents that are made as they are read, from the first one that is asked for on.
+enum Made {
+    Waiting(Arc<dyn Make>, Arc<AtomicU64>),
+    Begun(Box<dyn Documents>),
+}
+
+impl Documents for Made {
+    fn next_document(&mut self) -> Result<Option<Document>> {
+        if let Made::Waiting(make, read) = self {
+            *self = Made::Begun(make.documents(Arc::clone(read))?);
+        }
+        match self {
+            Made::Begun(documents) => documents.next_document(),
+            Made::Waiting(..) => Ok(None),
+        }
     }
 }
 
@@ -159,6 +239,18 @@ impl Place {
     /// A document that is a numbered part of its file: a line, a row.
     pub fn record(path: &Path, kind: &'static str, number: u64) -> Place {
         Place { record: Some((kind, number)), ..Place::of(path) }
+    }
+
+    /// A document by the name that it had.
+    pub fn named(name: &str) -> Place {
+        Place { file: name.into(), record: None }
+    }
+
+    fn name(&self) -> String {
+        match self.record {
+            None => self.file.to_string(),
+            Some((kind, number)) => format!("{kind} {number} of {}", self.file),
+        }
     }
 
     fn position(&self, offset: u64) -> String {
@@ -187,6 +279,7 @@ impl<R: Read> Read for Counted<R> {
 struct TextReader<'a> {
     input: Box<dyn Read + 'a>,
     place: Place,
+    origin: u16,
     /// Read but not handed out yet.
     rest: Vec<u8>,
     /// Where `rest` begins in the document.
@@ -202,7 +295,7 @@ struct TextReader<'a> {
 impl<'a> TextReader<'a> {
     fn new(input: Box<dyn Read + 'a>, place: Place) -> TextReader<'a> {
         let (rest, before) = (Vec::new(), String::new());
-        TextReader { input, place, rest, offset: 0, before, may_be_marked: false, begun: false }
+        TextReader { input, place, origin: 0, rest, offset: 0, before, may_be_marked: false, begun: false }
     }
 
     /// Reads a file, without the byte order mark of Unicode that some programs put first.
@@ -252,7 +345,8 @@ impl<'a> TextReader<'a> {
             self.offset += length as u64;
             let before = std::mem::replace(&mut self.before, cuts.context(&text).to_string());
             let starts_document = !std::mem::replace(&mut self.begun, true);
-            return Ok(Some(Piece { text, starts_document, before, place: self.place.clone(), offset }));
+            let origin = self.origin;
+            return Ok(Some(Piece { text, starts_document, before, origin, place: self.place.clone(), offset }));
         }
     }
 }
@@ -293,7 +387,7 @@ impl Documents for LineReader {
         let Some(Value::String(text)) = value.get_mut(column).map(Value::take) else {
             fail!(Input, "line {number} of {file} has no `{column}`; {expected}");
         };
-        Ok(Some(Document { text, place: Place::record(&self.path, "line", number) }))
+        Ok(Some(Document::new(text, Place::record(&self.path, "line", number))))
     }
 }
 

@@ -24,6 +24,7 @@ use serde::Serialize;
 pub use super::shard_writer::Shard;
 use super::{
     encode::{Encoded, Sizes, encode},
+    quality::stage::REJECTED,
     shard_writer::{ShardWriter, shorten},
     source::Source,
     tokenizer::{FILE_NAME, Tokenizer},
@@ -37,6 +38,8 @@ use crate::{
 
 /// The file that describes the folder.
 pub const META_FILE: &str = "meta.json";
+/// The file of counts of what was filtered.
+pub const QUALITY_FILE: &str = "quality.json";
 const FORMAT: &str = "wgpt tokens 1";
 const TRAINING: &str = "train";
 const VALIDATION: &str = "val";
@@ -51,7 +54,12 @@ pub struct Preparation<'a> {
     pub overwrite: bool,
     /// Set to stop; nothing is left behind.
     pub interrupted: Arc<AtomicBool>,
+    /// Writes further files into the folder before it takes its place.
+    pub beside: Option<&'a Beside<'a>>,
 }
+
+/// Writes further files into the folder of shards.
+pub type Beside<'a> = dyn Fn(&Path, &Prepared) -> Result<()> + 'a;
 
 /// The part that is held out.
 #[derive(Clone, Copy)]
@@ -68,6 +76,8 @@ pub struct Prepared {
     pub validation: Part,
     pub documents: u64,
     pub text_bytes: u64,
+    /// Training and validation tokens of each source of [`Preparation::data`], where several are mixed.
+    pub tokens: Vec<u64>,
     /// Bytes of one id.
     pub id_bytes: u64,
     /// Notes for the user, one sentence each.
@@ -166,10 +176,14 @@ impl Preparation<'_> {
             validation,
             documents,
             text_bytes: data.text_bytes + held_out.text_bytes,
+            tokens: data.tokens,
             id_bytes: width.bytes(),
             notes,
         };
         prepared.describe(tokenizer, folder)?;
+        if let Some(beside) = self.beside {
+            beside(folder, &prepared)?;
+        }
         sync_directory(folder).map_err(Error::io("write to", folder))?;
         Ok(prepared)
     }
@@ -283,5 +297,5 @@ fn is_ours(name: &str) -> bool {
     let number = |stem: &str| name.strip_prefix(stem)?.strip_prefix('_')?.strip_suffix(".bin");
     let shard = number(TRAINING).or_else(|| number(VALIDATION));
     shard.is_some_and(|number| number.len() == 6 && number.bytes().all(|byte| byte.is_ascii_digit()))
-        || [FILE_NAME, "tokenizer_config.json", META_FILE].contains(&name)
+        || [FILE_NAME, "tokenizer_config.json", META_FILE, QUALITY_FILE, REJECTED].contains(&name)
 }

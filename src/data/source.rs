@@ -4,6 +4,7 @@
 //!   asked for ([`Extensions`]).
 //! - `.jsonl`: one JSON object per line, whose `text` field is a document; other fields and empty lines are ignored.
 //! - `.parquet`: rows, whose `text` column is a document (built with the feature `parquet`).
+//! - `.wet`: text that was extracted from the pages of a crawl, in records of WARC; each page is a document (see `wet`).
 //! - `.bin`: token ids, as nanoGPT and llm.c write them (see `tokens`).
 //! - `.txt.gz`, `.jsonl.zst` and the like: the same, compressed.
 //!
@@ -22,12 +23,15 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 pub use super::found::Extensions;
 use super::found::{self, Format, Found};
-use super::{pieces::Pieces, tokenizer};
+use super::{
+    pieces::{Documents, Pieces},
+    tokenizer,
+};
 use crate::{
     error::{Error, Result},
     fail,
@@ -49,6 +53,15 @@ pub struct Source {
 enum Kind {
     Memory(Arc<str>),
     Files(Found),
+    Made(Arc<dyn Make>),
+}
+
+/// Documents that are made of others as they are read.
+pub(super) trait Make: std::fmt::Debug + Send + Sync {
+    /// Begins with the first; `read` counts the bytes that are read, of [`Make::size_bytes`].
+    fn documents(&self, read: Arc<AtomicU64>) -> Result<Box<dyn Documents>>;
+
+    fn size_bytes(&self) -> u64;
 }
 
 impl Source {
@@ -74,6 +87,11 @@ impl Source {
     /// Text in memory, one document; `name` is for messages.
     pub fn from_text(name: &str, text: impl Into<Arc<str>>) -> Source {
         Source { name: name.to_string(), kind: Kind::Memory(text.into()), column: TEXT_COLUMN.into(), notes: vec![] }
+    }
+
+    /// Documents that are made as they are read; `name` is for messages.
+    pub(super) fn made(name: &str, make: Arc<dyn Make>) -> Source {
+        Source { name: name.to_string(), kind: Kind::Made(make), column: TEXT_COLUMN.into(), notes: vec![] }
     }
 
     /// The same with another field of `.jsonl` lines, or column of `.parquet` files, than `text`, if one is named.
@@ -105,7 +123,7 @@ impl Source {
     /// The files that are read, in order; none for text in memory.
     pub fn files(&self) -> &[PathBuf] {
         match &self.kind {
-            Kind::Memory(_) => &[],
+            Kind::Memory(_) | Kind::Made(_) => &[],
             Kind::Files(found) => &found.files,
         }
     }
@@ -132,6 +150,7 @@ impl Source {
     pub fn size_bytes(&self) -> u64 {
         match &self.kind {
             Kind::Memory(text) => text.len() as u64,
+            Kind::Made(make) => make.size_bytes(),
             _ => self.files().iter().filter_map(|file| fs::metadata(file).ok()).map(|metadata| metadata.len()).sum(),
         }
     }
@@ -155,11 +174,17 @@ impl Source {
         Ok((0..).zip(seen).filter(|(_, seen)| *seen).filter_map(|(code, _)| char::from_u32(code)).collect())
     }
 
+    /// The documents of one of its files, by its number.
+    pub(super) fn documents_of_file(&self, number: usize) -> Pieces<'_> {
+        Pieces::of_files(&self.files()[number..=number], &self.column, 1 << 20)
+    }
+
     /// The text, in order, in pieces of at most `size_bytes`, which end where tokens end as far as can be told.
     /// Empty documents are left out. A source of token ids has no pieces.
     pub fn pieces(&self, size_bytes: usize) -> Pieces<'_> {
         match &self.kind {
             Kind::Memory(text) => Pieces::of_reader(&self.name, Box::new(text.as_bytes()), size_bytes),
+            Kind::Made(make) => Pieces::of_made(make, size_bytes),
             Kind::Files(found) if found.are_ids => Pieces::of_files(&[], &self.column, size_bytes),
             Kind::Files(found) => Pieces::of_files(&found.files, &self.column, size_bytes),
         }

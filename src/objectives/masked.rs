@@ -22,6 +22,7 @@ use crate::graph::{Graph, Shape, Tensor};
 use crate::models::blocks::Model;
 use crate::models::config::{Config, Heads};
 use crate::models::network::Network;
+use crate::objectives::pretrain::epochs;
 use crate::ops::IGNORED;
 use crate::ops::add::Add;
 use crate::ops::class_loss::ClassLoss;
@@ -265,6 +266,12 @@ impl Objective for Masked {
         let texts = texts.as_mut().expect("made");
         texts.seek(number);
         rows.set(texts, masking, sizes, random(batch.seed, number), batch)
+    }
+
+    /// Epochs of each source of a mixture.
+    fn drawn(&self, micro_batches: u64, _: usize) -> Vec<(String, f32)> {
+        let texts = self.data.as_ref().and_then(|data| data.texts.as_ref());
+        texts.map_or(vec![], |texts| epochs(&texts.windows, micro_batches))
     }
 
     /// The mean over validation texts at even distances, masked the same every time, summed on the device.

@@ -59,6 +59,11 @@ impl Data {
     }
 }
 
+/// Epochs of each source of a mixture after so many micro-batches, for the log.
+pub(super) fn epochs(batches: &Batches, micro_batches: u64) -> Vec<(String, f32)> {
+    batches.epochs(micro_batches).into_iter().map(|(name, epochs)| (format!("epochs_{name}"), epochs as f32)).collect()
+}
+
 impl Objective for Pretrain {
     fn name(&self) -> &str {
         "pretraining"
@@ -98,6 +103,12 @@ impl Objective for Pretrain {
         data.batches = Some(batches);
         (batch.shape, batch.tokens) = (0, batch.size * context);
         Ok(())
+    }
+
+    /// Epochs of each source of a mixture.
+    fn drawn(&self, micro_batches: u64, _: usize) -> Vec<(String, f32)> {
+        let batches = self.data.as_ref().and_then(|data| data.batches.as_ref());
+        batches.map_or(vec![], |batches| epochs(batches, micro_batches))
     }
 
     /// The mean over validation batches at even distances, the same every time, summed on the device.

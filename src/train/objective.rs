@@ -59,6 +59,11 @@ pub trait Objective {
     /// batches of an uninterrupted one.
     fn fill(&mut self, number: u64, batch: &mut Batch) -> Result<()>;
 
+    /// Numbers for the log of what so many micro-batches of `batch` sequences have drawn from the data, under their names.
+    fn drawn(&self, _micro_batches: u64, _batch: usize) -> Vec<(String, f32)> {
+        vec![]
+    }
+
     /// Evaluates the parameters as they are on validation data; nothing where there is none.
     fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>>;
 

@@ -235,6 +235,7 @@ impl Trainer {
             });
             let (tokens, rolled) = self.queued.pop_front().unwrap_or_default();
             let scalars = loaded.graph.scalars.iter().copied().zip(words[report::LEN..].iter().copied());
+            let drawn = self.objective.drawn(step * self.settings.accumulate as u64, self.settings.batch);
             records.push(Record {
                 step,
                 loss: words[report::LOSS],
@@ -246,7 +247,7 @@ impl Trainer {
                 variants: (!std::mem::replace(&mut self.told, true)).then(|| loaded.variants.chosen.clone()),
                 loss_scale,
                 skipped,
-                scalars: scalars.chain(rolled).map(|(name, value)| (name.to_string(), value)).collect(),
+                scalars: scalars.chain(rolled).map(|(name, value)| (name.to_string(), value)).chain(drawn).collect(),
                 ..Record::default()
             });
         }

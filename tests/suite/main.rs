@@ -55,6 +55,7 @@ mod ppo;
 mod prefer;
 mod prepare;
 mod profile;
+mod quality;
 mod quantised;
 mod rejection;
 mod replacement;

@@ -35,7 +35,8 @@ fn prepare(data: &Path, tokenizer: &Tokenizer, out: &Path, shard_tokens: u64, fr
     let source = Source::open(data)?;
     let validation = Validation::Fraction(fraction);
     let interrupted = Arc::default();
-    let mut job = Preparation { data: &source, validation, shard_tokens, out, overwrite: false, interrupted };
+    let mut job =
+        Preparation { data: &source, validation, shard_tokens, out, overwrite: false, interrupted, beside: None };
     job.run(tokenizer, &mut |_| {})
 }
 

@@ -265,7 +265,13 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("tokenizer encode", &["format lines tokenizer"]),
     ("tokenizer decode", &["format lines tokenizer"]),
     ("data render", &["count data model template"]),
-    ("data prepare", &["column data ext out overwrite shard-tokens tokenizer val val-fraction"]),
+    (
+        "data prepare",
+        &[
+            "column data ext out overwrite shard-tokens tokenizer val val-fraction",
+            "block decontaminate decontaminate-words dedup filter mentions mix redact report resume",
+        ],
+    ),
     ("data task", &["count out seed split"]),
     (
         "profile",

@@ -440,6 +440,7 @@ fn ids_of_megabytes_are_the_same_in_training_in_shards_and_in_a_pipe() {
             out: &out,
             overwrite: false,
             interrupted: Arc::new(AtomicBool::new(false)),
+            beside: None,
         };
         preparation.run(&tokenizer, &mut |_| {}).unwrap();
         let shards = Source::open(&out).unwrap();

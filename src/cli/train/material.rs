@@ -1,6 +1,7 @@
 //! The data of a run: text or shards with their tokenizer, or the built-in stories.
 
 use super::super::cache_folder;
+use super::super::shares::{Portion, source_name};
 use std::path::Path;
 use std::sync::Arc;
 use wgpt::data::corpora::story;
@@ -29,8 +30,8 @@ pub(super) struct Material {
 /// Where data is.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
-    /// None: the built-in stories.
-    pub data: Option<&'a Path>,
+    /// None: the built-in stories; with shares: a mixture.
+    pub data: &'a [Portion],
     pub val: Option<&'a Path>,
     /// Of the files that a folder is searched for.
     pub extensions: Option<&'a Extensions>,
@@ -63,15 +64,26 @@ const UNIGRAM: &str = "unigram";
 
 /// Opens the data with the tokenizer that is known, or else the one called `tokenizer`; `seed` is that of the built-in stories.
 pub(super) fn open_material(
-    Place { data, val, extensions }: Place,
+    place @ Place { data, extensions, .. }: Place,
     seed: u64,
     tokenizer: Named,
     known: Option<Tokenizer>,
 ) -> Result<Material> {
-    let Some(path) = data else { return open_stories(val, seed, tokenizer, known) };
     let extensions = extensions.cloned().unwrap_or_default();
-    let source = Source::open_with(path, &extensions)?;
-    let val = val.map(|path| Source::open_with(path, &extensions)).transpose()?;
+    let val = |val: Option<&Path>| val.map(|path| Source::open_with(path, &extensions)).transpose();
+    let source = match data {
+        [] => return open_stories(place.val, seed, tokenizer, known),
+        [Portion { path, share: None }] => Source::open_with(path, &extensions)?,
+        _ => {
+            let open = |portion: &Portion| {
+                let source = Source::open_with(&portion.path, &extensions)?;
+                Ok((source_name(&portion.path), source, portion.share.unwrap_or(1.0)))
+            };
+            let sources = data.iter().map(open).collect::<Result<Vec<_>>>()?;
+            return open_mixture(&sources, val(place.val)?.as_ref(), tokenizer, known);
+        }
+    };
+    let val = val(place.val)?;
     let tokenizer = match known {
         Some(tokenizer) => Some(tokenizer),
         // Token shards have their tokenizer beside them, or none, unless one is named.
@@ -82,6 +94,50 @@ pub(super) fn open_material(
     };
     let corpus = Corpus::open(&source, val.as_ref(), tokenizer.as_ref(), None, &cache_folder())?;
     Ok(Material { corpus, tokenizer, floor: None })
+}
+
+/// Opens a mixture with the tokenizer that is known, that of all its shards, or the one that is named.
+fn open_mixture(
+    sources: &[(String, Source, f64)],
+    val: Option<&Source>,
+    named: Named,
+    known: Option<Tokenizer>,
+) -> Result<Material> {
+    let is_made = matches!(named.name, "char" | "bytes" | WORDPIECE);
+    let tokenizer = match known {
+        Some(tokenizer) => Some(tokenizer),
+        None if is_made && sources.iter().all(|(_, source, _)| !source.is_text()) => common_tokenizer(sources)?,
+        None if named.name == "char" => {
+            let alphabets = sources.iter().map(|(_, source, _)| source.alphabet()).collect::<Result<Vec<_>>>()?;
+            Some(Tokenizer::from_alphabet(alphabets.into_iter().flatten().collect())?)
+        }
+        None if named.name == WORDPIECE => {
+            fail!(
+                Usage,
+                "a mixture needs a tokenizer that is there: make one with `wgpt tokenizer train` and give it with --tokenizer"
+            )
+        }
+        None => Some(named.open(&sources[0].1)?),
+    };
+    let corpus = Corpus::open_mixed(sources, val, tokenizer.as_ref(), &cache_folder())?;
+    Ok(Material { corpus, tokenizer, floor: None })
+}
+
+/// The tokenizer beside shards, which must be the same for all.
+fn common_tokenizer(sources: &[(String, Source, f64)]) -> Result<Option<Tokenizer>> {
+    let mut common: Option<(&str, Option<Tokenizer>)> = None;
+    for (name, source, _) in sources {
+        let own = source.tokenizer_file().as_deref().map(Tokenizer::load).transpose()?;
+        let json = |tokenizer: &Option<Tokenizer>| tokenizer.as_ref().map(|tokenizer| tokenizer.json().to_vec());
+        match &common {
+            Some((first, kept)) if json(kept) != json(&own) => {
+                fail!(Usage, "{first} and {name} have different tokenizers: make their shards with the same one")
+            }
+            Some(_) => {}
+            None => common = Some((name, own)),
+        }
+    }
+    Ok(common.and_then(|(_, tokenizer)| tokenizer))
 }
 
 /// The built-in corpus; validation from a disjoint range of seeds.
