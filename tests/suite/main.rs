@@ -56,6 +56,8 @@ mod prefer;
 mod prepare;
 mod profile;
 mod quantised;
+#[cfg(all(feature = "mpi", target_os = "linux"))]
+mod ranks;
 mod rejection;
 mod replacement;
 mod reward;

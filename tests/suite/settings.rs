@@ -191,7 +191,7 @@ const GLOBAL: &str = "device help quiet retune verbose";
 /// Flags of every command that trains.
 const TRAINING: &str = "accept-changed-data accumulate base batch beta1 beta2 classifier-rows clip data dropout epochs eval-batches \
     eval-every freeze head-lr layer-decay lora lora-alpha lora-dropout lora-targets lr min-lr out overwrite patience precision recompute resume rslora sample-every \
-    save-every schedule seed steps val warmup weight-decay";
+    save-every schedule seed steps sync-every tensorboard val warmup weight-decay wire";
 /// Names of columns.
 const COLUMNS: &str = "answers choices context first hypothesis label premise question second tags text tokens";
 
@@ -203,7 +203,7 @@ const FLAGS: &[(&str, &[&str])] = &[
         &[
             TRAINING,
             "config context experts experts-per-token ext feed-forward heads init init-std kv-heads layers mask-share next-sentence norm \
-           position preset residual-init router-balance router-z tokenizer whole-words width",
+           position preset residual-init router-balance router-z seeds sweep tokenizer whole-words width",
         ],
     ),
     (
@@ -268,6 +268,7 @@ const FLAGS: &[(&str, &[&str])] = &[
            spirv svg trace train variants",
         ],
     ),
+    ("plan", &["accumulate batch context gbytes gflops latency machines network precision preset run"]),
     ("doctor", &["family json list ops"]),
 ];
 

@@ -207,7 +207,10 @@ pub(super) fn start<T: TokenTask>(finetune: &Finetune, global: &Global) -> Resul
     let read = |path: &Path| T::items(&file, &tokenizer, path);
     let both = (read(data)?, finetune.val.as_deref().map_or(Ok(vec![]), read)?);
     let recipe = RECIPE.for_adapters(&config);
-    let settings = finetune.choices.clone().resolve(&recipe, |batch| epoch_len(&both.0, longest, batch))?;
+    let settings = finetune
+        .choices
+        .clone()
+        .resolve(&recipe.for_ranks(global.ranks.count()), |batch| epoch_len(&both.0, longest, batch))?;
     settings.check_model(&pretrained, true)?;
     let arguments = Arguments { task: json!(file), longest, files, choices: finetune.given() };
     let config = settings.quantised(config);
