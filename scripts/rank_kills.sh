@@ -9,21 +9,23 @@ RANDOM=${SEED:-1}
 cd "$(mktemp -d)"
 export WGPT_CACHE="$PWD/cache"
 device="--device ${DEVICE:-cpu}"
-train="train --layers 1 --heads 2 --width 32 --context 32 --batch 2 --accumulate $ranks --eval-every 20 --eval-batches 2 --save-every 10 -q $device ${MORE:-}"
+train="train --layers 1 --heads 2 --width 32 --context 32 --batch 2 --accumulate $ranks --eval-every 20 --eval-batches 2 --save-every 10 $device ${MORE:-}"
 start() { mpirun --allow-run-as-root --oversubscribe --quiet -n "$ranks" "$wgpt" "$@"; }
 
 steps=${STEPS:-3000}
-start $train --steps "$steps" --out whole
+start $train --steps "$steps" --out whole -q
 done_kills=0 slowest=0
 while :; do
-    if ls run/checkpoints 2>/dev/null | grep -q '^step-[0-9]*$'; then set -- train --out run --resume -q $device; else set -- $train --steps "$steps" --out run --overwrite; fi
+    if ls run/checkpoints 2>/dev/null | grep -q '^step-[0-9]*$'; then set -- train --out run --resume $device; else set -- $train --steps "$steps" --out run --overwrite; fi
     start "$@" 2>log &
     pid=$!
     if [ "$done_kills" -lt "$kills" ]; then
         # mpirun is the child of this function's process, and the ranks are its children.
         ranks_of() { for child in $(cat "/proc/$pid/task/$pid/children"); do cat "/proc/$child/task/$child/children"; done; }
         until [ "$(ranks_of 2>/dev/null | wc -w)" = "$ranks" ]; do sleep 0.02; done
-        sleep "$(awk -v r=$RANDOM -v most="${MOST:-1.5}" 'BEGIN {print 0.3 + most * r / 32768}')"
+        # Kills count from the first step on.
+        until grep -q '^resuming\|^step' log || ! kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
+        sleep "$(awk -v r=$RANDOM -v most="${MOST:-1.5}" 'BEGIN {print most * r / 32768}')"
         victims=($(ranks_of 2>/dev/null || true) '')
         victim=${victims[$((RANDOM % ranks))]:-}
         if [ -n "$victim" ] && kill -9 "$victim" 2>/dev/null; then

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System};
 
 /// How long a rank that has nothing to send waits before it looks after the others.
-pub const IDLE: Duration = Duration::from_millis(50);
+pub const IDLE: Duration = Duration::from_millis(25);
 /// Time between two looks at the processes of this machine.
-const EVERY: Duration = Duration::from_millis(200);
+const EVERY: Duration = Duration::from_millis(100);
 
 /// Ends this process with an exit code: says the sentence first, where there is one.
 pub type OnEnd = Box<dyn Fn(Option<&str>, u8) + Send>;

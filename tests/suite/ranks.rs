@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 const RUN: &str = "train --layers 1 --heads 2 --width 16 --context 16 --batch 2 --steps 6 --eval-every 3 --eval-batches 1 \
     --save-every 2 --device cpu -q";
 
+/// Local steps whose learning rate does not depend on the number of steps.
+const LOCAL: &str = "train --layers 1 --heads 2 --width 16 --context 16 --batch 2 --sync-every 3 --eval-every 0 --eval-batches 1 \
+    --save-every 6 --schedule constant --warmup 0 --device cpu -q";
+
 /// `mpirun` in the folder, not run yet: a program and its arguments for each number of ranks.
 fn mpirun(place: &Place, programs: &[(usize, &str)]) -> Command {
     let mut command = Command::new("mpirun");
@@ -59,12 +63,9 @@ fn ranks_have_the_bits_of_one_rank_and_another_number_resumes() {
 #[test]
 fn a_rank_that_is_killed_ends_the_run_and_local_steps_resume_with_the_same_bits() {
     let place = Place::new();
-    let steps = format!("{RUN} --sync-every 3 --eval-every 0 --save-every 6").replace("--steps 6", "--steps 400");
-    let steps = steps.replace("--eval-every 3", "").replace("--save-every 2", "");
-    succeeds(run(&place, 2, &format!("{} --out whole", steps.replace("--steps 400", "--steps 18"))));
+    succeeds(run(&place, 2, &format!("{LOCAL} --steps 18 --out whole")));
     let began = Instant::now();
-    let mut command =
-        mpirun(&place, &[(2, &format!("{steps} --steps 100000 --out killed").replace("--steps 400", ""))]);
+    let mut command = mpirun(&place, &[(2, &format!("{LOCAL} --steps 100000 --out killed"))]);
     let mpirun = command.stderr(Stdio::piped()).spawn().unwrap();
     let checkpoint = |step: usize| place.path(&format!("killed/checkpoints/step-{step:06}"));
     while !(checkpoint(6).exists() || checkpoint(12).exists()) {
