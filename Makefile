@@ -34,7 +34,8 @@ zero-shot: setup
 	cargo bench --locked --bench zero_shot -- --preset demo --schedule cosine --examples 400 --out $(CURDIR)/runs/zero_shot.svg
 
 ## All tests, on whatever adapter there is.
-test: setup
+test:
+	@scripts/setup.sh --tests
 	cargo test --locked --all-features
 
 ## Speed on this machine, in less than ten minutes: ceilings, kernels, matrix products, whole steps, decoding.

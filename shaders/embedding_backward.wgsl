@@ -33,7 +33,7 @@ fn main(
         return;
     }
     for (var c = thread; c < C; c += THREADS) {
-        var sum = dwte[token * C + c];
+        var sum = 0.0;
         var row = first;
         while row < ROWS {
             let local = row - FIRST_ROW;
@@ -42,6 +42,6 @@ fn main(
             }
             row = next[row] & 0x7fffffffu;
         }
-        dwte[token * C + c] = sum;
+        dwte[token * C + c] += sum;
     }
 }

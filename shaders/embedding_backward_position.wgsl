@@ -23,10 +23,10 @@ fn main(
     if i >= LEN {
         return;
     }
-    var sum = dwpe[i];
+    var sum = 0.0;
     // The first row of this piece at position t.
     for (var row = (i / C + T - FIRST_ROW % T) % T; row < DY_ROWS; row += T) {
         sum += dy[row * C + i % C];
     }
-    dwpe[i] = sum;
+    dwpe[i] += sum;
 }

@@ -15,9 +15,11 @@ mod finetune;
 mod hub;
 mod merge;
 mod page;
+mod plan;
 mod predict;
 mod prefer;
 mod profile;
+mod ranks;
 mod render;
 mod reward;
 mod run;
@@ -31,8 +33,8 @@ mod typed;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use wgpt::data::source::{Extensions, Source};
 use wgpt::error::Result;
@@ -44,6 +46,7 @@ use wgpt::formats::source::ModelSource;
 use wgpt::gpu::tuning::Watch;
 use wgpt::gpu::{Gpu, choose};
 use wgpt::graph::AdapterKind;
+use wgpt::ranks::Ranks;
 use wgpt::reference::Cpu;
 
 /// Pretrain, evaluate and sample GPT language models with WGSL compute shaders on any Vulkan, Metal or DX12 GPU.
@@ -60,7 +63,8 @@ pub struct Arguments {
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// Where to run: auto (the best GPU), cpu (the reference, slow), or part of an adapter's name
+    /// Where to run: auto (the best GPU), cpu (the reference, slow), or part of an adapter's name; a list of these with commas for the
+    /// ranks of a machine in turn
     #[arg(long, global = true, default_value = "auto")]
     device: String,
     /// Measure again which kernels are the fastest on the device; otherwise that is done once
@@ -72,6 +76,9 @@ struct Global {
     /// Say nothing but results and errors
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     quiet: bool,
+    /// The processes that run the command together
+    #[arg(skip)]
+    ranks: Arc<Ranks>,
 }
 
 #[derive(Subcommand)]
@@ -112,13 +119,37 @@ enum Command {
     Data(data::Command),
     /// Time of each kernel of a step, and its share of the device's ceilings
     Profile(Box<profile::Profile>),
+    /// Time of a step on several machines: arithmetic, transfer and idling, and which steps to take
+    Plan(plan::Plan),
     /// Adapters, limits, and every op against the reference on this device
     Doctor(doctor::Doctor),
 }
 
-/// Runs the command.
-pub fn run(arguments: &Arguments) -> Result<()> {
-    let global = &arguments.global;
+impl Command {
+    /// Whether ranks that `mpirun` has started run the command together.
+    fn is_shared(&self) -> bool {
+        matches!(
+            self,
+            Command::Train(_) | Command::Finetune(_) | Command::Sft(_) | Command::Reward(_) | Command::Align(_)
+        )
+    }
+}
+
+/// Runs the command, by itself or together with other ranks; the exit code.
+pub fn run(arguments: &Arguments) -> u8 {
+    let mut global = arguments.global.clone();
+    if arguments.command.is_shared() {
+        match ranks::start() {
+            Ok(started) => global.ranks = Arc::new(started),
+            Err(code) => return code,
+        }
+        global.quiet |= !global.ranks.is_first();
+    }
+    let result = run_command(arguments, &global);
+    ranks::end(&global.ranks, result)
+}
+
+fn run_command(arguments: &Arguments, global: &Global) -> Result<()> {
     check_device_name(&global.device)?;
     if global.retune && global.device.eq_ignore_ascii_case("cpu") {
         fail!(Usage, "--retune measures the kernels of a GPU: leave it out with --device cpu");
@@ -141,6 +172,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Tokenizer(tokenizer) => tokenizer.run(global),
         Command::Data(data) => data.run(global),
         Command::Profile(profile) => profile.run(global),
+        Command::Plan(plan) => plan.run(global),
         Command::Doctor(doctor) => doctor.run(global),
     }
 }
@@ -148,7 +180,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 impl Global {
     /// Opens the device and announces it, with a warning for a software adapter.
     fn open(&self) -> Result<Box<dyn Executor>> {
-        if self.device.eq_ignore_ascii_case("cpu") {
+        if ranks::device_of(&self.device, &self.ranks).0.eq_ignore_ascii_case("cpu") {
             self.say("device: the CPU reference (correct and slow)");
             return Ok(Box::new(Cpu::default()));
         }
@@ -157,7 +189,8 @@ impl Global {
 
     /// Opens a device that is not the reference.
     fn open_gpu(&self) -> Result<Gpu> {
-        let mut gpu = Gpu::open(&self.device)?;
+        let (name, nth) = ranks::device_of(&self.device, &self.ranks);
+        let mut gpu = Gpu::open_nth(name, nth)?;
         self.prepare(&mut gpu);
         force_variants(&mut gpu);
         let note = if gpu.adapter().is_software() { ": a CPU behind a graphics API, not a GPU" } else { "" };
@@ -257,12 +290,14 @@ fn cache_folder() -> PathBuf {
 /// Checks a name before anything is opened, so that a wrong one is refused at once. Commands that open a device check that there
 /// is one, too.
 fn check_device_name(name: &str) -> Result<()> {
-    if name.eq_ignore_ascii_case("auto") { Ok(()) } else { check_device(name) }
+    let mut names = name.split(',').map(str::trim);
+    names.try_for_each(|name| if name.eq_ignore_ascii_case("auto") { Ok(()) } else { check_device(name) })
 }
 
 /// Checks that there is a device of the name.
 fn check_device(name: &str) -> Result<()> {
-    if name.eq_ignore_ascii_case("cpu") { Ok(()) } else { choose(name).map(|_| ()) }
+    let mut names = name.split(',').map(str::trim);
+    names.try_for_each(|name| if name.eq_ignore_ascii_case("cpu") { Ok(()) } else { choose(name).map(|_| ()) })
 }
 
 /// Refuses extensions where no folder is searched for files.
@@ -283,9 +318,13 @@ fn check_column<'a>(column: Option<&str>, sources: impl IntoIterator<Item = &'a 
     Ok(())
 }
 
-/// Set by Ctrl-C; a second one ends the process at once.
+/// Set by Ctrl-C; a second one ends the process at once. One for the whole process, however many runs it has.
 fn interrupts(global: &Global) -> Arc<AtomicBool> {
-    let interrupted = Arc::new(AtomicBool::new(false));
+    static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    if let Some(interrupted) = INTERRUPTED.get() {
+        return interrupted.clone();
+    }
+    let interrupted = INTERRUPTED.get_or_init(Arc::default).clone();
     let flag = interrupted.clone();
     let handler = ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::SeqCst) {

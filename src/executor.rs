@@ -148,6 +148,9 @@ pub trait Executor {
     /// Waits, then reads a named state of the store.
     fn read_state(&mut self, name: &str) -> Result<Vec<f32>>;
 
+    /// Waits, then reads a part of a named state, from index `at` on, into `values`.
+    fn read_state_at(&mut self, name: &str, at: usize, values: &mut [f32]) -> Result<()>;
+
     /// Starts copying a small named state to the host, behind the work queued so far, under a tag.
     fn post(&mut self, state: &str, tag: u64) -> Result<()>;
 

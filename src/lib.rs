@@ -16,6 +16,7 @@ pub mod graph;
 pub mod models;
 pub mod objectives;
 pub mod ops;
+pub mod ranks;
 pub mod reference;
 pub mod shaders;
 pub mod train;

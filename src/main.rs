@@ -8,7 +8,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     set_runtime_folder();
     ExitCode::from(match cli::Arguments::try_parse() {
-        Ok(arguments) => cli::console::end(cli::run(&arguments)),
+        Ok(arguments) => cli::run(&arguments),
         Err(error) => cli::console::end_of_usage(&error),
     })
 }

@@ -185,6 +185,11 @@ impl Executor for Cpu {
         Ok(self.store.values(name).to_vec())
     }
 
+    fn read_state_at(&mut self, name: &str, at: usize, values: &mut [f32]) -> Result<()> {
+        values.copy_from_slice(&self.store.values(name)[at..at + values.len()]);
+        Ok(())
+    }
+
     fn post(&mut self, state: &str, tag: u64) -> Result<()> {
         self.posted.push((tag, self.store.values(state).to_vec()));
         Ok(())

@@ -4,6 +4,8 @@ pub mod blueprint;
 pub mod checkpoint;
 pub mod clock;
 pub mod comparison;
+pub mod exchange;
+pub mod forecast;
 pub mod graph;
 pub mod groups;
 pub mod memory;

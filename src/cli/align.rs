@@ -215,7 +215,8 @@ impl Align {
         };
         let rows = rows(global, &arguments, &config, &tokenizer)?;
         let recipe = rows.recipe().for_adapters(&config);
-        let settings = self.choices.clone().resolve(&recipe, |batch| rows.epoch(batch))?;
+        let settings =
+            self.choices.clone().resolve(&recipe.for_ranks(global.ranks.count()), |batch| rows.epoch(batch))?;
         settings.check_model(&config, config.trains_head())?;
         let config = settings.quantised(config);
         let prepared = self.prepared(global, (config, &source), settings, tokenizer, arguments, rows)?;

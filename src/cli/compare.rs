@@ -44,7 +44,7 @@ impl Compare {
 }
 
 /// The final figures, and the settings that differ.
-fn tables(runs: &[Compared], different: &[(String, Vec<String>)]) -> String {
+pub(super) fn tables(runs: &[Compared], different: &[(String, Vec<String>)]) -> String {
     let head = ["run", "steps", "loss", "best val_loss", "at step", "tokens/s", "minutes"].map(String::from).to_vec();
     let row = |run: &Compared| {
         let figures = &run.figures;
@@ -70,7 +70,7 @@ fn tables(runs: &[Compared], different: &[(String, Vec<String>)]) -> String {
 }
 
 /// Rows with columns of equal width: the first to the left, the others to the right.
-fn aligned(rows: Vec<Vec<String>>) -> String {
+pub(super) fn aligned(rows: Vec<Vec<String>>) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let line = |row: &Vec<String>| {

@@ -170,7 +170,10 @@ impl Finetune {
         };
         let config = self.choices.adapted(config, (&pretrained, source.name()))?;
         let recipe = RECIPE.for_adapters(&config);
-        let settings = self.choices.clone().resolve(&recipe, |batch| epoch_len(examples.len(), batch))?;
+        let settings = self
+            .choices
+            .clone()
+            .resolve(&recipe.for_ranks(global.ranks.count()), |batch| epoch_len(examples.len(), batch))?;
         settings.check_model(&pretrained, true)?;
         if config.lora.is_some() && self.task_options.from_scratch {
             fail!(Usage, "--from-scratch has no weights that adapters could be on: leave it or --lora out");

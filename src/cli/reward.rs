@@ -107,9 +107,10 @@ impl RewardModel {
         let mix = self.mix.clone();
         let arguments = Arguments { files, longest, centre, pad: marks.pad, mix, choices: json!(self.choices) };
         let (training, validation) = preferences(global, &arguments, &tokenizer)?;
-        let settings = self.choices.clone().resolve(&RECIPE.for_adapters(&config), |batch| {
-            epoch_len(config.context, (&training, &validation), batch)
-        })?;
+        let settings =
+            self.choices.clone().resolve(&RECIPE.for_adapters(&config).for_ranks(global.ranks.count()), |batch| {
+                epoch_len(config.context, (&training, &validation), batch)
+            })?;
         settings.check_model(&config, true)?;
         let (config, sets) = (settings.quantised(config), (training, validation));
         let prepared = self.prepared(global, config, settings, tokenizer, arguments, sets)?;

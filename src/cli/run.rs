@@ -1,10 +1,13 @@
 //! The common part of all commands that train: the device, memory advice, the console, the run to its end, closing lines.
 
-use super::{Global, host_memory, interrupts};
-use indicatif::{ProgressBar, ProgressStyle};
+mod sinks;
+
+use super::{Global, host_memory, interrupts, ranks};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
 use wgpt::data::corpus::DataDigest;
 use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::{Error, Result};
@@ -17,17 +20,14 @@ use wgpt::train::blueprint::Blueprint;
 use wgpt::train::checkpoint::{LoadedCheckpoint, Mode, RunFolder};
 use wgpt::train::memory::{advice, check_memory};
 use wgpt::train::objective::Objective;
-use wgpt::train::record::Record;
-use wgpt::train::run::{End, Evaluated, Run, RunState, restore, run_state, saved_tokenizer};
+use wgpt::train::run::{Evaluated, Run, RunState, restore, run_state, saved_tokenizer};
 use wgpt::train::settings::Settings;
-use wgpt::train::sinks::log::{self, Log};
-use wgpt::train::sinks::plot::Curve;
-use wgpt::train::sinks::samples::Samples;
-use wgpt::train::sinks::{Sink, console};
 use wgpt::train::trainer::{ChosenVariants, Trainer};
 
+use self::sinks::{report, sinks};
+
 /// Options of every command that trains.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct RunOptions {
     /// Continue the run in --out exactly where its last checkpoint left it
     #[arg(long, help_heading = "Run")]
@@ -35,6 +35,9 @@ pub struct RunOptions {
     /// Replace the run in --out
     #[arg(long, conflicts_with = "resume", help_heading = "Run")]
     pub overwrite: bool,
+    /// Write event files for TensorBoard into the run's folder; a run that has some goes on with them
+    #[arg(long, help_heading = "Run")]
+    tensorboard: bool,
     /// Resume although the data has changed since the run was started
     #[arg(long, requires = "resume", help_heading = "Run")]
     pub accept_changed_data: bool,
@@ -103,6 +106,8 @@ pub struct Prepared<'a> {
 /// The last checkpoint of a run, and its record of the run.
 pub struct Resumed {
     pub folder: RunFolder,
+    /// Of a rank that writes no run: its copy of the first one's.
+    copy: Option<TempDir>,
     pub checkpoint: LoadedCheckpoint,
     pub state: RunState,
     pub tokenizer: Option<Tokenizer>,
@@ -115,11 +120,21 @@ pub fn resumed(
     command: &str,
     is_ours: impl Fn(&str) -> bool,
 ) -> Result<Resumed> {
-    let folder = RunFolder::open_in(out, inner)?;
+    let (folder, copy) = if global.ranks.is_first() {
+        (RunFolder::open_in(out, inner)?, None)
+    } else {
+        ranks::copied(&global.ranks, None)?.map_or_else(
+            || Err(Error::Training("there is no checkpoint to copy from rank 0: start the run again".into())),
+            |(folder, copy)| Ok((folder, Some(copy))),
+        )?
+    };
     let root = folder.path();
     let Some(checkpoint) = folder.latest()? else {
         fail!(Input, "{} holds no checkpoint to resume: start it again with --overwrite", root.display());
     };
+    if global.ranks.is_first() && global.ranks.are_several() {
+        ranks::copied(&global.ranks, Some((&folder, checkpoint.step)))?;
+    }
     checkpoint.warnings.iter().for_each(|warning| global.say(&format!("warning: {warning}")));
     let state = run_state(&checkpoint)?;
     if !is_ours(&state.objective) {
@@ -127,7 +142,7 @@ pub fn resumed(
         fail!(Usage, "the run in {} is of {objective}, which wgpt {command} does not train", root.display());
     }
     let tokenizer = saved_tokenizer(&checkpoint)?.map(|tokenizer| tokenizer.with_settings_of(root)).transpose()?;
-    Ok(Resumed { folder, checkpoint, state, tokenizer })
+    Ok(Resumed { folder, copy, checkpoint, state, tokenizer })
 }
 
 impl Resumed {
@@ -194,9 +209,24 @@ impl RunOptions {
 
 impl Prepared<'_> {
     /// A new run in the folder that `folder` prepares, from initial values and `weights`, to its end.
-    pub fn start(self, folder: impl FnOnce() -> Result<RunFolder>, weights: Option<Weights>) -> Result<()> {
+    pub fn start(mut self, folder: impl FnOnce() -> Result<RunFolder>, weights: Option<Weights>) -> Result<()> {
+        let (ranks, micro_batches) = (self.global.ranks.count(), self.settings.accumulate);
+        if micro_batches < ranks {
+            fail!(
+                Usage,
+                "{ranks} ranks share the micro-batches of a step, which are {micro_batches}: give --accumulate {ranks} or more"
+            );
+        }
+        if ranks == 1 && self.settings.wire.is_some() {
+            fail!(
+                Usage,
+                "--wire is about the network between ranks, and there is one rank: start more with mpirun, or leave it out"
+            );
+        }
+        self.settings = self.settings.shared(ranks)?;
         let planned = self.planned(&ChosenVariants::default())?;
-        let folder = folder()?;
+        let own = (!self.global.ranks.is_first()).then(ranks::own_folder).transpose()?;
+        let folder = own.as_ref().map_or_else(folder, |own| RunFolder::create(own.path(), Mode::Fresh))?;
         let (rest, mut trainer) = self.load(planned)?;
         trainer.initialise(weights.as_ref())?;
         drop(weights);
@@ -204,14 +234,24 @@ impl Prepared<'_> {
     }
 
     /// The run of a checkpoint, to its end.
-    pub fn resume(self, resumed: Resumed) -> Result<()> {
-        let Resumed { folder, checkpoint, state, .. } = resumed;
+    pub fn resume(mut self, resumed: Resumed) -> Result<()> {
+        let Resumed { folder, copy, checkpoint, state, .. } = resumed;
+        let ranks = self.global.ranks.count();
+        self.settings = self.settings.shared(ranks)?;
         let planned = self.planned(&state.variants)?;
         let (rest, mut trainer) = self.load(planned)?;
         restore(&mut trainer, &checkpoint)?;
         rest.global.say(&format!("resuming after step {}", state.step));
+        if state.differs_with(ranks) {
+            let before = state.ranks;
+            rest.global.say(&format!(
+                "note: the run was of {before} ranks and goes on with {ranks}: from here on its bits differ from those of {before}"
+            ));
+        }
         drop(checkpoint); // some systems refuse to replace a file that is mapped
-        rest.go(trainer, folder, state.evaluations)
+        let result = rest.go(trainer, folder, state.evaluations);
+        drop(copy);
+        result
     }
 
     /// Opens the device, and announces the run, its data and its memory.
@@ -228,7 +268,8 @@ impl Prepared<'_> {
         global.say(&format!("{}{frozen}", self.summary));
         global.say(&advice(objective, settings, executor.limits(), &blueprint));
         global.detail(&format!("settings: {settings:?}"));
-        let blueprint = blueprint.tuned(executor.as_mut())?;
+        ranks::check_alike(&global.ranks, settings, &self.arguments)?;
+        let blueprint = ranks::tuned(&global.ranks, executor.as_mut(), blueprint)?;
         Ok((executor, blueprint))
     }
 
@@ -237,6 +278,7 @@ impl Prepared<'_> {
         let Prepared { global, options, command, out, best, objective, settings, .. } = self;
         let closing = Rest {
             global: global.clone(),
+            tensorboard: options.tensorboard,
             faults: options.faults(),
             command,
             out: out.to_path_buf(),
@@ -246,7 +288,8 @@ impl Prepared<'_> {
             title: self.title,
             hint: self.hint,
         };
-        let trainer = Trainer::new(planned.0, planned.1, objective, settings)?;
+        let mut trainer = Trainer::new(planned.0, planned.1, objective, settings)?;
+        trainer.share(Arc::clone(&global.ranks));
         Ok((closing, trainer))
     }
 }
@@ -254,6 +297,7 @@ impl Prepared<'_> {
 /// Parts of a run beside its trainer and its folder.
 struct Rest {
     global: Global,
+    tensorboard: bool,
     faults: Vec<u64>,
     command: &'static str,
     out: PathBuf,
@@ -266,7 +310,18 @@ struct Rest {
 
 impl Rest {
     fn go(self, trainer: Trainer, folder: RunFolder, evaluations: Vec<Evaluated>) -> Result<()> {
-        let Rest { global, faults, command, out, best, tokenizer, arguments, title, hint } = self;
+        let Rest {
+            global,
+            tensorboard: with_tensorboard,
+            faults,
+            command,
+            out,
+            best,
+            tokenizer,
+            arguments,
+            title,
+            hint,
+        } = self;
         let (step, steps) = (trainer.steps_done(), trainer.settings().steps);
         let state = RunState {
             step,
@@ -275,14 +330,15 @@ impl Rest {
             command: arguments,
             evaluations,
             variants: trainer.variants().clone(),
+            ranks: trainer.ranks().count(),
             kept: Value::Null,
         };
-        let log = Log::resume(&folder.log_path(), step)?;
         let floor = trainer.objective().floor();
-        let curve = Curve { log: folder.log_path(), path: folder.plot_path(), title, floor };
-        let console = Console { bar: progress_bar(&global, steps, step), global: global.clone(), steps };
-        let samples = Samples::resume(&folder.samples_path(), step)?;
-        let sinks: Vec<Box<dyn Sink>> = vec![Box::new(log), Box::new(samples), Box::new(curve), Box::new(console)];
+        // The first rank writes for all.
+        let sinks = match trainer.ranks().is_first() {
+            true => sinks(&global, &folder, (step, steps), (title, floor), with_tensorboard)?,
+            false => vec![],
+        };
         let interrupted = interrupts(&global);
         let mut run = Run { trainer, state, folder, best, tokenizer, sinks, faults };
         let end = run.go(&interrupted, &mut || {
@@ -293,82 +349,4 @@ impl Rest {
         run.sinks.clear(); // the console's bar ends before anything else is said
         report(&global, &run, end?, command, &out, floor, &hint)
     }
-}
-
-/// The closing lines: the loss beside the floor, the best model, and where things are.
-fn report(
-    global: &Global,
-    run: &Run,
-    end: End,
-    command: &str,
-    out: &Path,
-    floor: Option<(f64, &str)>,
-    hint: &str,
-) -> Result<()> {
-    let records = log::read(&run.folder.log_path())?;
-    if end == End::Early {
-        global.say("stopped early: the validation has not become better");
-    }
-    if let Some(val) = records.iter().rev().find_map(|r| r.val_loss) {
-        match floor {
-            Some((floor, _)) => global.say(&format!(
-                "validation loss {val:.3} nats per token; the corpus's entropy is {floor:.3}, which no model can beat"
-            )),
-            None => global.say(&format!("validation loss {val:.3}")),
-        }
-    }
-    if let Some(scale) = records.last().and_then(|r| r.loss_scale) {
-        let skipped = records.iter().filter(|r| r.skipped.is_some()).count();
-        global.say(&format!("loss scale {scale} at the end; {skipped} of {} steps skipped", records.len()));
-    }
-    if let Some(best) = run.best_evaluation() {
-        let place = best.epoch.map_or(format!("step {}", best.step), |epoch| format!("epoch {epoch}"));
-        let folder = run.best_folder();
-        global.say(&format!("the best model, of {place} with loss {:.4}, is in {}", best.loss, folder.display()));
-    }
-    if end == End::Interrupted {
-        let (done, steps) = (run.trainer.steps_done(), run.trainer.settings().steps);
-        let out = out.display();
-        global.say(&format!("stopped after step {done} of {steps}; go on with: wgpt {command} --out {out} --resume"));
-    }
-    global.say(hint);
-    Ok(())
-}
-
-/// Progress on standard error.
-struct Console {
-    global: Global,
-    bar: ProgressBar,
-    steps: u64,
-}
-
-impl Sink for Console {
-    /// Shows the record of a validation, of a skipped step, and now and then another.
-    fn record(&mut self, record: &Record) -> Result<()> {
-        let line = console::line(record, self.steps);
-        let shown = record.val_loss.is_some() || record.skipped.is_some() || record.step == 1;
-        self.bar.set_position(record.step);
-        self.bar.set_message(line.clone());
-        if shown || record.step.is_multiple_of((self.steps / 20).max(1)) {
-            self.note(&line);
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, text: &str) {
-        self.bar.suspend(|| self.global.say(text));
-    }
-}
-
-impl Drop for Console {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-fn progress_bar(global: &Global, steps: u64, done: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:24} {eta:>4} left  {msg}");
-    ProgressBar::with_draw_target(Some(steps), super::console::bars(global.quiet))
-        .with_position(done)
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

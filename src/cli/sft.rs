@@ -95,10 +95,10 @@ impl FineTune {
         let arguments = Arguments { files, longest, packing, mix, choices: json!(self.choices) };
         let (training, held_out) = examples(global, &arguments, &config, &tokenizer)?;
         show(global, &training.examples()[0], &tokenizer)?;
-        let settings = self
-            .choices
-            .clone()
-            .resolve(&RECIPE.for_adapters(&config), |batch| training.len().div_ceil(batch) as u64)?;
+        let settings =
+            self.choices.clone().resolve(&RECIPE.for_adapters(&config).for_ranks(global.ranks.count()), |batch| {
+                training.len().div_ceil(batch) as u64
+            })?;
         settings.check_model(&config, config.trains_head())?;
         let prepared =
             self.prepared(global, settings.quantised(config), settings, tokenizer, arguments, (training, held_out));

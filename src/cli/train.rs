@@ -1,6 +1,7 @@
 //! `wgpt train`: pretrains a model.
 
 mod material;
+mod sweep;
 
 use super::Global;
 use super::run::{Prepared, RunOptions, check_same, merge, resumed};
@@ -9,6 +10,7 @@ use material::{Material, Named, Place, model_config, open_material};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use sweep::Swept;
 use wgpt::data::corpus::DataDigest;
 use wgpt::data::masking::Masking;
 use wgpt::data::source::Extensions;
@@ -33,7 +35,7 @@ const OBJECTIVES: [&str; 3] = ["pretraining", masked::NAME, span::NAME];
 /// The paper's share of masked tokens.
 const MASK_SHARE: f32 = 0.15;
 
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct Train {
     /// Folder for the model, checkpoints, log and plot
     #[arg(long)]
@@ -52,8 +54,15 @@ pub struct Train {
     #[arg(long)]
     config: Option<PathBuf>,
     /// Start from the model in this folder or GGUF file, or ORG/NAME on the Hugging Face hub
-    #[arg(long, conflicts_with = "resume", help_heading = "Model")]
+    #[arg(long, help_heading = "Model")]
     init: Option<PathBuf>,
+    /// Train once with each of these values of a setting, such as lr=1e-3,3e-3, in folders in --out; given several times, with every
+    /// combination
+    #[arg(long, value_name = "SETTING=VALUES", help_heading = "Sweep")]
+    sweep: Vec<Swept>,
+    /// Train with so many seeds each, from --seed on
+    #[arg(long, value_name = "N", help_heading = "Sweep")]
+    seeds: Option<u64>,
     #[command(flatten)]
     model: ModelChoices,
     #[command(flatten)]
@@ -104,6 +113,12 @@ fn kept(portions: &[Portion]) -> (Option<PathBuf>, Vec<(PathBuf, f64)>) {
 impl Train {
     pub fn run(&self, global: &Global) -> Result<()> {
         super::check_device(&global.device)?;
+        if self.is_sweep() {
+            return self.sweep(global);
+        }
+        if self.options.resume && self.init.is_some() {
+            fail!(Usage, "--init starts a run, and --resume goes on with one: leave one of them out");
+        }
         if self.options.resume { self.resume(global) } else { self.start(global) }
     }
 
@@ -143,7 +158,7 @@ impl Train {
         let tokens = material.corpus.training.len();
         let epoch = |batch: usize| tokens.div_ceil((batch * context) as u64).max(1);
         let of_adapters = choices.clone();
-        let settings = choices.resolve(&recipe.run, epoch)?;
+        let settings = choices.resolve(&recipe.run.for_ranks(global.ranks.count()), epoch)?;
         let config = model_config(&model, recipe.init_std, &settings, &material, init.as_ref().map(|(_, c)| c))?;
         let config = match &init {
             Some((source, base)) => of_adapters.adapted(config, (base, source.name()))?,

@@ -124,9 +124,16 @@ const NO_ADAPTER: &str = "no GPU adapter found: install a Vulkan driver (Debian/
 
 /// The adapter `wanted` means: the best one for `auto`, otherwise the best whose name contains it, whatever the case.
 pub fn choose(wanted: &str) -> Result<Adapter> {
+    choose_nth(wanted, 0)
+}
+
+/// Of the adapters of the kind and the name of [`choose`]'s, number `nth`; they are taken in turn.
+pub(super) fn choose_nth(wanted: &str, nth: usize) -> Result<Adapter> {
     let all = adapters();
     let names: Vec<&str> = all.iter().map(|a| a.name.as_str()).collect();
-    Ok(all[named(&names, wanted)?].clone())
+    let best = &all[named(&names, wanted)?];
+    let alike: Vec<&Adapter> = all.iter().filter(|a| (a.kind, &a.name) == (best.kind, &best.name)).collect();
+    Ok(alike[nth % alike.len()].clone())
 }
 
 /// Which of `names`, best first, `wanted` means: the first for `auto`, otherwise the first that contains it, whatever the case.

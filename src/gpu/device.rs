@@ -136,21 +136,27 @@ impl Device {
 
     /// Waits for everything queued, then reads bytes `range` of a buffer.
     pub fn read(&mut self, buffer: &wgpu::Buffer, range: Range<u64>) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; ((range.end - range.start) / 4) as usize];
+        self.read_into(buffer, range.start, &mut values)?;
+        Ok(values)
+    }
+
+    /// As [`Device::read`], from byte `start` on, without allocating.
+    pub fn read_into(&mut self, buffer: &wgpu::Buffer, start: u64, values: &mut [f32]) -> Result<()> {
         if self.staging.is_none() {
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
             self.staging = Some(self.buffer("read staging", TRANSFER_BYTES, usage)?);
         }
         let staging = self.staging.as_ref().expect("made just above");
-        let mut values: Vec<f32> = Vec::with_capacity(((range.end - range.start) / 4) as usize);
-        for start in range.clone().step_by(TRANSFER_BYTES as usize) {
-            let piece = TRANSFER_BYTES.min(range.end - start);
+        for (i, values) in values.chunks_mut(TRANSFER_BYTES as usize / 4).enumerate() {
+            let (start, piece) = (start + i as u64 * TRANSFER_BYTES, 4 * values.len() as u64);
             let mut encoder = self.device.create_command_encoder(&Default::default());
             encoder.copy_buffer_to_buffer(buffer, start, staging, 0, piece);
             self.queue.submit([encoder.finish()]);
             staging.slice(..piece).map_async(wgpu::MapMode::Read, |_| ());
             self.wait()?;
             match staging.slice(..piece).get_mapped_range() {
-                Ok(view) => values.extend_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(&view)),
+                Ok(view) => bytemuck::cast_slice_mut(values).copy_from_slice(&view),
                 Err(e) => {
                     self.check()?;
                     fail!(Device, "cannot read back from the device: {}", one_line(&e));
@@ -158,7 +164,7 @@ impl Device {
             }
             staging.unmap();
         }
-        Ok(values)
+        Ok(())
     }
 
     /// Waits for everything queued.

@@ -1,6 +1,6 @@
 //! Replays plans on a GPU: bind groups and pipelines are made at load, a replay only encodes and submits.
 
-use super::adapter::{Adapter, choose};
+use super::adapter::{Adapter, choose_nth};
 use super::device::Device;
 use super::margins::{Fill, MARGIN_BYTES};
 use super::pipeline_cache::PipelineCache;
@@ -70,7 +70,12 @@ pub(super) struct Loaded {
 impl Gpu {
     /// Opens the adapter that `wanted` means (see [`choose`]); shaders keep their bounds checks in debug builds.
     pub fn open(wanted: &str) -> Result<Gpu> {
-        Gpu::with(choose(wanted)?, None, cfg!(debug_assertions))
+        Gpu::open_nth(wanted, 0)
+    }
+
+    /// As [`Gpu::open`], of the adapters that `wanted` means alike number `nth`, for ranks of one machine.
+    pub fn open_nth(wanted: &str, nth: usize) -> Result<Gpu> {
+        Gpu::with(choose_nth(wanted, nth)?, None, cfg!(debug_assertions))
     }
 
     /// Opens an adapter, optionally with the kernels of another kind of adapter.
@@ -356,6 +361,13 @@ impl Executor for Gpu {
     fn read_state(&mut self, name: &str) -> Result<Vec<f32>> {
         let (buffer, range) = self.store.state(name);
         self.device.read(buffer, range)
+    }
+
+    fn read_state_at(&mut self, name: &str, at: usize, values: &mut [f32]) -> Result<()> {
+        let (buffer, range) = self.store.state(name);
+        let start = range.start + 4 * at as u64;
+        assert!(start + 4 * values.len() as u64 <= range.end, "state `{name}` is shorter");
+        self.device.read_into(buffer, start, values)
     }
 
     fn post(&mut self, state: &str, tag: u64) -> Result<()> {

@@ -6,18 +6,26 @@ use std::sync::Arc;
 
 /// Appends the backward pass of the scalar `loss`. For each `(parameter, gradient)` pair it **adds**
 /// `seed * d loss / d parameter` into the state `gradient` of the same shape, and returns the states as they are then.
-/// Activations' gradients are written, not added; where a tensor is used twice, `add` sums in place.
+/// Activations' gradients are written, not added; where a tensor is used twice, `add` sums in place. A parameter that several nodes
+/// use gets the sum of its parts at once where `whole` says so: one replay then adds the bits that it adds to zero.
 pub fn gradient(
     g: &mut Graph,
     loss: Tensor,
     seed: Tensor,
     wanted: &[(Tensor, Tensor)],
     add: &Arc<dyn Op>,
+    whole: bool,
 ) -> Vec<Tensor> {
     assert!(g.shape(seed).len() == 1, "the seed is one number, not {:?}", g.shape(seed));
     assert!(g.shape(loss).len() == 1 && loss.slot == 0, "the loss is one number in slot 0, not {:?}", g.shape(loss));
     let mut sums: HashMap<Tensor, Tensor> = wanted.iter().copied().collect();
     let needed = mark(g, loss.node, wanted);
+    // The parts so far of parameters that are used several times.
+    let mut parts_of: HashMap<Tensor, Option<Tensor>> = HashMap::new();
+    if whole {
+        let used = |t: &Tensor| g.nodes()[..=loss.node].iter().filter(|node| node.inputs.contains(t)).count();
+        parts_of.extend(wanted.iter().filter(|(t, _)| used(t) > 1).map(|(t, _)| (*t, None)));
+    }
     let mut grads: HashMap<Tensor, Tensor> = HashMap::new();
     grads.insert(loss, seed);
     // The copies of the current region's nodes, where the region is recomputed.
@@ -51,6 +59,11 @@ pub fn gradient(
                 _ if part == dy && held == 1 => 0,
                 _ => first_new,
             };
+            if let Some(of_parameter) = parts_of.get_mut(input) {
+                let sum = of_parameter.map_or(part, |total| g.accumulate(part, total, own, add));
+                *of_parameter = Some(sum);
+                continue;
+            }
             let totals = if sums.contains_key(input) { &mut sums } else { &mut grads };
             let total = totals.get(input).copied();
             let sum = total.map_or(part, |total| g.accumulate(part, total, own, add));
@@ -58,6 +71,12 @@ pub fn gradient(
         }
     }
     g.scope("");
+    for (parameter, state) in wanted {
+        if let Some(Some(parts)) = parts_of.get(parameter) {
+            let sum = g.apply_shared(add.clone(), &[*state, *parts]);
+            sums.insert(*parameter, sum);
+        }
+    }
     wanted.iter().map(|(parameter, _)| sums[parameter]).collect()
 }
 

@@ -75,8 +75,7 @@ impl Op for ColumnSum {
             sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
         }
         for (y, sum) in outputs[0].iter_mut().zip(sums) {
-            let start = if self.accumulate { f64::from(*y) } else { 0.0 };
-            *y = (start + sum) as f32;
+            *y = if self.accumulate { *y } else { 0.0 } + sum as f32;
         }
     }
 

@@ -170,18 +170,15 @@ impl Op for EmbeddingBackward {
 
     fn reference(&self, shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
         let (t, c) = (shapes.inputs[0].columns(), shapes.inputs[1].columns());
-        let start = |slot: usize, output: &[f32]| -> Vec<f64> {
-            let keep = self.accumulate.contains(&slot);
-            output.iter().map(|v| if keep { f64::from(*v) } else { 0.0 }).collect()
-        };
-        let mut sums: Vec<_> = (0..outputs.len() - 1).map(|slot| start(slot, &outputs[slot])).collect();
+        let mut sums: Vec<_> = outputs[..outputs.len() - 1].iter().map(|output| vec![0.0f64; output.len()]).collect();
         for (row, (dy, id)) in inputs[1].chunks(c).zip(as_ids(inputs[0])).enumerate() {
             for (sums, at) in sums.iter_mut().zip([*id as usize, row % t]) {
                 sums[at * c..].iter_mut().zip(dy).for_each(|(sum, d)| *sum += f64::from(*d));
             }
         }
-        for (output, sums) in outputs.iter_mut().zip(sums) {
-            output.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum as f32);
+        for (slot, (output, sums)) in outputs.iter_mut().zip(sums).enumerate() {
+            let start = |y: f32| if self.accumulate.contains(&slot) { y } else { 0.0 };
+            output.iter_mut().zip(sums).for_each(|(y, sum)| *y = start(*y) + sum as f32);
         }
     }
 

@@ -115,8 +115,7 @@ impl Op for GroupedWeights {
                 sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += dy * f64::from(*x));
             }
             for (dw, sum) in dw.iter_mut().zip(sums) {
-                let start = if self.accumulate { f64::from(*dw) } else { 0.0 };
-                *dw = (start + sum) as f32;
+                *dw = if self.accumulate { *dw } else { 0.0 } + sum as f32;
             }
         });
     }

@@ -169,8 +169,7 @@ impl Op for LayerNormBackward {
         let (x, weight, stats, dy) = (inputs[0], inputs[1], inputs[2], inputs[3]);
         let (mut dweight, mut dbias) = (vec![0.0f64; columns], vec![0.0f64; columns]);
         let add = |y: &mut f32, value: f64, slot: usize| {
-            let start = if self.accumulate.contains(&slot) { f64::from(*y) } else { 0.0 };
-            *y = (start + value) as f32;
+            *y = if self.accumulate.contains(&slot) { *y } else { 0.0 } + value as f32;
         };
         for (r, row) in x.chunks(columns).enumerate() {
             let (mean, rstd) = (f64::from(stats[2 * r]), f64::from(stats[2 * r + 1]));

@@ -350,8 +350,9 @@ impl Op for Matmul {
             for (j, (c, b_row)) in row.iter_mut().zip(b.chunks(k)).enumerate() {
                 let dot: f64 = a_row.iter().zip(b_row).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
                 let added = |values: Option<&[f32]>, at: usize| values.map_or(0.0, |values| f64::from(values[at]));
-                let start = if self.accumulate { f64::from(*c) } else { added(bias, j) + added(residual, i * n + j) };
-                *c = (start + dot) as f32;
+                // What is added to is added in f32, as kernels do.
+                let start = if self.accumulate { *c } else { 0.0 };
+                *c = start + (added(bias, j) + added(residual, i * n + j) + dot) as f32;
             }
         });
         if let Some(form) = self.gelu {

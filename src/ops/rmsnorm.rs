@@ -219,8 +219,7 @@ impl Op for RmsNormBackward {
         let size = self.forward.size(shapes.inputs[0], shapes.inputs[1]);
         let mut dweight = vec![0.0f64; size.c];
         let add = |y: &mut f32, value: f64, slot: usize| {
-            let start = if self.accumulate.contains(&slot) { f64::from(*y) } else { 0.0 };
-            *y = (start + value) as f32;
+            *y = if self.accumulate.contains(&slot) { *y } else { 0.0 } + value as f32;
         };
         for (i, (x, dy)) in inputs[0].chunks(size.c).zip(inputs[3].chunks(size.c)).enumerate() {
             let dx = &mut outputs[0][i * size.c..][..size.c];

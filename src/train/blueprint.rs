@@ -9,7 +9,7 @@ use crate::fail;
 use crate::graph::memory::Class;
 use crate::graph::{Graph, Limits, Plan};
 use crate::models::network::Network;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// The graphs of a run, one pair for each shape, and the buffers they need.
 pub struct Blueprint {
@@ -61,6 +61,11 @@ impl Blueprint {
             *plan = Plan::new(graph, executor.limits())?;
         }
         Ok(self)
+    }
+
+    /// The variants of its graphs by class.
+    pub fn variants(&self, limits: &Limits) -> BTreeMap<String, String> {
+        self.graphs().flat_map(|graph| graph.variants(limits)).collect()
     }
 
     /// Bytes that this run allocates: each state once, and each plan's own buffers.

@@ -4,6 +4,7 @@
 //! run/  config.json model.safetensors tokenizer.json   the newest model, loadable as any model folder
 //!       optimizer.safetensors trainer.json             the rest of the newest state
 //!       log.jsonl loss.svg samples.jsonl reward.svg    written by the trainer, not here
+//!       events.out.tfevents.*                          with --tensorboard, by the trainer
 //!       checkpoints/step-000120/                       the same five files and SHA256SUMS; the last three are kept
 //! ```
 //!
@@ -50,6 +51,8 @@ pub const CHECKPOINTS: &str = "checkpoints";
 const BEST: &str = "best";
 /// The file of finetune's validations.
 const METRICS_FILE: &str = "metrics.json";
+/// The beginning of the names of TensorBoard's event files.
+pub const EVENTS: &str = "events.out.tfevents.";
 /// A checkpoint that is being written.
 const UNFINISHED: &str = ".tmp";
 /// A checkpoint that a new one of the same step is about to replace.
@@ -353,7 +356,11 @@ fn is_users(path: &Path) -> bool {
         [name] => {
             let plots = [PLOT_FILE, REWARD_PLOT_FILE];
             let run = [LOG_FILE, SAMPLES_FILE, CHECKPOINTS, LOCK_FILE, METRICS_FILE, BEST];
-            !is_model_file(name) && !is_state(name) && !plots.contains(&name) && !run.contains(&name)
+            !is_model_file(name)
+                && !is_state(name)
+                && !plots.contains(&name)
+                && !run.contains(&name)
+                && !name.starts_with(EVENTS)
         }
         [BEST, name] => !is_model_file(name),
         [CHECKPOINTS, checkpoint] => !is_checkpoint(checkpoint),

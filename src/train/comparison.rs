@@ -148,22 +148,9 @@ fn figures(records: &[Record]) -> Figures {
     }
 }
 
-/// The numbers of a record by their names in the log.
-fn numbers(record: &Record) -> BTreeMap<&str, f64> {
-    let mut numbers: BTreeMap<&str, f64> =
-        record.scalars.iter().map(|(name, value)| (name.as_str(), f64::from(*value))).collect();
-    let Record { loss, lr, grad_norm, step_ms, tokens_per_second, .. } = record;
-    let own = [("loss", loss), ("lr", lr), ("grad_norm", grad_norm), ("step_ms", step_ms)];
-    numbers.extend(own.map(|(name, value)| (name, f64::from(*value))));
-    numbers.insert("tokens_per_second", f64::from(*tokens_per_second));
-    numbers.extend(record.val_loss.map(|loss| ("val_loss", f64::from(loss))));
-    numbers.retain(|_, value| value.is_finite());
-    numbers
-}
-
 /// Curves of as many points as steps, or of the means of neighbours where that is too many.
 fn curves(records: &[Record]) -> Curves {
-    let names: BTreeSet<&str> = records.iter().flat_map(|record| numbers(record).into_keys()).collect();
+    let names: BTreeSet<&str> = records.iter().flat_map(|record| record.numbers().into_keys()).collect();
     let mut curves = Curves::default();
     let (mut tokens, mut seconds) = (0.0, 0.0);
     for joined in records.chunks(records.len().div_ceil(MOST_POINTS)) {
@@ -172,7 +159,7 @@ fn curves(records: &[Record]) -> Curves {
         curves.step.push(joined[joined.len() - 1].step);
         curves.tokens.push(tokens);
         curves.seconds.push(seconds);
-        let all: Vec<BTreeMap<&str, f64>> = joined.iter().map(numbers).collect();
+        let all: Vec<BTreeMap<&str, f64>> = joined.iter().map(Record::numbers).collect();
         for name in &names {
             let known: Vec<f64> = all.iter().filter_map(|numbers| numbers.get(name).copied()).collect();
             let mean = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);

@@ -25,8 +25,8 @@ pub const UPDATE: &str = "update";
 pub const REPORT: &str = "step.report";
 /// State of models with experts: how many choices went to each (layers, experts) so far, as u32 that wrap.
 pub const EXPERT_LOAD: &str = "step.expert_load";
-const LOSS_SUM: &str = "step.loss_sum";
-const SCALAR_SUMS: &str = "step.scalar_sums";
+pub(super) const LOSS_SUM: &str = "step.loss_sum";
+pub(super) const SCALAR_SUMS: &str = "step.scalar_sums";
 const SQUARES: &str = "step.squared_sums";
 
 /// A loss of an objective, and the scalars that it reports.
@@ -83,6 +83,8 @@ pub struct TrainingGraph {
     pub graph: Graph,
     /// Names of the scalars in the report, in their order there.
     pub scalars: Vec<&'static str>,
+    /// The buffers of parameters that are updated together, and their numbers of values; gradients have the suffix `.grad`.
+    pub groups: Vec<(String, usize)>,
     /// Trained parameters, in the order of their declaration.
     trained: Vec<Parameter>,
     /// For each trained parameter the end of its places in the sums of squares, to name a tensor from one of them.
@@ -137,7 +139,7 @@ impl TrainingGraph {
         }
         let scalar_sums = scalar_sums(&mut g, &loss);
         let wanted: Vec<_> = values.iter().copied().zip(gradients.iter().copied()).collect();
-        let totals = gradient(&mut g, minimised, seed, &wanted, &add_in_place());
+        let totals = gradient(&mut g, minimised, seed, &wanted, &add_in_place(), optimizer.accumulate > 1);
 
         g.segment(UPDATE);
         let groups = groups(&trained, &rates);
@@ -161,7 +163,14 @@ impl TrainingGraph {
             g.apply(update, &[values[i], gradients[i], first[i], second[i], reported]);
         }
         let place_ends = place_ends(&trained, &groups);
-        TrainingGraph { graph: g, scalars: loss.scalars.iter().map(|(name, _)| *name).collect(), trained, place_ends }
+        let groups = groups.iter().zip(&gradients).map(|(group, t)| (group.name.clone(), g.shape(*t).len())).collect();
+        TrainingGraph {
+            groups,
+            graph: g,
+            scalars: loss.scalars.iter().map(|(name, _)| *name).collect(),
+            trained,
+            place_ends,
+        }
     }
 
     /// Parameters that are trained.

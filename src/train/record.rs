@@ -48,6 +48,22 @@ pub struct Record {
     pub scalars: BTreeMap<String, f32>,
 }
 
+impl Record {
+    /// Its finite numbers by their names in the log, but for the step and the memory.
+    pub fn numbers(&self) -> BTreeMap<&str, f64> {
+        let mut numbers: BTreeMap<&str, f64> =
+            self.scalars.iter().map(|(name, value)| (name.as_str(), f64::from(*value))).collect();
+        let Record { loss, lr, grad_norm, step_ms, tokens_per_second, .. } = self;
+        let own = [("loss", loss), ("lr", lr), ("grad_norm", grad_norm), ("step_ms", step_ms)];
+        numbers.extend(own.map(|(name, value)| (name, f64::from(*value))));
+        numbers.insert("tokens_per_second", f64::from(*tokens_per_second));
+        numbers.extend(self.val_loss.map(|loss| ("val_loss", f64::from(loss))));
+        numbers.extend(self.loss_scale.map(|scale| ("loss_scale", f64::from(scale))));
+        numbers.retain(|_, value| value.is_finite());
+        numbers
+    }
+}
+
 fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f32, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f32::NAN))
 }

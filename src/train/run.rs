@@ -1,6 +1,7 @@
 //! A run from its first step to its last, whatever its objective: steps, records, validation, the best model, samples,
 //! checkpoints, early stopping, going on where a run was interrupted or its device was lost.
 
+mod shared;
 mod state;
 
 use std::path::{Path, PathBuf};
@@ -67,7 +68,7 @@ impl Run {
             // Records that have arrived are kept whatever ended the run.
             self.sinks.iter_mut().try_for_each(|sink| sink.sync())?;
             match outcome {
-                Err(Error::DeviceLost(why)) if losses < MOST_LOSSES => {
+                Err(Error::DeviceLost(why)) if losses < MOST_LOSSES && !self.trainer.ranks().are_several() => {
                     losses += 1;
                     let what = why.split(';').next().unwrap_or_default();
                     self.note(&format!(
@@ -115,7 +116,7 @@ impl Run {
                 self.settle(true)?;
                 return Ok(End::Early);
             }
-            if interrupted.load(Ordering::SeqCst) {
+            if self.trainer.stops(interrupted.load(Ordering::SeqCst)) {
                 let records = self.trainer.finish()?;
                 self.record(records)?;
                 self.save()?;
@@ -144,9 +145,9 @@ impl Run {
             let epoch = epoch.filter(|_| eval_every == Cadence::Epoch);
             let mut evaluation = None;
             if evaluating || saving || sampling {
+                self.trainer.synchronise()?;
                 records.extend(self.trainer.finish()?);
-                if let Some(broken) = records.last().filter(|last| !last.loss.is_finite()) {
-                    let why = format!("the loss of step {} is {}", broken.step, broken.loss);
+                if let Some(why) = self.broken(records.last()) {
                     self.record(records)?;
                     // A step that was skipped may be followed by good ones, but nothing of a model in doubt is measured or kept.
                     if done == steps || self.trainer.is_hopeless() {
@@ -154,7 +155,7 @@ impl Run {
                     }
                     continue;
                 }
-                evaluation = match evaluating.then(|| self.trainer.evaluate()).transpose() {
+                evaluation = match evaluating.then(|| self.evaluate()).transpose() {
                     Ok(evaluation) => evaluation.flatten(),
                     Err(error) => {
                         self.record(records)?;
@@ -185,8 +186,10 @@ impl Run {
                 let why = records.iter().rev().find_map(|r| r.skipped.clone());
                 let is_sound = records.last().is_some_and(|last| last.loss.is_finite());
                 self.record(records)?;
-                // Skipped steps leave the weights as they were: good ones where their loss is a number.
-                if is_sound && !self.folder.replaces() {
+                // Skipped steps leave the weights as they were: good ones where their loss is a number. With local steps they are one
+                // rank's alone.
+                let is_shared = self.trainer.settings().sync_every == 0;
+                if is_sound && is_shared && !self.folder.replaces() {
                     self.save()?;
                 }
                 let why = why.unwrap_or_else(|| "a value is not finite".into());
@@ -197,6 +200,9 @@ impl Run {
 
     /// Ends a run whose roll-out failed: a checkpoint keeps all that was learned.
     fn failed(&mut self, error: Error) -> Result<End> {
+        if self.trainer.ranks().are_several() {
+            return Err(error); // the others are in the middle of a step
+        }
         let records = self.trainer.finish()?;
         self.record(records)?;
         if self.trainer.steps_done() > 0 {
@@ -272,6 +278,9 @@ impl Run {
 
     /// Writes the model as it is to the folder of the best.
     fn keep(&mut self) -> Result<()> {
+        if !self.trainer.ranks().is_first() {
+            return Ok(());
+        }
         let prefix = self.trainer.network().prefix().to_string();
         let of_network = self.trainer.network_states();
         let mut tensors = self.trainer.read(of_network)?;
@@ -279,18 +288,30 @@ impl Run {
         self.trainer.objective().save(&self.best_folder(), &borrowed(&tensors), self.tokenizer.as_ref())
     }
 
-    /// Saves a checkpoint of the steps done, which must be finished.
+    /// Saves a checkpoint of the steps done, which must be finished. The first rank writes it, and all know that it is written.
     pub fn save(&mut self) -> Result<()> {
-        self.sinks.iter_mut().try_for_each(|sink| sink.sync())?;
+        self.trainer.share_all()?;
         self.state.step = self.trainer.steps_done();
         self.state.kept = self.trainer.objective().state();
+        self.state.ranks = self.trainer.ranks().count();
+        if self.trainer.ranks().is_first() {
+            self.write()?;
+        }
+        self.trainer.ranks().meet();
+        self.settle(false)
+    }
+
+    /// Writes a checkpoint.
+    fn write(&mut self) -> Result<()> {
+        self.sinks.iter_mut().try_for_each(|sink| sink.sync())?;
         let network = self.trainer.network().clone();
         let saved = network.parameters().iter().filter(|p| !network.freezes(p));
         let names = saved.map(|p| (p.name.clone(), p.dims.clone())).collect();
         let mut parameters = self.trainer.read(names)?;
         let prefix = network.prefix();
         parameters.iter_mut().for_each(|(name, ..)| *name = name.strip_prefix(prefix).unwrap_or(name).to_string());
-        let others = self.trainer.read(other_states(&self.trainer))?;
+        let mut others = self.trainer.read(other_states(&self.trainer))?;
+        others.extend(self.trainer.momenta().map(|(name, values)| (name, vec![values.len()], values.to_vec())));
         self.folder.save(&Checkpoint {
             step: self.state.step,
             config: network.config(),
@@ -311,13 +332,14 @@ impl Run {
             let evaluations = serde_json::to_string_pretty(&self.state.evaluations).expect("numbers serialise") + "\n";
             write_bytes(&best.join(METRICS_FILE), evaluations.as_bytes())?;
         }
-        self.sinks.iter_mut().try_for_each(|sink| sink.saved())?;
-        self.settle(false)
+        self.sinks.iter_mut().try_for_each(|sink| sink.saved())
     }
 
     /// Draws a short text from the model as it is.
     fn sample(&mut self) -> Result<()> {
-        let Some(tokenizer) = &self.tokenizer else { return Ok(()) };
+        let Some(tokenizer) = self.tokenizer.as_ref().filter(|_| self.trainer.ranks().is_first()) else {
+            return Ok(());
+        };
         let network = self.trainer.network().clone();
         let vocabulary = tokenizer.vocabulary_size().min(network.config().vocab_size);
         let prompt = tokenizer.encode("\n").ok().filter(|ids| !ids.is_empty()).unwrap_or_else(|| vec![0]);

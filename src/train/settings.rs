@@ -15,6 +15,7 @@ use crate::fail;
 use crate::graph::Quantisation;
 use crate::models::blocks::Compute;
 use crate::models::config::{Config, Dropout};
+use crate::ranks::Wire;
 use serde::{Deserialize, Serialize};
 
 /// Floating-point format of a run.
@@ -120,6 +121,11 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// The same with micro-batches for so many ranks: a multiple of their number.
+    pub fn for_ranks(self, count: usize) -> Recipe {
+        Recipe { accumulate: self.accumulate.next_multiple_of(count), ..self }
+    }
+
     /// The same with ten times the learning rate where adapters are trained: they start from nothing, and are few.
     pub fn for_adapters(self, config: &Config) -> Recipe {
         let lr = if config.lora.is_some() { 10.0 * self.lr } else { self.lr };
@@ -159,6 +165,19 @@ pub struct Settings {
     pub sample_every: u64,
     /// Validations in a row that are no better after which the run stops; 0 for never.
     pub patience: u64,
+    /// Steps that ranks take without each other; 0 for none.
+    #[serde(default)]
+    pub sync_every: u64,
+    /// The type in which gradients or differences of weights travel between ranks.
+    #[serde(default)]
+    pub wire: Option<Wire>,
+    /// Ranks that share a step's micro-batches; not a part of the run, which any number may resume.
+    #[serde(skip, default = "one")]
+    pub ranks: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// No size of a run may be larger.
@@ -223,6 +242,9 @@ impl Choices {
             save_every: self.save_every.unwrap_or(recipe.every),
             sample_every: self.sample_every.unwrap_or(0),
             patience: self.patience.unwrap_or(0),
+            sync_every: self.sync_every.unwrap_or(0),
+            wire: self.wire,
+            ranks: 1,
         };
         settings.check()?;
         Ok(settings)
@@ -315,6 +337,29 @@ impl Settings {
         Schedule { kind: self.schedule, peak: self.lr, min: self.min_lr, warmup: self.warmup, steps: self.steps }
     }
 
+    /// The same for one of `count` ranks. Fails where they cannot share a step.
+    pub fn shared(self, count: usize) -> Result<Settings> {
+        if self.sync_every > 0 && !self.accumulate.is_multiple_of(count) {
+            let micro_batches = self.accumulate;
+            fail!(
+                Usage,
+                "{count} ranks cannot share the {micro_batches} micro-batches of a step evenly, as --sync-every wants: give --accumulate a \
+                 multiple of {count}, or start another number of ranks"
+            );
+        }
+        Ok(Settings { ranks: count, ..self })
+    }
+
+    /// Micro-batches whose mean gradient a rank's optimiser takes: with local steps its own, otherwise those of all ranks.
+    pub fn local_micro_batches(&self) -> usize {
+        if self.sync_every > 0 { self.accumulate / self.ranks } else { self.accumulate }
+    }
+
+    /// The type in which numbers travel between ranks.
+    pub fn wire(&self) -> Wire {
+        self.wire.unwrap_or(if self.sync_every > 0 { Wire::F16 } else { Wire::F32 })
+    }
+
     pub fn optimizer(&self) -> Optimizer {
         let head = if self.lr > 0.0 { self.head_lr / self.lr } else { 1.0 };
         Optimizer {
@@ -322,7 +367,7 @@ impl Settings {
             beta2: self.beta2,
             weight_decay: self.weight_decay,
             max_norm: self.clip,
-            accumulate: self.accumulate,
+            accumulate: self.local_micro_batches(),
             rates: Rates { freeze: self.freeze, layer_decay: self.layer_decay, head },
             ..Optimizer::default()
         }

@@ -6,6 +6,7 @@ mod lines;
 pub mod log;
 pub mod plot;
 pub mod samples;
+pub mod tensorboard;
 
 use super::checkpoint::RunFolder;
 use super::record::Record;

@@ -1,7 +1,11 @@
 //! An objective's run on a device: programs, micro-batches, and the steps between validations. Nothing here prints or saves.
 
+mod shared;
+mod states;
+
 use super::blueprint::Blueprint;
 use super::clock::StepClock;
+use super::exchange::Exchange;
 use super::graph::{ACCUMULATE, EXPERT_LOAD, REPORT, TrainingGraph, UPDATE};
 use super::objective::{Batch, Evaluation, EvaluationPrograms, Objective, RollOut, ShapeKey};
 use super::record::Record;
@@ -10,13 +14,15 @@ use crate::error::Result;
 use crate::executor::{Executor, Program};
 use crate::formats::folder::Weights;
 use crate::formats::upload::upload;
-use crate::graph::{Graph, Parameter, Plan, Step};
+use crate::graph::{Graph, Plan, Step};
 use crate::models::initial::initial_values;
 use crate::models::network::Network;
 use crate::ops::global_norm::report;
 use crate::ops::loss_scale::scale_of;
+use crate::ranks::Ranks;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Bad steps in a row after which a run stops.
 const MOST_SKIPPED: u32 = 5;
@@ -55,9 +61,7 @@ struct Loaded {
 impl Loaded {
     /// Allocates and compiles.
     fn new(mut executor: Box<dyn Executor>, blueprint: Blueprint) -> Result<Loaded> {
-        let mut chosen = BTreeMap::new();
-        blueprint.graphs().for_each(|graph| chosen.extend(graph.variants(executor.limits())));
-        let variants = ChosenVariants { device: executor.description(), chosen };
+        let variants = ChosenVariants { device: executor.description(), chosen: blueprint.variants(executor.limits()) };
         let Blueprint { shapes, training, evaluation, .. } = blueprint;
         let segments = (training[0].1.segment(ACCUMULATE), training[0].1.segment(UPDATE));
         let (mut graph, mut programs) = (None, vec![]);
@@ -83,6 +87,13 @@ pub struct Trainer {
     batch: Batch,
     step: u64,
     clock: StepClock,
+    ranks: Arc<Ranks>,
+    exchange: Exchange,
+    /// Whether this rank wants to stop, and whether all have agreed to.
+    stop: bool,
+    agreed: bool,
+    /// The step after which all ranks had the same weights, with local steps.
+    synchronised: u64,
     /// Tokens of the steps that are queued, oldest first, and what was measured of the roll-out before each.
     queued: VecDeque<(usize, Vec<(&'static str, f32)>)>,
     /// What was measured of the roll-out before the next step, where there was one, and records that came before it.
@@ -101,8 +112,15 @@ impl Trainer {
         objective: Box<dyn Objective>,
         settings: Settings,
     ) -> Result<Trainer> {
+        let loaded = Loaded::new(executor, blueprint)?;
+        let ranks = Arc::new(Ranks::default());
         Ok(Trainer {
-            loaded: Some(Loaded::new(executor, blueprint)?),
+            exchange: Exchange::new(Arc::clone(&ranks), &loaded.graph.groups),
+            ranks,
+            stop: false,
+            agreed: false,
+            synchronised: 0,
+            loaded: Some(loaded),
             objective,
             told: false,
             batch: Batch::new(settings.batch, settings.seed),
@@ -153,6 +171,7 @@ impl Trainer {
         }
         let loaded = self.loaded.as_mut().expect("a run is on a device");
         self.objective.initialise(loaded.executor.as_mut())?;
+        self.anchor(|_| Ok(None))?;
         self.prepare()
     }
 
@@ -164,7 +183,7 @@ impl Trainer {
 
     /// Goes on after `step` steps, whose states have been written, with what the objective kept.
     pub fn seek(&mut self, step: u64, objective: &serde_json::Value) -> Result<()> {
-        self.step = step;
+        (self.step, self.synchronised) = (step, step);
         self.objective.restore(objective)
     }
 
@@ -193,7 +212,7 @@ impl Trainer {
         let loaded = self.loaded.as_mut().expect("a run is on a device");
         self.clock.start();
         let (mut program, mut tokens) = (loaded.training[0], 0);
-        for micro in 0..accumulate {
+        for micro in self.ranks.part(accumulate) {
             let number = self.step * accumulate + micro;
             self.batch.clear();
             self.objective.fill(number, &mut self.batch)?;
@@ -203,11 +222,26 @@ impl Trainer {
             loaded.executor.run(program, loaded.segments.0, &step)?;
             tokens += self.batch.tokens;
         }
+        let mut measured = std::mem::take(&mut self.rolled);
+        let is_shared = self.ranks.are_several() && self.settings.sync_every == 0;
+        if is_shared {
+            let (wire, scalars) = (self.settings.wire(), loaded.graph.scalars.len());
+            let said = self.exchange.gradients(loaded.executor.as_mut(), wire, scalars, (tokens, self.stop))?;
+            (tokens, self.agreed) = (said.tokens, said.stop);
+            measured.extend([("wait_ms", said.wait_ms), ("transfer_ms", said.transfer_ms)]);
+        } else {
+            // With local steps the others have as many, on average.
+            tokens *= self.ranks.count();
+        }
         loaded.executor.run(program, loaded.segments.1, &step)?;
         self.step += 1;
-        self.queued.push_back((tokens, std::mem::take(&mut self.rolled)));
+        self.queued.push_back((tokens, measured));
         loaded.executor.post(REPORT, self.step)?;
-        self.records(false)
+        if self.settings.sync_every > 0 && self.step.is_multiple_of(self.settings.sync_every) {
+            self.synchronise()?;
+        }
+        // Ranks that share a step learn of it at the same time, so that all go on or end alike.
+        self.records(is_shared)
     }
 
     /// Waits for all queued steps and returns their records.
@@ -275,60 +309,14 @@ impl Trainer {
         let state = format!("{}{EXPERT_LOAD}", network.prefix());
         let counts: Vec<u32> = self.executor().read_state(&state)?.into_iter().map(f32::to_bits).collect();
         self.counted.resize(counts.len(), 0);
-        let since = counts.iter().zip(&self.counted).map(|(now, then)| now.wrapping_sub(*then)).collect::<Vec<_>>();
+        let since: Vec<u32> = counts.iter().zip(&self.counted).map(|(now, then)| now.wrapping_sub(*then)).collect();
         self.counted = counts;
-        let of_layer = |choices: &[u32]| {
+        let since = self.ranks.sum(since.into_iter().map(|count| count as f32).collect());
+        let of_layer = |choices: &[f32]| {
             let even = choices.iter().map(|n| f64::from(*n)).sum::<f64>() / experts.count as f64;
             choices.iter().map(|n| (f64::from(*n) / even.max(1.0)) as f32).collect()
         };
         Ok(Some(since.chunks(experts.count).map(of_layer).collect()))
-    }
-
-    /// States of the optimiser: moments of trained parameters, and the report. Gradients are zero between steps, and are not
-    /// among them.
-    pub fn optimizer_states(&self) -> Vec<(String, Vec<usize>)> {
-        let moments =
-            |p: &Parameter| [".exp_avg", ".exp_avg_sq"].map(|suffix| (format!("{}{suffix}", p.name), p.dims.clone()));
-        let graph = &self.loaded().graph;
-        let moments = graph.trained().iter().flat_map(moments);
-        moments.chain([(REPORT.to_string(), vec![report::LEN + graph.scalars.len()])]).collect()
-    }
-
-    /// Every parameter: of the networks, and of heads on them.
-    pub fn parameters(&self) -> &[Parameter] {
-        self.loaded().graph.parameters()
-    }
-
-    /// Parameters that are trained.
-    pub fn trained(&self) -> &[Parameter] {
-        self.loaded().graph.trained()
-    }
-
-    /// Names and shapes of the first network's parameters and of those of heads on it; where it has adapters, of those in place of
-    /// its own.
-    pub fn network_states(&self) -> Vec<(String, Vec<usize>)> {
-        // Further networks have prefixes, which heads on them have, too.
-        let others = &self.objective.networks()[1..];
-        self.states(|p| !self.network().freezes(p) && !others.iter().any(|n| p.name.starts_with(n.prefix())))
-    }
-
-    /// Names and shapes of all parameters but those of frozen networks, and of networks with adapters.
-    pub fn saved_states(&self) -> Vec<(String, Vec<usize>)> {
-        self.states(|p| !self.objective.networks().iter().any(|n| n.freezes(p)))
-    }
-
-    fn states(&self, is_wanted: impl Fn(&Parameter) -> bool) -> Vec<(String, Vec<usize>)> {
-        let wanted = self.parameters().iter().filter(|p| is_wanted(p));
-        wanted.map(|p| (p.name.clone(), p.dims.clone())).collect()
-    }
-
-    /// Current values of states, which are waited for.
-    pub fn read(&mut self, states: Vec<(String, Vec<usize>)>) -> Result<Vec<Owned>> {
-        let read = |(name, dims): (String, Vec<usize>)| {
-            let values = self.executor().read_state(&name)?;
-            Ok((name, dims, values))
-        };
-        states.into_iter().map(read).collect()
     }
 
     /// Micro-batches of an epoch, and steps that end one: the last step ends the last.

@@ -196,6 +196,7 @@ proptest! {
             settings,
             command: json!({"data": "a.txt", "context": 8}),
             evaluations: vec![Evaluated { step: 5, epoch: None, loss: 1.5, value: Some(-1.5), best: true }],
+            ranks: 1,
             variants: ChosenVariants::default(),
             kept: json!({"rollout": 3}),
         };

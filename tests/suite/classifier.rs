@@ -45,7 +45,7 @@ fn logit_gradient(device: &mut dyn Executor, loss: impl Fn(&mut Graph, Tensor, T
     let zero = g.state("zero", &[7, 33]);
     let logits = g.apply(Add, &[wanted.0, zero]);
     let loss = loss(&mut g, logits, targets);
-    gradient(&mut g, loss, seed, &[wanted], &add_in_place());
+    gradient(&mut g, loss, seed, &[wanted], &add_in_place(), false);
     let plan = Plan::new(&g, device.limits()).unwrap();
     let program = device.load(&g, plan).unwrap();
     device.write_state("logits", &(0..231).map(|i| (i as f32 * 0.7).sin() * 5.0).collect::<Vec<_>>()).unwrap();

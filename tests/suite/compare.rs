@@ -7,7 +7,7 @@ const RUN: &str = "--layers 1 --heads 2 --width 16 --context 16 --batch 2 --step
 #[test]
 fn runs_are_compared_in_tables_and_on_a_page() {
     let place = Place::new();
-    for (name, lr) in [("a", "1e-3"), ("b", "1e-2")] {
+    for (name, lr) in [("a", "1e-3"), ("b", "1e-2 --tensorboard")] {
         let output = place.wgpt(&format!("train --out {name} {RUN} --lr {lr}"));
         assert!(output.status.success(), "{}", stderr(&output));
     }
@@ -20,6 +20,16 @@ fn runs_are_compared_in_tables_and_on_a_page() {
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap())
         .collect();
     assert_eq!(steps, [2, 4, 6], "{samples}");
+
+    // Each start has an event file, whose first record has the length 24 and its checksum.
+    let events = |run: &str| {
+        let files = std::fs::read_dir(place.path(run)).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.to_string_lossy().contains("events.out.tfevents.")).collect::<Vec<_>>()
+    };
+    assert_eq!((events("a").len(), events("b").len()), (0, 2));
+    for path in events("b") {
+        assert!(std::fs::read(path).unwrap().starts_with(b"\x18\0\0\0\0\0\0\0\xa3\x7f\x4b\x22"));
+    }
 
     let output = place.wgpt("compare a b --out runs.html");
     assert!(output.status.success(), "{}", stderr(&output));
@@ -41,4 +51,28 @@ fn runs_are_compared_in_tables_and_on_a_page() {
     place.write("none/config.json", "{}");
     has(&error(&place.wgpt("compare a none --out x.html"), 1), &["none", "log.jsonl"]);
     assert!(!place.path("x.html").exists());
+}
+
+#[test]
+fn a_sweep_trains_every_combination_once_and_goes_on_where_it_was_stopped() {
+    let place = Place::new();
+    let command = format!("train --out s {RUN} --sweep lr=1e-3,1e-2 --seeds 2");
+    let output = place.wgpt(&command);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let table = String::from_utf8(output.stdout).unwrap();
+    has(&table, &["s/lr=1e-3,seed=1337", "s/lr=1e-2,seed=1338", "lr=1e-3  ", "mean best val_loss"]);
+    // What is done stays, what is missing is made again, bit for bit.
+    let model = |run: &str| std::fs::read(place.path(&format!("s/{run}/model.safetensors"))).unwrap();
+    let before = model("lr=1e-2,seed=1337");
+    std::fs::remove_dir_all(place.path("s/lr=1e-2,seed=1337")).unwrap();
+    let output = place.wgpt(&format!("{} --resume", command.replace(" -q", "")));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("run 3 of 4: lr=1e-2,seed=1337") && !said.contains("run 1 of 4"), "{said}");
+    assert!(before == model("lr=1e-2,seed=1337"));
+    has(&String::from_utf8(output.stdout).unwrap(), &["s/lr=1e-3,seed=1337", "s/lr=1e-2,seed=1337"]);
+
+    has(&error(&place.wgpt(&command), 2), &["--resume", "--overwrite"]);
+    has(&error(&place.wgpt(&format!("train --out t {RUN} --sweep speed=1,2")), 2), &["speed", "--config"]);
+    has(&error(&place.wgpt(&format!("train --out t {RUN} --sweep lr=1e-3,fast")), 2), &["lr", "fast"]);
 }

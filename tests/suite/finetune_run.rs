@@ -119,6 +119,7 @@ fn start(out: &Path, settings: &Settings, after: usize) -> Watched {
         command: Value::Null,
         evaluations: vec![],
         variants: trainer.variants().clone(),
+        ranks: 1,
         kept: Default::default(),
     };
     watched(out, folder, trainer, state, after)

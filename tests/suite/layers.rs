@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Lowest first; folders in one row may not import each other either. A folder's own file (`graph.rs`) belongs to it.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["files"],
+    &["files", "ranks"],
     &["graph"],
     &["shaders"],
     &["executor", "ops"],

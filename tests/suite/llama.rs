@@ -409,7 +409,7 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
         let wanted = config.parameters().into_iter();
         let wanted: Vec<_> = wanted.map(|(n, d)| (g.state(&n, &d), g.state(&format!("{n}.grad"), &d))).collect();
         let seed = g.apply(Fill { value: 1.0 }, &[]);
-        gradient(&mut g, loss, seed, &wanted, &add_in_place());
+        gradient(&mut g, loss, seed, &wanted, &add_in_place(), false);
         let plan = Plan::new(&g, device.limits()).unwrap();
         let program = device.load(&g, plan).unwrap();
         for parameter in network.parameters() {

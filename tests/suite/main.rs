@@ -57,6 +57,8 @@ mod prepare;
 mod profile;
 mod quality;
 mod quantised;
+#[cfg(all(feature = "mpi", target_os = "linux"))]
+mod ranks;
 mod rejection;
 mod replacement;
 mod reward;

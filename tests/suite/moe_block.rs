@@ -118,7 +118,7 @@ fn a_mixture_of_experts_agrees_with_transformers_and_repeats_to_the_bit() {
     // The dump has the gradients of the sum over tokens.
     let tokens = g.shape(y).rows() as f32;
     let seed = g.apply(Fill { value: tokens }, &[]);
-    gradient(&mut g, loss, seed, &wanted, &add_in_place());
+    gradient(&mut g, loss, seed, &wanted, &add_in_place(), false);
     for (name, tensor) in [("y", y), ("weights", weights), ("ids", ids)] {
         g.output(name, tensor);
     }
@@ -156,7 +156,7 @@ fn the_losses_of_routers_agree_with_transformers() {
         let offsets = logits.map(|logits| route(&mut g, logits).2.offsets);
         let loss = g.apply(op, &[logits, offsets].concat());
         let seed = g.apply(Fill { value: 1.0 }, &[]);
-        gradient(&mut g, loss, seed, &wanted, &add_in_place());
+        gradient(&mut g, loss, seed, &wanted, &add_in_place(), false);
         g.output("loss", loss);
         let states = layers.map(|layer| (layer, fixture.get(layer).1));
         for (label, mut device) in devices() {

@@ -689,6 +689,7 @@ fn run(folder: RunFolder, trainer: Trainer, state: Option<RunState>, after: usiz
         command: serde_json::Value::Null,
         evaluations: vec![],
         variants: trainer.variants().clone(),
+        ranks: 1,
         kept: Default::default(),
     });
     let best = folder.path().join("best");

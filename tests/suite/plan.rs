@@ -404,7 +404,7 @@ fn a_tensor_that_is_used_twice_gets_the_sum_of_its_gradients() {
     let y = g.apply(Matmul::default(), &[z, v]);
     let loss = g.apply(Add, &[y, x]);
     let seed = g.apply(Fill { value: 0.5 }, &[]);
-    gradient(&mut g, loss, seed, &[(w, dw), (v, dv)], &add_in_place());
+    gradient(&mut g, loss, seed, &[(w, dw), (v, dv)], &add_in_place(), false);
     for device in &mut devices {
         let plan = Plan::new(&g, device.limits()).unwrap();
         assert_eq!(problems(&plan, device.limits()), Vec::<String>::new());

@@ -192,7 +192,7 @@ const GLOBAL: &str = "device help quiet retune verbose";
 /// Flags of every command that trains.
 const TRAINING: &str = "accept-changed-data accumulate base batch beta1 beta2 classifier-rows clip data dropout epochs eval-batches \
     eval-every freeze head-lr layer-decay lora lora-alpha lora-dropout lora-targets lr min-lr out overwrite patience precision recompute resume rslora sample-every \
-    save-every schedule seed steps val warmup weight-decay";
+    save-every schedule seed steps sync-every tensorboard val warmup weight-decay wire";
 /// Names of columns.
 const COLUMNS: &str =
     "answers choices context first hypothesis input label premise question second tags target text tokens";
@@ -205,7 +205,7 @@ const FLAGS: &[(&str, &[&str])] = &[
         &[
             TRAINING,
             "config context experts experts-per-token ext feed-forward heads init init-std kv-heads layers mask-share next-sentence norm \
-           position preset residual-init router-balance router-z tokenizer whole-words width",
+           position preset residual-init router-balance router-z seeds sweep tokenizer whole-words width",
         ],
     ),
     (
@@ -280,6 +280,7 @@ const FLAGS: &[(&str, &[&str])] = &[
            spirv svg trace train variants",
         ],
     ),
+    ("plan", &["accumulate batch context gbytes gflops latency machines network precision preset run"]),
     ("doctor", &["family json list ops"]),
 ];
 

@@ -167,7 +167,7 @@ fn differentiation_adds_the_gradient_of_the_head_where_it_is_kept() {
         // A loss with another gradient for each row.
         let (goals, weights) = (g.input("goals", Shape::f32(&[rows])), g.input("weights", Shape::f32(&[rows])));
         let loss = g.apply(SquaredError, &[y, goals, weights]);
-        gradient(&mut g, loss, seed, &[(x, dx), (w, dw)], &add_in_place());
+        gradient(&mut g, loss, seed, &[(x, dx), (w, dw)], &add_in_place(), false);
         let plan = Plan::new(&g, device.limits()).unwrap();
         let program = device.load(&g, plan).unwrap();
         device.write_state("x", &numbers(rows * c, 1, 4.0)).unwrap();

@@ -308,6 +308,7 @@ pub fn start(setup: &Setup, folder: &Path, trainer: Trainer, interrupt: &Interru
         command: serde_json::Value::Null,
         evaluations: vec![],
         variants: trainer.variants().clone(),
+        ranks: 1,
         kept: Default::default(),
     };
     Run {
@@ -714,7 +715,7 @@ fn tables_and_weights_beyond_one_binding_have_the_same_gradients() {
     for (name, dims) in config.parameters() {
         wanted.push((g.state(&name, &dims), g.state(&format!("{name}.grad"), &dims)));
     }
-    gradient(&mut g, loss, seed, &wanted, &add_in_place());
+    gradient(&mut g, loss, seed, &wanted, &add_in_place(), false);
     let mut tokens = vec![0; batch * 16 + 1];
     corpus().training.read(0, &mut tokens).unwrap();
     // Spread over the table, so that both of its pieces are used.

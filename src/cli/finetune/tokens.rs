@@ -278,7 +278,10 @@ pub(super) fn start<T: TokenTask>(finetune: &Finetune, global: &Global) -> Resul
     let both = (read(data)?, finetune.val.as_deref().map_or(Ok(vec![]), read)?);
     T::warning(&both.0).iter().chain(&T::warning(&both.1)).for_each(|warning| global.say(warning));
     let recipe = T::RECIPE.for_adapters(&config);
-    let settings = finetune.choices.clone().resolve(&recipe, |batch| epoch_len(&both.0, longest, batch))?;
+    let settings = finetune
+        .choices
+        .clone()
+        .resolve(&recipe.for_ranks(global.ranks.count()), |batch| epoch_len(&both.0, longest, batch))?;
     settings.check_model(&pretrained, T::HAS_HEAD || pretrained.trains_head())?;
     let arguments = Arguments { task: json!(file), longest, files, choices: finetune.given() };
     let config = settings.quantised(config);

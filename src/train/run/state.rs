@@ -23,9 +23,26 @@ pub struct RunState {
     /// The chosen kernels by class, so that a resumed run has the same bits.
     #[serde(default)]
     pub variants: ChosenVariants,
+    /// Ranks that have trained it.
+    #[serde(default = "one")]
+    pub ranks: usize,
     /// What the objective keeps beside the parameters.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub kept: serde_json::Value,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl RunState {
+    /// Whether a run that goes on with `count` ranks adds up gradients in another order, or has other local steps, than before.
+    pub fn differs_with(&self, count: usize) -> bool {
+        // Ranks with one micro-batch each add up as one rank does with all of them.
+        let is_running_sum = |ranks: usize| ranks == 1 || ranks >= self.settings.accumulate;
+        let alike = self.settings.sync_every == 0 && is_running_sum(self.ranks) && is_running_sum(count);
+        self.ranks != count && !alike
+    }
 }
 
 /// Measures of the validation data.
@@ -72,7 +89,10 @@ pub fn restore(trainer: &mut Trainer, checkpoint: &LoadedCheckpoint) -> Result<(
         trainer.executor().write_state(&name, &values)?;
     }
     trainer.prepare()?;
-    trainer.seek(checkpoint.step, &run_state(checkpoint)?.kept)
+    trainer.seek(checkpoint.step, &run_state(checkpoint)?.kept)?;
+    trainer.anchor(|name| {
+        checkpoint.optimizer.shape(name).map(|_| Ok(checkpoint.optimizer.read(name)?.into_owned())).transpose()
+    })
 }
 
 /// The tensors of a checkpoint beside the first network: heads, other trained networks, the optimiser.

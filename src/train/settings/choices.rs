@@ -6,6 +6,7 @@ use crate::fail;
 use crate::graph::Quantisation;
 use crate::models::config::Config;
 use crate::models::lora::Lora;
+use crate::ranks::Wire;
 use crate::train::rates::Freeze;
 use crate::train::schedule::ScheduleKind;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,13 @@ pub struct Choices {
     /// Largest gradient norm; 0 for no clipping
     #[arg(long, help_heading = "Optimiser")]
     pub clip: Option<f32>,
+    /// Of several ranks: take so many steps without the others, then average what all have learned (DiLoCo); 0 for the mean gradient of
+    /// all in every step
+    #[arg(long, value_name = "STEPS", help_heading = "Ranks")]
+    pub sync_every: Option<u64>,
+    /// Of several ranks: the type in which numbers travel [default: f32; f16 with --sync-every]
+    #[arg(long, value_enum, help_heading = "Ranks")]
+    pub wire: Option<Wire>,
     /// Dropout probability (embedding, attention, residual, task's head)
     #[arg(long, help_heading = "Optimiser")]
     pub dropout: Option<f32>,
