@@ -17,5 +17,8 @@ pub mod models;
 pub mod objectives;
 pub mod ops;
 pub mod reference;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod shaders;
 pub mod train;
+pub mod web;

@@ -4,11 +4,11 @@ use super::{SamplingParams, Token};
 use crate::error::Result;
 use crate::executor::programs::Programs;
 use crate::executor::{Executor, Program, check_finite};
-use crate::graph::{AdapterKind, Graph, Shape, Step};
+use crate::graph::{AdapterKind, Graph, Shape, Step, Tensor};
 use crate::models::network::Network;
 use crate::ops::best_tokens::BestTokens;
 use crate::ops::cache_reorder::{self, CacheReorder};
-use crate::ops::next_token::{NextToken, seen_words};
+use crate::ops::next_token::{NextToken, PARAMS, seen_words};
 
 /// Texts that can be generated at once.
 pub const MOST_ROWS: usize = cache_reorder::MOST_ROWS;
@@ -16,12 +16,10 @@ pub const MOST_ROWS: usize = cache_reorder::MOST_ROWS;
 /// What a decode plan does with its logits.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Choice {
-    Draw(SamplingParams),
+    /// A token of each row is drawn as the row's parameters say; the `best` most likely ones are told beside it.
+    Draw { best: usize },
     /// The best `count` tokens of each row are handed to the host.
-    Best {
-        count: usize,
-        repetition_penalty: f32,
-    },
+    Best { count: usize, repetition_penalty: f32 },
 }
 
 /// The programs of a decoder.
@@ -50,6 +48,7 @@ pub(super) struct Start<'a> {
     /// At least one token.
     pub prompt: &'a [u32],
     pub seed: u32,
+    pub params: SamplingParams,
 }
 
 /// Tokens that the shortest prefill window holds.
@@ -99,7 +98,7 @@ impl Decoder {
         }
         self.gather(executor, choice, &parents)?;
         let words = seen_words(self.vocabulary);
-        for Start { row, prompt, seed } in starts {
+        for Start { row, prompt, seed, params } in starts {
             let (last, before) = prompt.split_last().expect("a prompt of at least one token");
             let mut seen = vec![0u32; words];
             let known = before.iter().filter(|id| (**id as usize) < self.vocabulary);
@@ -109,6 +108,7 @@ impl Decoder {
             for (what, value) in [("ids", *last), ("positions", position), ("seeds", *seed)] {
                 executor.write_state_at(&self.name(what), *row, &[f32::from_bits(value)])?;
             }
+            executor.write_state_at(&self.name("params"), row * PARAMS, &params.words())?;
         }
         Ok(())
     }
@@ -127,7 +127,7 @@ impl Decoder {
         let program = self.decode_program(executor, choice)?;
         executor.run(program, 0, &Step::default())?;
         self.positions.iter_mut().for_each(|position| *position += 1);
-        if let Choice::Draw(_) = choice {
+        if let Choice::Draw { .. } = choice {
             executor.post(&self.name("report"), 0)?;
         }
         Ok(())
@@ -222,8 +222,8 @@ pub(super) fn window(tokens: usize, context: usize) -> usize {
     tokens.next_multiple_of(step).min(context)
 }
 
-/// Fills a row of the cache from a window of tokens.
-pub(super) fn prefill_graph(network: &Network, rows: usize, window: usize) -> Graph {
+/// Fills row `Step::row` of a cache of `rows` rows from a window of tokens, input `ids` (1, window).
+pub fn prefill_graph(network: &Network, rows: usize, window: usize) -> Graph {
     let mut g = Graph::new();
     let ids = g.input("ids", Shape::u32(&[1, window]));
     network.inference().prefill(&mut g, ids, rows);
@@ -242,7 +242,7 @@ pub(super) fn reorder_graph(network: &Network, vocabulary: usize, rows: usize) -
     g
 }
 
-fn state_name(network: &Network, rows: usize, what: &str) -> String {
+pub(super) fn state_name(network: &Network, rows: usize, what: &str) -> String {
     format!("{}decode.{rows}.{what}", network.prefix())
 }
 
@@ -259,19 +259,23 @@ pub(super) fn decode_graph(network: &Network, vocabulary: usize, rows: usize, ch
     let seen = g.state_u32(&state_name(network, rows, "seen"), &[rows, seen_words(vocabulary)]);
     let positions = g.state_u32(&state_name(network, rows, "positions"), &[rows]);
     let seeds = g.state_u32(&state_name(network, rows, "seeds"), &[rows]);
+    let params = g.state(&state_name(network, rows, "params"), &[rows, PARAMS]);
     let logits = network.inference().decode(&mut g, ids, positions);
     g.output("logits", logits);
     g.scope("choice");
-    match choice.clone() {
-        Choice::Draw(SamplingParams { repetition_penalty, temperature, top_k, top_p, min_p }) => {
-            let context = network.config().context;
-            let op = NextToken { vocabulary, context, repetition_penalty, temperature, top_k, top_p, min_p };
-            g.apply(op, &[logits, seen, ids, report, positions, seeds]);
+    // The tokens seen by then.
+    let best = |g: &mut Graph, count, repetition_penalty| {
+        let best = g.apply(BestTokens { vocabulary, count, repetition_penalty }, &[logits, seen, ids]);
+        g.output("best", best);
+        Tensor { slot: 1, ..best }
+    };
+    match *choice {
+        Choice::Draw { best: count } => {
+            let seen = if count > 0 { best(&mut g, count, 1.0) } else { seen };
+            let op = NextToken { vocabulary, context: network.config().context };
+            g.apply(op, &[logits, seen, ids, report, positions, seeds, params]);
         }
-        Choice::Best { count, repetition_penalty } => {
-            let best = g.apply(BestTokens { vocabulary, count, repetition_penalty }, &[logits, seen, ids]);
-            g.output("best", best);
-        }
+        Choice::Best { count, repetition_penalty } => _ = best(&mut g, count, repetition_penalty),
     }
     g
 }

@@ -60,6 +60,8 @@ mod rejection;
 mod replacement;
 mod reward;
 mod sample;
+#[cfg(feature = "serve")]
+mod serve;
 mod settings;
 mod shaders;
 mod sizes;
@@ -78,4 +80,5 @@ mod tokenizer;
 mod training;
 mod trl;
 mod tuning;
+mod web;
 mod word_piece;
