@@ -4,7 +4,7 @@
 export XDG_RUNTIME_DIR ?= $(or $(TMPDIR),/tmp)
 OUT ?= runs/demo
 
-.PHONY: demo finetune-demo chat-demo align-demo zero-shot test bench soak check setup
+.PHONY: web-demo demo finetune-demo chat-demo align-demo zero-shot test bench soak check setup
 
 ## Trains the demo model on the built-in stories and samples three texts.
 demo: setup
@@ -32,6 +32,12 @@ align-demo: setup
 zero-shot: setup
 	mkdir -p runs
 	cargo bench --locked --bench zero_shot -- --preset demo --schedule cosine --examples 400 --out $(CURDIR)/runs/zero_shot.svg
+
+## The demo model as a page that runs it in a browser: runs/web/demo.html.
+web-demo:
+	mkdir -p runs/web
+	cargo build --release --locked
+	./target/release/wgpt export --web runs/web/demo.html --model weights/demo --overwrite
 
 ## All tests, on whatever adapter there is.
 test:

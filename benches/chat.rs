@@ -202,19 +202,19 @@ impl Bench<'_> {
     fn share(&self, device: &mut dyn Executor, generator: &mut Generator) -> Result<Answered> {
         let end = self.tokenizer.encode("\n")?[0];
         let mut answers: Vec<Vec<u32>> = vec![vec![]; self.questions.len()];
-        let request =
-            |(prompt, _): &(Vec<u32>, String)| Request { prompt: prompt.clone(), tokens: LONGEST_ANSWER, seed: 0 };
-        generator.generate(
-            device,
-            &mut self.questions.iter().map(request),
-            &SamplingParams::GREEDY,
-            &mut |question, token| {
-                if token.id != end {
-                    answers[question].push(token.id);
-                }
-                Ok(token.id != end)
-            },
-        )?;
+        let request = |(prompt, _): &(Vec<u32>, String)| Request {
+            prompt: prompt.clone(),
+            tokens: LONGEST_ANSWER,
+            seed: 0,
+            params: SamplingParams::GREEDY,
+            best: 0,
+        };
+        generator.generate(device, &mut self.questions.iter().map(request), &mut |question, token| {
+            if token.id != end {
+                answers[question].push(token.id);
+            }
+            Ok(token.id != end)
+        })?;
         let said = answers.iter().map(|ids| self.tokenizer.decode(ids)).collect::<Result<Vec<String>>>()?;
         let right = said.iter().zip(&self.questions).filter(|(said, (_, wanted))| *said == wanted).count();
         Ok((right as f64 / self.questions.len() as f64, said))

@@ -36,7 +36,7 @@ fn main(
         var highest = -3.4e38;
         var first = V;
         for (var i = thread; i < V; i += THREADS) {
-            let x = penalised(row, i, fed, logit(row, i) - total);
+            let x = penalised(row, i, fed, logit(row, i) - total, PENALTY);
             let next = x > highest && (x < last || (x == last && i > last_id));
             first = select(first, i, next);
             highest = select(highest, x, next);

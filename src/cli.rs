@@ -13,6 +13,7 @@ mod export;
 mod finetune;
 #[cfg(feature = "hub")]
 mod hub;
+mod inspect;
 mod merge;
 mod page;
 mod plan;
@@ -24,6 +25,8 @@ mod render;
 mod reward;
 mod run;
 mod sample;
+#[cfg(feature = "serve")]
+mod serve;
 mod sft;
 mod shares;
 mod tokenizer;
@@ -103,11 +106,16 @@ enum Command {
     Sample(sample::Sample),
     /// Talk with a model through its chat template
     Chat(chat::Chat),
+    /// Serve a model over HTTP, with OpenAI's requests and answers and a chat page
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Serve>),
     /// Loss, perplexity and bits per byte of data, or the logits of given token ids
     Eval(eval::Eval),
+    /// Look inside a model: a page with attention, predictions after each block, and the loss of each token
+    Inspect(inspect::Inspect),
     /// Compare runs: curves, figures, settings and samples, as tables and as a page
     Compare(compare::Compare),
-    /// Write a model as a Hugging Face folder or a GGUF file
+    /// Write a model as a Hugging Face folder, a GGUF file, or a page for browsers
     Export(export::Export),
     /// Add adapters to the weights of their model
     Merge(merge::Merge),
@@ -165,7 +173,10 @@ fn run_command(arguments: &Arguments, global: &Global) -> Result<()> {
         Command::Embed(embed) => embed.run(global),
         Command::Sample(sample) => sample.run(global),
         Command::Chat(chat) => chat.run(global),
+        #[cfg(feature = "serve")]
+        Command::Serve(serve) => serve.run(global),
         Command::Eval(eval) => eval.run(global),
+        Command::Inspect(inspect) => inspect.run(global),
         Command::Compare(compare) => compare.run(global),
         Command::Export(export) => export.run(global),
         Command::Merge(merge) => merge.run(global),

@@ -7,6 +7,7 @@ pub mod choose;
 pub mod cloze;
 pub mod embed;
 pub mod entities;
+pub mod inspect;
 pub mod metrics;
 pub mod prompt;
 pub mod scorer;

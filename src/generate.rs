@@ -18,8 +18,10 @@ use crate::graph::Graph;
 use crate::models::network::Network;
 use beam::{BeamOptions, BeamSearch, Hypothesis, Next};
 use decoder::{Choice, Decoder, Start};
+use std::collections::{BTreeMap, VecDeque};
 
-pub use decoder::{MOST_ROWS, positions_name};
+pub use crate::ops::next_token::SamplingParams;
+pub use decoder::{MOST_ROWS, positions_name, prefill_graph};
 
 /// What one token was.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,25 +31,12 @@ pub struct Token {
     pub log_probability: f32,
 }
 
-/// How tokens are drawn: with the meaning of Hugging Face transformers, in the order of the fields.
+/// What came in a row.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SamplingParams {
-    /// Above 1, tokens that the text has become less likely; 1 is off.
-    pub repetition_penalty: f32,
-    /// Below 1 is more likely text, above 1 more varied; 0 takes the most likely token.
-    pub temperature: f32,
-    /// Draws among this many of the most likely tokens; 0 for all.
-    pub top_k: usize,
-    /// Draws among the most likely tokens that together reach this probability; 1 for all.
-    pub top_p: f32,
-    /// Draws among tokens at least this many times as likely as the most likely one; 0 for all.
-    pub min_p: f32,
-}
-
-impl SamplingParams {
-    /// The most likely token, always.
-    pub const GREEDY: SamplingParams =
-        SamplingParams { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+pub struct Drawn {
+    pub token: Token,
+    /// The most likely tokens in its place, best first; at least as many as the request asked for.
+    pub best: Vec<Token>,
 }
 
 /// A model on a device that continues texts, `rows` of them at once.
@@ -98,8 +87,9 @@ impl Generator {
         seed: u32,
         take: &mut dyn FnMut(usize, Token) -> Result<bool>,
     ) -> Result<()> {
-        let request = |row| Request { prompt: prompt.to_vec(), tokens, seed: seed.wrapping_add(row) };
-        self.generate(executor, &mut (0..self.decoder.rows() as u32).map(request), draw, take)
+        let request =
+            |row| Request { prompt: prompt.to_vec(), tokens, seed: seed.wrapping_add(row), params: *draw, best: 0 };
+        self.generate(executor, &mut (0..self.decoder.rows() as u32).map(request), take)
     }
 
     /// Draws texts for all requests, as many at a time as there are rows: where a text ends, the next request takes its row.
@@ -111,29 +101,25 @@ impl Generator {
         &mut self,
         executor: &mut dyn Executor,
         requests: &mut dyn Iterator<Item = Request>,
-        draw: &SamplingParams,
         take: &mut dyn FnMut(usize, Token) -> Result<bool>,
     ) -> Result<()> {
-        let generated = self.generate_steps(executor, requests, draw, take);
+        self.generate_all(executor, &mut Listed { requests: requests.enumerate().fuse(), take })
+    }
+
+    /// As [`Generator::generate`], of requests that may come while others are under way: `texts` is asked before each step where
+    /// rows are free. Returns when nothing is under way and there is nothing to begin.
+    pub fn generate_all(&mut self, executor: &mut dyn Executor, texts: &mut dyn Texts) -> Result<()> {
+        let generated = self.generate_steps(executor, texts);
         // Steps that were queued before their text had ended are under way still.
         let last = self.decoder.collect(executor, true);
         generated.and(last.map(|_| ()))
     }
 
-    fn generate_steps(
-        &mut self,
-        executor: &mut dyn Executor,
-        requests: &mut dyn Iterator<Item = Request>,
-        draw: &SamplingParams,
-        take: &mut dyn FnMut(usize, Token) -> Result<bool>,
-    ) -> Result<()> {
-        let choice = Choice::Draw(draw.clone());
-        let mut rows = Rows { texts: (0..self.decoder.rows()).map(|_| None).collect(), queued: 0, arrived: 0 };
-        let most = self.decoder.most_tokens();
-        let within = |request: Request| Request { tokens: request.tokens.min(most), ..request };
-        let mut requests = requests.map(within).enumerate().filter(|(_, request)| request.tokens > 0).fuse();
+    fn generate_steps(&mut self, executor: &mut dyn Executor, texts: &mut dyn Texts) -> Result<()> {
+        let mut rows = Rows::new(self.decoder.rows(), self.decoder.most_tokens());
         loop {
-            let started = rows.fill(&mut requests);
+            let started = rows.fill(texts);
+            let choice = rows.choice(self.decoder.vocabulary());
             if !started.is_empty() {
                 let starts = started.iter().map(|row| rows.start(*row)).collect::<Vec<_>>();
                 self.decoder.start(executor, &choice, &starts)?;
@@ -146,7 +132,7 @@ impl Generator {
             };
             if !is_full(&self.decoder, &rows).is_empty() {
                 // The texts so far are needed to read the last of them again.
-                rows.deliver(&self.decoder.collect(executor, true)?, take)?;
+                rows.deliver(&self.decoder.collect(executor, true)?, texts)?;
                 for row in is_full(&self.decoder, &rows) {
                     self.decoder.slide(executor, row, &rows.text(row).ids)?;
                 }
@@ -154,9 +140,12 @@ impl Generator {
             let goes_on = (0..rows.texts.len()).any(|row| rows.wants(row));
             if goes_on {
                 self.decoder.step(executor, &choice)?;
+                if choice != PLAIN {
+                    rows.best.push_back((rows.queued, self.decoder.candidates(executor, &choice)?));
+                }
                 rows.queued += 1;
             }
-            rows.deliver(&self.decoder.collect(executor, !goes_on)?, take)?;
+            rows.deliver(&self.decoder.collect(executor, !goes_on)?, texts)?;
         }
     }
 
@@ -194,7 +183,7 @@ impl Generator {
 
     /// Logits (rows, V) of the token after `prompt`.
     pub fn logits(&mut self, executor: &mut dyn Executor, prompt: &[u32]) -> Result<Vec<f32>> {
-        let choice = Choice::Draw(SamplingParams::GREEDY);
+        let choice = PLAIN;
         self.begin(executor, prompt, &choice)?;
         self.decoder.step(executor, &choice)?;
         self.decoder.collect(executor, true)?;
@@ -203,7 +192,8 @@ impl Generator {
 
     /// Makes every row `prompt`.
     fn begin(&mut self, executor: &mut dyn Executor, prompt: &[u32], choice: &Choice) -> Result<()> {
-        let starts = (0..self.decoder.rows()).map(|row| Start { row, prompt, seed: 0 });
+        let params = SamplingParams::GREEDY;
+        let starts = (0..self.decoder.rows()).map(|row| Start { row, prompt, seed: 0, params });
         self.decoder.start(executor, choice, &starts.collect::<Vec<_>>())
     }
 
@@ -216,17 +206,30 @@ impl Generator {
 /// The graph that decodes one greedy token in each of `rows` rows, as [`Generator::generate`] replays it; its output `logits`
 /// is (rows, 1, V). The state that [`positions_name`] names says where each row stands.
 pub fn decode_graph(network: &Network, rows: usize) -> Graph {
-    decoder::decode_graph(network, network.config().vocab_size, rows, &Choice::Draw(SamplingParams::GREEDY))
+    decoder::decode_graph(network, network.config().vocab_size, rows, &PLAIN)
+}
+
+/// As [`decode_graph`], drawing from ids below `vocabulary` as the state of parameters says.
+pub fn decode_graph_of(network: &Network, vocabulary: usize, rows: usize) -> Graph {
+    decoder::decode_graph(network, vocabulary, rows, &PLAIN)
+}
+
+/// The lengths of windows that prompts are read in.
+pub fn windows(context: usize) -> Vec<usize> {
+    let mut windows: Vec<usize> = (1..context).map(|tokens| decoder::window(tokens, context)).collect();
+    windows.dedup();
+    windows
+}
+
+/// The states of decoding by what they are: ids, seen, positions, seeds, params and report.
+pub fn state_names(network: &Network, rows: usize) -> BTreeMap<&'static str, String> {
+    let all = ["ids", "seen", "positions", "seeds", "params", "report"];
+    all.into_iter().map(|what| (what, decoder::state_name(network, rows, what))).collect()
 }
 
 /// The graphs with which a generator of `rows` rows draws from ids below `vocabulary` after prompts of up to `longest` tokens.
-pub fn generation_graphs(
-    network: &Network,
-    (vocabulary, rows): (usize, usize),
-    longest: usize,
-    params: &SamplingParams,
-) -> Vec<Graph> {
-    let decode = decoder::decode_graph(network, vocabulary, rows, &Choice::Draw(params.clone()));
+pub fn generation_graphs(network: &Network, (vocabulary, rows): (usize, usize), longest: usize) -> Vec<Graph> {
+    let decode = decoder::decode_graph(network, vocabulary, rows, &PLAIN);
     let window = decoder::window(longest, network.config().context);
     let prefill = decoder::prefill_graph(network, rows, window);
     vec![decode, prefill, decoder::reorder_graph(network, vocabulary, rows)]
@@ -241,20 +244,60 @@ pub struct Request {
     /// How many are drawn at most.
     pub tokens: usize,
     pub seed: u32,
+    pub params: SamplingParams,
+    /// How many of the most likely tokens are told in each token's place; at most [`MOST_BEST`].
+    pub best: usize,
 }
+
+/// The most that [`Request::best`] may ask for.
+pub const MOST_BEST: usize = 20;
+
+/// Where texts come from, and where their tokens go.
+pub trait Texts {
+    /// A text to begin now, and the number that its tokens come with.
+    fn next(&mut self) -> Option<(usize, Request)>;
+
+    /// Takes the next token of text number n; whether the text goes on.
+    fn take(&mut self, n: usize, drawn: Drawn) -> Result<bool>;
+}
+
+/// Texts that are known from the start.
+struct Listed<'a, I> {
+    requests: I,
+    take: &'a mut dyn FnMut(usize, Token) -> Result<bool>,
+}
+
+impl<I: Iterator<Item = (usize, Request)>> Texts for Listed<'_, I> {
+    fn next(&mut self) -> Option<(usize, Request)> {
+        self.requests.next()
+    }
+
+    fn take(&mut self, n: usize, drawn: Drawn) -> Result<bool> {
+        (self.take)(n, drawn.token)
+    }
+}
+
+/// A step that tells the drawn tokens only.
+const PLAIN: Choice = Choice::Draw { best: 0 };
 
 /// The texts under way, one in each row that has one.
 struct Rows {
     texts: Vec<Option<Text>>,
+    /// Tokens that a text can have at most.
+    most: usize,
     /// Steps that were queued, and steps whose tokens have arrived.
     queued: u64,
     arrived: u64,
+    /// Of steps whose tokens have not arrived, the most likely tokens of each row, where they are wanted.
+    best: VecDeque<(u64, Vec<Vec<(u32, f32)>>)>,
 }
 
 struct Text {
     /// Of the request.
     number: usize,
     seed: u32,
+    params: SamplingParams,
+    best: usize,
     /// The prompt and the tokens that have arrived.
     ids: Vec<u32>,
     /// The step that draws its first token, and one past the step that draws its last.
@@ -263,19 +306,43 @@ struct Text {
 }
 
 impl Rows {
+    /// `most`: tokens that a text can have at most.
+    fn new(rows: usize, most: usize) -> Rows {
+        Rows { texts: (0..rows).map(|_| None).collect(), most, queued: 0, arrived: 0, best: VecDeque::new() }
+    }
+
     /// Gives free rows to the next requests, and says which.
-    fn fill(&mut self, requests: &mut dyn Iterator<Item = (usize, Request)>) -> Vec<usize> {
+    fn fill(&mut self, texts: &mut dyn Texts) -> Vec<usize> {
         let mut started = vec![];
         for row in 0..self.texts.len() {
             if self.texts[row].is_some() {
                 continue;
             }
-            let Some((number, Request { prompt, tokens, seed })) = requests.next() else { break };
-            let (first, end) = (self.queued, self.queued + tokens as u64);
-            self.texts[row] = Some(Text { number, seed, ids: prompt, first, end });
+            let next = loop {
+                match texts.next() {
+                    Some((_, Request { tokens: 0, .. })) => {}
+                    next => break next,
+                }
+            };
+            let Some((number, Request { prompt, tokens, seed, params, best })) = next else { break };
+            let (first, end) = (self.queued, self.queued + tokens.min(self.most) as u64);
+            self.texts[row] = Some(Text { number, seed, params, best, ids: prompt, first, end });
             started.push(row);
         }
         started
+    }
+
+    /// What the next step does with its logits: few different things, because each is a program.
+    fn choice(&self, vocabulary: usize) -> Choice {
+        let most = self.texts.iter().flatten().map(|text| text.best).max().unwrap_or(0);
+        let best = if most == 0 {
+            0
+        } else if most <= 5 {
+            5
+        } else {
+            MOST_BEST
+        };
+        Choice::Draw { best: best.min(vocabulary) }
     }
 
     fn text(&self, row: usize) -> &Text {
@@ -283,7 +350,8 @@ impl Rows {
     }
 
     fn start(&self, row: usize) -> Start<'_> {
-        Start { row, prompt: &self.text(row).ids, seed: self.text(row).seed }
+        let Text { ids, seed, params, .. } = self.text(row);
+        Start { row, prompt: ids, seed: *seed, params: *params }
     }
 
     /// Whether the row's text needs another step.
@@ -292,15 +360,19 @@ impl Rows {
     }
 
     /// Hands the tokens of steps on, and frees the rows of texts that end with them.
-    fn deliver(&mut self, steps: &[Vec<Token>], take: &mut dyn FnMut(usize, Token) -> Result<bool>) -> Result<()> {
+    fn deliver(&mut self, steps: &[Vec<Token>], texts: &mut dyn Texts) -> Result<()> {
         for step in steps {
             let number = self.arrived;
             self.arrived += 1;
-            for (place, token) in self.texts.iter_mut().zip(step) {
+            let best = self.best.pop_front_if(|(of, _)| *of == number);
+            for (row, (place, token)) in self.texts.iter_mut().zip(step).enumerate() {
                 // A row may have got its text after the step was queued.
                 let Some(text) = place.as_mut().filter(|text| number >= text.first) else { continue };
                 text.ids.push(token.id);
-                if !take(text.number, *token)? || number + 1 == text.end {
+                let of_row = best.iter().filter(|_| text.best > 0).flat_map(|(_, best)| &best[row]);
+                let best = of_row.map(|(id, log_probability)| Token { id: *id, log_probability: *log_probability });
+                let drawn = Drawn { token: *token, best: best.collect() };
+                if !texts.take(text.number, drawn)? || number + 1 == text.end {
                     *place = None;
                 }
             }

@@ -76,6 +76,8 @@ pub struct Graph {
     scope: String,
     depth: Depth,
     regions: Vec<Range<usize>>,
+    /// What each region made.
+    made: Vec<Tensor>,
     recomputes: bool,
     seed: Option<Tensor>,
 }
@@ -245,7 +247,20 @@ impl Graph {
         let start = self.nodes.len();
         let made = build(self);
         self.regions.push(start..self.nodes.len());
+        self.made.push(made);
         made
+    }
+
+    /// What each region made, in their order: of a model, its hidden states after each block.
+    pub fn made_by_regions(&self) -> &[Tensor] {
+        &self.made
+    }
+
+    /// Appends the ops after `from` up to `to` once more, over `by` in place of `from`; the copy of `to`.
+    #[track_caller]
+    pub fn repeat(&mut self, from: Tensor, to: Tensor, by: Tensor) -> Tensor {
+        let copies = self.copy(from.node + 1..to.node + 1, HashMap::from([(from.node, by.node)]));
+        Tensor { node: copies.get(&to.node).copied().unwrap_or(to.node), ..to }
     }
 
     /// Sets the gradient of the loss before there is a loss: ops may then make gradients in the forward pass.
@@ -269,9 +284,8 @@ impl Graph {
         self.regions.iter().find(|region| self.recomputes && region.contains(&node)).cloned()
     }
 
-    /// Appends the ops of `region` once more; the copy of each node.
-    fn copy(&mut self, region: Range<usize>) -> HashMap<usize, usize> {
-        let mut copies = HashMap::new();
+    /// Appends the ops of `region` once more, over `copies` of nodes before it; the copy of each node.
+    fn copy(&mut self, region: Range<usize>, mut copies: HashMap<usize, usize>) -> HashMap<usize, usize> {
         for node in region {
             let Some(op) = self.op(node).cloned() else { continue };
             let Node { label, inputs, outputs, .. } = self.nodes[node].clone();

@@ -18,5 +18,8 @@ pub mod objectives;
 pub mod ops;
 pub mod ranks;
 pub mod reference;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod shaders;
 pub mod train;
+pub mod web;

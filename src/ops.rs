@@ -6,6 +6,7 @@ pub mod add;
 pub mod attention;
 pub mod attention_backward;
 pub mod attention_cached;
+pub mod attention_weights;
 pub mod best_tokens;
 pub mod block_diagonal;
 pub mod cache_append;
@@ -77,6 +78,7 @@ pub fn cases() -> Vec<&'static Case> {
         attention::CASES,
         attention::MASK_CASES,
         attention_cached::CASES,
+        attention_weights::CASES,
         best_tokens::CASES,
         block_diagonal::CASES,
         cache_append::CASES,

@@ -2,12 +2,12 @@
 // likely. A bit per token and row; the token that has just been fed has none yet.
 @group(0) @binding(1) var<storage, read_write> seen: array<u32>; // (B, WORDS)
 
-fn penalised(row: u32, i: u32, fed: u32, x: f32) -> f32 {
-    if PENALTY == 1.0 {
+fn penalised(row: u32, i: u32, fed: u32, x: f32, penalty: f32) -> f32 {
+    if penalty == 1.0 {
         return x;
     }
     let known = i == fed || ((seen[row * WORDS + i / 32u] >> (i % 32u)) & 1u) == 1u;
-    return select(x, select(x / PENALTY, x * PENALTY, x < 0.0), known);
+    return select(x, select(x / penalty, x * penalty, x < 0.0), known);
 }
 
 fn remember(row: u32, fed: u32) {

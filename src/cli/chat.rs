@@ -173,8 +173,8 @@ impl Conversation {
         let tokens = settings.tokens(ids.len())?;
         let mut text = Continuation::new(tokenizer, tokens, &settings.stop_tokens, &settings.stops);
         let mut shown = 0;
-        let request = Request { prompt: ids, tokens, seed: settings.seed };
-        generator.generate(executor.as_mut(), &mut std::iter::once(request), draw, &mut |_, token| {
+        let request = Request { prompt: ids, tokens, seed: settings.seed, params: *draw, best: 0 };
+        generator.generate(executor.as_mut(), &mut std::iter::once(request), &mut |_, token| {
             text.push(token)?;
             if !*json {
                 console::data(&text.text()[shown..])?;

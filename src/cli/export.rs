@@ -1,4 +1,6 @@
-//! `wgpt export`: writes a model as a Hugging Face folder or a GGUF file.
+//! `wgpt export`: writes a model as a Hugging Face folder, a GGUF file, or a page that runs it in a browser.
+
+mod web;
 
 use super::Global;
 use serde_json::{Map, Value};
@@ -27,12 +29,15 @@ pub struct Export {
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// The folder (hugging-face) or file (gguf) to write
-    #[arg(long)]
-    pub out: PathBuf,
+    #[arg(long, required_unless_present = "web")]
+    pub out: Option<PathBuf>,
+    /// Write a page that runs the model in a browser: a folder for a server, or one file where this ends in .html
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "format"])]
+    pub web: Option<PathBuf>,
     /// Output format [default: gguf where --out ends in .gguf, otherwise hugging-face]
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// How matrices are stored; q8_0 and q4_0 are for gguf
+    /// How matrices are stored; q8_0 and q4_0 are for gguf and pages
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
     /// Replace the model in --out
@@ -73,7 +78,10 @@ const BESIDE: [&str; 5] = [TOKENIZER_FILE, SETTINGS_FILE, "vocab.json", "merges.
 
 impl Export {
     pub fn run(&self, global: &Global) -> Result<()> {
-        let is_gguf = self.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        if let Some(out) = &self.web {
+            return self.page(global, out);
+        }
+        let is_gguf = self.out().extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
         let format = self.format.unwrap_or(if is_gguf { Format::Gguf } else { Format::HuggingFace });
         if let (Format::HuggingFace, Some(name)) = (format, self.dtype.of_gguf()) {
             fail!(Usage, "--dtype {name} is a GGUF type: add --format gguf, or take f32 or f16");
@@ -83,10 +91,15 @@ impl Export {
         self.write(global, &source, format)
     }
 
+    /// Where the model goes.
+    fn out(&self) -> &Path {
+        self.out.as_deref().unwrap_or(Path::new(""))
+    }
+
     /// Writes a model; adapters on it are added to its weights.
     pub fn write(&self, global: &Global, source: &ModelSource, format: Format) -> Result<()> {
-        if same(&source.path(""), &self.out) {
-            fail!(Usage, "--out {} is the model itself: give another place", self.out.display());
+        if same(&source.path(""), self.out()) {
+            fail!(Usage, "--out {} is the model itself: give another place", self.out().display());
         }
         let (config, weights) = source.model()?;
         let (config, weights) = weights.merge(&config);
@@ -104,31 +117,31 @@ impl Export {
             }
             Format::Gguf => self.gguf(global, source, &config, &weights)?,
         };
-        let (out, size) = (self.out.display(), indicatif::HumanBytes(bytes));
+        let (out, size) = (self.out().display(), indicatif::HumanBytes(bytes));
         global.say(&format!("wrote {out}: {} parameters, {size}", config.parameter_count()));
         Ok(())
     }
 
     /// Refuses a target that holds something, before any work.
     pub fn check_target(&self, format: Format) -> Result<()> {
-        let out = self.out.display();
-        let is_folder = self.out.is_dir();
+        let out = self.out().display();
+        let is_folder = self.out().is_dir();
         match format {
             Format::Gguf if is_folder => fail!(Usage, "--out {out} is a folder: give a file, such as model.gguf"),
-            Format::Gguf if self.out.exists() && !self.overwrite => {
+            Format::Gguf if self.out().exists() && !self.overwrite => {
                 fail!(Usage, "{out} exists: give another --out, or --overwrite to replace it")
             }
-            Format::HuggingFace if self.out.exists() && !is_folder => {
+            Format::HuggingFace if self.out().exists() && !is_folder => {
                 fail!(Usage, "--out {out} is a file, and --format hugging-face writes a folder: give another --out")
             }
-            Format::HuggingFace if is_folder && !is_empty(&self.out)? => {
+            Format::HuggingFace if is_folder && !is_empty(self.out())? => {
                 if !self.overwrite {
                     fail!(Usage, "{out} is not empty: give another --out, or --overwrite to replace the model in it");
                 }
-                if !self.out.join(CONFIG_FILE).exists() {
+                if !self.out().join(CONFIG_FILE).exists() {
                     fail!(Usage, "{out} is no model folder (it has no {CONFIG_FILE}): give another --out");
                 }
-                if self.out.join(CHECKPOINTS).exists() {
+                if self.out().join(CHECKPOINTS).exists() {
                     fail!(Usage, "{out} holds a training run, which would no longer fit its model: give another --out");
                 }
             }
@@ -144,13 +157,13 @@ impl Export {
             Dtype::Q8_0 => Precision::Q8_0,
             Dtype::Q4_0 => Precision::Q4_0,
         };
-        let notes = gguf::write(&self.out, config, weights, &source.tokenizer()?, precision)?;
+        let notes = gguf::write(self.out(), config, weights, &source.tokenizer()?, precision)?;
         notes.iter().for_each(|note| global.say(&format!("note: {note}")));
-        Ok(fs::metadata(&self.out).map_err(Error::io("read", &self.out))?.len())
+        Ok(fs::metadata(self.out()).map_err(Error::io("read", self.out()))?.len())
     }
 
     fn folder(&self, source: &ModelSource, config: &Config, weights: &Weights) -> Result<u64> {
-        let folder = Replacement::begin(&self.out)?;
+        let folder = Replacement::begin(self.out())?;
         self.write_files(folder.path(), source, config, weights)?;
         let mut bytes = 0;
         for entry in list(folder.path())? {

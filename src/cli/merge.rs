@@ -34,7 +34,8 @@ impl Merge {
         let export = Export {
             model: self.model.clone().unwrap_or_default(),
             adapter: Some(adapter.clone()),
-            out: out.clone(),
+            out: Some(out.clone()),
+            web: None,
             format: Some(Format::HuggingFace),
             dtype: *dtype,
             overwrite: *overwrite,

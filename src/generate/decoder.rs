@@ -4,12 +4,12 @@ use super::{SamplingParams, Token};
 use crate::error::Result;
 use crate::executor::programs::Programs;
 use crate::executor::{Executor, Program, check_finite};
-use crate::graph::{AdapterKind, Graph, Shape, Step};
+use crate::graph::{AdapterKind, Graph, Shape, Step, Tensor};
 use crate::models::config::EncoderDecoder;
 use crate::models::network::Network;
 use crate::ops::best_tokens::BestTokens;
 use crate::ops::cache_reorder::{self, CacheReorder};
-use crate::ops::next_token::{NextToken, seen_words};
+use crate::ops::next_token::{NextToken, PARAMS, seen_words};
 
 /// Texts that can be generated at once.
 pub const MOST_ROWS: usize = cache_reorder::MOST_ROWS;
@@ -17,12 +17,10 @@ pub const MOST_ROWS: usize = cache_reorder::MOST_ROWS;
 /// What a decode plan does with its logits.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Choice {
-    Draw(SamplingParams),
+    /// A token of each row is drawn as the row's parameters say; the `best` most likely ones are told beside it.
+    Draw { best: usize },
     /// The best `count` tokens of each row are handed to the host.
-    Best {
-        count: usize,
-        repetition_penalty: f32,
-    },
+    Best { count: usize, repetition_penalty: f32 },
 }
 
 /// The programs of a decoder.
@@ -54,6 +52,7 @@ pub(super) struct Start<'a> {
     /// At least one token; an encoder's input where the model has one.
     pub prompt: &'a [u32],
     pub seed: u32,
+    pub params: SamplingParams,
 }
 
 /// Tokens that the shortest prefill window holds.
@@ -114,7 +113,7 @@ impl Decoder {
             }
         }
         self.gather(executor, choice, &parents)?;
-        self.write_starts(executor, starts.iter().map(|Start { row, prompt, seed }| (*row, *prompt, *seed)))
+        self.write_starts(executor, starts.iter().map(|start| (start.row, start.prompt, start.seed, start.params)))
     }
 
     /// As [`Decoder::start`], of a decoder with a source: each prompt is the encoder's input, of which the first tokens that fit the
@@ -140,17 +139,17 @@ impl Decoder {
             executor.run(program, 0, &Step { position: longest as u32, ..Step::default() })?;
         }
         let first = [both.start];
-        self.write_starts(executor, starts.iter().map(|Start { row, seed, .. }| (*row, &first[..], *seed)))
+        self.write_starts(executor, starts.iter().map(|start| (start.row, &first[..], start.seed, start.params)))
     }
 
-    /// Writes the last token, the seen tokens, the position and the seed of rows.
+    /// Writes the last token, the seen tokens, the position, the seed and the parameters of rows.
     fn write_starts<'a>(
         &self,
         executor: &mut dyn Executor,
-        starts: impl Iterator<Item = (usize, &'a [u32], u32)>,
+        starts: impl Iterator<Item = (usize, &'a [u32], u32, SamplingParams)>,
     ) -> Result<()> {
         let words = seen_words(self.vocabulary);
-        for (row, prompt, seed) in starts {
+        for (row, prompt, seed, params) in starts {
             let (last, before) = prompt.split_last().expect("a prompt of at least one token");
             let mut seen = vec![0u32; words];
             let known = before.iter().filter(|id| (**id as usize) < self.vocabulary);
@@ -160,6 +159,7 @@ impl Decoder {
             for (what, value) in [("ids", *last), ("positions", position), ("seeds", seed)] {
                 executor.write_state_at(&self.name(what), row, &[f32::from_bits(value)])?;
             }
+            executor.write_state_at(&self.name("params"), row * PARAMS, &params.words())?;
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Decoder {
         let program = self.decode_program(executor, choice)?;
         executor.run(program, 0, &Step::default())?;
         self.positions.iter_mut().for_each(|position| *position += 1);
-        if let Choice::Draw(_) = choice {
+        if let Choice::Draw { .. } = choice {
             executor.post(&self.name("report"), 0)?;
         }
         Ok(())
@@ -284,8 +284,8 @@ pub(super) fn window(tokens: usize, context: usize) -> usize {
     tokens.next_multiple_of(step).min(context)
 }
 
-/// Fills a row of the cache from a window of tokens.
-pub(super) fn prefill_graph(network: &Network, rows: usize, window: usize) -> Graph {
+/// Fills row `Step::row` of a cache of `rows` rows from a window of tokens, input `ids` (1, window).
+pub fn prefill_graph(network: &Network, rows: usize, window: usize) -> Graph {
     if network.config().encoder_decoder.is_some() {
         return source_graph(network, rows, window);
     }
@@ -326,7 +326,7 @@ pub(super) fn reorder_graph(network: &Network, vocabulary: usize, rows: usize) -
     g
 }
 
-fn state_name(network: &Network, rows: usize, what: &str) -> String {
+pub(super) fn state_name(network: &Network, rows: usize, what: &str) -> String {
     format!("{}decode.{rows}.{what}", network.prefix())
 }
 
@@ -343,6 +343,7 @@ pub(super) fn decode_graph(network: &Network, vocabulary: usize, rows: usize, ch
     let seen = g.state_u32(&state_name(network, rows, "seen"), &[rows, seen_words(vocabulary)]);
     let positions = g.state_u32(&state_name(network, rows, "positions"), &[rows]);
     let seeds = g.state_u32(&state_name(network, rows, "seeds"), &[rows]);
+    let params = g.state(&state_name(network, rows, "params"), &[rows, PARAMS]);
     let logits = match network.config().encoder_decoder {
         Some(_) => {
             let last = g.state_u32(&state_name(network, rows, "source_last"), &[rows]);
@@ -352,16 +353,19 @@ pub(super) fn decode_graph(network: &Network, vocabulary: usize, rows: usize, ch
     };
     g.output("logits", logits);
     g.scope("choice");
-    match choice.clone() {
-        Choice::Draw(SamplingParams { repetition_penalty, temperature, top_k, top_p, min_p }) => {
-            let context = network.config().context;
-            let op = NextToken { vocabulary, context, repetition_penalty, temperature, top_k, top_p, min_p };
-            g.apply(op, &[logits, seen, ids, report, positions, seeds]);
+    // The tokens seen by then.
+    let best = |g: &mut Graph, count, repetition_penalty| {
+        let best = g.apply(BestTokens { vocabulary, count, repetition_penalty }, &[logits, seen, ids]);
+        g.output("best", best);
+        Tensor { slot: 1, ..best }
+    };
+    match *choice {
+        Choice::Draw { best: count } => {
+            let seen = if count > 0 { best(&mut g, count, 1.0) } else { seen };
+            let op = NextToken { vocabulary, context: network.config().context };
+            g.apply(op, &[logits, seen, ids, report, positions, seeds, params]);
         }
-        Choice::Best { count, repetition_penalty } => {
-            let best = g.apply(BestTokens { vocabulary, count, repetition_penalty }, &[logits, seen, ids]);
-            g.output("best", best);
-        }
+        Choice::Best { count, repetition_penalty } => _ = best(&mut g, count, repetition_penalty),
     }
     g
 }

@@ -36,7 +36,7 @@ pub fn gradient(
         let inputs = g.nodes()[node].inputs.clone();
         let wants: Vec<bool> = inputs.iter().map(|t| t.slot == 0 && needed[t.node]).collect();
         if let Some(region) = g.recomputed_region(node).filter(|_| !copies.contains_key(&node)) {
-            copies = g.copy(region);
+            copies = g.copy(region, HashMap::new());
         }
         g.scope(format!("gradient of {}", g.nodes()[node].label));
         let first_new = g.nodes().len();

@@ -54,6 +54,11 @@ pub trait Op: Debug + Send + Sync {
         0
     }
 
+    /// The op that makes the weights of an attention, (B, heads, queries, keys), from this op's inputs and its slot 1.
+    fn attention_weights(&self) -> Option<Arc<dyn Op>> {
+        None
+    }
+
     /// Columns of each tensor that the rows of output `slot` hold side by side, such as q, k and v: tensors with scales of
     /// their own are compared by themselves. One tensor unless an op says otherwise.
     fn packing(&self, shapes: &Shapes, slot: usize) -> Vec<usize> {

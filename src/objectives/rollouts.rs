@@ -112,8 +112,8 @@ impl RollOuts {
     /// The graphs that draw answers for micro-batches of `batch`, reward them and tell the reference's log-probabilities.
     pub fn inference_graphs(&self, policy: &Network, batch: usize) -> Vec<Graph> {
         let longest = self.questions.iter().chain(&self.validation).map(|q| q.ids.len()).max().unwrap_or(1);
-        let (vocabulary, params) = (self.vocabulary(policy), &self.drawing.params);
-        let mut graphs = generation_graphs(policy, (vocabulary, self.rows(batch)), longest, params);
+        let vocabulary = self.vocabulary(policy);
+        let mut graphs = generation_graphs(policy, (vocabulary, self.rows(batch)), longest);
         graphs.extend(self.reference.graphs(&self.buckets.0));
         graphs.extend(self.rewards.graphs());
         graphs
@@ -239,13 +239,15 @@ impl RollOuts {
         };
         let mut answers: Vec<Answer> = asked.iter().copied().map(Answer::to).collect();
         let (questions, Drawing { params, tokens, ends, .. }) = (self.set(validation), &self.drawing);
-        let params = &SamplingParams { temperature, ..params.clone() };
+        let params = SamplingParams { temperature, ..*params };
         let request = |(n, question): (usize, &usize)| Request {
             prompt: questions[*question].ids.clone(),
             tokens: *tokens,
             seed: first_seed.wrapping_add(n as u32),
+            params,
+            best: 0,
         };
-        generator.generate(executor, &mut asked.iter().enumerate().map(request), params, &mut |n, token| {
+        generator.generate(executor, &mut asked.iter().enumerate().map(request), &mut |n, token| {
             let answer = &mut answers[n];
             answer.ids.push(token.id);
             answer.log_probs.push(token.log_probability.to_bits());

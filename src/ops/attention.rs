@@ -28,6 +28,7 @@ pub use mask::Mask;
 pub use mask_cases::MASK_CASES;
 
 use super::attention_backward::AttentionBackward;
+use super::attention_weights::AttentionWeights;
 use super::cross_entropy::log_sum_exp;
 use super::dropout::{keep_factor, threshold};
 use crate::graph::op::as_ids;
@@ -267,6 +268,10 @@ impl Op for Attention {
         }
         let size = self.size(&shapes.inputs);
         Some(variants(self.name(), &[FORWARD], size, limits, |trial| self.numbers(trial)))
+    }
+
+    fn attention_weights(&self) -> Option<Arc<dyn Op>> {
+        Some(Arc::new(AttentionWeights { forward: Attention { dropout: 0.0, ..self.clone() } }))
     }
 
     fn parts(&self, shapes: &Shapes) -> Vec<(Arc<dyn Op>, Vec<Shape>)> {

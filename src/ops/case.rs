@@ -25,6 +25,8 @@ pub enum Draw {
     Whole(i32),
     /// Exactly these: ids that must fit those of another input.
     Words(fn() -> Vec<u32>),
+    /// Exactly these numbers.
+    Values(fn() -> Vec<f32>),
     /// The report of a fine step: clip factor 0.7, update number 5.
     Report,
 }
@@ -183,7 +185,7 @@ impl Built {
 impl Draw {
     pub fn dtype(self) -> Dtype {
         match self {
-            Draw::Uniform(_) | Draw::Between(..) | Draw::Whole(_) | Draw::Report => Dtype::F32,
+            Draw::Uniform(_) | Draw::Between(..) | Draw::Whole(_) | Draw::Report | Draw::Values(_) => Dtype::F32,
             Draw::Half(_) => Dtype::F16,
             Draw::Ids(_) | Draw::Exact(_) | Draw::Targets(_) | Draw::Words(_) => Dtype::U32,
         }
@@ -198,6 +200,11 @@ impl Draw {
             words[report::UPDATES] = f32::from_bits(5);
             return words;
         }
+        if let Draw::Values(values) = self {
+            let values = values();
+            assert!(values.len() == len, "{} values for {len} places", values.len());
+            return values;
+        }
         if let Draw::Words(words) = self {
             let words: Vec<f32> = words().into_iter().map(f32::from_bits).collect();
             assert!(words.len() == len, "{} words for {len} places", words.len());
@@ -211,7 +218,7 @@ impl Draw {
             Draw::Targets(_) if rng.random_ratio(1, 5) => f32::from_bits(super::IGNORED),
             Draw::Targets(vocabulary) => f32::from_bits(rng.random_range(0..vocabulary)),
             Draw::Whole(largest) => rng.random_range(-largest..=largest) as f32,
-            Draw::Report | Draw::Words(_) => unreachable!("made above"),
+            Draw::Report | Draw::Words(_) | Draw::Values(_) => unreachable!("made above"),
         };
         (0..len).map(|_| one()).collect()
     }

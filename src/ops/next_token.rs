@@ -2,6 +2,7 @@
 //!
 //!   logits (B, columns);  seen (B, words) u32: a bit per token, in place;  ids (B, 1) u32: fed last, becomes the next, in place
 //!   positions (B) u32: of the token fed last, becomes the next one's, in place;  seeds (B) u32
+//!   params (B, 5): how each row draws, see [`SamplingParams::words`]
 //!   report (B, 2), in place: the next id's bits, and its log-probability (nats) under softmax of the unprocessed logits,
 //!   NaN where one of those is not finite
 //!
@@ -27,19 +28,46 @@ pub struct NextToken {
     pub vocabulary: usize,
     /// Positions stay below this.
     pub context: usize,
-    /// Logits of tokens that the row has seen are divided by this if positive and multiplied if negative; 1 for none.
+}
+
+/// How tokens are drawn: with the meaning of Hugging Face transformers, in the order of the fields.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplingParams {
+    /// Above 1, tokens that the text has become less likely: their logits are divided by this if positive and multiplied if
+    /// negative; 1 is off.
     pub repetition_penalty: f32,
-    /// Divides the logits; 0 takes the most likely token, the first of equals.
+    /// Divides the logits: below 1 is more likely text, above 1 more varied; 0 takes the most likely token, the first of equals.
     pub temperature: f32,
-    /// Keeps the tokens that have fewer than this many above them; 0 for all.
+    /// Draws among the tokens that have fewer than this many above them; 0 for all.
     pub top_k: usize,
-    /// Keeps the tokens that have less than this mass above them; 1 for all.
+    /// Draws among the tokens that have less than this probability above them; 1 for all.
     pub top_p: f32,
-    /// Keeps the tokens at least this many times as likely as the most likely one; 0 for all.
+    /// Draws among tokens at least this many times as likely as the most likely one; 0 for all.
     pub min_p: f32,
 }
 
-/// The least of [`NextToken::top_p`] that is counted with: of the mass above it the most likely token has less.
+/// Words of a row of parameters.
+pub const PARAMS: usize = 5;
+
+impl SamplingParams {
+    /// The most likely token, always.
+    pub const GREEDY: SamplingParams =
+        SamplingParams { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+
+    /// A row of the op's `params`: temperature, top-k, top-p, min-p, repetition penalty.
+    pub fn words(&self) -> [f32; PARAMS] {
+        [self.temperature, self.top_k as f32, self.top_p.max(LEAST_P), self.min_p, self.repetition_penalty]
+    }
+
+    fn of_words(words: &[f32]) -> SamplingParams {
+        let [temperature, top_k, top_p, min_p, repetition_penalty] = words[..] else {
+            unreachable!("checked in outputs")
+        };
+        SamplingParams { repetition_penalty, temperature, top_k: top_k as usize, top_p, min_p }
+    }
+}
+
+/// The least of [`SamplingParams::top_p`] that is counted with: of the mass above it the most likely token has less.
 const LEAST_P: f32 = 1e-30;
 /// Salt of the random numbers, so that they are not dropout's.
 const SALT: u32 = 0x746f_6b65;
@@ -75,7 +103,7 @@ pub(super) fn penalised(x: f32, i: usize, fed: u32, seen: &[u32], penalty: f32) 
     }
 }
 
-impl NextToken {
+impl SamplingParams {
     /// The id that the device draws from a row's logits, which are finite, at a position and with a seed.
     fn choose(&self, logits: &[f32], seen: &[u32], fed: u32, (position, seed): (u32, u32)) -> usize {
         let scale = if self.temperature == 0.0 { 1.0 } else { self.temperature };
@@ -132,13 +160,13 @@ impl Op for NextToken {
     }
 
     fn outputs(&self, inputs: &[&Shape]) -> Vec<Shape> {
-        let [logits, seen, ids, report, positions, seeds] = inputs else {
-            panic!("next_token takes six tensors, not {inputs:?}")
+        let [logits, seen, ids, report, positions, seeds, params] = inputs else {
+            panic!("next_token takes seven tensors, not {inputs:?}")
         };
         let rows = ids.len();
         let fits =
             logits.rows() == rows && report.len() == 2 * rows && seen.len() == rows * seen_words(self.vocabulary);
-        let fits = fits && positions.len() == rows && seeds.len() == rows;
+        let fits = fits && positions.len() == rows && seeds.len() == rows && params.dims == [rows, PARAMS];
         assert!(fits && (1..=logits.columns()).contains(&self.vocabulary), "next_token does not fit {inputs:?}");
         vec![(*ids).clone(), (*report).clone(), (*seen).clone(), (*positions).clone()]
     }
@@ -150,11 +178,6 @@ impl Op for NextToken {
             .constant("V", self.vocabulary)
             .constant("CONTEXT", self.context)
             .constant("THREADS", vocabulary_threads(self.vocabulary, limits))
-            .constant("TEMPERATURE", self.temperature)
-            .constant("TOP_K", self.top_k)
-            .constant("TOP_P", self.top_p.max(LEAST_P))
-            .constant("MIN_P", self.min_p)
-            .constant("PENALTY", self.repetition_penalty)
             .constant("WORDS", seen_words(self.vocabulary))
             .read(0)
             .write(2)
@@ -162,6 +185,7 @@ impl Op for NextToken {
             .write(1)
             .write(3)
             .read(5)
+            .read(6)
             .groups(limits.fold(logits.rows()));
         vec![dispatch]
     }
@@ -174,7 +198,8 @@ impl Op for NextToken {
             let fed = as_ids(inputs[2])[row];
             let seen: &mut [u32] = &mut bytemuck::cast_slice_mut(&mut outputs[2])[row * words..][..words];
             let (position, seed) = (as_ids(inputs[4])[row], as_ids(inputs[5])[row]);
-            let chosen = self.choose(&logits, seen, fed, (position, seed));
+            let params = SamplingParams::of_words(&inputs[6][row * PARAMS..][..PARAMS]);
+            let chosen = params.choose(&logits, seen, fed, (position, seed));
             seen[fed as usize / 32] |= 1 << (fed % 32);
             outputs[3][row] = f32::from_bits((position + 1).min(self.context as u32 - 1));
             outputs[0][row] = f32::from_bits(chosen as u32);
@@ -193,30 +218,22 @@ impl Op for NextToken {
     }
 }
 
-const GREEDY: NextToken = NextToken {
-    vocabulary: 61,
-    context: 12,
-    repetition_penalty: 1.0,
-    temperature: 0.0,
-    top_k: 0,
-    top_p: 1.0,
-    min_p: 0.0,
-};
 const REASON: &str = "the id is exact; a log-probability near -4 carries an exp and a log of a few 1e-7";
 
-/// A case over `rows` rows with the words that a vocabulary needs.
+/// A case over `rows` rows with the words that a vocabulary needs, which draw as `$params` says, every third row greedily.
 macro_rules! case {
-    ($name:literal, $op:expr, $rows:literal, $columns:literal, $words:literal) => {
+    ($name:literal, $vocabulary:literal, $params:expr, $rows:literal, $columns:literal, $words:literal) => {
         Case {
             name: $name,
-            op: || Arc::new($op),
+            op: || Arc::new(NextToken { vocabulary: $vocabulary, context: 12 }),
             inputs: &[
                 (&[$rows, $columns], Draw::Uniform(4.0)),
                 (&[$rows, $words], Draw::Exact(u32::MAX)),
-                (&[$rows, 1], Draw::Exact($op.vocabulary as u32)),
+                (&[$rows, 1], Draw::Exact($vocabulary)),
                 (&[$rows, 2], Draw::Uniform(1.0)),
                 (&[$rows], Draw::Exact(12)),
                 (&[$rows], Draw::Ids(u32::MAX)),
+                (&[$rows, PARAMS], Draw::Values(|| rows_of($params, $rows))),
             ],
             gradient: false,
             position: 0,
@@ -227,23 +244,47 @@ macro_rules! case {
     };
 }
 
+/// Parameters of rows, of which every third is greedy.
+fn rows_of(params: SamplingParams, rows: usize) -> Vec<f32> {
+    let greedy = SamplingParams { temperature: 0.0, ..params };
+    (0..rows).flat_map(|row| if row % 3 == 2 { greedy } else { params }.words()).collect()
+}
+
+const GREEDY: SamplingParams = SamplingParams::GREEDY;
+
 pub const CASES: &[Case] = &[
-    case!("next_token, the most likely of 61", GREEDY, 3, 61, 4),
-    case!("next_token, the most likely after a penalty", NextToken { repetition_penalty: 1.7, ..GREEDY }, 5, 64, 4),
-    case!("next_token drawn at temperature 0.7", NextToken { temperature: 0.7, ..GREEDY }, 40, 64, 4),
-    case!("next_token drawn from the top 5", NextToken { temperature: 1.5, top_k: 5, ..GREEDY }, 40, 61, 4),
-    case!("next_token drawn from the top 0", NextToken { temperature: 2.0, top_p: 0.0, ..GREEDY }, 40, 61, 4),
-    case!("next_token drawn from the top 0.6", NextToken { temperature: 2.0, top_p: 0.6, ..GREEDY }, 40, 61, 4),
+    case!("next_token, the most likely of 61", 61, GREEDY, 3, 61, 4),
+    case!(
+        "next_token, the most likely after a penalty",
+        61,
+        SamplingParams { repetition_penalty: 1.7, ..GREEDY },
+        5,
+        64,
+        4
+    ),
+    case!("next_token drawn at temperature 0.7", 61, SamplingParams { temperature: 0.7, ..GREEDY }, 40, 64, 4),
+    case!("next_token drawn from the top 5", 61, SamplingParams { temperature: 1.5, top_k: 5, ..GREEDY }, 40, 61, 4),
+    case!("next_token drawn from the top 0", 61, SamplingParams { temperature: 2.0, top_p: 0.0, ..GREEDY }, 40, 61, 4),
+    case!(
+        "next_token drawn from the top 0.6",
+        61,
+        SamplingParams { temperature: 2.0, top_p: 0.6, ..GREEDY },
+        40,
+        61,
+        4
+    ),
     case!(
         "next_token, everything at once",
-        NextToken { temperature: 1.3, top_k: 9, top_p: 0.9, min_p: 0.05, repetition_penalty: 1.2, ..GREEDY },
+        61,
+        SamplingParams { temperature: 1.3, top_k: 9, top_p: 0.9, min_p: 0.05, repetition_penalty: 1.2 },
         40,
         61,
         4
     ),
     case!(
         "next_token of GPT-2's vocabulary, padded",
-        NextToken { vocabulary: 50257, temperature: 1.0, top_k: 50, top_p: 0.95, ..GREEDY },
+        50257,
+        SamplingParams { temperature: 1.0, top_k: 50, top_p: 0.95, ..GREEDY },
         2,
         50304,
         1572

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// The other arguments that a command needs beside the flag.
-const COMMANDS: [(&str, &str); 13] = [
+const COMMANDS: [(&str, &str); 14] = [
     (
         "train",
         "--out run --data a.txt --tokenizer bytes --layers 1 --heads 2 --width 16 --context 16 --batch 2 --steps 1 --eval-every 0 --eval-batches 1",
@@ -16,6 +16,7 @@ const COMMANDS: [(&str, &str); 13] = [
     ("prefer", "--model model --prompts rows.jsonl --out rows.out --tokens 2"),
     ("eval", "--model model --data a.txt"),
     ("export", "--model model --out exported --overwrite"),
+    ("inspect", "--model model --prompt ab --out page.html --overwrite"),
     ("tokenizer train", "--data a.txt --vocab 260 --out tokenizer --overwrite"),
     ("tokenizer encode", "--tokenizer bytes"),
     ("data prepare", "--data a.txt --tokenizer bytes --out shards --overwrite"),

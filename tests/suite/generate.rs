@@ -12,7 +12,7 @@ use wgpt::graph::{AdapterKind, Graph, Plan, Shape, Step};
 use wgpt::models::config::Config;
 use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
-use wgpt::ops::next_token::{NextToken, seen_words};
+use wgpt::ops::next_token::{NextToken, PARAMS, seen_words};
 use wgpt::reference::Cpu;
 
 const VOCABULARY: usize = 11;
@@ -181,8 +181,8 @@ fn the_loop_allocates_and_compiles_nothing() {
     assert_eq!(device.created(), before);
 }
 
-/// How often each token is drawn from `logits` by one op, over `draws` positions and rows.
-fn counts(device: &mut dyn Executor, op: &NextToken, logits: &[f32], draws: usize) -> Vec<f64> {
+/// How often each token is drawn from `logits` in one way, over `draws` positions and rows.
+fn counts(device: &mut dyn Executor, params: &SamplingParams, logits: &[f32], draws: usize) -> Vec<f64> {
     let (rows, v) = (64, logits.len());
     let mut g = Graph::new();
     let x = g.input("logits", Shape::f32(&[rows, v]));
@@ -191,10 +191,13 @@ fn counts(device: &mut dyn Executor, op: &NextToken, logits: &[f32], draws: usiz
     let report = g.state("report", &[rows, 2]);
     let positions = g.state_u32("positions", &[rows]);
     let seeds = g.state_u32("seeds", &[rows]);
-    g.apply(op.clone(), &[x, seen, ids, report, positions, seeds]);
+    let how = g.input("params", Shape::f32(&[rows, PARAMS]));
+    let op = NextToken { vocabulary: v, context: 1 << 20 };
+    g.apply(op, &[x, seen, ids, report, positions, seeds, how]);
     let plan = Plan::new(&g, device.limits()).unwrap();
     let program = device.load(&g, plan).unwrap();
     device.write(program, "logits", bytemuck::cast_slice(&logits.repeat(rows))).unwrap();
+    device.write(program, "params", bytemuck::cast_slice(&params.words().repeat(rows))).unwrap();
     let mut counts = vec![0.0; v];
     // Every row has a seed of its own, and its position goes on by itself.
     let words = |values: &[u32]| values.iter().map(|value| f32::from_bits(*value)).collect::<Vec<_>>();
@@ -212,23 +215,15 @@ fn counts(device: &mut dyn Executor, op: &NextToken, logits: &[f32], draws: usiz
 #[test]
 fn draws_follow_the_exact_probabilities() {
     let logits: Vec<f32> = (0..23).map(|i| ((i * 7 % 23) as f32 - 11.0) / 5.0).collect();
-    let plain = NextToken {
-        vocabulary: logits.len(),
-        context: 1 << 20,
-        repetition_penalty: 1.0,
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-    };
+    let plain = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
     // Cuts by number, by mass and by the ratio to the largest, made by sorting.
     let cases = [
-        (plain.clone(), 23),
-        (NextToken { temperature: 0.5, ..plain.clone() }, 23),
-        (NextToken { top_k: 6, temperature: 1.4, ..plain.clone() }, 6),
-        (NextToken { top_p: 0.5, ..plain.clone() }, 0),
-        (NextToken { min_p: 0.2, ..plain.clone() }, 0),
-        (NextToken { top_k: 12, top_p: 0.8, min_p: 0.15, temperature: 1.2, ..plain }, 0),
+        (plain, 23),
+        (SamplingParams { temperature: 0.5, ..plain }, 23),
+        (SamplingParams { top_k: 6, temperature: 1.4, ..plain }, 6),
+        (SamplingParams { top_p: 0.5, ..plain }, 0),
+        (SamplingParams { min_p: 0.2, ..plain }, 0),
+        (SamplingParams { top_k: 12, top_p: 0.8, min_p: 0.15, temperature: 1.2, ..plain }, 0),
     ];
     for (label, mut device) in devices() {
         for (op, size) in &cases {
@@ -390,12 +385,20 @@ fn greedy_text_and_beams_are_those_of_transformers() {
     }
 }
 
-/// Prompts of different lengths, also longer than the context, with different numbers of tokens: more than there are rows.
+/// Prompts of different lengths, also longer than the context, with different numbers of tokens, drawn in different ways: more
+/// than there are rows.
 fn requests() -> Vec<Request> {
+    let params = [
+        SamplingParams::GREEDY,
+        SamplingParams { temperature: 1.0, repetition_penalty: 1.3, ..SamplingParams::GREEDY },
+        SamplingParams { temperature: 1.4, top_k: 9, top_p: 0.8, ..SamplingParams::GREEDY },
+    ];
     let request = |(n, (prompt, tokens)): (usize, (usize, usize))| Request {
         prompt: ids(prompt).into_iter().map(|id| (id + n as u32) % VOCABULARY as u32).collect(),
         tokens,
         seed: 40 + n as u32,
+        params: params[n % 3],
+        best: 0,
     };
     let sizes = [(3, 30), (1, 4), (17, 60), (60, 9), (2, 0), (8, 12), (8, 12), (33, 20), (5, 1)];
     sizes.into_iter().enumerate().map(request).collect()
@@ -405,12 +408,7 @@ fn requests() -> Vec<Request> {
 const ENDS: (usize, usize) = (2, 21);
 
 /// The texts of requests, and the numbers of the requests whose tokens came, in the order in which they came.
-fn texts(
-    device: &mut dyn Executor,
-    generator: &mut Generator,
-    requests: &[Request],
-    draw: &SamplingParams,
-) -> (Vec<Vec<Token>>, Vec<usize>) {
+fn texts(device: &mut dyn Executor, generator: &mut Generator, requests: &[Request]) -> (Vec<Vec<Token>>, Vec<usize>) {
     let (mut texts, mut order) = (vec![vec![]; requests.len()], vec![]);
     let ends = |n: usize, tokens: usize| requests[n].seed == 40 + ENDS.0 as u32 && tokens == ENDS.1;
     let mut take = |n: usize, token: Token| {
@@ -418,7 +416,7 @@ fn texts(
         order.push(n);
         Ok(!ends(n, texts[n].len()))
     };
-    generator.generate(device, &mut requests.iter().cloned(), draw, &mut take).unwrap();
+    generator.generate(device, &mut requests.iter().cloned(), &mut take).unwrap();
     (texts, order)
 }
 
@@ -429,24 +427,19 @@ fn a_text_is_the_same_alone_and_in_a_batch_and_the_next_takes_the_row_of_one_tha
         let device = device.as_mut();
         let mut one = generator(device, 1);
         let mut three = Generator::of_store(device, network(), VOCABULARY, 3).unwrap();
-        for draw in [
-            SamplingParams::GREEDY,
-            SamplingParams { temperature: 1.0, repetition_penalty: 1.3, ..SamplingParams::GREEDY },
-        ] {
-            let (batched, order) = texts(device, &mut three, &requests, &draw);
-            for (n, (request, batched)) in requests.iter().zip(batched).enumerate() {
-                let alone = texts(device, &mut one, std::slice::from_ref(request), &draw).0.remove(0);
-                let ids = |text: &[Token]| text.iter().map(|token| token.id).collect::<Vec<_>>();
-                assert_eq!(ids(&batched), ids(&alone), "text {n} on {label}");
-                assert_eq!(batched.len(), if n == ENDS.0 { ENDS.1 } else { request.tokens }, "text {n} on {label}");
-                let probabilities = |text: &[Token]| text.iter().map(|token| token.log_probability).collect::<Vec<_>>();
-                // Kernels for other numbers of rows sum in another order.
-                check_close("log-probabilities", &probabilities(&batched), &probabilities(&alone), 1e-5, 1e-5).unwrap();
-            }
-            // The fourth text begins while the first and the third are under way: a row that ends is given away at once.
-            let first = |n: usize| order.iter().position(|m| *m == n).unwrap();
-            let last = |n: usize| order.iter().rposition(|m| *m == n).unwrap();
-            assert!(first(3) > last(1) && first(3) < last(0) && first(3) < last(2), "{label}: {order:?}");
+        let (batched, order) = texts(device, &mut three, &requests);
+        for (n, (request, batched)) in requests.iter().zip(batched).enumerate() {
+            let alone = texts(device, &mut one, std::slice::from_ref(request)).0.remove(0);
+            let ids = |text: &[Token]| text.iter().map(|token| token.id).collect::<Vec<_>>();
+            assert_eq!(ids(&batched), ids(&alone), "text {n} on {label}");
+            assert_eq!(batched.len(), if n == ENDS.0 { ENDS.1 } else { request.tokens }, "text {n} on {label}");
+            let probabilities = |text: &[Token]| text.iter().map(|token| token.log_probability).collect::<Vec<_>>();
+            // Kernels for other numbers of rows sum in another order.
+            check_close("log-probabilities", &probabilities(&batched), &probabilities(&alone), 1e-5, 1e-5).unwrap();
         }
+        // The fourth text begins while the first and the third are under way: a row that ends is given away at once.
+        let first = |n: usize| order.iter().position(|m| *m == n).unwrap();
+        let last = |n: usize| order.iter().rposition(|m| *m == n).unwrap();
+        assert!(first(3) > last(1) && first(3) < last(0) && first(3) < last(2), "{label}: {order:?}");
     }
 }

@@ -17,8 +17,9 @@ const LAYERS: &[&[&str]] = &[
     &["data"],
     &["formats"],
     &["generate", "evaluate"],
-    &["train"],
+    &["serve", "train"],
     &["objectives"],
+    &["web"],
     &["cli"],
 ];
 

@@ -63,6 +63,8 @@ mod rejection;
 mod replacement;
 mod reward;
 mod sample;
+#[cfg(feature = "serve")]
+mod serve;
 mod settings;
 mod shaders;
 mod sizes;
@@ -82,4 +84,5 @@ mod tokenizer;
 mod training;
 mod trl;
 mod tuning;
+mod web;
 mod word_piece;

@@ -251,6 +251,8 @@ const FLAGS: &[(&str, &[&str])] = &[
            strategy system temperature template tokens top-k top-p",
         ],
     ),
+    #[cfg(feature = "serve")]
+    ("serve", &["adapter api-key base batch context host max-body max-tokens model name port queue template web"]),
     (
         "eval",
         &[
@@ -259,7 +261,8 @@ const FLAGS: &[(&str, &[&str])] = &[
         ],
     ),
     ("compare", &["out overwrite"]),
-    ("export", &["adapter dtype format model out overwrite"]),
+    ("export", &["adapter dtype format model out overwrite web"]),
+    ("inspect", &["adapter base best model out overwrite prompt prompt-file"]),
     ("merge", &["adapter dtype model out overwrite"]),
     ("tokenizer train", &["cased column data ext kind min-frequency out overwrite special vocab"]),
     ("tokenizer encode", &["format lines tokenizer"]),

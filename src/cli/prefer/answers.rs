@@ -108,9 +108,11 @@ impl Drawer {
             prompt: prompts[place].ids.clone(),
             tokens,
             seed,
+            params: *draw,
+            best: 0,
         };
         let mut requests = wanted.iter().zip(limits).map(request);
-        generator.generate(executor.as_mut(), &mut requests, draw, &mut |n, token| {
+        generator.generate(executor.as_mut(), &mut requests, &mut |n, token| {
             texts[n].push(token)?;
             Ok(texts[n].finish().is_none())
         })?;

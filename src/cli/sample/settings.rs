@@ -168,13 +168,14 @@ impl Choices {
         self.refuse_contradictions(strategy)?;
         let repetition_penalty = self.repetition_penalty.or(model.repetition_penalty).unwrap_or(1.0);
         let greedy = SamplingParams { repetition_penalty, ..SamplingParams::GREEDY };
+        let drawn = sampled_by(model);
         let method = match strategy {
             Strategy::Greedy => Method::Draw(greedy),
             Strategy::Sample => Method::Draw(SamplingParams {
-                temperature: self.temperature.or(model.temperature).unwrap_or(TEMPERATURE),
-                top_k: self.top_k.or(model.top_k).unwrap_or(greedy.top_k),
-                top_p: self.top_p.or(model.top_p).unwrap_or(greedy.top_p),
-                min_p: self.min_p.or(model.min_p).unwrap_or(greedy.min_p),
+                temperature: self.temperature.unwrap_or(drawn.temperature),
+                top_k: self.top_k.unwrap_or(drawn.top_k),
+                top_p: self.top_p.unwrap_or(drawn.top_p),
+                min_p: self.min_p.unwrap_or(drawn.min_p),
                 ..greedy
             }),
             Strategy::Beam => Method::Beam(BeamOptions {
@@ -317,6 +318,28 @@ impl Early {
             Early::No => EarlyStopping::No,
             Early::Never => EarlyStopping::Never,
         }
+    }
+}
+
+/// How a model's tokens are drawn where nothing else is said: as its configuration asks, or by our defaults.
+pub fn drawn_by(model: &GenerationConfig) -> SamplingParams {
+    match asked_by(model) {
+        Strategy::Sample => sampled_by(model),
+        Strategy::Greedy | Strategy::Beam => {
+            SamplingParams { repetition_penalty: model.repetition_penalty.unwrap_or(1.0), ..SamplingParams::GREEDY }
+        }
+    }
+}
+
+/// The parameters of sampling that a model's configuration asks for, or our defaults.
+fn sampled_by(model: &GenerationConfig) -> SamplingParams {
+    let none = SamplingParams::GREEDY;
+    SamplingParams {
+        repetition_penalty: model.repetition_penalty.unwrap_or(none.repetition_penalty),
+        temperature: model.temperature.unwrap_or(TEMPERATURE),
+        top_k: model.top_k.unwrap_or(none.top_k),
+        top_p: model.top_p.unwrap_or(none.top_p),
+        min_p: model.min_p.unwrap_or(none.min_p),
     }
 }
 

@@ -92,13 +92,13 @@ impl Writer {
         let seed = |n: usize| seed.wrapping_add((n % count) as u32);
         let request = |n: usize| {
             let (prompt, tokens) = (prompts[n / count].1.clone(), limits[n / count]);
-            Request { prompt, tokens, seed: seed(n) }
+            Request { prompt, tokens, seed: seed(n), params: *draw, best: 0 }
         };
         let label = |n: usize| Label { prompt: prompts[n / count].0, seed: Some(seed(n)), score: None };
         let mut printer = Printer { json: self.json, echo: self.echo, ..Printer::default() };
         let stopped = || interrupted.load(Ordering::SeqCst);
         let mut requests = (0..texts.len()).take_while(|_| !stopped()).map(request);
-        generator.generate(executor.as_mut(), &mut requests, draw, &mut |n, token| {
+        generator.generate(executor.as_mut(), &mut requests, &mut |n, token| {
             texts[n].push(token)?;
             let goes_on = texts[n].finish().is_none() && !stopped();
             printer.update(&texts, label)?;
