@@ -78,4 +78,5 @@ mod tokenizer;
 mod training;
 mod trl;
 mod tuning;
+mod windows;
 mod word_piece;
