@@ -5,8 +5,9 @@
 //
 // With a loss scale, which gradients carry as a factor, the norm is divided by it, and so is what they are multiplied by, clip.
 // The scale is halved where a gradient is not finite and doubled after GROW_AFTER steps that were fine.
+// Micro-batches are divided by their number where it is largest, and what this step has less of them, by the step's growth.
 // Non-finite numbers are found by their bits: a compiler may assume that they do not occur. Reference: src/ops/global_norm.rs
-// use: reduce
+// use: reduce step
 const SUMS: u32 = 1u;
 const PLACES: u32 = 256u;
 const MAX_NORM: f32 = 1.0;
@@ -24,6 +25,7 @@ const LOSS_BAD: u32 = 0x40000000u;
 @group(0) @binding(0) var<storage, read> squares: array<vec2<u32>>;
 @group(0) @binding(1) var<storage, read_write> report: array<u32>;
 @group(0) @binding(2) var<storage, read_write> loss_sum: array<u32>;
+@group(0) @binding(3) var<uniform> step: Step;
 
 var<workgroup> first_bad: array<u32, THREADS>;
 
@@ -56,7 +58,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     if is_bad(loss_bits) {
         report[0] = loss_bits;
     } else {
-        report[0] = bitcast<u32>(bitcast<f32>(loss_bits) / f32(MICRO_BATCHES));
+        report[0] = bitcast<u32>(bitcast<f32>(loss_bits) / f32(MICRO_BATCHES) * step.growth);
     }
     var scale = 1.0;
     if GROW_AFTER > 0u && bitcast<f32>(report[6]) > 0.0 {
@@ -64,13 +66,13 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     } else if GROW_AFTER > 0u {
         scale = INITIAL;
     }
-    let norm = sqrt(sum) / scale;
+    let norm = sqrt(sum) / scale * step.growth;
     report[1] = bitcast<u32>(norm);
     var clip = 1.0;
     if MAX_NORM > 0.0 {
         clip = min(1.0, MAX_NORM / (norm + 1e-6));
     }
-    report[2] = bitcast<u32>(clip / scale);
+    report[2] = bitcast<u32>(clip / scale * step.growth);
     report[3] = FINE;
     if bad < SUMS {
         report[1] = squares[bad].x;

@@ -6,6 +6,6 @@ struct Step {
     learning_rate: f32,
     position: u32,
     row: u32,
-    reserved_0: u32,
-    reserved_1: u32,
+    growth: f32,
+    reserved: u32,
 }

@@ -357,7 +357,7 @@ impl Dispatch {
 
 /// The values that change from replay to replay: the uniform `step` of `shaders/shared/step.wgsl`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Step {
     /// Optimiser steps done before this one.
     pub step: u32,
@@ -371,7 +371,15 @@ pub struct Step {
     pub position: u32,
     /// First row of a key/value cache that is written.
     pub row: u32,
-    pub reserved: [u32; 2],
+    /// The most micro-batches of a step, by which its sums are divided, over the number that this step has: 1 where all have as many.
+    pub growth: f32,
+    pub reserved: u32,
+}
+
+impl Default for Step {
+    fn default() -> Step {
+        Step { step: 0, micro_batch: 0, seed: 0, learning_rate: 0.0, position: 0, row: 0, growth: 1.0, reserved: 0 }
+    }
 }
 
 /// Reads a u32 tensor that travels as f32 bits.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Config, FeedForward, Heads, Norm, Position, quads};
+use super::config::{Config, FeedForward, Heads, MOST_LAYERS, Norm, Position, quads};
 use crate::error::Result;
 use crate::fail;
 use crate::ops::rope::Scaling;
@@ -72,6 +72,12 @@ pub struct ModelChoices {
     /// Feed-forward part of a GPT-2 preset [default: gelu]
     #[arg(long, value_enum)]
     pub feed_forward: Option<FeedForwardKind>,
+    /// Positions that attention sees at most, the newest included, in a GPT-2, GPT-3 or LLaMA preset
+    #[arg(long, value_name = "N")]
+    pub attention_window: Option<usize>,
+    /// The first layer and every K-th after it see all positions although there is a window: 2 for all and window in turn, as GPT-3
+    #[arg(long, value_name = "K")]
+    pub window_every: Option<usize>,
     /// Experts of each layer in a mixtral preset
     #[arg(long)]
     pub experts: Option<usize>,
@@ -179,11 +185,12 @@ impl ModelChoices {
             );
         }
         let parts = [self.norm.is_some(), self.position.is_some(), self.feed_forward.is_some()];
-        if parts.contains(&true) || self.kv_heads.is_some() || self.changes_experts() {
+        let windows = self.attention_window.is_some() || self.window_every.is_some();
+        if parts.contains(&true) || windows || self.kv_heads.is_some() || self.changes_experts() {
             fail!(
                 Usage,
                 "the model given with --init has its own parts: leave out --norm, --position, --feed-forward, \
-                 --kv-heads, --experts, --experts-per-token, --router-balance, --router-z"
+                 --attention-window, --window-every, --kv-heads, --experts, --experts-per-token, --router-balance, --router-z"
             );
         }
         if self.init_std.is_some() || self.residual_init.is_some() {
@@ -223,6 +230,34 @@ impl ModelChoices {
         if self.feed_forward == Some(FeedForwardKind::SwiGlu) {
             config.feed_forward = FeedForward::SwiGlu;
             config.inner = quads(config.inner.saturating_mul(2).div_ceil(3));
+        }
+        self.put_windows(config)
+    }
+
+    /// Puts in the window of attention, and the layers that have none; a GPT-3 preset's are every second one, however many there are.
+    fn put_windows(&self, config: &mut Config) -> Result<()> {
+        let given = self.attention_window.is_some() || self.window_every.is_some();
+        if given && !config.family().takes_windows() {
+            let preset = self.preset();
+            fail!(
+                Usage,
+                "--attention-window and --window-every are for GPT-2, GPT-3 and LLaMA presets: {preset} has its own attention"
+            );
+        }
+        config.window = self.attention_window.or(config.window);
+        if self.window_every.is_some() && config.window.is_none() {
+            fail!(Usage, "--window-every is about the layers of a window: give --attention-window as well");
+        }
+        if let Some(every @ (0 | 1)) = self.window_every {
+            fail!(Usage, "--window-every {every} is no choice between layers: give 2 or more, or leave it out");
+        }
+        let own = (!config.full_layers.is_empty()).then_some(2);
+        if let Some(every) = self.window_every.or(own) {
+            config.full_layers = (0..config.layers.min(MOST_LAYERS)).step_by(every).collect();
+        }
+        // One layer, which sees all positions.
+        if config.full_layers.len() >= config.layers {
+            (config.window, config.full_layers) = (None, vec![]);
         }
         Ok(())
     }

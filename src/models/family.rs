@@ -37,6 +37,11 @@ pub trait Family: Debug + Sync {
         false
     }
 
+    /// Whether attention may have a window, in all layers or in some.
+    fn takes_windows(&self) -> bool {
+        false
+    }
+
     /// Whether several heads may share keys and values.
     fn shares_heads(&self) -> bool {
         false

@@ -5,7 +5,7 @@
 //! layouts of Hugging Face checkpoints.
 //!
 //! Three of its parts can be exchanged for those of later models, one at a time: the norm, the positions, and the
-//! nonlinearity between the layers of the MLP.
+//! nonlinearity between the layers of the MLP. Attention may have a window, in all layers or in some.
 
 pub(super) mod json;
 
@@ -60,7 +60,11 @@ impl Family for Gpt2 {
 
     fn foreign(&self, config: &Config) -> Option<&'static str> {
         json::is_ablation(config)
-            .then_some("transformers has no GPT-2 with another norm, position or feed-forward part")
+            .then_some("transformers has no GPT-2 with another norm, position or feed-forward part, or with a window")
+    }
+
+    fn takes_windows(&self) -> bool {
+        true
     }
 
     fn is_exchangeable(&self) -> bool {

@@ -55,6 +55,10 @@ impl Family for GptNeo {
         json::write(config, dtype)
     }
 
+    fn takes_windows(&self) -> bool {
+        true
+    }
+
     fn parts(&self, config: &Config, name: &str) -> Option<Vec<(String, Vec<usize>)>> {
         let module = name.strip_suffix(".qkv_proj.weight")?;
         let (c, from) = (config.width, config.heads * config.head_size);

@@ -148,6 +148,15 @@ const OF_MIXTRAL: Table = &[
     ("router_z_loss_coef", Obeyed),
     ("sliding_window", Obeyed),
 ];
+/// Of a LLaMA of this program's own, some layers of which have a window; with experts, too.
+const OF_WGPT_LLAMA: Table = &[
+    ("layer_types", Obeyed),
+    ("num_experts_per_tok", Obeyed),
+    ("num_local_experts", Obeyed),
+    ("router_aux_loss_coef", Obeyed),
+    ("router_z_loss_coef", Obeyed),
+    ("sliding_window", Obeyed),
+];
 const OF_QWEN: Table = &[
     ("layer_types", Obeyed),
     ("max_window_layers", Elsewhere), // where there are no layer_types
@@ -243,6 +252,7 @@ pub fn tables(model_type: &str) -> [Table; 4] {
         "llama" => (LLAMA, OF_LLAMA),
         "mistral" => (LLAMA, OF_MISTRAL),
         "mixtral" => (LLAMA, OF_MIXTRAL),
+        "wgpt-llama" => (LLAMA, OF_WGPT_LLAMA),
         "qwen2" | "qwen3" => (LLAMA, OF_QWEN),
         _ => (GPT, OF_GPT2),
     };

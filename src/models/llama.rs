@@ -76,6 +76,14 @@ impl Family for Llama {
         json::write(config, dtype)
     }
 
+    fn takes_windows(&self) -> bool {
+        true
+    }
+
+    fn foreign(&self, config: &Config) -> Option<&'static str> {
+        json::is_mixed(config).then_some("transformers has no LLaMA of which some layers have a window and others have none")
+    }
+
     fn shares_heads(&self) -> bool {
         true
     }

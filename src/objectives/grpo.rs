@@ -188,6 +188,10 @@ impl Objective for GroupPolicy {
         &self.networks
     }
 
+    fn takes_batch_warmup(&self) -> bool {
+        false
+    }
+
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
         self.rollouts.shapes(batch)
     }

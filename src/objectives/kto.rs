@@ -257,6 +257,10 @@ impl Objective for Kto {
         &self.networks
     }
 
+    fn takes_batch_warmup(&self) -> bool {
+        false
+    }
+
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
         self.buckets.0.iter().map(|&length| ShapeKey { batch, sequences: 2, length }).collect()
     }

@@ -197,6 +197,10 @@ impl Objective for Ppo {
         &self.networks
     }
 
+    fn takes_batch_warmup(&self) -> bool {
+        false
+    }
+
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
         self.rollouts.shapes(batch)
     }

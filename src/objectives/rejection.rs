@@ -133,6 +133,10 @@ impl Objective for Rejection {
         &self.networks
     }
 
+    fn takes_batch_warmup(&self) -> bool {
+        false
+    }
+
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
         self.rollouts.shapes(batch)
     }

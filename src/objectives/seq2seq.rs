@@ -167,6 +167,10 @@ impl Objective for Seq2Seq {
         true
     }
 
+    fn takes_batch_warmup(&self) -> bool {
+        false
+    }
+
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
         self.data.shapes(batch)
     }

@@ -93,6 +93,10 @@ impl Objective for Sft {
         &self.networks
     }
 
+    fn takes_batch_warmup(&self) -> bool {
+        false
+    }
+
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
         self.buckets.0.iter().map(|&length| ShapeKey { batch, sequences: 1, length }).collect()
     }

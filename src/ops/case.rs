@@ -178,7 +178,7 @@ impl Built {
     /// Values of the step uniform for a replay: some numbers, and the problem's position.
     pub fn step(&self) -> Step {
         let position = self.position;
-        Step { step: 3, micro_batch: 5, seed: 7, learning_rate: 0.01, position, ..Step::default() }
+        Step { step: 3, micro_batch: 5, seed: 7, learning_rate: 0.01, position, growth: 1.5, ..Step::default() }
     }
 }
 

@@ -6,6 +6,9 @@
 //!   squares (P, 2);  report (8 and more, see [`super::scalars`]), in place;  loss_sum (1), in place, set to 0 for the next step
 //!   norm = sqrt(sum of squares),  clip = min(1, max_norm / (norm + 1e-6)) (Pascanu et al. 2013; torch.nn.utils.clip_grad_norm_)
 //!
+//! Gradients and losses are divided by the number of micro-batches where that is largest; norm, clip and loss are multiplied by what
+//! this step has less of them (`Step::growth`).
+//!
 //! A non-finite gradient or loss is found by its bits (WGSL lets compilers assume that NaN and infinity do not occur): the
 //! step is then skipped, which costs nothing further. The first sum that is not finite tells the host which tensor it was, by
 //! the place of the largest among its elements. Cost: 2 FLOPs and 4 bytes per gradient element.
@@ -121,7 +124,7 @@ impl Op for SquaredSum {
 pub struct GlobalNorm {
     /// Gradients are scaled down to this norm; 0 leaves them alone.
     pub max_norm: f32,
-    /// Micro-batches whose losses are in the sum.
+    /// Micro-batches whose losses are in the sum, where they are most.
     pub micro_batches: usize,
     /// Fine steps after which the loss scale doubles, where gradients carry one.
     pub grow_after: Option<u32>,
@@ -152,12 +155,13 @@ impl Op for GlobalNorm {
                 .constant("MOST", loss_scale::MOST)
                 .read(0)
                 .write(0)
-                .write(1),
+                .write(1)
+                .step(),
         ]
     }
 
-    fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
-        let loss = outputs[1][0] / self.micro_batches as f32;
+    fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
+        let loss = outputs[1][0] / self.micro_batches as f32 * step.growth;
         outputs[1][0] = 0.0;
         let first = inputs[0].chunks(2).position(|squares| !squares[0].is_finite());
         let bad = match first {
@@ -167,7 +171,7 @@ impl Op for GlobalNorm {
         };
         let scale = self.grow_after.map_or(1.0, |_| loss_scale::scale_of(outputs[0][report::SCALE]));
         let finite = inputs[0].chunks(2).map(|squares| f64::from(squares[0])).filter(|sum| sum.is_finite());
-        let norm = finite.sum::<f64>().sqrt() / f64::from(scale);
+        let norm = finite.sum::<f64>().sqrt() / f64::from(scale) * f64::from(step.growth);
         let clip = if self.max_norm > 0.0 { (f64::from(self.max_norm) / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let out = &mut outputs[0];
         let (updates, skipped) = (out[report::UPDATES].to_bits(), out[report::SKIPPED_IN_A_ROW].to_bits());
@@ -175,7 +179,7 @@ impl Op for GlobalNorm {
         out[report::LOSS] = loss;
         // A value that is not finite is reported as it is.
         out[report::NORM] = first.map_or(norm as f32, |i| inputs[0][2 * i]);
-        out[report::CLIP] = (clip / f64::from(scale)) as f32;
+        out[report::CLIP] = (clip / f64::from(scale) * f64::from(step.growth)) as f32;
         out[report::BAD] = f32::from_bits(bad);
         out[report::UPDATES] = f32::from_bits(if fine { updates + 1 } else { updates });
         out[report::SKIPPED_IN_A_ROW] = f32::from_bits(if fine { 0 } else { skipped + 1 });

@@ -1,7 +1,7 @@
 //! scalars: the named numbers that an objective reports, summed over a step's micro-batches and published with its report.
 //!
 //! [`AddScalar`]:      value (1);  sums (n), in place: sums[index] += value
-//! [`ReportScalars`]:  report (8 + n), in place, whose words from 8 on become sums / micro-batches;  sums (n), in place, set to 0
+//! [`ReportScalars`]:  report (8 + n), in place, whose words from 8 on become sums / micro-batches * growth;  sums (n), in place, set to 0
 //!
 //! Cost: next to nothing.
 
@@ -68,13 +68,13 @@ impl Op for ReportScalars {
 
     fn dispatch(&self, shapes: &Shapes, _limits: &Limits) -> Vec<Dispatch> {
         let d = Dispatch::new(shader!("report_scalars")).constant("N", shapes.inputs[1].len());
-        vec![d.constant("FIRST", report::LEN).constant("MICRO_BATCHES", self.micro_batches).write(0).write(1)]
+        vec![d.constant("FIRST", report::LEN).constant("MICRO_BATCHES", self.micro_batches).write(0).write(1).step()]
     }
 
-    fn reference(&self, _shapes: &Shapes, _inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {
+    fn reference(&self, _shapes: &Shapes, _inputs: &[&[f32]], outputs: &mut [Vec<f32>], step: &Step) {
         let [report, sums] = outputs else { unreachable!("report_scalars has two outputs") };
         for (word, sum) in report[report::LEN..].iter_mut().zip(sums) {
-            *word = std::mem::take(sum) / self.micro_batches as f32;
+            *word = std::mem::take(sum) / self.micro_batches as f32 * step.growth;
         }
     }
 

@@ -42,6 +42,11 @@ pub trait Objective {
         false
     }
 
+    /// Whether steps may have fewer micro-batches at first: not where a micro-batch's weights depend on the others of its step.
+    fn takes_batch_warmup(&self) -> bool {
+        true
+    }
+
     /// The shapes of micro-batches of `batch` sequences or examples, at least one.
     fn shapes(&self, batch: usize) -> Vec<ShapeKey>;
 

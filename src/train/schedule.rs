@@ -1,4 +1,4 @@
-//! Learning rates over a run: a linear warmup, then one of four shapes.
+//! Learning rates over a run: a linear warmup, then one of four shapes. And how many micro-batches steps have.
 
 use serde::{Deserialize, Serialize};
 
@@ -60,5 +60,84 @@ impl Schedule {
             return 1.0;
         }
         step.saturating_sub(start) as f64 / (self.steps - start) as f64
+    }
+}
+
+/// Micro-batches of each step: as many in all steps, or growing linearly from 1 (Brown et al. 2020, "Language Models are Few-Shot
+/// Learners", appendix B), as a function of the step, and of nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accumulation {
+    /// Once they have grown.
+    pub most: u64,
+    /// Steps until then.
+    pub warmup: u64,
+}
+
+impl Accumulation {
+    /// Micro-batches of a step, counted from 0.
+    pub fn at(&self, step: u64) -> u64 {
+        if step >= self.warmup { self.most } else { 1 + (self.most - 1) * step / self.warmup }
+    }
+
+    /// Micro-batches of all steps before one.
+    pub fn before(&self, step: u64) -> u64 {
+        let growing = step.min(self.warmup);
+        let grown = floor_sum(growing, self.warmup.max(1), self.most - 1);
+        (growing + grown).saturating_add((step - growing).saturating_mul(self.most))
+    }
+
+    /// The least number of steps that have so many micro-batches together, at least one.
+    pub fn steps(&self, micro_batches: u64) -> u64 {
+        let grown = self.before(self.warmup);
+        if micro_batches >= grown {
+            return (self.warmup + (micro_batches - grown).div_ceil(self.most)).max(1);
+        }
+        let (mut too_few, mut enough) = (0, self.warmup);
+        while enough - too_few > 1 {
+            let middle = too_few + (enough - too_few) / 2;
+            *if self.before(middle) < micro_batches { &mut too_few } else { &mut enough } = middle;
+        }
+        enough
+    }
+}
+
+/// The sum of floor(a i / m) over i from 0 to n - 1, by Euclid's algorithm: lattice points under a line, counted from its other side
+/// where it is flat.
+fn floor_sum(n: u64, m: u64, a: u64) -> u64 {
+    let (mut n, mut m, mut a, mut b) = (u128::from(n), u128::from(m), u128::from(a), 0u128);
+    let mut sum = 0u128;
+    while n > 0 {
+        sum += n * (n - 1) / 2 * (a / m) + n * (b / m);
+        (a, b) = (a % m, b % m);
+        let top = a * n + b;
+        if top < m {
+            break;
+        }
+        (n, b) = (top / m, top % m);
+        (m, a) = (a, m);
+    }
+    u64::try_from(sum).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micro_batches_grow_linearly_and_are_counted() {
+        for (most, warmup) in [(1, 0), (1, 9), (4, 0), (8, 3), (5, 23), (64, 100), (7, 7)] {
+            let accumulation = Accumulation { most, warmup };
+            let sizes: Vec<u64> = (0..150).map(|step| accumulation.at(step)).collect();
+            assert!(sizes.windows(2).all(|pair| pair[0] <= pair[1]) && sizes[149] == most, "{sizes:?}");
+            assert!(warmup == 0 || sizes[0] == 1, "{sizes:?}");
+            let halfway = (most + 1) as f64 / 2.0;
+            assert!((accumulation.at(warmup / 2) as f64 - halfway).abs() <= halfway, "{sizes:?}");
+            for step in 0..150 {
+                let before = sizes[..step].iter().sum::<u64>();
+                assert_eq!(accumulation.before(step as u64), before, "{accumulation:?}, step {step}");
+                let least = (1..).find(|steps| accumulation.before(*steps) >= before).unwrap();
+                assert_eq!(accumulation.steps(before), least, "{accumulation:?}, {before} micro-batches");
+            }
+        }
     }
 }

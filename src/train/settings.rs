@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::graph::Optimizer;
 use super::rates::{Freeze, Rates};
-use super::schedule::{Schedule, ScheduleKind};
+use super::schedule::{Accumulation, Schedule, ScheduleKind};
 use crate::error::Result;
 use crate::fail;
 use crate::graph::Quantisation;
@@ -138,12 +138,18 @@ impl Recipe {
 pub struct Settings {
     pub batch: usize,
     pub accumulate: usize,
+    /// Steps over which the micro-batches of a step grow to `accumulate`.
+    #[serde(default)]
+    pub batch_warmup: u64,
     pub steps: u64,
     pub lr: f32,
     pub min_lr: f32,
     pub head_lr: f32,
     pub layer_decay: f32,
     pub warmup: u64,
+    /// Steps after which the learning rate stays; 0 for those of the run.
+    #[serde(default)]
+    pub decay_steps: u64,
     pub schedule: ScheduleKind,
     pub weight_decay: f32,
     pub beta1: f64,
@@ -194,6 +200,14 @@ impl Choices {
                 fail!(Usage, "--{name} {value} is not possible: give 1 to {MOST}");
             }
         }
+        let batch_warmup = self.batch_warmup.unwrap_or(0);
+        if batch_warmup > MOST || batch_warmup > 0 && accumulate == 1 {
+            fail!(
+                Usage,
+                "--batch-warmup {batch_warmup} is not possible: give at most {MOST} steps, and --accumulate 2 or more to grow to"
+            );
+        }
+        let accumulation = Accumulation { most: accumulate as u64, warmup: batch_warmup };
         let duration = match (self.steps, self.epochs) {
             (Some(0), _) => fail!(Usage, "--steps 0 does nothing: give 1 or more"),
             (_, Some(epochs)) if !(1..=MOST).contains(&epochs) => {
@@ -205,12 +219,18 @@ impl Choices {
         };
         let steps = match duration {
             Duration::Steps(steps) => steps,
-            Duration::Epochs(epochs) => epochs.saturating_mul(epoch(batch)).div_ceil(accumulate as u64).max(1),
+            Duration::Epochs(epochs) => accumulation.steps(epochs.saturating_mul(epoch(batch))),
         };
         let lr = self.lr.unwrap_or(recipe.lr);
         let schedule = self.schedule.unwrap_or(recipe.schedule);
         if self.min_lr.is_some_and(|min| min != lr) && schedule == ScheduleKind::Constant {
             fail!(Usage, "--min-lr is where a decay ends, and --schedule constant has none: leave one of them out");
+        }
+        if self.decay_steps.is_some() && schedule == ScheduleKind::Constant {
+            fail!(Usage, "--decay-steps is how long a decay lasts, and --schedule constant has none: leave one of them out");
+        }
+        if self.decay_steps == Some(0) {
+            fail!(Usage, "--decay-steps 0 leaves nothing of the peak: give 1 or more");
         }
         let warmup = match recipe.warmup {
             Warmup::Steps(warmup) => warmup.min(steps / 10),
@@ -219,12 +239,14 @@ impl Choices {
         let settings = Settings {
             batch,
             accumulate,
+            batch_warmup,
             steps,
             lr,
             min_lr: self.min_lr.unwrap_or(lr / recipe.min_lr_divisor),
             head_lr: self.head_lr.unwrap_or(lr),
             layer_decay: self.layer_decay.unwrap_or(1.0),
             warmup: self.warmup.unwrap_or(warmup),
+            decay_steps: self.decay_steps.unwrap_or(0),
             schedule,
             weight_decay: self.weight_decay.unwrap_or(recipe.weight_decay),
             beta1: self.beta1.unwrap_or(0.9),
@@ -334,7 +356,13 @@ impl Settings {
     }
 
     pub fn schedule(&self) -> Schedule {
-        Schedule { kind: self.schedule, peak: self.lr, min: self.min_lr, warmup: self.warmup, steps: self.steps }
+        let steps = if self.decay_steps > 0 { self.decay_steps } else { self.steps };
+        Schedule { kind: self.schedule, peak: self.lr, min: self.min_lr, warmup: self.warmup, steps }
+    }
+
+    /// Micro-batches of each step.
+    pub fn accumulation(&self) -> Accumulation {
+        Accumulation { most: self.accumulate as u64, warmup: self.batch_warmup }
     }
 
     /// The same for one of `count` ranks. Fails where they cannot share a step.

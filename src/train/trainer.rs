@@ -206,14 +206,16 @@ impl Trainer {
     pub fn step(&mut self) -> Result<Vec<Record>> {
         self.roll_out()?;
         let learning_rate = self.settings.schedule().learning_rate(self.step);
-        let accumulate = self.settings.accumulate as u64;
+        let accumulation = self.settings.accumulation();
+        let (first, count) = (accumulation.before(self.step), accumulation.at(self.step));
+        let growth = accumulation.most as f32 / count as f32;
         let seed = self.settings.seed as u32;
-        let mut step = Step { step: self.step as u32, seed, learning_rate, ..Step::default() };
+        let mut step = Step { step: self.step as u32, seed, learning_rate, growth, ..Step::default() };
         let loaded = self.loaded.as_mut().expect("a run is on a device");
         self.clock.start();
         let (mut program, mut tokens) = (loaded.training[0], 0);
-        for micro in self.ranks.part(accumulate) {
-            let number = self.step * accumulate + micro;
+        for micro in self.ranks.part(count) {
+            let number = first + micro;
             self.batch.clear();
             self.objective.fill(number, &mut self.batch)?;
             program = loaded.training[self.batch.shape];
@@ -269,7 +271,7 @@ impl Trainer {
             });
             let (tokens, rolled) = self.queued.pop_front().unwrap_or_default();
             let scalars = loaded.graph.scalars.iter().copied().zip(words[report::LEN..].iter().copied());
-            let drawn = self.objective.drawn(step * self.settings.accumulate as u64, self.settings.batch);
+            let drawn = self.objective.drawn(self.settings.accumulation().before(step), self.settings.batch);
             records.push(Record {
                 step,
                 loss: words[report::LOSS],
@@ -322,7 +324,7 @@ impl Trainer {
     /// Micro-batches of an epoch, and steps that end one: the last step ends the last.
     pub fn epoch_ended(&self) -> Option<u64> {
         let per_epoch = self.objective.epoch(self.settings.batch).max(1);
-        let epochs = |steps: u64| steps * self.settings.accumulate as u64 / per_epoch;
+        let epochs = |steps: u64| self.settings.accumulation().before(steps) / per_epoch;
         let at_end = self.step >= self.settings.steps;
         let done = if at_end { epochs(self.step).max(epochs(self.step - 1) + 1) } else { epochs(self.step) };
         (self.step > 0 && done > epochs(self.step - 1)).then_some(done)

@@ -108,11 +108,16 @@ fn check(place: &Place, arguments: &str) {
 }
 
 /// Flags that would do nothing beside others, and what the error names.
-const USELESS: [(&str, &str); 26] = [
+const USELESS: [(&str, &str); 31] = [
     ("train --out run --data a.txt --ext md", "--ext"),
     ("train --out run --data a.txt --init model --init-std 0.1", "--init-std"),
     ("train --out run --data a.txt --init model --residual-init plain", "--residual-init"),
+    ("train --out run --data a.txt --init model --attention-window 4", "--attention-window"),
+    ("train --out run --data a.txt --window-every 2", "--window-every"),
     ("train --out run --data a.txt --min-lr 1e-5 --schedule constant", "--min-lr"),
+    ("train --out run --data a.txt --decay-steps 5 --schedule constant", "--decay-steps"),
+    ("train --out run --data a.txt --batch-warmup 5 --accumulate 1", "--batch-warmup"),
+    ("sft --out run --model model --data rows.jsonl --max-length 8 --batch-warmup 5 --accumulate 2", "--batch-warmup"),
     ("train --out run --data a.txt --patience 2 --eval-every 0", "--patience"),
     ("train --out run --data a.txt --head-lr 1e-5 --layers 1 --heads 2 --width 16 --context 16", "--head-lr"),
     ("train --out run --data a.txt --retune", "--retune"),
@@ -143,6 +148,7 @@ fn flags_that_would_do_nothing_are_refused_by_name() {
     crate::export::tiny_model(&place.path("model"), 0.1);
     place.write("a.txt", "some words to read\n".repeat(40));
     place.write("a.csv", "text,label\na,x\nb,y\na,x\nb,y\n");
+    place.write("rows.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n");
     place.write("a.jsonl", "{\"chosen\": \"a\", \"rejected\": \"b\"}\n");
     for (arguments, flag) in USELESS {
         let output = place.wgpt(&format!("{arguments} --device cpu -q"));

@@ -85,4 +85,5 @@ mod training;
 mod trl;
 mod tuning;
 mod web;
+mod windows;
 mod word_piece;

@@ -190,7 +190,7 @@ fn every_key_of_tokenizer_config_json_is_harmless_or_told() {
 /// Flags of every command.
 const GLOBAL: &str = "device help quiet retune verbose";
 /// Flags of every command that trains.
-const TRAINING: &str = "accept-changed-data accumulate base batch beta1 beta2 classifier-rows clip data dropout epochs eval-batches \
+const TRAINING: &str = "accept-changed-data accumulate base batch batch-warmup beta1 beta2 classifier-rows clip data decay-steps dropout epochs eval-batches \
     eval-every freeze head-lr layer-decay lora lora-alpha lora-dropout lora-targets lr min-lr out overwrite patience precision recompute resume rslora sample-every \
     save-every schedule seed steps sync-every tensorboard val warmup weight-decay wire";
 /// Names of columns.
@@ -204,8 +204,8 @@ const FLAGS: &[(&str, &[&str])] = &[
         "train",
         &[
             TRAINING,
-            "config context experts experts-per-token ext feed-forward heads init init-std kv-heads layers mask-share next-sentence norm \
-           position preset residual-init router-balance router-z seeds sweep tokenizer whole-words width",
+            "attention-window config context experts experts-per-token ext feed-forward heads init init-std kv-heads layers mask-share next-sentence norm \
+           position preset residual-init router-balance router-z seeds sweep tokenizer whole-words width window-every",
         ],
     ),
     (

@@ -215,7 +215,27 @@ fn every_executor_has_the_same_loss_curve() {
 
 #[test]
 fn a_run_repeats_and_resumes_bit_for_bit() {
-    repeats_and_resumes(choices());
+    // With steps of one micro-batch, and then of two; and a decay that ends before the run.
+    let run = run::Choices { batch_warmup: Some(4), decay_steps: Some(8), ..Default::default() };
+    repeats_and_resumes(Choices { run, ..choices() });
+}
+
+/// Everything is halved and doubled again, which is exact.
+#[test]
+fn a_step_of_one_micro_batch_is_the_same_on_the_way_to_two() {
+    let run = |accumulate, batch_warmup| run::Choices {
+        accumulate: Some(accumulate),
+        batch_warmup: Some(batch_warmup),
+        steps: Some(4),
+        ..Default::default()
+    };
+    let mut one = run_setup(run(1, 0)).trainer(Cpu::default());
+    let mut growing = run_setup(run(2, 3)).trainer(Cpu::default());
+    let (before, after) = (steps(&mut one, 3), steps(&mut growing, 3));
+    assert_eq!(losses(&before), losses(&after));
+    assert_eq!(before.iter().map(|r| r.grad_norm).collect::<Vec<_>>(), after.iter().map(|r| r.grad_norm).collect::<Vec<_>>());
+    assert_eq!(parameters(&mut one), parameters(&mut growing));
+    assert_ne!(losses(&steps(&mut one, 1)), losses(&steps(&mut growing, 1)), "the fourth has two");
 }
 
 #[test]

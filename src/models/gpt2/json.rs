@@ -10,7 +10,7 @@ use crate::models::keys::{Found, Keys, shown};
 use crate::ops::gelu::Form;
 use crate::ops::rope::Scaling;
 
-/// `model_type` of a GPT-2 in which a part is exchanged; `transformers` has no such model and refuses it by this name.
+/// `model_type` of a GPT-2 in which a part is exchanged, or whose attention has a window; `transformers` has no such model and refuses it by this name.
 pub(super) const ABLATION: &str = "wgpt-gpt2";
 /// Heads over the same body; only the language model's is read, and others are refused by their tensors' names.
 const ARCHITECTURE: &str = "GPT2LMHeadModel";
@@ -81,6 +81,8 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
             _ => None,
         },
         swiglu: config.feed_forward == FeedForward::SwiGlu,
+        window: config.window,
+        full_layers: config.full_layers.clone(),
     });
     let written = ConfigJson {
         ablation: ablated,
@@ -131,6 +133,7 @@ pub(super) fn is_ablation(config: &Config) -> bool {
     config.norm != Norm::LayerNorm
         || config.position != Position::Learned
         || !matches!(config.feed_forward, FeedForward::Gelu(_))
+        || config.window.is_some()
 }
 
 /// Hugging Face's name for `activation_function`.
@@ -149,6 +152,12 @@ struct Ablation {
     rope_theta: Option<f32>,
     /// SwiGLU in place of GELU.
     swiglu: bool,
+    /// Positions that attention sees at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    window: Option<usize>,
+    /// Layers that see all positions although there is a window.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    full_layers: Vec<usize>,
 }
 
 impl Ablation {
@@ -157,6 +166,8 @@ impl Ablation {
             norm: self.norm,
             position: self.rope_theta.map_or(Position::Learned, |base| Position::Rope { base, scaling: Scaling::None }),
             feed_forward: if self.swiglu { FeedForward::SwiGlu } else { config.feed_forward },
+            window: self.window,
+            full_layers: self.full_layers,
             ..config
         }
     }

@@ -10,7 +10,10 @@ use crate::models::family::{architectures, one_or_list};
 use crate::models::keys::{Found, Keys};
 use crate::ops::rope::Scaling;
 
-pub(super) const MODEL_TYPES: [&str; 5] = ["llama", "mistral", "mixtral", "qwen2", "qwen3"];
+pub(super) const MODEL_TYPES: [&str; 6] = ["llama", "mistral", "mixtral", "qwen2", "qwen3", MIXED];
+/// `model_type` of a LLaMA of which some layers have a window and others have none; `transformers` has no such model and refuses
+/// it by this name. Its keys are those of LLaMA, or Mixtral, and `layer_types` and `sliding_window` as Qwen has them.
+const MIXED: &str = "wgpt-llama";
 
 /// What differs between the model types where a `config.json` is silent: the defaults of `transformers`.
 struct Kind {
@@ -42,8 +45,10 @@ const LLAMA: Kind = Kind {
     rope_base: 10_000.0,
     experts: false,
 };
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 7] = [
     LLAMA,
+    Kind { model_type: MIXED, ..LLAMA },
+    Kind { model_type: MIXED, experts: true, ..LLAMA },
     Kind {
         model_type: "mistral",
         architecture: "MistralForCausalLM",
@@ -82,7 +87,11 @@ const KINDS: [Kind; 5] = [
 ];
 
 pub(super) fn read(keys: &Keys) -> Found<Config> {
-    let named = |kind: &&Kind| keys.get("model_type").is_some_and(|name| name == kind.model_type);
+    let experts_there = keys.has("num_local_experts");
+    let named = |kind: &&Kind| {
+        let is_same = keys.get("model_type").is_some_and(|name| name == kind.model_type);
+        is_same && (kind.model_type != MIXED || kind.experts == experts_there)
+    };
     let kind = KINDS.iter().find(named).unwrap_or(&LLAMA);
     architectures(keys, kind.architecture, &[kind.body])?;
     let size = |key: &str, most: usize| {
@@ -177,9 +186,9 @@ fn position(keys: &Keys, base: f32) -> Found<Position> {
 
 /// The sliding window and, where not all layers have it, those that have none.
 fn window(keys: &Keys, kind: &Kind, layers: usize) -> Found<(Option<usize>, Vec<usize>)> {
-    // Only Qwen has attention by layers.
+    // Only Qwen has attention by layers, and models of this program's own.
     let types = match (kind.model_type, keys.get("layer_types")) {
-        ("qwen2" | "qwen3", Some(Value::Array(types))) => Some(types),
+        ("qwen2" | "qwen3" | MIXED, Some(Value::Array(types))) => Some(types),
         _ => None,
     };
     for name in types.into_iter().flatten() {
@@ -196,6 +205,7 @@ fn window(keys: &Keys, kind: &Kind, layers: usize) -> Found<(Option<usize>, Vec<
     match kind.model_type {
         "llama" => return Ok((None, vec![])), // transformers does not look at it
         "mistral" | "mixtral" => return Ok((Some(size), vec![])),
+        MIXED => {}
         _ if !keys.flag("use_sliding_window")?.unwrap_or(false) => return Ok((None, vec![])),
         _ => {}
     }
@@ -208,8 +218,15 @@ fn window(keys: &Keys, kind: &Kind, layers: usize) -> Found<(Option<usize>, Vec<
     Ok(if full.len() == layers { (None, vec![]) } else { (Some(size), full) })
 }
 
+/// Whether some layers have a window and others have none, in a model for which `transformers` has no such thing.
+pub(super) fn is_mixed(config: &Config) -> bool {
+    let is_qwen = config.head_norm || config.attention_bias == (true, false);
+    config.window.is_some() && !config.full_layers.is_empty() && !is_qwen
+}
+
 pub(super) fn write(config: &Config, dtype: &'static str) -> String {
     let model_type = match config {
+        _ if is_mixed(config) => MIXED,
         Config { feed_forward: FeedForward::Experts(_), .. } => "mixtral",
         Config { head_norm: true, .. } => "qwen3",
         Config { attention_bias: (true, false), .. } => "qwen2",
@@ -225,7 +242,7 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
     let layer_type = |layer| if config.full_layers.contains(&layer) { "full_attention" } else { "sliding_attention" };
     let experts = config.experts();
     let written = ConfigJson {
-        architectures: [kind.architecture],
+        architectures: if model_type == MIXED { vec![] } else { vec![kind.architecture] },
         attention_bias: config.attention_bias.1,
         attention_dropout: config.dropout.attention,
         bos_token_id: config.bos_token_id,
@@ -238,7 +255,7 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
         intermediate_size: config.inner,
         max_position_embeddings: config.context,
         layer_types: windowed.then(|| (0..config.layers).map(layer_type).collect()),
-        max_window_layers: windowed.then(|| (0..).find(|layer| !config.full_layers.contains(layer)).unwrap_or(0)),
+        max_window_layers: (windowed && model_type != MIXED).then(|| (0..).find(|layer| !config.full_layers.contains(layer)).unwrap_or(0)),
         mlp_bias: false,
         model_type,
         num_attention_heads: config.heads,
@@ -255,7 +272,7 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
         sliding_window: config.window,
         tie_word_embeddings: config.tied,
         torch_dtype: dtype,
-        use_sliding_window: windowed.then_some(true),
+        use_sliding_window: (windowed && model_type != MIXED).then_some(true),
         vocab_size: config.vocab_size,
     };
     serde_json::to_string_pretty(&written).expect("a struct of numbers and strings always serialises") + "\n"
@@ -285,7 +302,7 @@ fn short(number: f32) -> Value {
 /// `rope_parameters` and `dtype` are the names since version 5; `rope_theta`, `rope_scaling` and `torch_dtype` before.
 #[derive(Serialize)]
 struct ConfigJson {
-    architectures: [&'static str; 1],
+    architectures: Vec<&'static str>,
     attention_bias: bool,
     attention_dropout: f32,
     bos_token_id: Option<u32>,

@@ -22,6 +22,9 @@ pub struct Choices {
     /// Micro-batches per step, their gradients averaged
     #[arg(long, help_heading = "Optimiser")]
     pub accumulate: Option<usize>,
+    /// Steps over which the micro-batches of a step grow linearly from 1 to --accumulate [default: none]
+    #[arg(long, value_name = "STEPS", help_heading = "Optimiser")]
+    pub batch_warmup: Option<u64>,
     /// Optimiser steps of the whole run
     #[arg(long, help_heading = "Optimiser")]
     pub steps: Option<u64>,
@@ -43,6 +46,9 @@ pub struct Choices {
     /// Steps of linear warmup
     #[arg(long, help_heading = "Optimiser")]
     pub warmup: Option<u64>,
+    /// Steps, those of warmup among them, after which the learning rate stays at --min-lr [default: those of the run]
+    #[arg(long, value_name = "STEPS", help_heading = "Optimiser")]
+    pub decay_steps: Option<u64>,
     /// Learning rate after the warmup
     #[arg(long, value_enum, help_heading = "Optimiser")]
     pub schedule: Option<ScheduleKind>,
