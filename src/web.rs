@@ -227,6 +227,7 @@ fn training(plans: &mut Plans, tokenizer: &Tokenizer, own: &Config) -> Result<Op
                 Initial::Ones => ("ones", 0.0),
                 Initial::Normal { std } => ("normal", std),
                 Initial::Uniform { bound } => ("uniform", bound),
+                Initial::Thirds { .. } => unreachable!("the demo preset has none"),
             };
             json!({"name": parameter.name, "length": parameter.len(), "initial": [kind, size], "parts": parts})
         })

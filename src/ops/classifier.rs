@@ -231,18 +231,18 @@ pub const CASES: &[Case] = &[
         reason: "as the others; the sum of 65601 losses rounds in 8201 steps for each of 8 lanes",
     },
     Case {
-        name: "classifier, logits beyond one binding: 44x50257",
+        name: "classifier, logits beyond one binding: 700x5025",
         op: || Arc::new(Classifier { weight: 1.0 }),
         inputs: &[
-            (&[44, 50257], Draw::Uniform(5.0)),
-            (&[44], Draw::Targets(50257)),
+            (&[700, 5025], Draw::Uniform(5.0)),
+            (&[700], Draw::Targets(5025)),
             (&[1], Draw::Between(300.0, 900.0)),
         ],
         gradient: false,
         position: 0,
-        // Most gradients are near 1e-5.
+        // Most gradients are near 1e-4.
         atol: 1e-9,
-        rtol: 1e-5,
-        reason: "a lane sums 1571 exponentials four times side by side: sqrt(1571) roundings of 6e-8 relative, fourfold",
+        rtol: 5e-6,
+        reason: "a lane sums 157 exponentials four times side by side: sqrt(157) roundings of 6e-8 relative, sixfold",
     },
 ];

@@ -164,13 +164,13 @@ pub const CASES: &[Case] = &[
         reason: LSE,
     },
     Case {
-        name: "cross_entropy, logits beyond one binding: 44x50257",
+        name: "cross_entropy, logits beyond one binding: 700x5025",
         op: || Arc::new(CrossEntropy),
-        inputs: &[(&[44, 50257], Draw::Uniform(5.0)), (&[44], Draw::Targets(50257))],
+        inputs: &[(&[700, 5025], Draw::Uniform(5.0)), (&[700], Draw::Targets(5025))],
         gradient: true,
         position: 0,
         atol: 2e-6,
-        rtol: 4e-5,
-        reason: "8 lanes each sum 6282 exponentials in order: sqrt(6282) roundings of 6e-8 relative, tenfold",
+        rtol: 1.5e-5,
+        reason: "8 lanes each sum 628 exponentials in order: sqrt(628) roundings of 6e-8 relative, tenfold",
     },
 ];

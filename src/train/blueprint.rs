@@ -28,7 +28,10 @@ impl Blueprint {
         check_prefixes(networks)?;
         if settings.batch_warmup > 0 && !objective.takes_batch_warmup() {
             let name = objective.name();
-            fail!(Usage, "--batch-warmup changes how many micro-batches a step has, which {name} does not take: leave it out");
+            fail!(
+                Usage,
+                "--batch-warmup changes how many micro-batches a step has, which {name} does not take: leave it out"
+            );
         }
         let what = format!("learn {}", objective.name());
         let fits = |network: &Network| match network.config() {

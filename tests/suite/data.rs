@@ -291,7 +291,7 @@ fn char_takes_its_alphabet_from_all_documents_and_their_separator() {
 fn bad_sources_are_refused() {
     let dir = tempdir().unwrap();
     refused(Source::open(&dir.path().join("none.txt")), &["no data at", "none.txt"]);
-    refused(Source::open(dir.path()), &["has no .txt, .jsonl, .parquet or .bin files"]);
+    refused(Source::open(dir.path()), &["has no .txt, .jsonl, .parquet, .wet or .bin files"]);
     for binary in [&b"PAR1\0"[..], b"text\xFFtext", b"\x1F\x8B"] {
         let path = write(&dir, "x.dat", binary);
         refused(Source::open(&path), &["x.dat", "is not UTF-8 text, and neither .jsonl, .parquet nor .bin"]);
@@ -299,7 +299,7 @@ fn bad_sources_are_refused() {
     write(&dir, "y.dat", "");
     refused(
         Source::open(dir.path()),
-        &["has no .txt, .jsonl, .parquet or .bin files in it, but 2 .dat", "--ext md,py"],
+        &["has no .txt, .jsonl, .parquet, .wet or .bin files in it, but 2 .dat", "--ext md,py"],
     );
     for name in ["a.bin.gz", "a.parquet.zst"] {
         refused(Source::open(&write(&dir, name, "")), &[name, "unpack it with"]);

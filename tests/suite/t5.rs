@@ -13,7 +13,7 @@ use wgpt::executor::Executor;
 use wgpt::formats::folder::{TensorFile, WeightType, Weights};
 use wgpt::formats::upload::upload;
 use wgpt::generate::beam::{BeamOptions, EarlyStopping};
-use wgpt::generate::{Generator, SamplingParams};
+use wgpt::generate::{Generator, Request, SamplingParams};
 use wgpt::graph::{Graph, Plan, Shape, Step, Tensor};
 use wgpt::models::blocks::{Compute, Model};
 use wgpt::models::config::{Config, Dropout};
@@ -128,13 +128,14 @@ fn greedy_texts_and_beams_are_those_of_transformers_also_in_one_batch() {
         for (label, mut device) in devices() {
             let mut generator = Generator::new(device.as_mut(), &network, &weights, config.vocab_size, BATCH).unwrap();
             let mut texts = vec![vec![]; BATCH];
-            let request = |row| wgpt::generate::Request { prompt: prompt(row), tokens: 12, seed: 0 };
+            let params = SamplingParams::GREEDY;
+            let request = |row| Request { prompt: prompt(row), tokens: 12, seed: 0, params, best: 0 };
             let mut take = |row: usize, token: wgpt::generate::Token| {
                 texts[row].push(token.id);
                 Ok(!config.eos_token_id.contains(&token.id))
             };
             let mut requests = (0..BATCH).map(request);
-            generator.generate(device.as_mut(), &mut requests, &SamplingParams::GREEDY, &mut take).unwrap();
+            generator.generate(device.as_mut(), &mut requests, &mut take).unwrap();
             let options = BeamOptions {
                 beams: BATCH,
                 length_penalty: 1.0,

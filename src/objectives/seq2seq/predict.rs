@@ -44,12 +44,18 @@ impl TextModel {
         let size = self.tokenizer.vocabulary_size();
         let mut generator = Generator::new(executor, &network, &self.weights, size, rows)?;
         let mut texts = vec![vec![]; items.len()];
-        let request = |item: &Item| Request { prompt: item.source.clone(), tokens, seed: 0 };
+        let request = |item: &Item| Request {
+            prompt: item.source.clone(),
+            tokens,
+            seed: 0,
+            params: SamplingParams::GREEDY,
+            best: 0,
+        };
         let mut take = |n: usize, token: Token| {
             texts[n].push(token.id);
             Ok(!self.config.eos_token_id.contains(&token.id))
         };
-        generator.generate(executor, &mut items.iter().map(request), &SamplingParams::GREEDY, &mut take)?;
+        generator.generate(executor, &mut items.iter().map(request), &mut take)?;
         generator.free(executor);
         Ok(texts)
     }
