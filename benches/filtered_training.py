@@ -18,7 +18,7 @@ import tempfile
 
 from compare_datatrove import changed, installed_texts, prose, write_lines
 
-FILTERS = "gopher-repetition,gopher-quality,fineweb"
+FILTERS = "gopher-repetition,gopher-quality:max-non-alpha-words-ratio=0.65,fineweb"
 
 
 def noise(text, source):

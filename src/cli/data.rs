@@ -22,7 +22,7 @@ use wgpt::files::write_bytes;
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Tokenise text into a folder of shards that `wgpt train --data` reads as they are
-    Prepare(Prepare),
+    Prepare(Box<Prepare>),
     /// Write examples of a built-in task, for `wgpt finetune`, `wgpt eval`, `wgpt sft`, `wgpt reward` and `wgpt align`
     Task(Examples),
     /// Show examples for `wgpt sft` as the model sees them: text, ids, and which are learned, a JSON object for each

@@ -146,7 +146,7 @@ impl<'a> Reader<'a> {
         let files = |origin: &'a Origin| origin.source.files();
         let behind = origins[..position.origin].iter().flat_map(files);
         let beside = origins.get(position.origin).map_or(&[][..], |origin| &files(origin)[..position.file]);
-        reader.passed_bytes = behind.chain(beside).map(|path| size_bytes(path)).sum();
+        reader.passed_bytes = behind.chain(beside).map(size_bytes).sum();
         while reader.position.documents < position.documents {
             if reader.next()?.is_none() {
                 fail!(Input, "the data is not as it was: start again with --overwrite in place of --resume");
