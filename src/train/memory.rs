@@ -66,7 +66,7 @@ pub fn advice(objective: &dyn Objective, settings: &Settings, limits: &Limits, b
     if settings.batch > 1 {
         let batch = settings.batch / 2;
         let accumulate = (settings.batch * settings.accumulate).div_ceil(batch);
-        let smaller = other(Settings { batch, ..settings.clone() });
+        let smaller = other(Settings { batch, accumulate, ..settings.clone() });
         others.push(format!("{smaller} with --batch {batch} --accumulate {accumulate}"));
     }
     if !settings.is_mixed() && limits.f16 {
