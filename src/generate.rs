@@ -76,6 +76,7 @@ impl Generator {
         rows: usize,
     ) -> Result<Generator> {
         network.config().must_decode("continue a text")?;
+        network.config().must_not_recur("continue a text")?;
         Ok(Generator { decoder: Decoder::new(executor, network, vocabulary, rows)? })
     }
 

@@ -18,3 +18,4 @@ pub mod lora;
 pub mod network;
 pub mod presets;
 pub mod registry;
+pub mod transfo_xl;

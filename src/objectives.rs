@@ -16,6 +16,7 @@ pub mod reward;
 pub mod rewards;
 pub mod rollouts;
 mod rows;
+pub mod segments;
 pub mod sft;
 pub mod tag;
 

@@ -33,6 +33,7 @@ pub mod gelu;
 pub mod global_norm;
 pub mod grouped_matmul;
 pub mod grouped_weights;
+pub mod head_product;
 pub mod kto_loss;
 pub mod layernorm;
 pub mod loss_scale;
@@ -41,13 +42,17 @@ pub mod next_token;
 pub mod policy_loss;
 pub mod preference_loss;
 pub mod relative_bias;
+pub mod relu;
 pub mod rmsnorm;
 pub mod rope;
 pub mod router;
 pub mod router_losses;
 pub mod row_dot;
+pub mod rows;
 pub mod scalars;
 pub mod scale;
+pub mod segment_memory;
+pub mod sinusoids;
 pub mod squared_error;
 pub mod swiglu;
 pub mod tanh;
@@ -99,6 +104,7 @@ pub fn cases() -> Vec<&'static Case> {
         global_norm::CASES,
         grouped_matmul::CASES,
         grouped_weights::CASES,
+        head_product::CASES,
         kto_loss::CASES,
         layernorm::CASES,
         loss_scale::CASES,
@@ -107,13 +113,17 @@ pub fn cases() -> Vec<&'static Case> {
         policy_loss::CASES,
         preference_loss::CASES,
         relative_bias::CASES,
+        relu::CASES,
         rmsnorm::CASES,
         rope::CASES,
         router::CASES,
         router_losses::CASES,
         row_dot::CASES,
+        rows::CASES,
         scalars::CASES,
         scale::CASES,
+        segment_memory::CASES,
+        sinusoids::CASES,
         squared_error::CASES,
         swiglu::CASES,
         tanh::CASES,

@@ -20,13 +20,14 @@ use wgpt::models::config::Config;
 use wgpt::objectives::masked::{self, Masked};
 use wgpt::objectives::pretrain::Pretrain;
 use wgpt::objectives::recipe::PresetRecipe;
+use wgpt::objectives::segments::{self, Segments};
 use wgpt::train::checkpoint::RunFolder;
 use wgpt::train::objective::Objective;
 use wgpt::train::run::absolute;
 use wgpt::train::settings::{Choices, Settings, merged};
 
 /// The names of the objectives.
-const OBJECTIVES: [&str; 2] = ["pretraining", masked::NAME];
+const OBJECTIVES: [&str; 3] = ["pretraining", masked::NAME, segments::NAME];
 /// The paper's share of masked tokens.
 const MASK_SHARE: f32 = 0.15;
 
@@ -134,6 +135,9 @@ impl Train {
         if settings.sample_every > 0 && is_encoder {
             fail!(Usage, "--sample-every has texts continued, which an encoder cannot do: leave it out");
         }
+        if settings.sample_every > 0 {
+            config.must_not_recur("draw samples on the way (--sample-every)")?;
+        }
         // Heads that the model in the folder has not start from initial values.
         let kept = |own: &Config| own.clone().with_heads(own.heads_of_encoder().shared(config.heads_of_encoder()));
         let weights = init.as_ref().map(|(source, own)| source.weights(&kept(own))).transpose()?;
@@ -207,6 +211,7 @@ impl Train {
             config.parameter_count()
         );
         let out = self.out.display();
+        let recurs = config.recurrence.is_some();
         let has_types = config.encoder.is_some_and(|encoder| encoder.token_types > 1);
         let prompt = if arguments.masks.is_some() { "... [MASK] ..." } else { "..." };
         let objective: Box<dyn Objective> = match (arguments.masks, &tokenizer) {
@@ -215,6 +220,9 @@ impl Train {
                 Box::new(Masked::new(config, arguments.context, corpus, masking)?)
             }
             (Some(_), None) => fail!(Usage, "masks need a tokenizer, and these token ids have none: give --tokenizer"),
+            (None, _) if config.recurrence.is_some() => {
+                Box::new(Segments::new(config, arguments.context, &settings, corpus, floor)?)
+            }
             (None, _) => Box::new(Pretrain::new(config, arguments.context, corpus, floor)),
         };
         Ok(Prepared {
@@ -225,6 +233,9 @@ impl Train {
             best: "best".into(),
             title: format!("{family}, {layers} layers, {width} wide, {context} context"),
             hint: match &tokenizer {
+                _ if recurs => {
+                    format!("model in {out}, curve in {out}/loss.svg; try: wgpt eval --model {out} --memory 0")
+                }
                 Some(_) => {
                     format!(
                         "model in {out}, curve in {out}/loss.svg; try: wgpt sample --model {out} --prompt \"{prompt}\""

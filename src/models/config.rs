@@ -2,6 +2,7 @@
 
 pub use super::encoder::{Encoder, Heads};
 use super::lora::Lora;
+pub use super::transfo_xl::Recurrence;
 use crate::error::Result;
 use crate::fail;
 use crate::graph::Quantisation;
@@ -63,6 +64,8 @@ pub struct Config {
     pub quantisation: Option<Quantisation>,
     /// What it has as an encoder, in which every token sees all others; nothing in a decoder.
     pub encoder: Option<Encoder>,
+    /// What it has where a text passes in segments, each of which sees a memory of those before.
+    pub recurrence: Option<Recurrence>,
 }
 
 /// Keys of a `config.json` that mean nothing to the model and are written again as they were. They make no difference between
@@ -111,6 +114,8 @@ pub enum Position {
 pub enum FeedForward {
     /// GELU of `inner` channels.
     Gelu(Form),
+    /// max(x, 0) of `inner` channels.
+    Relu,
     /// silu(gate) * up, two linear layers of `inner` channels.
     SwiGlu,
     /// Some of several SwiGLU parts of `inner` channels each, as a router chooses.
@@ -216,6 +221,7 @@ impl Config {
             lora: None,
             quantisation: None,
             encoder: None,
+            recurrence: None,
         }
     }
 
@@ -236,6 +242,12 @@ impl Config {
     /// of a hundred thousand makes a cache of gigabytes. Learned positions keep the context that their table has.
     pub fn within_context(self, given: Option<usize>, most: usize) -> Result<Self> {
         let own = self.context;
+        if self.recurrence.is_some() {
+            // Positions are distances: segments may be of any length.
+            let config = Self { context: given.unwrap_or(own), ..self };
+            config.validate()?;
+            return Ok(config);
+        }
         let context = match (given, self.position) {
             (Some(given), _) if !(1..=own).contains(&given) => {
                 fail!(Usage, "a context of {given} is not within the model's: give 1 to {own}")
@@ -261,6 +273,8 @@ impl Config {
             ("context (n_positions)", self.context, MOST_CONTEXT),
             ("vocabulary (vocab_size)", self.vocab_size, MOST_VOCABULARY),
             ("window (sliding_window)", self.window.unwrap_or(1), usize::MAX),
+            // A memory may be empty.
+            ("memory (mem_len) and a segment", self.recurrence.map_or(1, |r| r.memory.max(1)), MOST_CONTEXT),
         ];
         if let Some((name, value, most)) = bounded.into_iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
             return Some(format!("{name} is {value}, but must be from 1 to {most}"));

@@ -117,7 +117,7 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, angles: Option<Tensor>, layer: usi
             let y = m.linear(g, n, &h("mlp.c_fc"), (c, 2 * inner), Stored::InOut, true); // gate | up
             g.apply(SwiGlu, &[y])
         }
-        FeedForward::Experts(_) => unreachable!("GPT-2 has no experts"),
+        _ => unreachable!("GPT-2 has a GELU or a SwiGLU"),
     };
     let y = m.projection(g, y, &h("mlp.c_proj"), (inner, c), Stored::InOut, true);
     m.add_residual(g, x, y, layer, 1)

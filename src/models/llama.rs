@@ -81,7 +81,8 @@ impl Family for Llama {
     }
 
     fn foreign(&self, config: &Config) -> Option<&'static str> {
-        json::is_mixed(config).then_some("transformers has no LLaMA of which some layers have a window and others have none")
+        json::is_mixed(config)
+            .then_some("transformers has no LLaMA of which some layers have a window and others have none")
     }
 
     fn shares_heads(&self) -> bool {

@@ -28,11 +28,18 @@ impl Blueprint {
         check_prefixes(networks)?;
         if settings.batch_warmup > 0 && !objective.takes_batch_warmup() {
             let name = objective.name();
-            fail!(Usage, "--batch-warmup changes how many micro-batches a step has, which {name} does not take: leave it out");
+            fail!(
+                Usage,
+                "--batch-warmup changes how many micro-batches a step has, which {name} does not take: leave it out"
+            );
         }
         if !objective.takes_encoders() {
             let what = format!("learn {}", objective.name());
             networks.iter().try_for_each(|network| network.config().must_decode(&what))?;
+        }
+        if !objective.takes_recurrence() {
+            let what = format!("learn {}", objective.name());
+            networks.iter().try_for_each(|network| network.config().must_not_recur(&what))?;
         }
         let (compute, optimizer) = (settings.compute(), settings.optimizer());
         let (mut training, mut evaluation) = (vec![], vec![]);

@@ -208,7 +208,10 @@ impl Choices {
             fail!(Usage, "--min-lr is where a decay ends, and --schedule constant has none: leave one of them out");
         }
         if self.decay_steps.is_some() && schedule == ScheduleKind::Constant {
-            fail!(Usage, "--decay-steps is how long a decay lasts, and --schedule constant has none: leave one of them out");
+            fail!(
+                Usage,
+                "--decay-steps is how long a decay lasts, and --schedule constant has none: leave one of them out"
+            );
         }
         if self.decay_steps == Some(0) {
             fail!(Usage, "--decay-steps 0 leaves nothing of the peak: give 1 or more");

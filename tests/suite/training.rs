@@ -233,7 +233,10 @@ fn a_step_of_one_micro_batch_is_the_same_on_the_way_to_two() {
     let mut growing = run_setup(run(2, 3)).trainer(Cpu::default());
     let (before, after) = (steps(&mut one, 3), steps(&mut growing, 3));
     assert_eq!(losses(&before), losses(&after));
-    assert_eq!(before.iter().map(|r| r.grad_norm).collect::<Vec<_>>(), after.iter().map(|r| r.grad_norm).collect::<Vec<_>>());
+    assert_eq!(
+        before.iter().map(|r| r.grad_norm).collect::<Vec<_>>(),
+        after.iter().map(|r| r.grad_norm).collect::<Vec<_>>()
+    );
     assert_eq!(parameters(&mut one), parameters(&mut growing));
     assert_ne!(losses(&steps(&mut one, 1)), losses(&steps(&mut growing, 1)), "the fourth has two");
 }

@@ -72,7 +72,7 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
     let ablation = is_ablation(config);
     let activation = match config.feed_forward {
         FeedForward::Gelu(form) => form,
-        FeedForward::SwiGlu | FeedForward::Experts(_) => Form::Tanh, // means nothing beside `ablation`
+        _ => Form::Tanh, // means nothing beside `ablation`
     };
     let ablated = ablation.then(|| Ablation {
         norm: config.norm,

@@ -98,7 +98,7 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
     let written = ConfigJson {
         activation_function: match config.feed_forward {
             FeedForward::Gelu(form) => name(form),
-            FeedForward::SwiGlu | FeedForward::Experts(_) => name(Form::Tanh),
+            _ => name(Form::Tanh),
         },
         architectures: [ARCHITECTURE],
         attention_dropout: config.dropout.attention,

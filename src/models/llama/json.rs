@@ -255,7 +255,8 @@ pub(super) fn write(config: &Config, dtype: &'static str) -> String {
         intermediate_size: config.inner,
         max_position_embeddings: config.context,
         layer_types: windowed.then(|| (0..config.layers).map(layer_type).collect()),
-        max_window_layers: (windowed && model_type != MIXED).then(|| (0..).find(|layer| !config.full_layers.contains(layer)).unwrap_or(0)),
+        max_window_layers: (windowed && model_type != MIXED)
+            .then(|| (0..).find(|layer| !config.full_layers.contains(layer)).unwrap_or(0)),
         mlp_bias: false,
         model_type,
         num_attention_heads: config.heads,
