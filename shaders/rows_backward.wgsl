@@ -22,10 +22,10 @@ fn main(
         dw[FIRST + i] += dy[i];
     } else {
         // Before FIRST this wraps to a number beyond any.
-        let from = i - FIRST;
+        let place = i - FIRST;
         var value = 0.0;
-        if from < PART {
-            value = dy[from];
+        if place < PART {
+            value = dy[place];
         }
         dw[i] = value;
     }
