@@ -1,5 +1,6 @@
 //! What a model learns about a task that it is never shown: while it is pre-trained on the built-in stories, which of four
-//! endings does it find most likely after a story's beginning?
+//! endings does it find most likely after a story's beginning? And does it help to show it solved examples (`--shots`), for which the
+//! context has to be long enough (`--context`)?
 //!
 //!     cargo bench --bench zero_shot -- --out zero_shot.svg        (or: make zero-shot)
 //!
@@ -8,8 +9,6 @@
 //! decays to the last of `--steps`, as in `wgpt train`.
 
 use clap::Parser;
-use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +21,8 @@ use wgpt::data::tokenizer::Tokenizer;
 use wgpt::error::Result;
 use wgpt::evaluate::Accuracy;
 use wgpt::evaluate::choose::{Accuracies, choose};
-use wgpt::evaluate::prompt::{Prompter, Shots};
+use wgpt::evaluate::plot::AccuracyPlot;
+use wgpt::evaluate::prompt::{Prompter, SEPARATOR, Shots};
 use wgpt::evaluate::scorer::Scorer;
 use wgpt::fail;
 use wgpt::files::write_bytes;
@@ -59,6 +59,12 @@ struct Arguments {
     /// Seed of stories, initialisation and batches
     #[arg(long, default_value_t = 1337)]
     seed: u64,
+    /// Solved examples before each question: a column and a curve for each number
+    #[arg(long, value_delimiter = ',', default_values_t = [0])]
+    shots: Vec<usize>,
+    /// Tokens of a sequence, in training and where the model is asked [default: the preset's]
+    #[arg(long)]
+    context: Option<usize>,
     /// Sequences scored at once
     #[arg(long, default_value_t = 8)]
     batch: usize,
@@ -75,11 +81,8 @@ const STORY_BYTES: (usize, usize) = (2 << 20, 200 << 10);
 /// Of four choices.
 const CHANCE: f64 = 0.25;
 
-/// Measures of the model after some steps.
-struct Row {
-    step: u64,
-    accuracy: Accuracy,
-}
+/// Examples that solved ones are drawn from.
+const SOLVED: usize = 400;
 
 fn main() {
     if let Err(error) = run(&Arguments::parse()) {
@@ -98,9 +101,14 @@ fn run(arguments: &Arguments) -> Result<()> {
     steps.dedup();
     let (mut trainer, tokenizer) = trainer(arguments, steps.last().copied().unwrap_or(0))?;
     let asked = examples(Task::Choose, Split::Test, arguments.task_seed, arguments.examples);
-    println!("| steps | validation loss | accuracy | standard error |");
-    println!("|---|---|---|---|");
-    let mut rows = vec![];
+    let solved = examples(Task::Choose, Split::Train, arguments.task_seed, SOLVED);
+    if let Some(most) = arguments.shots.iter().find(|shots| **shots > SOLVED) {
+        fail!(Usage, "--shots {most} is more than the {SOLVED} examples that are drawn from");
+    }
+    let columns: String = arguments.shots.iter().map(|shots| format!(" accuracy, {shots} shots | cut |")).collect();
+    println!("| steps | validation loss |{columns}");
+    println!("|---|---|{}", "---|---|".repeat(arguments.shots.len()));
+    let mut curves: Vec<_> = arguments.shots.iter().map(|shots| (format!("{shots} shots"), vec![])).collect();
     for step in steps {
         while trainer.steps_done() < step {
             trainer.step()?;
@@ -110,15 +118,26 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         trainer.finish()?;
         let loss = trainer.evaluate()?.map_or(f64::NAN, |evaluation| evaluation.loss); // nats per token
-        let accuracy = accuracy(&mut trainer, &tokenizer, &asked, arguments.batch)?;
-        let error = accuracy.error.map_or("".into(), |error| format!("{error:.3}"));
-        println!("| {step} | {loss:.3} | {:.3} | {error} |", accuracy.mean);
+        print!("| {step} | {loss:.3} |");
+        for (&count, (_, curve)) in arguments.shots.iter().zip(&mut curves) {
+            let shots = Shots { count, examples: &solved, seed: arguments.seed, separator: SEPARATOR };
+            let (accuracy, cut) = accuracy(&mut trainer, &tokenizer, &asked, &shots, arguments.batch)?;
+            let error = accuracy.error.map_or("".into(), |error| format!(" ± {error:.3}"));
+            print!(" {:.3}{error} | {:.0}% |", accuracy.mean, 100.0 * cut);
+            curve.push((step as f64, accuracy));
+        }
+        println!();
         eprintln!("step {step}: {:.0} s", start.elapsed().as_secs_f32());
-        rows.push(Row { step, accuracy });
     }
-    println!("\nChance is {CHANCE:.3}; {} questions.", asked.len());
+    println!(
+        "\nChance is {CHANCE:.3}; {} questions; cut: texts that lost their beginning to the context.",
+        asked.len()
+    );
     let Some(out) = &arguments.out else { return Ok(()) };
-    write_bytes(out, render(&arguments.preset, &rows, asked.len()).as_bytes())
+    let title = format!("{}: which ending fits, without fine-tuning", arguments.preset);
+    let (over, things) = ("steps of pre-training", asked.len());
+    let plot = AccuracyPlot { title: &title, over, things, chance: CHANCE, curves: &curves };
+    write_bytes(out, plot.render().as_bytes())
 }
 
 /// A model with its initial values, to be trained as `wgpt train` does but for the schedule.
@@ -138,7 +157,8 @@ fn trainer(arguments: &Arguments, last: u64) -> Result<(Trainer, Tokenizer)> {
     let open = |source| tokens(source, Some(&tokenizer), vocabulary, &std::env::temp_dir()).map(Arc::new);
     let (training, validation) = (open(&stories)?, open(&held_out)?);
     let corpus = Corpus { training, validation, vocabulary_size: vocabulary, notes: vec![], warnings: vec![] };
-    let model = ModelChoices { preset: Some(arguments.preset.clone()), ..ModelChoices::default() };
+    let (preset, context) = (Some(arguments.preset.clone()), arguments.context);
+    let model = ModelChoices { preset, context, ..ModelChoices::default() };
     let config = Config { dropout: settings.dropout(), ..model.config(vocabulary, recipe.init_std)? };
     let context = config.context;
     let objective = Box::new(Pretrain::new(config, context, corpus, None));
@@ -149,79 +169,19 @@ fn trainer(arguments: &Arguments, last: u64) -> Result<(Trainer, Tokenizer)> {
     Ok((trainer, tokenizer))
 }
 
-/// Share of questions whose right choice has the highest summed log-likelihood, of the parameters as they are.
-fn accuracy(trainer: &mut Trainer, tokenizer: &Tokenizer, asked: &[Example], batch: usize) -> Result<Accuracy> {
+/// Share of questions whose right choice has the highest summed log-likelihood, of the parameters as they are, and of texts that were
+/// too long for the context.
+fn accuracy(
+    trainer: &mut Trainer,
+    tokenizer: &Tokenizer,
+    asked: &[Example],
+    shots: &Shots,
+    batch: usize,
+) -> Result<(Accuracy, f64)> {
     let network = trainer.network().clone();
     let mut prompter = Prompter { tokenizer, context: network.config().context, cut: 0 };
     let mut scorer = Scorer::of_store(trainer.executor(), &network, batch);
-    let chosen = choose(&mut scorer, &mut prompter, (asked, "the built-in examples"), &Shots::NONE, &mut |_| ())?;
-    Ok(Accuracies::of(&chosen).summed)
-}
-
-const INK: RGBColor = RGBColor(45, 52, 64);
-const FAINT: RGBColor = RGBColor(226, 230, 236);
-const CURVE: RGBColor = RGBColor(38, 98, 178);
-const FLOOR: RGBColor = RGBColor(110, 118, 130);
-
-/// Accuracies over steps with their standard errors, and chance, as SVG text.
-fn render(preset: &str, rows: &[Row], questions: usize) -> String {
-    let mut svg = String::new();
-    let root = SVGBackend::with_string(&mut svg, (900, 520)).into_drawing_area();
-    draw(&root, preset, rows, questions).expect("drawing into memory cannot fail");
-    drop(root);
-    svg
-}
-
-fn draw(
-    root: &DrawingArea<SVGBackend, plotters::coord::Shift>,
-    preset: &str,
-    rows: &[Row],
-    questions: usize,
-) -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let last = rows.last().map_or(1, |row| row.step.max(1)) as f64;
-    // Room on both sides, so that the first and the last error do not lie on the edge.
-    let steps = -0.02 * last..1.02 * last;
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(root)
-        .caption(format!("{preset}: which ending fits, without fine-tuning"), font(22, &INK))
-        .margin(16)
-        .margin_right(28)
-        .x_label_area_size(48)
-        .y_label_area_size(64)
-        .build_cartesian_2d(steps.clone(), 0.0..1.0)?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(FAINT)
-        .axis_style(INK.mix(0.6))
-        .x_desc("steps of pre-training")
-        .y_desc(format!("accuracy ± standard error ({questions} questions)"))
-        .x_label_formatter(&|step| format!("{step:.0}"))
-        .y_label_formatter(&|share| format!("{share:.1}"))
-        .label_style(font(14, &INK))
-        .axis_desc_style(font(16, &INK))
-        .draw()?;
-    chart.draw_series(DashedLineSeries::new(
-        [(steps.start, CHANCE), (steps.end, CHANCE)],
-        7,
-        5,
-        FLOOR.stroke_width(2),
-    ))?;
-    // At the right end under the line, where a model that learns is far above.
-    let style = font(14, &FLOOR).pos(Pos::new(HPos::Right, VPos::Top));
-    chart.draw_series([Text::new(format!("chance {CHANCE}"), (0.99 * last, CHANCE - 0.015), style)])?;
-    let points = rows.iter().map(|row| (row.step as f64, row.accuracy.mean));
-    chart.draw_series(LineSeries::new(points.clone(), CURVE.stroke_width(2)))?;
-    for row in rows {
-        let (step, mean, error) = (row.step as f64, row.accuracy.mean, row.accuracy.error.unwrap_or(0.0));
-        let ends = vec![(step, (mean - error).max(0.0)), (step, (mean + error).min(1.0))];
-        chart.draw_series([PathElement::new(ends, CURVE.stroke_width(2))])?;
-    }
-    chart.draw_series(points.map(|at| Circle::new(at, 4, CURVE.filled())))?;
-    root.present()?;
-    Ok(())
-}
-
-fn font(pixels: u32, color: &'static RGBColor) -> TextStyle<'static> {
-    TextStyle::from(("Helvetica, Arial, 'DejaVu Sans', sans-serif", pixels).into_font()).color(color)
+    let chosen = choose(&mut scorer, &mut prompter, (asked, "the built-in examples"), shots, &mut |_| ())?;
+    let texts: usize = asked.iter().map(|example| example.choices.len()).sum();
+    Ok((Accuracies::of(&chosen).summed, prompter.cut as f64 / texts as f64))
 }

@@ -63,7 +63,7 @@ fn main(
             let row = rows + i;
             let row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
             let row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
-            let score = biased(s * SCALE, head, i, j);
+            let score = biased(s * SCALE, entry * NH + head, i, j);
             sum += exp(select(vec4<f32>(MASKED), score - row_lse, seen)) * (dp - row_delta);
         }
     }

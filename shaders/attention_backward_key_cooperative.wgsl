@@ -144,7 +144,7 @@ fn main(
                     let word = mask_words(entry, i);
                     let seen = sees(word, i, vec4<u32>(j0 + j)) & (i < vec4<u32>(TQ));
                     let sum = sum_quad(j * S_PITCH + x) * SCALE;
-                    let score = biased(sum, first_head + n_head, i, vec4<u32>(j0 + j));
+                    let score = biased(sum, entry * NH + first_head + n_head, i, vec4<u32>(j0 + j));
                     p[r * QUADS + n] = exp(select(vec4<f32>(MASKED), score - row_lse, seen));
                     var weight = p[r * QUADS + n];
                     if DROPOUT {

@@ -93,7 +93,7 @@ fn main(
             let row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
             for (var r = 0u; r < ROWS; r++) {
                 let seen = sees(word, i, vec4<u32>(j[r])) & (i < vec4<u32>(TQ));
-                let score = biased(p[r], head, i, vec4<u32>(j[r]));
+                let score = biased(p[r], entry * NH + head, i, vec4<u32>(j[r]));
                 let weight = exp(select(vec4<f32>(MASKED), score - row_lse, seen));
                 var kept = vec4<f32>(1.0);
                 if DROPOUT {

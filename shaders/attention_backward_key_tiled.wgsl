@@ -150,7 +150,7 @@ fn main(
             for (var r = 0u; r < ROWS; r++) {
                 let j = j0 + ty + TY * r;
                 let seen = sees(word, i, vec4<u32>(j)) & (i < vec4<u32>(TQ));
-                let score = biased(p[r], head, i, vec4<u32>(j));
+                let score = biased(p[r], entry * NH + head, i, vec4<u32>(j));
                 p[r] = exp(select(vec4<f32>(MASKED), score - row_lse, seen));
                 kept[r] = vec4<f32>(1.0);
                 if DROPOUT {

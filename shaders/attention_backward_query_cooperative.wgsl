@@ -171,7 +171,7 @@ fn main(
                     let x = quad_column(across, n);
                     let j = j0 + x + vec4<u32>(0u, 1u, 2u, 3u);
                     let seen = sees(word, vec4<u32>(i0 + i), j) & vec4<bool>(i0 + i < TQ);
-                    let score = biased(sum_quad(i * S_PITCH + x) * SCALE, head % NH, vec4<u32>(i0 + i), j);
+                    let score = biased(sum_quad(i * S_PITCH + x) * SCALE, entry * NH + head % NH, vec4<u32>(i0 + i), j);
                     let p = exp(select(vec4<f32>(MASKED), score - row_lse[r], seen));
                     var kept = vec4<f32>(1.0);
                     if DROPOUT {

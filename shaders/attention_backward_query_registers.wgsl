@@ -83,7 +83,7 @@ fn main(
                 ds[r] *= keep((first_row + i[r]) * TK + j, KEEP_SCALE);
             }
             let seen = sees(vec4<u32>(word[r]), vec4<u32>(i[r]), j);
-            let score = biased(s[r], head % NH, vec4<u32>(i[r]), j);
+            let score = biased(s[r], entry * NH + head % NH, vec4<u32>(i[r]), j);
             ds[r] = exp(select(vec4<f32>(MASKED), score - row_lse[r], seen)) * (ds[r] - row_delta[r]);
         }
         for (var x = 0u; x < HV; x++) {

@@ -151,7 +151,7 @@ fn main(
                 kept = keep((rows + i) * TK + j, KEEP_SCALE);
             }
             let seen = sees(vec4<u32>(mask_word(entry, i)), vec4<u32>(i), j) & vec4<bool>(i < TQ);
-            let score = biased(s[r], head % NH, vec4<u32>(i), j);
+            let score = biased(s[r], entry * NH + head % NH, vec4<u32>(i), j);
             let p = exp(select(vec4<f32>(MASKED), score - row_lse[r], seen));
             ds_tile[(ty + TY * r) * P_PITCH + tx] = p * (kept * dp[r] - row_delta[r]);
         }

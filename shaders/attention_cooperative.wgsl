@@ -149,7 +149,7 @@ fn main(
                     let x = quad_column(across, n);
                     let j = j0 + x + vec4<u32>(0u, 1u, 2u, 3u);
                     let seen = sees(word, vec4<u32>(i0 + i), j);
-                    let score = biased(sum_quad(i * S_PITCH + x) * SCALE, head % NH, vec4<u32>(i0 + i), j);
+                    let score = biased(sum_quad(i * S_PITCH + x) * SCALE, entry * NH + head % NH, vec4<u32>(i0 + i), j);
                     let quad = select(vec4<f32>(MASKED), score, seen);
                     s[r * QUADS + n] = quad;
                     highest = max(highest, max(max(quad.x, quad.y), max(quad.z, quad.w)));

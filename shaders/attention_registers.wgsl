@@ -72,7 +72,7 @@ fn main(
         var rescale: array<f32, ROWS>;
         for (var r = 0u; r < ROWS; r++) {
             let seen = sees(vec4<u32>(word[r]), vec4<u32>(i[r]), j);
-            p[r] = select(vec4<f32>(MASKED), biased(p[r], head % NH, vec4<u32>(i[r]), j), seen);
+            p[r] = select(vec4<f32>(MASKED), biased(p[r], entry * NH + head % NH, vec4<u32>(i[r]), j), seen);
             let most = max(m[r], max(max(p[r].x, p[r].y), max(p[r].z, p[r].w)));
             rescale[r] = exp(m[r] - most);
             m[r] = most;

@@ -75,7 +75,7 @@ fn scores(entry: u32, head: u32, i0: u32, j0: u32, tx: u32, ty: u32) -> array<ve
     for (var r = 0u; r < ROWS; r++) {
         let i = i0 + ty + TY * r;
         let seen = sees(vec4<u32>(mask_word(entry, i)), vec4<u32>(i), j);
-        s[r] = select(vec4<f32>(MASKED), biased(s[r], head, vec4<u32>(i), j), seen);
+        s[r] = select(vec4<f32>(MASKED), biased(s[r], entry * NH + head, vec4<u32>(i), j), seen);
     }
     return s;
 }

@@ -20,3 +20,4 @@ pub mod network;
 pub mod presets;
 pub mod registry;
 mod t5;
+pub mod transfo_xl;

@@ -17,6 +17,7 @@ pub mod reward;
 pub mod rewards;
 pub mod rollouts;
 mod rows;
+pub mod segments;
 pub mod seq2seq;
 pub mod sft;
 pub mod span;

@@ -35,6 +35,7 @@ pub mod global_norm;
 pub mod glu;
 pub mod grouped_matmul;
 pub mod grouped_weights;
+pub mod head_product;
 pub mod kto_loss;
 pub mod layernorm;
 pub mod loss_scale;
@@ -49,8 +50,11 @@ pub mod rope;
 pub mod router;
 pub mod router_losses;
 pub mod row_dot;
+pub mod rows;
 pub mod scalars;
 pub mod scale;
+pub mod segment_memory;
+pub mod sinusoids;
 pub mod squared_error;
 pub mod tanh;
 pub mod token_log_prob;
@@ -103,6 +107,7 @@ pub fn cases() -> Vec<&'static Case> {
         glu::CASES,
         grouped_matmul::CASES,
         grouped_weights::CASES,
+        head_product::CASES,
         kto_loss::CASES,
         layernorm::CASES,
         loss_scale::CASES,
@@ -117,8 +122,11 @@ pub fn cases() -> Vec<&'static Case> {
         router::CASES,
         router_losses::CASES,
         row_dot::CASES,
+        rows::CASES,
         scalars::CASES,
         scale::CASES,
+        segment_memory::CASES,
+        sinusoids::CASES,
         squared_error::CASES,
         tanh::CASES,
         token_log_prob::CASES,

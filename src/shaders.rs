@@ -28,6 +28,8 @@ const SHARED: &[Shader] = &[
     shader!("shared/mask_documents"),
     shader!("shared/bias_none"),
     shader!("shared/bias_distance"),
+    shader!("shared/bias_queries"),
+    shader!("shared/cos_sin"),
     shader!("shared/buckets"),
     shader!("shared/blocks"),
     shader!("shared/position_learned"),

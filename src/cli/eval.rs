@@ -12,7 +12,7 @@ use wgpt::data::source::Extensions;
 use wgpt::error::Result;
 use wgpt::fail;
 use wgpt::graph::Quantisation;
-use wgpt::models::config::Config;
+use wgpt::models::config::{Config, Recurrence};
 
 #[derive(clap::Args)]
 pub struct Eval {
@@ -42,15 +42,21 @@ pub struct Eval {
     /// before it [default: windows follow each other]
     #[arg(long, value_name = "N", help_heading = "Windows")]
     stride: Option<usize>,
-    /// Tokens that a model with rotary positions sees at once [default: its context, at most 1024]
+    /// Positions of the memory of a model that passes texts in segments, in place of its own
+    #[arg(long, value_name = "N", help_heading = "Windows")]
+    memory: Option<usize>,
+    /// Tokens that a model with rotary positions sees at once, or of a segment [default: its context, at most 1024]
     #[arg(long, value_name = "N", help_heading = "Windows")]
     window: Option<usize>,
     /// Only the first N examples of choose or cloze
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Solved examples from --train before each question of choose or cloze
-    #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Solved examples")]
-    shots: usize,
+    /// Solved examples from --train before each question of choose or cloze; several numbers, such as 0,1,2,4,8, make a table
+    #[arg(long, value_name = "K", value_delimiter = ',', default_values_t = [0], help_heading = "Solved examples")]
+    shots: Vec<usize>,
+    /// Draw accuracies over several numbers of solved examples, as SVG
+    #[arg(long, value_name = "FILE", help_heading = "Solved examples")]
+    plot: Option<PathBuf>,
     /// File that solved examples are drawn from
     #[arg(long, value_name = "FILE", help_heading = "Solved examples")]
     train: Option<PathBuf>,
@@ -83,7 +89,7 @@ pub struct Eval {
     #[arg(long, help_heading = "Output")]
     json: bool,
     /// A JSON file of token ids, [[...], ...], all sequences of one length
-    #[arg(long, requires = "logits", conflicts_with_all = ["batch", "data", "ext", "json", "stride", "window"], help_heading = "Output")]
+    #[arg(long, requires = "logits", conflicts_with_all = ["batch", "data", "ext", "json", "memory", "stride", "window"], help_heading = "Output")]
     ids: Option<PathBuf>,
     /// Where to write the logits of --ids, a safetensors file with one tensor `logits`
     #[arg(long, requires = "ids", help_heading = "Output")]
@@ -112,11 +118,34 @@ impl Eval {
         match (&self.ids, &self.logits) {
             (Some(ids), Some(logits)) => logits::dump(global, &config, &weights, ids, logits),
             _ if self.task == Kind::Perplexity => {
-                let config = config.within_context(self.window, MOST_WINDOW)?;
+                let config = self.remembering(config.within_context(self.window, MOST_WINDOW)?)?;
                 perplexity::evaluate(self, global, &model, &config, &weights)
             }
             _ => tasks::evaluate(self, global, &model, &config, &weights),
         }
+    }
+
+    /// The model with the memory that is asked for.
+    fn remembering(&self, config: Config) -> Result<Config> {
+        let Some(own) = config.recurrence else {
+            if self.memory.is_some() {
+                fail!(
+                    Usage,
+                    "--memory is of models that pass texts in segments, and a {} has none: leave it out",
+                    config.family
+                );
+            }
+            return Ok(config);
+        };
+        if self.stride.is_some() {
+            fail!(Usage, "--stride is of windows, and a {} passes texts in segments: leave it out", config.family);
+        }
+        let memory = self.memory.unwrap_or(own.memory);
+        // Where every query sees as many keys as the memory is long, there is nothing to see without one.
+        let recurrence = Recurrence { memory, same_length: own.same_length && memory > 0, ..own };
+        let config = Config { recurrence: Some(recurrence), ..config };
+        config.validate()?;
+        Ok(config)
     }
 
     /// Refuses options that would do nothing.
@@ -130,12 +159,15 @@ impl Eval {
             _ => {}
         }
         let (perplexity, choose, cloze) = (Kind::Perplexity, Kind::Choose, Kind::Cloze);
-        let given: [(&str, bool, &[Kind]); 13] = [
+        let most = self.shots.iter().copied().max().unwrap_or(0);
+        let given: [(&str, bool, &[Kind]); 15] = [
             ("--ext", self.ext.is_some(), &[perplexity]),
             ("--window", self.window.is_some(), &[perplexity]),
+            ("--memory", self.memory.is_some(), &[perplexity]),
             ("--stride", self.stride.is_some(), &[perplexity]),
             ("--limit", self.limit.is_some(), &[choose, cloze]),
-            ("--shots", self.shots > 0, &[choose, cloze]),
+            ("--shots", self.shots != [0], &[choose, cloze]),
+            ("--plot", self.plot.is_some(), &[choose, cloze]),
             ("--train", self.train.is_some(), &[choose, cloze]),
             ("--text", self.text.is_some(), &[cloze]),
             ("--context", self.context.is_some(), &[choose]),
@@ -151,7 +183,13 @@ impl Eval {
                 fail!(Usage, "{option} is for --task {}; leave it out or choose that", names.join(" and "));
             }
         }
-        match (self.shots, &self.train) {
+        if self.plot.is_some() && self.shots.len() < 2 {
+            fail!(Usage, "--plot draws accuracies over --shots: give several numbers of them, such as 0,1,2,4");
+        }
+        if self.items.is_some() && self.shots.len() > 1 {
+            fail!(Usage, "--items is of one number of --shots: give one, or leave it out");
+        }
+        match (most, &self.train) {
             (0, Some(_)) => fail!(Usage, "--train is where --shots K are drawn from; give --shots as well"),
             (1.., None) => fail!(Usage, "--shots needs a file to draw from; give --train FILE"),
             (0, None) if self.seed.is_some() => fail!(Usage, "--seed is of the draw of --shots; give that as well"),

@@ -24,6 +24,7 @@ use wgpt::models::config::Config;
 use wgpt::objectives::masked::{self, Masked};
 use wgpt::objectives::pretrain::Pretrain;
 use wgpt::objectives::recipe::PresetRecipe;
+use wgpt::objectives::segments::{self, Segments};
 use wgpt::objectives::span::{self, Span};
 use wgpt::train::checkpoint::RunFolder;
 use wgpt::train::objective::Objective;
@@ -31,7 +32,7 @@ use wgpt::train::run::absolute;
 use wgpt::train::settings::{Choices, Settings, merged};
 
 /// The names of the objectives.
-const OBJECTIVES: [&str; 3] = ["pretraining", masked::NAME, span::NAME];
+const OBJECTIVES: [&str; 4] = ["pretraining", masked::NAME, segments::NAME, span::NAME];
 /// The paper's share of masked tokens.
 const MASK_SHARE: f32 = 0.15;
 
@@ -174,6 +175,9 @@ impl Train {
         if settings.sample_every > 0 && (is_encoder || config.encoder_decoder.is_some()) {
             fail!(Usage, "--sample-every has texts continued, which an encoder cannot do: leave it out");
         }
+        if settings.sample_every > 0 {
+            config.must_not_recur("draw samples on the way (--sample-every)")?;
+        }
         // Heads that the model in the folder has not start from initial values.
         let with_heads =
             |own: &Config| own.clone().with_heads(own.heads_of_encoder().shared(config.heads_of_encoder()));
@@ -248,6 +252,7 @@ impl Train {
             config.parameter_count()
         );
         let out = self.out.display();
+        let recurs = config.recurrence.is_some();
         let has_types = config.encoder.is_some_and(|encoder| encoder.token_types > 1);
         let prompt = match arguments.masks {
             Some(_) => "... [MASK] ...",
@@ -268,6 +273,9 @@ impl Train {
                 fail!(Usage, "spans need a tokenizer with sentinels, and these token ids have none: give --tokenizer")
             }
             (Some(_), None) => fail!(Usage, "masks need a tokenizer, and these token ids have none: give --tokenizer"),
+            (None, _) if config.recurrence.is_some() => {
+                Box::new(Segments::new(config, arguments.context, &settings, corpus, floor)?)
+            }
             (None, _) => Box::new(Pretrain::new(config, arguments.context, corpus, floor)),
         };
         Ok(Prepared {
@@ -278,6 +286,9 @@ impl Train {
             best: "best".into(),
             title: format!("{family}, {layers} layers, {width} wide, {context} context"),
             hint: match &tokenizer {
+                _ if recurs => {
+                    format!("model in {out}, curve in {out}/loss.svg; try: wgpt eval --model {out} --memory 0")
+                }
                 Some(_) => {
                     format!(
                         "model in {out}, curve in {out}/loss.svg; try: wgpt sample --model {out} --prompt \"{prompt}\""

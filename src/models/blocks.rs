@@ -30,6 +30,8 @@ pub enum CacheMode {
     /// No cache: a row is a text, or a pair of texts, of an encoder. The type of each token, (B, T) u32, where there are several texts;
     /// and the tokens of each row, (B) u32, where rows are padded at their ends.
     Encoded { types: Option<Tensor>, lengths: Option<Tensor> },
+    /// No cache: a row is a segment of a text, whose segment before was in the micro-batch so many before, and left its hidden states.
+    Segments { slots: usize },
     /// One new position of each row, (rows) u32, is appended to a cache of this many rows, and attends to it.
     Decode { rows: usize, positions: Tensor },
 }
@@ -39,9 +41,7 @@ impl CacheMode {
     pub fn positions(self) -> Option<Tensor> {
         match self {
             CacheMode::Decode { positions, .. } => Some(positions),
-            CacheMode::Off | CacheMode::Prefill { .. } | CacheMode::Documents { .. } | CacheMode::Encoded { .. } => {
-                None
-            }
+            _ => None,
         }
     }
 }
@@ -119,6 +119,12 @@ impl Model<'_> {
     #[track_caller]
     pub fn table(&self, g: &mut Graph, name: &str, dims: &[usize]) -> Tensor {
         self.parameter(g, name, dims, Initial::Normal { std: f64::from(self.config.initializer_range) })
+    }
+
+    /// A vector with normal initial values.
+    #[track_caller]
+    pub(super) fn vector(&self, g: &mut Graph, name: &str, len: usize) -> Tensor {
+        self.table(g, name, &[len])
     }
 
     /// The type of activations.
@@ -337,6 +343,11 @@ impl Model<'_> {
         f64::from(self.config.initializer_range) * scale
     }
 
+    /// Drops elements of the embedding.
+    pub(super) fn drop_embedding(&self, g: &mut Graph, x: Tensor) -> Tensor {
+        self.dropout(g, x, self.config.dropout.embedding, 0)
+    }
+
     /// Drops elements inside a feed-forward part.
     pub(super) fn drop_inner(&self, g: &mut Graph, x: Tensor, layer: usize) -> Tensor {
         self.dropout(g, x, self.config.dropout.residual, salt(layer) | INNER)
@@ -347,14 +358,14 @@ impl Model<'_> {
         self.dropout(g, x, self.config.dropout.embedding, TOP)
     }
 
+    /// Drops elements of a table of positions.
+    pub(super) fn drop_positions(&self, g: &mut Graph, x: Tensor) -> Tensor {
+        self.dropout(g, x, self.config.dropout.embedding, POSITIONS)
+    }
+
     /// The stream of dropout of a layer's attention weights.
     pub(super) fn salt(&self, layer: usize) -> u32 {
         salt(layer)
-    }
-
-    /// Drops elements of the embedding.
-    pub(super) fn drop_embedding(&self, g: &mut Graph, x: Tensor) -> Tensor {
-        self.dropout(g, x, self.config.dropout.embedding, 0)
     }
 
     fn dropout(&self, g: &mut Graph, x: Tensor, p: f32, salt: u32) -> Tensor {
@@ -409,9 +420,10 @@ pub(super) struct Linear {
     pub adapter: Option<Adapter>,
 }
 
-/// Streams of dropout inside feed-forward parts, and of the last hidden states.
+/// Streams of dropout inside feed-forward parts, of the last hidden states, and of positions.
 const INNER: u32 = 1 << 16;
 const TOP: u32 = 1 << 17;
+const POSITIONS: u32 = 1 << 18;
 
 /// The first of a layer's three streams of dropout: attention, and two residuals. Stream 0 is the embedding's.
 fn salt(layer: usize) -> u32 {

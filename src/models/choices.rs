@@ -44,7 +44,7 @@ pub enum ResidualInit {
 pub struct ModelChoices {
     /// Named model: demo, char, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m,
     /// gpt3-350m, gpt3-760m, gpt3-1.3b, gpt3-2.7b, gpt3-6.7b, gpt3-13b, gpt3-175b, gpt, gpt-mini, llama-mini, mixtral, smollm2-135m,
-    /// smollm2-360m, tinyllama-1.1b, bert-mini, bert-base, bert-large, t5-mini, t5-small, t5-base
+    /// smollm2-360m, tinyllama-1.1b, bert-mini, bert-base, bert-large, t5-mini, t5-small, t5-base, transfo-xl-mini, transfo-xl-wt103
     /// [default: demo]
     #[arg(long)]
     pub preset: Option<String>,

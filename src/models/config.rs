@@ -3,6 +3,7 @@
 pub use super::encoder::{Encoder, Heads};
 pub use super::encoder_decoder::EncoderDecoder;
 use super::lora::Lora;
+pub use super::transfo_xl::Recurrence;
 use crate::error::Result;
 use crate::fail;
 use crate::graph::Quantisation;
@@ -66,6 +67,8 @@ pub struct Config {
     pub encoder: Option<Encoder>,
     /// What it has beside its encoder, where it reads one text and writes another.
     pub encoder_decoder: Option<EncoderDecoder>,
+    /// What it has where a text passes in segments, each of which sees a memory of those before.
+    pub recurrence: Option<Recurrence>,
 }
 
 /// Keys of a `config.json` that mean nothing to the model and are written again as they were. They make no difference between
@@ -227,6 +230,7 @@ impl Config {
             quantisation: None,
             encoder: None,
             encoder_decoder: None,
+            recurrence: None,
         }
     }
 
@@ -248,6 +252,12 @@ impl Config {
     /// of a hundred thousand makes a cache of gigabytes. Learned positions keep the context that their table has.
     pub fn within_context(self, given: Option<usize>, most: usize) -> Result<Self> {
         let own = self.context;
+        if self.recurrence.is_some() {
+            // Positions are distances: segments may be of any length.
+            let config = Self { context: given.unwrap_or(own), ..self };
+            config.validate()?;
+            return Ok(config);
+        }
         let context = match (given, self.position) {
             (Some(given), _) if !(1..=own).contains(&given) => {
                 fail!(Usage, "a context of {given} is not within the model's: give 1 to {own}")
@@ -273,6 +283,8 @@ impl Config {
             ("context (n_positions)", self.context, MOST_CONTEXT),
             ("vocabulary (vocab_size)", self.vocab_size, MOST_VOCABULARY),
             ("window (sliding_window)", self.window.unwrap_or(1), usize::MAX),
+            // A memory may be empty.
+            ("memory (mem_len) and a segment", self.recurrence.map_or(1, |r| r.memory.max(1)), MOST_CONTEXT),
         ];
         if let Some((name, value, most)) = bounded.into_iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
             return Some(format!("{name} is {value}, but must be from 1 to {most}"));

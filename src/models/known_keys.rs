@@ -188,6 +188,39 @@ const GPT_NEO: Table = &[
 ];
 const OF_GPT_NEO: Table = &[("window_size", Obeyed)];
 
+/// Keys of Transformer-XL.
+const TRANSFO_XL: Table = &[
+    ("adaptive", Harmless), // there are no cutoffs
+    ("attn_type", Obeyed),
+    ("clamp_len", Obeyed),
+    ("cutoffs", Obeyed),
+    ("d_embed", Obeyed),
+    ("d_head", Obeyed),
+    ("d_inner", Obeyed),
+    ("d_model", Obeyed),
+    ("div_val", Obeyed),
+    ("dropatt", Obeyed),
+    ("dropout", Obeyed),
+    ("init", Harmless), // of new models
+    ("init_range", Harmless),
+    ("init_std", Obeyed),
+    ("is_decoder", Harmless), // attention is causal whatever it says
+    ("layer_norm_epsilon", Obeyed),
+    ("max_position_embeddings", Harmless), // there are none
+    ("mem_len", Obeyed),
+    ("n_head", Obeyed),
+    ("n_layer", Obeyed),
+    ("pre_lnorm", Obeyed),
+    ("proj_init_std", Harmless),
+    ("proj_share_all_but_first", Harmless), // there are no projections
+    ("same_length", Obeyed),
+    ("sample_softmax", Obeyed),
+    ("tie_projs", Harmless), // as above
+    ("untie_r", Obeyed),
+];
+/// Of this program's own and of old versions: the tokens of a segment.
+const OF_TRANSFO_XL: Table = &[("tgt_len", Obeyed)];
+
 /// Keys of encoders.
 const BERT: Table = &[("is_decoder", Obeyed), ("max_position_embeddings", Obeyed)];
 const OF_BERT: Table = &[
@@ -248,6 +281,7 @@ pub fn tables(model_type: &str) -> [Table; 4] {
         "distilbert" => (BERT, OF_DISTILBERT),
         "gpt_neo" => (GPT_NEO, OF_GPT_NEO),
         "t5" => (T5, OF_T5),
+        "transfo-xl" => (TRANSFO_XL, OF_TRANSFO_XL),
         "openai-gpt" => (GPT, OF_GPT),
         "llama" => (LLAMA, OF_LLAMA),
         "mistral" => (LLAMA, OF_MISTRAL),

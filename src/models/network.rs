@@ -165,6 +165,14 @@ impl Model<'_> {
         self.token_loss(g, x, targets, 1.0)
     }
 
+    /// As [`Model::loss`], of segments that follow those of the micro-batch `slots` before; see [`Model::segment`].
+    pub fn segment_loss(&self, g: &mut Graph, (batch, context): (usize, usize), slots: usize) -> Tensor {
+        let ids = g.input("ids", Shape::u32(&[batch, context]));
+        let x = self.segment(g, ids, slots);
+        let targets = g.input("targets", Shape::u32(&[batch, context]));
+        self.token_loss(g, x, targets, 1.0)
+    }
+
     /// `weight` times the mean cross-entropy, in nats per token, of hidden states (B, T, C) against `targets` (B, T). In a
     /// training graph its gradients are made in the forward pass.
     pub fn token_loss(&self, g: &mut Graph, x: Tensor, targets: Tensor, weight: f32) -> Tensor {

@@ -1,7 +1,7 @@
 //! Named model sizes.
 
 use super::config::Config;
-use super::{bert, gpt, gpt_neo, llama, t5};
+use super::{bert, gpt, gpt_neo, llama, t5, transfo_xl};
 use crate::error::Result;
 use crate::fail;
 use crate::files::one_line;
@@ -15,7 +15,7 @@ pub struct Preset {
 }
 
 /// The named sizes.
-pub const PRESETS: [Preset; 27] = [
+pub const PRESETS: [Preset; 29] = [
     Preset { name: "demo", config: || Config::new(256, 128, 4, 8, 64) },
     Preset { name: "char", config: || Config::new(256, 256, 6, 6, 384) },
     Preset { name: "gpt2", config: || Config::new(50257, 1024, 12, 12, 768) },
@@ -42,6 +42,8 @@ pub const PRESETS: [Preset; 27] = [
     Preset { name: "t5-mini", config: t5::mini },
     Preset { name: "t5-small", config: t5::small },
     Preset { name: "t5-base", config: t5::base },
+    Preset { name: "transfo-xl-mini", config: transfo_xl::mini },
+    Preset { name: "transfo-xl-wt103", config: transfo_xl::wt103 },
     Preset { name: "tinyllama-1.1b", config: llama::tinyllama_1_1b },
 ];
 

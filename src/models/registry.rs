@@ -5,11 +5,12 @@ use std::path::Path;
 use super::config::{Config, Kept};
 use super::family::Family;
 use super::keys::{Found, Keys, shown};
-use super::{bert, gpt, gpt_neo, gpt2, llama, t5};
+use super::{bert, gpt, gpt_neo, gpt2, llama, t5, transfo_xl};
 use crate::error::{Error, Result};
 
 /// All families; the first is meant where a `config.json` does not say.
-const FAMILIES: [&dyn Family; 6] = [&gpt2::Gpt2, &gpt::Gpt, &llama::Llama, &bert::Bert, &gpt_neo::GptNeo, &t5::T5];
+const FAMILIES: [&dyn Family; 7] =
+    [&gpt2::Gpt2, &gpt::Gpt, &llama::Llama, &bert::Bert, &gpt_neo::GptNeo, &t5::T5, &transfo_xl::TransfoXl];
 
 impl Config {
     /// The family that builds this model.

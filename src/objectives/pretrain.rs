@@ -73,6 +73,10 @@ impl Objective for Pretrain {
         &self.networks
     }
 
+    fn takes_recurrence(&self) -> bool {
+        true
+    }
+
     fn shapes(&self, batch: usize) -> Vec<ShapeKey> {
         vec![ShapeKey { batch, sequences: 1, length: self.context }]
     }

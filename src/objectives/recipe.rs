@@ -73,6 +73,38 @@ impl PresetRecipe {
                 init_std: 0.05,
                 tokenizer: "wordpiece",
             },
+            // As the demo's, of as many tokens a step.
+            Some("transfo-xl-mini") => PresetRecipe {
+                run: Recipe {
+                    batch: 8,
+                    accumulate: 1,
+                    duration: Duration::Steps(1400),
+                    lr: 3e-3,
+                    warmup: Warmup::Steps(100),
+                    beta2: 0.99,
+                    every: Cadence::Steps(200),
+                    ..run
+                },
+                init_std: 0.05,
+                tokenizer: "char",
+            },
+            // The paper's: 128 rows, four million steps.
+            Some("transfo-xl-wt103") => PresetRecipe {
+                run: Recipe {
+                    accumulate: 16,
+                    duration: Duration::Steps(4_000_000),
+                    lr: 2.5e-4,
+                    min_lr_divisor: f32::INFINITY,
+                    warmup: Warmup::Steps(16_000),
+                    weight_decay: 0.0,
+                    beta2: 0.999,
+                    dropout: 0.2,
+                    every: Cadence::Steps(1000),
+                    ..run
+                },
+                init_std: 0.02,
+                tokenizer: "bytes",
+            },
             // The paper's: 256 sequences of 512 tokens, a million steps.
             Some("bert-base" | "bert-large") => PresetRecipe {
                 run: Recipe {

@@ -2,14 +2,16 @@
 //!
 //!   q (B, TQ, C), C = NH * HS;  k and v (B, TK, KVC), KVC = KVH * HS;  head h at columns h * HS of each
 //!   packed: one tensor (B, T, q | k | v), TQ = TK = T;  apart: two, q and (B, TK, k | v)
-//!   words of the mask, u32, where it has some (see [`Mask`]);  bias (NH, TQ + TK - 1), f32, where there is one
+//!   words of the mask, u32, where it has some (see [`Mask`]);  bias (NH, TQ + TK - 1) or (B, TQ, NH * TK), f32, where there is one
 //!   y (B, TQ, C);  lse (B, NH, TQ), f32: log-sum-exp of a query's scores, slot 1, kept for backward
 //!
 //! NH / KVH heads of queries that follow one another share a head of keys and values (Ainslie et al. 2023), which nobody
 //! repeats in memory. A query that sees no key has y = 0 and no gradients; its lse is -1e30.
 //!
 //! A bias is added to the scaled scores by head and distance: element j - i + TQ - 1 of a head's row for query i and key j. Its
-//! gradient is a sum in a fixed order. `relative_bias` makes one from T5's buckets.
+//! gradient is a sum in a fixed order. `relative_bias` makes one from T5's buckets. A bias of each query has a row for each query and
+//! head, and a key at distance d before the query, which itself stands at key i + TK - TQ, has element d: `head_product` makes
+//! one from Transformer-XL's positions.
 //!
 //! Keys pass in blocks under an online softmax, so that no TQ x TK tensor exists: FlashAttention, Dao, Fu, Ermon, Rudra and Ré
 //! 2022, algorithm 1. A block of keys that no query of the workgroup sees is not visited.
@@ -52,6 +54,8 @@ pub struct Attention {
     pub mask: Mask,
     /// Whether a bias by head and distance is added to the scores.
     pub bias: bool,
+    /// Whether the bias is of each query, for causal masks of no more queries than keys.
+    pub by_query: bool,
     /// What scores are multiplied by: 1 / sqrt(HS) if `None`.
     pub scale: Option<f32>,
     /// Probability with which an attention weight is dropped.
@@ -119,8 +123,11 @@ impl Attention {
             assert!(fits, "the words of {mask:?} are {dims:?} of u32, not {:?}", inputs[at]);
         }
         if let Some(at) = places.bias {
-            assert!(*inputs[at] == size.bias(), "a bias of attention is {:?}, not {:?}", size.bias(), inputs[at]);
+            let bias = self.bias_shape(size);
+            assert!(*inputs[at] == bias, "a bias of attention is {bias:?}, not {:?}", inputs[at]);
         }
+        let is_causal = matches!(mask.without_words(), Mask::Causal { .. }) && t <= keys && self.bias;
+        assert!(is_causal || !self.by_query, "a bias of each query is for causal masks of no more queries than keys");
         // With q, k, v, y, lse, dy, dq and delta these would be nine buffers of the kernel for dq; every device has eight.
         let many = apart && self.bias && places.words.is_some();
         assert!(!many, "attention with a bias takes {mask:?} only where q, k and v are packed");
@@ -187,7 +194,8 @@ impl Attention {
             d = d.swap("mask_causal", file);
         }
         if let Some(bias) = places.bias {
-            d = add(d, "BIAS_BINDING", "bias_none", "bias_distance").read(bias);
+            let file = if self.by_query { "bias_queries" } else { "bias_distance" };
+            d = add(d, "BIAS_BINDING", "bias_none", file).read(bias);
         }
         d
     }
@@ -199,7 +207,17 @@ impl Attention {
 
     /// Shapes of q, k, v and a bias for a size.
     pub(super) fn numbers(&self, size: Size) -> Vec<Shape> {
-        size.operands().into_iter().chain(self.bias.then(|| size.bias())).collect()
+        size.operands().into_iter().chain(self.bias.then(|| self.bias_shape(size))).collect()
+    }
+
+    /// Shape of the bias.
+    pub(super) fn bias_shape(&self, size: Size) -> Shape {
+        if self.by_query { size.bias_of_queries() } else { size.bias() }
+    }
+
+    /// The element of the bias for a head of queries, counted over the batch, and a pair of query and key.
+    pub(super) fn bias_at(&self, size: Size, head: usize, i: usize, j: usize) -> usize {
+        if self.by_query { size.bias_of_query_at(head, i, j) } else { size.bias_at(head, i, j) }
     }
 }
 
@@ -345,7 +363,7 @@ pub(super) fn part<'a>(size: Size, inputs: &[&'a [f32]], head: usize, t: usize, 
 impl Attention {
     /// The score of query i and key j of a head, counted over the batch.
     pub(super) fn score(&self, size: Size, head: usize, i: usize, j: usize, inputs: &[&[f32]]) -> f64 {
-        let bias = self.places().bias.map_or(0.0, |at| f64::from(inputs[at][size.bias_at(head, i, j)]));
+        let bias = self.places().bias.map_or(0.0, |at| f64::from(inputs[at][self.bias_at(size, head, i, j)]));
         size.score(part(size, inputs, head, i, 0), part(size, inputs, head, j, 1)) + bias
     }
 

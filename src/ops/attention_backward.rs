@@ -8,7 +8,7 @@
 //!
 //! Two kernels instead of float atomics, so that a run is repeatable: one over blocks of queries (dq, delta), one over blocks
 //! of keys (dk, dv), which goes through the heads of queries that share a head of keys in order. Dao 2023,
-//! "FlashAttention-2", algorithm 2. A third goes along the diagonals where a bias has a gradient.
+//! "FlashAttention-2", algorithm 2. A third goes along the diagonals where a bias has a gradient; that of a bias of each query is ds.
 //! Cost: 10 HS FLOPs for each head and pair of a query and a key that it sees; what a later kernel makes again is not counted.
 //! q, k, v, y, lse and dy are read, their gradients are written.
 
@@ -40,12 +40,19 @@ pub(super) struct Slots {
 
 /// Queries whose part of a bias's gradient one thread sums: short enough for lavapipe, which ends long loops.
 const SPAN: usize = 256;
+/// Queries of one thread where each has a bias of its own.
+const QUERIES: usize = 4;
 
 impl AttentionBackward {
     pub(super) fn slots(&self) -> Slots {
         let kv = usize::from(self.forward.apart);
         let bias = kv + usize::from(self.bias_gradient);
         Slots { kv, bias, delta: bias + 1, sums: bias + 2 }
+    }
+
+    /// Whether the gradient of the bias is made of sums.
+    fn sums_bias(&self) -> bool {
+        self.bias_gradient && !self.forward.by_query
     }
 
     /// Inputs y, lse and dy.
@@ -107,6 +114,26 @@ impl AttentionBackward {
         self.forward.bind_rest(d, size, entries)
     }
 
+    /// dbias of each query, once delta is there.
+    fn over_pairs(&self, size: Size, entries: &Range<usize>, limits: &Limits) -> Dispatch {
+        let [_, lse, dy] = self.saved();
+        let threads = limits.row_threads() as usize;
+        let places = size.keys + QUERIES - 1;
+        let blocks = entries.len() * size.t.div_ceil(QUERIES) * size.heads * places.div_ceil(threads);
+        let d = self
+            .forward
+            .constants(shader!("attention_backward_bias_queries"), size, entries)
+            .constant("THREADS", threads)
+            .groups(limits.fold(blocks))
+            .read_range(0, size.bytes(entries, size.row()))
+            .read(lse)
+            .read_range(dy, size.bytes(entries, size.c()))
+            .read_back(self.slots().delta)
+            .write(self.slots().bias)
+            .step();
+        self.forward.bind_rest(d, size, entries)
+    }
+
     /// dbias from its sums.
     fn add_sums(&self, size: Size, limits: &Limits) -> Dispatch {
         let columns = size.heads * size.distances();
@@ -119,7 +146,7 @@ impl AttentionBackward {
             .groups(limits.fold(columns.div_ceil(64)))
     }
 
-    /// dq of one head of queries and what it adds to dk, dv and dbias: (TQ, HS), twice (TK, HS), (TQ + TK - 1).
+    /// dq of one head of queries and what it adds to dk, dv and dbias: (TQ, HS), twice (TK, HS), its part of the bias.
     fn one_head(&self, size: Size, head: usize, inputs: &[&[f32]], step: &Step) -> [Vec<f64>; 4] {
         let Size { t, keys, hs, .. } = size;
         let [y, lse, dy] = self.saved().map(|at| inputs[at]);
@@ -130,7 +157,7 @@ impl AttentionBackward {
         };
         let mut dq = vec![0.0f64; t * hs];
         let [mut dk, mut dv] = [0; 2].map(|_| vec![0.0f64; keys * hs]);
-        let mut dbias = vec![0.0f64; size.distances()];
+        let mut dbias = vec![0.0f64; if self.forward.by_query { t * keys } else { size.distances() }];
         for i in 0..t {
             let dy = row(dy, i);
             let delta = dot(&dy, &row(y, i));
@@ -141,7 +168,8 @@ impl AttentionBackward {
                 add(&mut dq[i * hs..][..hs], ds * size.scale(), part(size, inputs, head, j, 1));
                 add(&mut dk[j * hs..][..hs], ds * size.scale(), part(size, inputs, head, i, 0));
                 add(&mut dv[j * hs..][..hs], keep * p, &dy);
-                dbias[j + t - 1 - i] += ds;
+                let at = if self.forward.by_query { i * keys + i + keys - t - j } else { j + t - 1 - i };
+                dbias[at] += ds;
             }
         }
         [dq, dk, dv, dbias]
@@ -179,10 +207,10 @@ impl Op for AttentionBackward {
         assert!(fits, "attention_backward takes inputs, y, lse and dy that belong together, not {inputs:?}");
         let mut outputs = size.operands();
         if self.bias_gradient {
-            outputs.push(size.bias());
+            outputs.push(self.forward.bias_shape(size));
         }
         outputs.push(size.statistics());
-        if self.bias_gradient {
+        if self.sums_bias() {
             outputs.push(Shape::f32(&[size.b * size.t.div_ceil(SPAN), size.heads, size.distances()]));
         }
         outputs
@@ -194,9 +222,11 @@ impl Op for AttentionBackward {
         let queries = chunks.iter().map(|entries| self.over_queries(size, entries, limits));
         let keys = chunks.iter().map(|entries| self.over_keys(size, entries, limits));
         let mut all: Vec<Dispatch> = queries.chain(keys).collect();
-        if self.bias_gradient {
+        if self.sums_bias() {
             all.extend(chunks.iter().map(|entries| self.over_distances(size, entries, limits)));
             all.push(self.add_sums(size, limits));
+        } else if self.bias_gradient {
+            all.extend(chunks.iter().map(|entries| self.over_pairs(size, entries, limits)));
         }
         all
     }
@@ -237,7 +267,12 @@ impl Op for AttentionBackward {
                     row.iter_mut().zip(&parts[part][i * hs..]).for_each(|(to, d)| *to += *d);
                 }
             }
-            if self.bias_gradient {
+            if self.bias_gradient && self.forward.by_query {
+                for (i, part) in parts[3].chunks(keys).enumerate() {
+                    let row = (head / heads * t + i) * heads + head % heads;
+                    sums[slots.bias][row * keys..][..keys].copy_from_slice(part);
+                }
+            } else if self.bias_gradient {
                 let row = &mut sums[slots.bias][head % heads * size.distances()..][..size.distances()];
                 row.iter_mut().zip(&parts[3]).for_each(|(to, d)| *to += *d);
             }
@@ -254,7 +289,7 @@ impl Op for AttentionBackward {
     }
 
     fn scratch(&self) -> usize {
-        1 + usize::from(self.bias_gradient)
+        1 + usize::from(self.sums_bias())
     }
 
     fn packing(&self, shapes: &Shapes, slot: usize) -> Vec<usize> {

@@ -40,6 +40,9 @@ impl Blueprint {
             config => config.must_decode(&what),
         };
         networks.iter().try_for_each(fits)?;
+        if !objective.takes_recurrence() {
+            networks.iter().try_for_each(|network| network.config().must_not_recur(&what))?;
+        }
         let (compute, optimizer) = (settings.compute(), settings.optimizer());
         let (mut training, mut evaluation) = (vec![], vec![]);
         for &shape in &shapes {

@@ -42,6 +42,11 @@ pub trait Objective {
         false
     }
 
+    /// Whether its networks may be models that pass texts in segments.
+    fn takes_recurrence(&self) -> bool {
+        false
+    }
+
     /// Whether steps may have fewer micro-batches at first: not where a micro-batch's weights depend on the others of its step.
     fn takes_batch_warmup(&self) -> bool {
         true
@@ -87,6 +92,11 @@ pub trait Objective {
     /// which are then a function of their number, the seed and this.
     fn roll_out(&mut self, _executor: &mut dyn Executor, _step: u64, _batch: usize) -> Result<RollOut> {
         Ok(RollOut::default())
+    }
+
+    /// Names and shapes of states beside the parameters that micro-batches change and checkpoints keep. They are zero at first.
+    fn states(&self) -> Vec<(String, Vec<usize>)> {
+        vec![]
     }
 
     /// What a checkpoint keeps of the objective beside the parameters: roll-outs that further steps learn from.

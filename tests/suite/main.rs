@@ -82,6 +82,7 @@ mod token_ids;
 mod token_log_prob;
 mod tokenizer;
 mod training;
+mod transfo_xl;
 mod trl;
 mod tuning;
 mod web;

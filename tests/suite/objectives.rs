@@ -35,7 +35,7 @@ use wgpt::formats::source::ModelSource;
 use wgpt::generate::SamplingParams;
 use wgpt::gpu::Gpu;
 use wgpt::graph::{Depth, Graph, Plan, Shape, Step};
-use wgpt::models::config::{Config, FeedForward, Heads};
+use wgpt::models::config::{Config, FeedForward, Heads, Recurrence};
 use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
 use wgpt::models::presets::PRESETS;
@@ -54,6 +54,7 @@ use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::objectives::rejection::{self, Rejection};
 use wgpt::objectives::reward::{self, Ranked, Rankings, Reward};
 use wgpt::objectives::rollouts::{self, Drawing, RollOuts, Schedule};
+use wgpt::objectives::segments::Segments;
 use wgpt::objectives::seq2seq::folder::TextFile;
 use wgpt::objectives::seq2seq::{self, Seq2Seq};
 use wgpt::objectives::sft::{self, Rows, Sft};
@@ -82,9 +83,10 @@ type Made = (Box<dyn Objective>, Settings);
 type Kind = (&'static str, fn(Choices) -> Made);
 
 /// Every objective, and experts under two of them.
-const KINDS: [Kind; 21] = [
+const KINDS: [Kind; 22] = [
     ("pretraining", |choices| pretraining("demo", choices)),
     ("pretraining with experts", |choices| pretraining("mixtral", choices)),
+    ("in segments", in_segments),
     ("classify", |choices| task(Task::Classify, config("demo"), choices)),
     ("classify with experts", |choices| task(Task::Classify, config("mixtral"), choices)),
     ("similar", |choices| task(Task::Similar, config("demo"), choices)),
@@ -166,6 +168,18 @@ fn task(task: Task, config: Config, choices: Choices) -> Made {
     let options = Options { buckets: 2, ..Options::default() };
     let objective = Labelled::new(config, file, &options, &settings, (items(task, 7), items(task, 3)));
     (Box::new(objective), settings)
+}
+
+/// Streams of letters, whose memory is a part of the run.
+fn in_segments(run: Choices) -> Made {
+    let settings = run.resolve(&PresetRecipe::of(Some("demo")).run, |_| 1).unwrap();
+    let tokens = |count: u32| Arc::new(Tokens::from_ids((0..count).map(|i| 97 + (i * i / 3 + i) % 9).collect()));
+    let (training, validation) = (tokens(300), tokens(150));
+    let corpus = Corpus { training, validation, vocabulary_size: 259, notes: vec![], warnings: vec![] };
+    let config = config("transfo-xl-mini");
+    let recurrence = config.recurrence.map(|recurrence| Recurrence { memory: 9, ..recurrence });
+    let config = Config { recurrence, dropout: settings.dropout(), ..config };
+    (Box::new(Segments::new(config, 12, &settings, corpus, None).unwrap()), settings)
 }
 
 /// Pairs of texts of letters, with masks, and whether the second follows.

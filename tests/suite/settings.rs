@@ -29,6 +29,10 @@ fn small(model_type: &str) -> Map<String, Value> {
         "gpt_neo" => json!({"hidden_size": 16, "num_heads": 2, "num_layers": 2, "max_position_embeddings": 32,
             "attention_types": [[["global", "local"], 1]]}),
         "t5" => json!({"d_model": 16, "d_kv": 8, "num_heads": 2, "num_layers": 2, "d_ff": 24}),
+        "transfo-xl" => {
+            json!({"d_model": 16, "d_embed": 16, "n_head": 2, "d_head": 8, "n_layer": 2, "d_inner": 24, "cutoffs": [],
+            "div_val": 1})
+        }
         "gpt2" | "openai-gpt" => json!({"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 32}),
         _ => json!({"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 32,
             "intermediate_size": 24, "num_key_value_heads": 1, "head_dim": 8}),
@@ -256,7 +260,7 @@ const FLAGS: &[(&str, &[&str])] = &[
     (
         "eval",
         &[
-            "adapter base batch choices context data ext ids items json label limit logits model question seed separator shots stride task text \
+            "adapter base batch choices context data ext ids items json label limit logits memory model plot question seed separator shots stride task text \
            train window",
         ],
     ),

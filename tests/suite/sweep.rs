@@ -129,6 +129,8 @@ fn attention(rng: &mut Pcg64) -> Problem {
         _ => Mask::Causal { window },
     };
     let bias = (mask != Mask::Lengths || !apart) && rng.random_bool(0.3);
+    let is_causal = matches!(mask, Mask::Causal { .. }) && t <= keys;
+    let by_query = bias && is_causal && rng.random_bool(0.5);
     let dropout = if rng.random_bool(0.3) { 0.2 } else { 0.0 };
     let salt = rng.random_range(0..100);
     let dtype = dtype(rng);
@@ -141,9 +143,11 @@ fn attention(rng: &mut Pcg64) -> Problem {
         inputs.push((vec![b], Draw::Ids(keys as u32 + 1)));
     }
     if bias {
-        inputs.push(uniform(&[heads, t + keys - 1], Dtype::F32));
+        let dims = if by_query { vec![b, t, heads * keys] } else { vec![heads, t + keys - 1] };
+        inputs.push(uniform(&dims, Dtype::F32));
     }
-    problem(Attention { heads, kv_heads, apart, mask, bias, scale: None, dropout, salt }, inputs, true)
+    let op = Attention { heads, kv_heads, apart, mask, bias, by_query, scale: None, dropout, salt };
+    problem(op, inputs, true)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::super::{Global, console};
 use super::{Eval, progress};
-use serde_json::json;
+use serde_json::{Value, json};
 use wgpt::data::corpora::story;
 use wgpt::data::corpus::tokens;
 use wgpt::data::source::Source;
@@ -10,6 +10,7 @@ use wgpt::data::tokens::Tokens;
 use wgpt::error::Result;
 use wgpt::evaluate::perplexity;
 use wgpt::evaluate::scorer::Scorer;
+use wgpt::evaluate::segments::by_position;
 use wgpt::evaluate::stride;
 use wgpt::executor::{Executor, tuned_plan};
 use wgpt::fail;
@@ -44,6 +45,9 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
         fail!(Input, "{} holds {} tokens and at least 2 are needed to predict one", source.name(), tokens.len());
     }
     let mut executor = global.open()?;
+    if config.recurrence.is_some() {
+        return segments(eval, global, config, weights, &tokens, executor.as_mut());
+    }
     let sum = match eval.stride {
         None => consecutive(executor.as_mut(), config, weights, &tokens, eval.batch)?,
         Some(stride) => {
@@ -56,19 +60,45 @@ pub fn evaluate(eval: &Eval, global: &Global, model: &ModelSource, config: &Conf
         }
     };
     let predicted = tokens.len() - 1;
+    let mut result = result(&tokens, (sum, predicted), config)?;
+    if let Some(stride) = eval.stride {
+        result["stride"] = stride.into();
+    }
+    console::line(format_args!("{result:#}"))
+}
+
+/// The figures of a sum of losses of so many tokens.
+fn result(tokens: &Tokens, (sum, predicted): (f64, u64), config: &Config) -> Result<Value> {
     let loss = sum / predicted as f64;
     let bytes = tokens.text_bytes().map(|bytes| bytes as f64 / tokens.len() as f64 * predicted as f64);
     let bits_per_byte = bytes.map(|bytes| sum / std::f64::consts::LN_2 / bytes);
-    let mut result = json!({
+    Ok(json!({
         "loss": loss,
         "perplexity": perplexity(loss)?,
         "bits_per_byte": bits_per_byte,
         "tokens": predicted,
         "context": config.context,
-    });
-    if let Some(stride) = eval.stride {
-        result["stride"] = stride.into();
-    }
+    }))
+}
+
+/// Prints the same of a model that passes texts in segments, and the losses of an eighth of a segment each.
+fn segments(
+    eval: &Eval,
+    global: &Global,
+    config: &Config,
+    weights: &Weights,
+    tokens: &Tokens,
+    executor: &mut dyn Executor,
+) -> Result<()> {
+    let bar = progress(global, (tokens.len() / config.context as u64).max(1));
+    let network = Network::new(config.clone());
+    let mut done = |rows: usize| bar.inc(rows as u64);
+    let found = by_position(executor, &network, weights, tokens, eval.batch, &mut done)?;
+    bar.finish_and_clear();
+    let mut result = result(tokens, found.total(), config)?;
+    result["memory"] = config.recurrence.map_or(0, |recurrence| recurrence.memory).into();
+    let part = |(from, to, loss): (usize, usize, f64)| json!({ "from": from, "to": to, "loss": loss });
+    result["loss_by_position"] = found.parts(8).into_iter().map(part).collect();
     console::line(format_args!("{result:#}"))
 }
 

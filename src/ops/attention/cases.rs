@@ -10,7 +10,7 @@ const fn op(heads: usize, dropout: f32) -> Attention {
 
 const fn grouped(heads: usize, kv_heads: usize, window: Option<usize>, dropout: f32) -> Attention {
     let mask = Mask::Causal { window };
-    Attention { heads, kv_heads, apart: false, mask, bias: false, scale: None, dropout, salt: 11 }
+    Attention { heads, kv_heads, apart: false, mask, bias: false, by_query: false, scale: None, dropout, salt: 11 }
 }
 
 const SMALL: &str = "scores below 2, whose exp WGSL allows 7 ulp, 4e-7 of each weight; the weights of a query sum to 1, \

@@ -13,7 +13,7 @@ const fn window(window: usize) -> Mask {
 }
 
 const fn packed(heads: usize, kv_heads: usize, mask: Mask) -> Attention {
-    Attention { heads, kv_heads, apart: false, mask, bias: false, scale: None, dropout: 0.0, salt: 11 }
+    Attention { heads, kv_heads, apart: false, mask, bias: false, by_query: false, scale: None, dropout: 0.0, salt: 11 }
 }
 
 const fn apart(heads: usize, kv_heads: usize, mask: Mask) -> Attention {
@@ -175,6 +175,21 @@ pub const MASK_CASES: &[Case] = &[
         "attention apart with a bias to all, 2x37 queries to 11 keys, 2 heads of 8",
         Attention { bias: true, ..apart(2, 2, Mask::Full) },
         [(&[2, 37, 16], X), (&[2, 11, 32], X), (&[2, 47], X)]
+    ),
+    case!(
+        "attention apart with a bias of each query, 2x21 queries to 37 keys, 4 heads of 8, dropout 0.2",
+        Attention { bias: true, by_query: true, dropout: 0.2, ..apart(4, 4, CAUSAL) },
+        [(&[2, 21, 32], X), (&[2, 37, 64], X), (&[2, 21, 148], X)]
+    ),
+    case!(
+        "attention with a bias of each query, 1x70 in a window of 33, 2 heads of 8 over 1 of keys",
+        Attention { bias: true, by_query: true, ..packed(2, 1, Mask::Causal { window: Some(33) }) },
+        [(&[1, 70, 32], X), (&[1, 70, 140], X)]
+    ),
+    half!(
+        "attention of f16 apart with a bias of each query, 2x21 queries to 37 keys, 2 heads of 16",
+        Attention { bias: true, by_query: true, ..apart(2, 2, CAUSAL) },
+        [(&[2, 21, 32], H), (&[2, 37, 64], H), (&[2, 21, 74], X)]
     ),
     half!(
         "attention of f16 apart to all, 2x21 queries to 37 keys, 2 heads of 16",

@@ -68,6 +68,11 @@ impl Size {
         Shape::f32(&[self.heads, self.distances()])
     }
 
+    /// Shape of a bias of each query.
+    pub fn bias_of_queries(&self) -> Shape {
+        Shape::f32(&[self.b, self.t, self.heads * self.keys])
+    }
+
     /// Columns of y.
     pub fn c(&self) -> usize {
         self.heads * self.hs
@@ -137,6 +142,12 @@ impl Size {
     /// The element of a bias for a head of queries, counted over the batch, and a pair of query and key.
     pub fn bias_at(&self, head: usize, i: usize, j: usize) -> usize {
         head % self.heads * self.distances() + j + self.t - 1 - i
+    }
+
+    /// The same of a bias of each query, for a key that is not after the query.
+    pub fn bias_of_query_at(&self, head: usize, i: usize, j: usize) -> usize {
+        let row = (head / self.heads * self.t + i) * self.heads + head % self.heads;
+        row * self.keys + i + self.keys - self.t - j
     }
 
     pub fn scale(&self) -> f64 {

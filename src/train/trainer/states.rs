@@ -7,14 +7,15 @@ use crate::ops::global_norm::report;
 use crate::train::graph::REPORT;
 
 impl Trainer {
-    /// States of the optimiser: moments of trained parameters, and the report. Gradients are zero between steps, and are not
-    /// among them.
+    /// States beside parameters: moments of trained parameters, the report, and those of the objective. Gradients are zero between
+    /// steps, and are not among them.
     pub fn optimizer_states(&self) -> Vec<(String, Vec<usize>)> {
         let moments =
             |p: &Parameter| [".exp_avg", ".exp_avg_sq"].map(|suffix| (format!("{}{suffix}", p.name), p.dims.clone()));
         let graph = &self.loaded().graph;
         let moments = graph.trained().iter().flat_map(moments);
-        moments.chain([(REPORT.to_string(), vec![report::LEN + graph.scalars.len()])]).collect()
+        let report = (REPORT.to_string(), vec![report::LEN + graph.scalars.len()]);
+        moments.chain([report]).chain(self.objective.states()).collect()
     }
 
     /// Every parameter: of the networks, and of heads on them.
