@@ -14,6 +14,7 @@ pub mod gpt_neo;
 pub mod initial;
 pub mod keys;
 pub mod known_keys;
+mod linear;
 pub mod llama;
 pub mod lora;
 pub mod network;

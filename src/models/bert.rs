@@ -13,10 +13,11 @@ pub mod dialect;
 mod json;
 
 use self::dialect::Dialect;
-use super::blocks::{CacheMode, Model, Stored};
+use super::blocks::{CacheMode, Model};
 use super::config::{CLASSIFIER, Config, Dropout, Encoder, FeedForward, Heads, SPANS};
 use super::family::Family;
 use super::keys::{Found, Keys};
+use super::linear::Stored;
 use crate::graph::{Depth, Dtype, Graph, Initial, Shape, Tensor};
 use crate::ops::add::Add;
 use crate::ops::embedding::Embedding;

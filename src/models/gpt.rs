@@ -10,10 +10,11 @@
 
 mod json;
 
-use super::blocks::{CacheMode, Model, Stored};
+use super::blocks::{CacheMode, Model};
 use super::config::{Config, Dropout, FeedForward};
 use super::family::Family;
 use super::keys::{Found, Keys};
+use super::linear::Stored;
 use crate::graph::{Depth, Dtype, Graph, Tensor};
 
 /// The family's name.

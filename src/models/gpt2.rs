@@ -9,10 +9,11 @@
 
 pub(super) mod json;
 
-use super::blocks::{CacheMode, Model, Stored};
+use super::blocks::{CacheMode, Model};
 use super::config::{Config, FeedForward, Position};
 use super::family::Family;
 use super::keys::{Found, Keys};
+use super::linear::Stored;
 use crate::graph::{Depth, Graph, Tensor};
 use crate::ops::glu::{Gate, Glu};
 

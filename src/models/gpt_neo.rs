@@ -8,10 +8,11 @@
 
 mod json;
 
-use super::blocks::{CacheMode, Model, Stored};
+use super::blocks::{CacheMode, Model};
 use super::config::{Config, FeedForward};
 use super::family::Family;
 use super::keys::{Found, Keys};
+use super::linear::Stored;
 use crate::graph::{Depth, Graph, Tensor};
 
 /// The family's name.

@@ -10,10 +10,11 @@
 
 mod json;
 
-use super::blocks::{Branch, CacheMode, Model, Stored};
+use super::blocks::{CacheMode, Model};
 use super::config::{Config, Experts, FeedForward, Norm, Position};
 use super::family::Family;
 use super::keys::{Found, Keys};
+use super::linear::{Branch, Stored};
 use crate::graph::{Depth, Dtype, Graph, Initial, Tensor};
 use crate::ops::glu::{Gate, Glu};
 use crate::ops::rmsnorm::RmsNorm;

@@ -3,9 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use super::blocks::{CacheMode, Compute, Linear, Model};
+use super::blocks::{CacheMode, Compute, Model};
 use super::config::{Config, Dropout, Heads};
 use super::encoder_decoder::Source;
+use super::linear::Linear;
 use super::lora::Lora;
 use crate::graph::{Depth, Dtype, Graph, Initial, NetworkId, Parameter, Shape, Tensor};
 use crate::ops::add::Add;

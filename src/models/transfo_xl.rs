@@ -12,10 +12,11 @@
 
 mod json;
 
-use super::blocks::{CacheMode, Linear, Model, Stored};
+use super::blocks::{CacheMode, Model};
 use super::config::{Config, Dropout, FeedForward};
 use super::family::Family;
 use super::keys::{Found, Keys};
+use super::linear::{Linear, Stored};
 use crate::error::Result;
 use crate::fail;
 use crate::graph::{Depth, Dtype, Graph, Shape, Tensor};
