@@ -100,7 +100,7 @@ impl Plan {
         let seconds = median(&records)
             .ok_or_else(|| Error::Input(format!("the run in {shown} has no steps in its {LOG_FILE}: name another")))?;
         let work = Work {
-            parameters: config.parameter_count() as u64,
+            parameters: config.parameter_count(),
             micro_batches: self.accumulate.unwrap_or(state.settings.accumulate).max(1) as u64,
             micro_batch_seconds: seconds / state.settings.accumulate as f64,
             update_seconds: 0.0, // in that of a micro-batch
@@ -154,7 +154,7 @@ impl Plan {
         });
         let of = |wanted: &str| seconds.clone().filter(|(name, _)| *name == wanted).map(|(_, s)| s).sum::<f64>();
         let work = Work {
-            parameters: config.parameter_count() as u64,
+            parameters: config.parameter_count(),
             micro_batches: settings.accumulate as u64,
             micro_batch_seconds: of(ACCUMULATE),
             update_seconds: of(UPDATE),
