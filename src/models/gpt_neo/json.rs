@@ -31,6 +31,7 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
     };
     keys.only("add_cross_attention", &Value::from(false))?;
     keys.only("is_encoder_decoder", &Value::from(false))?;
+    keys.only("pruned_heads", &json!({}))?;
     Ok(Config {
         family: NAME,
         inner: keys.whole("intermediate_size", 1..=MOST_INNER)?.unwrap_or(sizes.inner),
