@@ -290,8 +290,11 @@ struct Rows {
     queued: u64,
     arrived: u64,
     /// Of steps whose tokens have not arrived, the most likely tokens of each row, where they are wanted.
-    best: VecDeque<(u64, Vec<Vec<(u32, f32)>>)>,
+    best: VecDeque<(u64, Candidates)>,
 }
+
+/// The most likely tokens of each row with their log-probabilities.
+type Candidates = Vec<Vec<(u32, f32)>>;
 
 struct Text {
     /// Of the request.
@@ -365,7 +368,8 @@ impl Rows {
         for step in steps {
             let number = self.arrived;
             self.arrived += 1;
-            let best = self.best.pop_front_if(|(of, _)| *of == number);
+            let is_of_step = self.best.front().is_some_and(|(of, _)| *of == number);
+            let best = if is_of_step { self.best.pop_front() } else { None };
             for (row, (place, token)) in self.texts.iter_mut().zip(step).enumerate() {
                 // A row may have got its text after the step was queued.
                 let Some(text) = place.as_mut().filter(|text| number >= text.first) else { continue };
