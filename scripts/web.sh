@@ -20,7 +20,7 @@ size=$(stat -c %s "$folder/page.html")
 [ "$size" -lt 2000000 ] || { echo "the page has $size bytes, more than 2 MB" >&2; exit 1; }
 
 # What the binary says of the same: text, a start of random weights with ten steps on one window, and what is inside.
-"$WGPT" sample --model weights/demo --prompt "The kind girl " --tokens 120 --strategy greedy --json -q > "$folder/greedy.json"
+"$WGPT" sample --model weights/demo --prompt "The kind girl " --tokens 30 --strategy greedy --json -q > "$folder/greedy.json"
 "$WGPT" train --preset demo --steps 1 --lr 1e-12 --eval-every 0 --eval-batches 1 --out "$folder/start" -q
 printf 'A kind girl named Mia was at the park. She could not find her red ball. She looked by the tree, and then she saw it on the grass.' \
     | head -c 129 > "$folder/window.txt"
