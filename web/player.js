@@ -184,11 +184,12 @@ export class Program {
   }
 
   // Replays a segment, the first unless one is named, with the values of the step.
-  run({ step = 0, microBatch = 0, seed = 0, learningRate = 0, position = 0, row = 0 } = {}, segment = this.segments.keys().next().value) {
+  run({ step = 0, microBatch = 0, seed = 0, learningRate = 0, position = 0, row = 0, growth = 1 } = {}, segment = this.segments.keys().next().value) {
     const { gpu, lost } = this.store.device;
     if (lost) throw new Error(lost);
     const words = new Uint32Array([step, microBatch, seed, 0, position, row, 0, 0]);
-    new Float32Array(words.buffer)[3] = learningRate;
+    const numbers = new Float32Array(words.buffer);
+    [numbers[3], numbers[6]] = [learningRate, growth];
     gpu.queue.writeBuffer(this.store.step, 0, words);
     const encoder = gpu.createCommandEncoder();
     let pass;

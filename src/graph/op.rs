@@ -355,7 +355,7 @@ impl Dispatch {
     }
 }
 
-/// The values that change from replay to replay: the uniform `step` of `shaders/shared/step.wgsl`.
+/// The values that change from replay to replay: the uniform `step` of `shaders/shared/step.wgsl`, which `web/player.js` writes as well.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Step {
