@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod dpo;
+mod draws;
 pub mod encoded;
 pub mod grpo;
 pub mod kto;

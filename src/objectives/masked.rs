@@ -8,9 +8,10 @@
 
 use std::sync::Arc;
 
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 use rand_pcg::Pcg64;
 
+use super::draws::of_micro_batch;
 use super::loss_sum::{add_loss, mean_loss};
 use crate::data::batches::Batches;
 use crate::data::corpus::Corpus;
@@ -291,8 +292,5 @@ impl Objective for Masked {
 
 /// Draws the masks of a micro-batch, as a function of the run's seed and its number.
 fn random(seed: u64, number: u64) -> Pcg64 {
-    let mut random = Pcg64::seed_from_u64(seed.wrapping_add(ELSEWHERE));
-    // Far more numbers than a micro-batch takes.
-    random.advance(u128::from(number) << 40);
-    random
+    of_micro_batch(seed.wrapping_add(ELSEWHERE), number)
 }

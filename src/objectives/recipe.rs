@@ -27,6 +27,16 @@ impl PresetRecipe {
             dropout: 0.0,
             every: Cadence::Steps(250),
         };
+        let small = Recipe {
+            batch: 8,
+            accumulate: 1,
+            duration: Duration::Steps(1400),
+            lr: 3e-3,
+            warmup: Warmup::Steps(100),
+            beta2: 0.99,
+            every: Cadence::Steps(200),
+            ..run
+        };
         match preset {
             // Sizes without a preset: nanoGPT's recipe for small models, from initial values that train better than its 0.02
             // (BENCHMARKS.md, "Initial values").
@@ -43,6 +53,10 @@ impl PresetRecipe {
                 init_std: 0.05,
                 tokenizer: "char",
             },
+            // As small, and of as many steps as the demo; the papers' dropout would keep so small models from learning.
+            Some("bert-mini") => PresetRecipe { run: small, init_std: 0.05, tokenizer: "wordpiece" },
+            Some("transfo-xl-mini") => PresetRecipe { run: small, init_std: 0.05, tokenizer: "char" },
+            Some("t5-mini") => PresetRecipe { run: small, init_std: 1.0, tokenizer: "unigram" },
             // Chosen by trial: grammatical samples within three minutes on two CPU cores.
             Some("demo" | "gpt-mini" | "llama-mini" | "mixtral") => PresetRecipe {
                 run: Recipe {
@@ -56,36 +70,6 @@ impl PresetRecipe {
                     ..run
                 },
                 init_std: 0.1,
-                tokenizer: "char",
-            },
-            // As the demo's, of as many tokens; the paper's dropout would keep so small a model from learning.
-            Some("bert-mini") => PresetRecipe {
-                run: Recipe {
-                    batch: 8,
-                    accumulate: 1,
-                    duration: Duration::Steps(1400),
-                    lr: 3e-3,
-                    warmup: Warmup::Steps(100),
-                    beta2: 0.99,
-                    every: Cadence::Steps(200),
-                    ..run
-                },
-                init_std: 0.05,
-                tokenizer: "wordpiece",
-            },
-            // As the demo's, of as many tokens a step.
-            Some("transfo-xl-mini") => PresetRecipe {
-                run: Recipe {
-                    batch: 8,
-                    accumulate: 1,
-                    duration: Duration::Steps(1400),
-                    lr: 3e-3,
-                    warmup: Warmup::Steps(100),
-                    beta2: 0.99,
-                    every: Cadence::Steps(200),
-                    ..run
-                },
-                init_std: 0.05,
                 tokenizer: "char",
             },
             // The paper's: 128 rows, four million steps.
@@ -122,21 +106,6 @@ impl PresetRecipe {
                 },
                 init_std: 0.02,
                 tokenizer: "wordpiece",
-            },
-            // As the demo's, of as many steps.
-            Some("t5-mini") => PresetRecipe {
-                run: Recipe {
-                    batch: 8,
-                    accumulate: 1,
-                    duration: Duration::Steps(1400),
-                    lr: 3e-3,
-                    warmup: Warmup::Steps(100),
-                    beta2: 0.99,
-                    every: Cadence::Steps(200),
-                    ..run
-                },
-                init_std: 1.0,
-                tokenizer: "unigram",
             },
             // The paper's 128 sequences of 512 tokens, 524,288 steps, its rate falling as the square root of the step from 10,000 on; here by
             // AdamW and a cosine to a tenth.

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use rand::SeedableRng;
 use rand_pcg::Pcg64;
 
+use super::draws::of_micro_batch;
 use super::loss_sum::{add_loss, mean_loss};
 use crate::data::batches::Batches;
 use crate::data::corpus::Corpus;
@@ -24,6 +24,8 @@ use crate::train::objective::{Batch, Evaluation, EvaluationPrograms, Objective, 
 pub const NAME: &str = "span corruption";
 /// The seed of validation's spans, which no run has.
 const VALIDATION_SEED: u64 = 0x0075_9a11_da7e;
+/// Parts the random numbers of spans from those of windows, which have the run's seed.
+const SPANS: u64 = 0x5b9a_2c01;
 
 /// The objective of an encoder's and decoder's pretraining: mean cross-entropy of the spans' tokens, in nats.
 pub struct Span {
@@ -162,8 +164,5 @@ impl Objective for Span {
 
 /// Draws the spans of a micro-batch, as a function of the run's seed and its number.
 fn random(seed: u64, number: u64) -> Pcg64 {
-    let mut random = Pcg64::seed_from_u64(seed ^ 0x5b9a_2c01);
-    // Far more numbers than a micro-batch takes.
-    random.advance(u128::from(number) << 40);
-    random
+    of_micro_batch(seed ^ SPANS, number)
 }

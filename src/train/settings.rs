@@ -1,11 +1,10 @@
 //! The settings of a run, whatever its objective: the user's choices, and the command's recipe for the rest.
 
+mod cadence;
 mod choices;
 
+pub use cadence::Cadence;
 pub use choices::{Choices, merged};
-
-use std::fmt;
-use std::str::FromStr;
 
 use super::graph::Optimizer;
 use super::rates::{Freeze, Rates};
@@ -26,64 +25,6 @@ pub enum Precision {
     F32,
     /// f16 activations and copies of the weights; f32 weights, sums, residual stream and optimiser; a loss scale.
     Mixed,
-}
-
-/// How often something is done; it is always done after the last step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "CadenceText", into = "CadenceText")]
-pub enum Cadence {
-    /// After every so many steps; 0 for only the last.
-    Steps(u64),
-    /// After each pass over the training data.
-    Epoch,
-}
-
-/// A [`Cadence`] in a file: a number, or `epoch`.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum CadenceText {
-    Steps(u64),
-    Text(String),
-}
-
-impl FromStr for Cadence {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Cadence, String> {
-        match text {
-            "epoch" => Ok(Cadence::Epoch),
-            _ => text.parse().map(Cadence::Steps).map_err(|_| "give a number of steps, or epoch".into()),
-        }
-    }
-}
-
-impl fmt::Display for Cadence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Cadence::Steps(steps) => write!(f, "{steps}"),
-            Cadence::Epoch => f.write_str("epoch"),
-        }
-    }
-}
-
-impl TryFrom<CadenceText> for Cadence {
-    type Error = String;
-
-    fn try_from(text: CadenceText) -> std::result::Result<Cadence, String> {
-        match text {
-            CadenceText::Steps(steps) => Ok(Cadence::Steps(steps)),
-            CadenceText::Text(text) => text.parse(),
-        }
-    }
-}
-
-impl From<Cadence> for CadenceText {
-    fn from(cadence: Cadence) -> CadenceText {
-        match cadence {
-            Cadence::Steps(steps) => CadenceText::Steps(steps),
-            Cadence::Epoch => CadenceText::Text("epoch".into()),
-        }
-    }
 }
 
 /// How long a run is.

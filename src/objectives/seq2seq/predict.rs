@@ -83,6 +83,8 @@ impl TextModel {
             let found = generator.beams(executor, &item.source, tokens, &options)?;
             Ok(found.into_iter().next().map_or(vec![], |text| text.ids))
         };
-        items.iter().map(&mut best).collect()
+        let texts = items.iter().map(&mut best).collect();
+        generator.free(executor);
+        texts
     }
 }
