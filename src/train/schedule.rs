@@ -59,7 +59,8 @@ impl Schedule {
         if step >= self.steps {
             return 1.0;
         }
-        step.saturating_sub(start) as f64 / (self.steps - start) as f64
+        // A decay that has no steps of its own starts where it has ended.
+        if step <= start { 0.0 } else { (step - start) as f64 / (self.steps - start) as f64 }
     }
 }
 
@@ -124,14 +125,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_decay_too_short_for_a_step_leaves_the_peak_to_the_end() {
+        let schedule = Schedule { kind: ScheduleKind::Wsd, peak: 1e-3, min: 1e-4, warmup: 0, steps: 4 };
+        assert_eq!([0, 3, 4].map(|step| schedule.learning_rate(step)), [1e-3, 1e-3, 1e-4]);
+    }
+
+    #[test]
     fn micro_batches_grow_linearly_and_are_counted() {
         for (most, warmup) in [(1, 0), (1, 9), (4, 0), (8, 3), (5, 23), (64, 100), (7, 7)] {
             let accumulation = Accumulation { most, warmup };
             let sizes: Vec<u64> = (0..150).map(|step| accumulation.at(step)).collect();
             assert!(sizes.windows(2).all(|pair| pair[0] <= pair[1]) && sizes[149] == most, "{sizes:?}");
             assert!(warmup == 0 || sizes[0] == 1, "{sizes:?}");
-            let halfway = (most + 1) as f64 / 2.0;
-            assert!((accumulation.at(warmup / 2) as f64 - halfway).abs() <= halfway, "{sizes:?}");
+            for (step, size) in sizes.iter().enumerate().take(warmup as usize) {
+                let line = 1.0 + (most - 1) as f64 * step as f64 / warmup as f64;
+                assert!((0.0..1.0).contains(&(line - *size as f64)), "step {step} has {size}, the line {line}");
+            }
             for step in 0..150 {
                 let before = sizes[..step].iter().sum::<u64>();
                 assert_eq!(accumulation.before(step as u64), before, "{accumulation:?}, step {step}");
