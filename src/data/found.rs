@@ -150,10 +150,7 @@ fn is_text(path: &Path) -> Result<bool> {
 
 /// The files of a folder, and sentences about those that are left out.
 pub(super) fn folder(path: &Path, extensions: &Extensions) -> Result<(Found, Vec<String>)> {
-    let mut search = Search { extensions, visited: HashSet::new(), files: vec![], left_out: BTreeMap::new() };
-    search.find(path)?;
-    search.files.sort();
-    let Search { files, left_out, .. } = search;
+    let Search { files, left_out, .. } = Search::of(path, extensions)?;
     let (ids, text): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| format(file) == Some(Format::Ids));
     let mut notes: Vec<String> = left_out_note(path, &left_out).into_iter().collect();
     match (ids.first(), text.first()) {
@@ -194,6 +191,13 @@ pub(super) fn folder(path: &Path, extensions: &Extensions) -> Result<(Found, Vec
     }
 }
 
+/// The files of text in a folder, in order, whatever part of the data they are for.
+pub(super) fn texts(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Search::of(path, &Extensions::default())?.files;
+    files.retain(|file| format(file) != Some(Format::Ids));
+    Ok(files)
+}
+
 /// A walk through a folder.
 struct Search<'a> {
     extensions: &'a Extensions,
@@ -203,7 +207,15 @@ struct Search<'a> {
     left_out: BTreeMap<String, usize>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    /// Goes through a folder; the files are sorted.
+    fn of(path: &Path, extensions: &'a Extensions) -> Result<Search<'a>> {
+        let mut search = Search { extensions, visited: HashSet::new(), files: vec![], left_out: BTreeMap::new() };
+        search.find(path)?;
+        search.files.sort();
+        Ok(search)
+    }
+
     fn find(&mut self, dir: &Path) -> Result<()> {
         // Links may lead to a folder that is already being read.
         if !self.visited.insert(dir.canonicalize().map_err(Error::io("read the folder", dir))?) {

@@ -172,9 +172,11 @@ fn a_preparation_filters_mixes_and_reports() {
     place.write("all/web/crawl.warc.wet.gz", gzip((record("warcinfo", "software: x") + &pages + &more).as_bytes()));
     place.write("words.txt", "Forbidden Word\n");
     place.write("groups.txt", "all: forbidden, word\nnone: nowhere\n");
-    place.write("test.jsonl", json!({"question": sentence(601, 14), "answer": "short"}).to_string());
+    place.write("held/train.jsonl", json!({"question": sentence(9000, 14)}).to_string());
+    // In a folder with training data, files for tests are held-out texts too.
+    place.write("held/test.jsonl", json!({"question": sentence(601, 14), "answer": "short"}).to_string());
     let arguments = "data prepare --data all --mix books=0.6,web=0.4 --filter gopher-quality:min-stop-words=0,c4 --dedup exact,minhash \
-                     --block words.txt --decontaminate test.jsonl --mentions groups.txt --redact pii --tokenizer bytes --report report.html --out out";
+                     --block words.txt --decontaminate held --mentions groups.txt --redact pii --tokenizer bytes --report report.html --out out";
     let output = place.wgpt(arguments);
     assert!(output.status.success(), "{}", stderr(&output));
     has(

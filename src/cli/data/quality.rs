@@ -88,11 +88,9 @@ impl QualityChoices {
 
     /// What tells these choices from others: their text, and that of the files they name.
     pub fn description(&self, column: Option<&str>) -> Result<String> {
-        let files = self.block.iter().chain(&self.mentions).chain(&self.decontaminate);
-        let hash = |path: &PathBuf| match path.is_dir() {
-            true => Ok(path.display().to_string()),
-            false => fs::read(path).map(|bytes| sha256_hex(&bytes)).map_err(Error::io("read", path)),
-        };
+        let held_out = decontaminate::files(&self.decontaminate)?;
+        let files = self.block.iter().chain(&self.mentions).chain(&held_out);
+        let hash = |path: &PathBuf| fs::read(path).map(|bytes| sha256_hex(&bytes)).map_err(Error::io("read", path));
         let hashes = files.map(hash).collect::<Result<Vec<_>>>()?;
         let languages = self.report.is_some();
         Ok(format!(

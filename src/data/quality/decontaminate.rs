@@ -1,7 +1,7 @@
 //! Documents that hold a part of texts that a model will be evaluated on: any n-gram of words of theirs, 13 unless another number is
 //! given, in simple form (Brown et al. 2020, appendix C; datatrove's `NGramsDecontFilter`, with 12).
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use ahash::AHashSet;
 use serde_json::Value;
@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::document::Document;
 use super::filter::{Filter, LineCounts};
 use super::simplify::n_grams;
+use crate::data::found;
 use crate::data::lines::{self, Row};
 use crate::data::source::Source;
 use crate::error::Result;
@@ -17,6 +18,23 @@ use crate::fail;
 /// The number of words in an n-gram.
 pub const WORDS: usize = 13;
 const ROW: Row = Row { one: "row", many: "rows", form: "a JSON object" };
+
+/// The files that are named, and all files of text in the folders that are named: files for validation and tests are held out too.
+pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = vec![];
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let texts = found::texts(path)?;
+        if texts.is_empty() {
+            fail!(Input, "--decontaminate {} has no files of text in it", path.display());
+        }
+        files.extend(texts);
+    }
+    Ok(files)
+}
 
 /// The n-grams of held-out texts.
 pub struct Decontaminate {
@@ -29,9 +47,9 @@ pub struct Decontaminate {
 
 impl Decontaminate {
     /// Reads the texts of files: the strings of each row of .jsonl and .parquet, and whole other texts.
-    pub fn read(paths: &[impl AsRef<Path>], n: usize) -> Result<Decontaminate> {
+    pub fn read(paths: &[PathBuf], n: usize) -> Result<Decontaminate> {
         let mut held_out = Decontaminate { n, hashes: AHashSet::new(), texts: 0, short: 0 };
-        for path in paths.iter().map(AsRef::as_ref) {
+        for path in &files(paths)? {
             let is_rows = path.extension().is_some_and(|extension| extension == "jsonl" || extension == "parquet");
             if is_rows {
                 for (_, row) in lines::read::<Value>(path, ROW)? {
@@ -51,7 +69,7 @@ impl Decontaminate {
             }
         }
         if held_out.hashes.is_empty() {
-            let names = paths.iter().map(|path| path.as_ref().display().to_string()).collect::<Vec<_>>().join(", ");
+            let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
             fail!(
                 Input,
                 "no text of {names} has {n} words, so that nothing can be found; give a smaller --decontaminate-words"
