@@ -7,8 +7,8 @@ const PARTS: &str = include_str!("page/parts.js");
 
 /// A page with its data; it has a place for each of the three.
 pub fn page(template: &str, data: &Value) -> String {
-    // In a script `</` would end it.
-    let data = data.to_string().replace("</", "<\\/");
+    // In a script `</script` would end it, and `<!--` with `<script` would hide its end. In JSON `<` is in strings only.
+    let data = data.to_string().replace('<', "\\u003c");
     let page = template.replacen("/* STYLE */\n", STYLE, 1).replacen("/* PARTS */\n", PARTS, 1);
     page.replacen("\"DATA\"", &data, 1)
 }

@@ -162,7 +162,7 @@ impl QualityChoices {
         if let Some(report) = &self.report {
             let notes: Vec<String> = counts.sources.iter().flat_map(|source| source.notes()).collect();
             let data = json!({
-                "counts": counts, "notes": notes, "reasons": counts.reasons(), "choices": self.told(), "documents": prepared.documents,
+                "counts": counts, "notes": notes, "reasons": counts.reasons(), "choices": self.told(),
             });
             write_bytes(report, page(PAGE, &data).as_bytes())?;
             global.say(&format!("the report is {}: open it in a browser", report.display()));
