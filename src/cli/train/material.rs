@@ -45,6 +45,11 @@ pub(super) struct Named<'a> {
 }
 
 impl Named<'_> {
+    /// Whether the name is that of a kind of tokenizer, and not a file.
+    fn is_kind(&self) -> bool {
+        matches!(self.name, "char" | "bytes" | WORDPIECE | UNIGRAM)
+    }
+
     /// The tokenizer: one that is made of a text, a file, or that of the text's characters or bytes.
     fn open(&self, source: &Source) -> Result<Tokenizer> {
         let kind = match self.name {
@@ -87,7 +92,7 @@ pub(super) fn open_material(
     let tokenizer = match known {
         Some(tokenizer) => Some(tokenizer),
         // Token shards have their tokenizer beside them, or none, unless one is named.
-        None if !source.is_text() && matches!(tokenizer.name, "char" | "bytes" | WORDPIECE | UNIGRAM) => {
+        None if !source.is_text() && tokenizer.is_kind() => {
             source.tokenizer_file().as_deref().map(Tokenizer::load).transpose()?
         }
         None => Some(tokenizer.open(&source)?),
@@ -103,15 +108,14 @@ fn open_mixture(
     named: Named,
     known: Option<Tokenizer>,
 ) -> Result<Material> {
-    let is_made = matches!(named.name, "char" | "bytes" | WORDPIECE);
     let tokenizer = match known {
         Some(tokenizer) => Some(tokenizer),
-        None if is_made && sources.iter().all(|(_, source, _)| !source.is_text()) => common_tokenizer(sources)?,
+        None if named.is_kind() && sources.iter().all(|(_, source, _)| !source.is_text()) => common_tokenizer(sources)?,
         None if named.name == "char" => {
             let alphabets = sources.iter().map(|(_, source, _)| source.alphabet()).collect::<Result<Vec<_>>>()?;
             Some(Tokenizer::from_alphabet(alphabets.into_iter().flatten().collect())?)
         }
-        None if named.name == WORDPIECE => {
+        None if matches!(named.name, WORDPIECE | UNIGRAM) => {
             fail!(
                 Usage,
                 "a mixture needs a tokenizer that is there: make one with `wgpt tokenizer train` and give it with --tokenizer"
