@@ -29,6 +29,7 @@ const CONTRACTED: &str = " can-not Can-not can-t Can-t do-nt Do-nt does-nt did-n
 /// Signs of units that come off a number.
 const UNITS: &str = " km km² km³ m m² m³ dm dm² dm³ cm cm² cm³ mm mm² mm³ ha µm nm yd in ft kg g mg µg t lb oz m/s km/h kmh mph hPa Pa mbar mb MB \
      kb KB gb GB tb TB T G M K % ";
+const LONGEST_UNIT_BYTES: usize = 5;
 
 /// An address: a scheme, a user, a host with a top-level domain or four numbers, a port, a path.
 static ADDRESS: LazyLock<Option<Regex>> = LazyLock::new(|| {
@@ -351,9 +352,11 @@ fn suffix(word: &str, prefix: usize) -> usize {
 
 /// The bytes of a unit behind a number.
 fn unit(word: &str) -> usize {
-    let Some(at) = word.rfind(|c: char| c.is_ascii_digit()) else { return 0 };
-    let unit = &word[at + 1..];
-    if unit.len() <= 5 && is_listed(UNITS, unit) { unit.len() } else { 0 }
+    // Only the end is searched: words may be as long as a document.
+    let Some(length) = word.bytes().rev().take(LONGEST_UNIT_BYTES + 1).position(|byte| byte.is_ascii_digit()) else {
+        return 0;
+    };
+    if is_listed(UNITS, &word[word.len() - length..]) { length } else { 0 }
 }
 
 /// Bytes of a separator at this place between the ends of a word.
