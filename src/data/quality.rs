@@ -11,6 +11,7 @@ pub mod counts;
 pub mod decontaminate;
 mod document;
 mod exact;
+mod field;
 pub mod filter;
 mod fineweb;
 mod gopher_quality;

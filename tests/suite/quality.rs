@@ -210,7 +210,7 @@ fn bad_choices_are_one_line() {
     place.write("d.jsonl.gz", &gzip(lines([sentence(3, 4000)]).as_bytes())[..900]);
     place.write("e.wet", "no record");
     place.write("empty.txt", " \n");
-    let cases: [(&str, i32, &[&str]); 17] = [
+    let cases: [(&str, i32, &[&str]); 18] = [
         ("--data a.txt --filter gopher", 2, &["--filter gopher", "gopher-quality"]),
         ("--data a.txt --filter language", 2, &["language=en"]),
         ("--data a.txt --filter language=klingon", 2, &["klingon"]),
@@ -218,6 +218,7 @@ fn bad_choices_are_one_line() {
         ("--data a.txt --filter c4:min-num-sentences=many", 2, &["many", "no number"]),
         ("--data a.txt --dedup fuzzy", 2, &["--dedup fuzzy", "minhash"]),
         ("--data a.txt --dedup minhash:num-buckets=0", 2, &["num-buckets=0"]),
+        ("--data a.txt --dedup minhash:num-buckets=1000:hashes-per-bucket=1000", 2, &["num-buckets=1000", "100000"]),
         ("--data a.txt --redact names", 2, &["--redact names", "emails"]),
         ("--data a.txt --block empty.txt", 1, &["empty.txt", "no words"]),
         ("--data a.txt --mentions b.txt", 1, &["b.txt", "group"]),

@@ -5,6 +5,7 @@ use ahash::{AHashMap, AHashSet};
 
 use super::characters::{is_space, length};
 use super::document::Document;
+use super::field::{PRIME, reduced, times};
 use super::filter::{Filter, LineCounts, Parameters};
 use crate::error::Result;
 
@@ -18,8 +19,7 @@ const DUPLICATED: [(usize, f64, &str); 6] = [
     (10, 0.10, "duplicated_10_n_grams"),
 ];
 
-/// A Mersenne prime: texts are compared by polynomials over its field.
-const PRIME: u64 = (1 << 61) - 1;
+/// Texts are compared by polynomials, at this number, over the field of [`PRIME`].
 const BASE: u64 = 0x1F0A_3C5B_9D27_E461;
 
 /// Thresholds under datatrove's names.
@@ -156,7 +156,7 @@ impl Prefixes {
         for word in words {
             let space = if spaced { " " } else { "" };
             for byte in word.bytes().chain(space.bytes()) {
-                hash = (times(hash, BASE) + u64::from(byte) + 1) % PRIME;
+                hash = reduced(times(hash, BASE) + u64::from(byte) + 1);
             }
             bytes += (word.len() + space.len()) as u32;
             characters += (length(word) + space.len()) as u32;
@@ -183,7 +183,7 @@ impl Prefixes {
     fn hash(&mut self, from: usize, n: usize) -> u64 {
         let bytes = (self.bytes[from + n] - self.bytes[from]) as usize;
         let before = times(self.hashes[from], self.power(bytes));
-        (self.hashes[from + n] + PRIME - before) % PRIME
+        reduced(self.hashes[from + n] + PRIME - before)
     }
 
     fn length(&self, from: usize, n: usize) -> usize {
@@ -215,11 +215,4 @@ impl Prefixes {
         }
         characters
     }
-}
-
-/// A product modulo the prime.
-fn times(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    let sum = (product as u64 & PRIME) + (product >> 61) as u64;
-    if sum >= PRIME { sum - PRIME } else { sum }
 }

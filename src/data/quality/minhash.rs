@@ -9,11 +9,14 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 use twox_hash::XxHash64;
 
+use super::field::{PRIME, reduced};
 use super::filter::Parameters;
 use super::simplify::n_grams;
 use crate::error::Result;
+use crate::fail;
 
-const PRIME: u64 = (1 << 61) - 1;
+/// Hashes of a signature, at most: each takes time on every shingle.
+const MOST_HASHES: usize = 100_000;
 
 /// The hash functions of signatures.
 pub struct MinHash {
@@ -29,6 +32,12 @@ impl MinHash {
     pub fn new(given: &mut Parameters) -> Result<MinHash> {
         let n_grams = given.count("n-grams", 5, 1)?;
         let (bands, rows) = (given.count("num-buckets", 14, 1)?, given.count("hashes-per-bucket", 8, 1)?);
+        if bands.saturating_mul(rows) > MOST_HASHES {
+            fail!(
+                Usage,
+                "--dedup minhash: num-buckets={bands} times hashes-per-bucket={rows} is more than {MOST_HASHES} hashes; give fewer"
+            );
+        }
         let mut random = Pcg64::seed_from_u64(1);
         let function = |_| (1 + random.next_u64() % (PRIME - 1), random.next_u64() % PRIME);
         Ok(MinHash { n_grams, bands, rows, functions: (0..bands * rows).map(function).collect() })
@@ -57,12 +66,6 @@ impl MinHash {
         };
         Some(hashes.chunks(self.rows).enumerate().map(key).collect())
     }
-}
-
-/// A number modulo the prime.
-fn reduced(number: u64) -> u64 {
-    let sum = (number & PRIME) + (number >> 61);
-    if sum >= PRIME { sum - PRIME } else { sum }
 }
 
 /// For each document the first one of its group: itself, where it stays. `key` gives the key of a document in a band, where it has one.
