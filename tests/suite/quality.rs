@@ -210,7 +210,7 @@ fn bad_choices_are_one_line() {
     place.write("d.jsonl.gz", &gzip(lines([sentence(3, 4000)]).as_bytes())[..900]);
     place.write("e.wet", "no record");
     place.write("empty.txt", " \n");
-    let cases: [(&str, i32, &[&str]); 18] = [
+    let cases: [(&str, i32, &[&str]); 19] = [
         ("--data a.txt --filter gopher", 2, &["--filter gopher", "gopher-quality"]),
         ("--data a.txt --filter language", 2, &["language=en"]),
         ("--data a.txt --filter language=klingon", 2, &["klingon"]),
@@ -225,6 +225,7 @@ fn bad_choices_are_one_line() {
         ("--data a.txt --decontaminate none.txt", 1, &["none.txt"]),
         ("--data a.txt --data b.txt --mix a=x,b=1", 2, &["--mix a=x", "no share"]),
         ("--data a.txt --data b.txt --mix a=1", 2, &["no share for b"]),
+        ("--data a.txt --data b.txt --mix a=0.05,b=0.95", 1, &["no document of a", "share"]),
         ("--data a.txt --data c.jsonl --dedup exact", 1, &["c.jsonl", "no documents"]),
         ("--data d.jsonl.gz --dedup exact", 1, &["d.jsonl.gz"]),
         ("--data e.wet --dedup exact", 1, &["e.wet", "record 1"]),

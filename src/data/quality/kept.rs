@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::counts::{Counts, Looked, merge};
 use super::document::Document;
-use super::stage::{MARKS, Mark, REJECTED, append_rejected, kept_name, rejected_line};
+use super::stage::{BLOCK_BYTES, MARKS, Mark, REJECTED, append_rejected, kept_name, rejected_line};
 use super::work::{Log, State};
 use super::{Origin, Rules, language, minhash};
 use crate::data::pieces::{self, Documents, Place};
@@ -23,8 +23,6 @@ use crate::fail;
 
 /// The reason of documents that are nearly the same as another.
 pub(super) const NEAR_DUPLICATE: &str = "near_duplicate";
-/// Text that is worked on at a time.
-const BLOCK_BYTES: usize = 8 << 20;
 
 /// The documents that stay, in the work folder.
 #[derive(Clone)]
@@ -74,13 +72,8 @@ impl Kept {
         let offsets = marks.iter().map(offset).collect();
         let order = order(origins, &marks, &first, &work)?;
         let mut base = state.counts.clone();
-        base.groups = first
-            .iter()
-            .zip(0..)
-            .filter(|(first, own)| *first != own)
-            .map(|(first, _)| first)
-            .collect::<BTreeSet<_>>()
-            .len() as u64;
+        let duplicates = first.iter().zip(0..).filter(|(first, own)| *first != own);
+        base.groups = duplicates.map(|(first, _)| first).collect::<BTreeSet<_>>().len() as u64;
         not_drawn(&mut base, &marks, &first, &order);
         let counts = Mutex::new(base.clone());
         Ok(Kept(Arc::new(Inner { rules, work, state, marks, offsets, first, order, base, counts })))
@@ -132,6 +125,13 @@ fn order(origins: &[Origin], marks: &[Mark], first: &[u32], work: &Path) -> Resu
         .collect();
     for (document, mark) in marks.iter().enumerate() {
         queues[usize::from(mark.origin)].offer(document as u32, mark.text_bytes.into(), stays(document));
+    }
+    if let Some((origin, _)) = origins.iter().zip(&queues).find(|(_, queue)| queue.accepted == 0.0) {
+        fail!(
+            Input,
+            "no document of {} fits its share of the mixture: cut its documents into several, or give it a larger share",
+            origin.name
+        );
     }
     let mut order = vec![];
     while let Some(queue) =
@@ -258,7 +258,7 @@ impl Stored {
 }
 
 impl Stream {
-    /// Reads a document, and of a near-duplicate where the first of its group is.
+    /// Reads a document; of a near-duplicate also the place of the first document of its group.
     fn stored(&mut self, document: usize) -> Result<Stored> {
         let Inner { marks, offsets, first, state, .. } = &*self.kept.0;
         let Mark { origin, place_bytes, text_bytes, .. } = marks[document];

@@ -24,7 +24,7 @@ use crate::fail;
 use crate::files::sha256_hex;
 
 /// Text and documents that are looked at together.
-const BLOCK_BYTES: usize = 8 << 20;
+pub(super) const BLOCK_BYTES: usize = 8 << 20;
 const BLOCK_DOCUMENTS: usize = 4096;
 /// Rejected documents that are compressed together.
 const REJECTED_DOCUMENTS: usize = 256;
