@@ -109,6 +109,10 @@ impl Job<'_> {
     /// Filters the documents, then tokenises those that stay.
     fn filtered(&self, origins: &[Origin]) -> Result<()> {
         self.preparation(&origins[0].source, None).check()?;
+        if self.own.tokenizer != "char" {
+            // A tokenizer that cannot be opened is an error before the documents are read, which may take hours.
+            Tokenizer::choose(&self.own.tokenizer, &origins[0].source)?;
+        }
         let (quality, global) = (&self.own.quality, self.global);
         let work = quality.work(&self.own.out);
         let description = quality.description(self.own.column.as_deref())?;
