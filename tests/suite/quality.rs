@@ -210,7 +210,8 @@ fn bad_choices_are_one_line() {
     place.write("d.jsonl.gz", &gzip(lines([sentence(3, 4000)]).as_bytes())[..900]);
     place.write("e.wet", "no record");
     place.write("empty.txt", " \n");
-    let cases: [(&str, i32, &[&str]); 19] = [
+    place.write("twice.txt", "one: word, other\ntwo: Word\n");
+    let cases: [(&str, i32, &[&str]); 20] = [
         ("--data a.txt --filter gopher", 2, &["--filter gopher", "gopher-quality"]),
         ("--data a.txt --filter language", 2, &["language=en"]),
         ("--data a.txt --filter language=klingon", 2, &["klingon"]),
@@ -222,6 +223,7 @@ fn bad_choices_are_one_line() {
         ("--data a.txt --redact names", 2, &["--redact names", "emails"]),
         ("--data a.txt --block empty.txt", 1, &["empty.txt", "no words"]),
         ("--data a.txt --mentions b.txt", 1, &["b.txt", "group"]),
+        ("--data a.txt --mentions twice.txt", 1, &["line 2 of twice.txt", "word", "group one"]),
         ("--data a.txt --decontaminate none.txt", 1, &["none.txt"]),
         ("--data a.txt --data b.txt --mix a=x,b=1", 2, &["--mix a=x", "no share"]),
         ("--data a.txt --data b.txt --mix a=1", 2, &["no share for b"]),

@@ -50,12 +50,16 @@ impl Mentions {
     /// Reads lines such as `group: word, word`.
     pub fn read(path: &Path) -> Result<Mentions> {
         let text = lines::text(path, "groups of words")?;
-        let (mut groups, mut of) = (vec![], AHashMap::new());
+        let (mut groups, mut of): (Vec<String>, AHashMap<String, usize>) = (vec![], AHashMap::new());
         for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
             let Some((group, words)) = line.split_once(':') else {
                 fail!(Input, "{} is no group of words: write it as `group: word, word`", lines::place(path, number));
             };
             for word in words.split(',').map(|word| word.trim().to_lowercase()).filter(|word| !word.is_empty()) {
+                if let Some(other) = of.get(&word).filter(|other| **other != groups.len()) {
+                    let (place, other) = (lines::place(path, number), &groups[*other]);
+                    fail!(Input, "{place} has {word}, which is in the group {other} too: leave it in one of them");
+                }
                 of.insert(word, groups.len());
             }
             groups.push(group.trim().to_string());
