@@ -10,6 +10,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::{
+    prepare::{META_FILE, QUALITY_FILE},
+    quality::stage::REJECTED,
+    tokenizer::FILE_NAME,
+};
 use crate::{
     error::{Error, Result},
     fail,
@@ -36,15 +41,9 @@ const KNOWN: [(&str, Format); 5] = [
     ("wet", Format::Wet),
     ("bin", Format::Ids),
 ];
-/// Files that `wgpt data prepare` and others leave beside token ids.
-const BESIDE_IDS: [&str; 6] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "meta.json",
-    "quality.json",
-    "rejected.jsonl.gz",
-];
+/// Files that `wgpt data prepare` and others leave beside token ids. [`REJECTED`] is not read as text.
+const BESIDE_IDS: [&str; 6] =
+    [FILE_NAME, "tokenizer_config.json", "special_tokens_map.json", META_FILE, QUALITY_FILE, REJECTED];
 /// Extensions that a note lists.
 const MOST_LISTED: usize = 6;
 /// Bytes of a named file that are looked at to tell whether it is text.
@@ -227,13 +226,12 @@ impl<'a> Search<'a> {
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            let is_beside = BESIDE_IDS.iter().any(|name| entry.file_name() == *name);
-            let is_read = !is_beside && self.reads(&path);
+            let is_read = entry.file_name() != REJECTED && self.reads(&path);
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => self.find(&path)?,
                 Ok(_) if is_read => self.files.push(path),
                 Err(cause) if is_read => return Err(Error::io("read", &path)(cause)),
-                Ok(_) if !is_beside => {
+                Ok(_) if !BESIDE_IDS.iter().any(|name| entry.file_name() == *name) => {
                     let last = path.extension().and_then(|last| last.to_str()).unwrap_or_default();
                     *self.left_out.entry(last.to_ascii_lowercase()).or_default() += 1;
                 }
