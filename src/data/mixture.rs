@@ -2,8 +2,8 @@
 //! resumed run draws what an unbroken one does.
 //!
 //! In each round of 1000 windows a source has its share of them, in an order that changes from round to round. The windows of a source
-//! are drawn without replacement: an epoch of it goes through all of them in a random order. Between two epochs, those of one round may
-//! change places.
+//! are drawn without replacement: an epoch of it goes through all of them in a random order. In a round in which an epoch of a source
+//! ends, its last windows and the first of the next epoch come in a mixed order.
 
 use std::ops::Range;
 

@@ -116,10 +116,10 @@ struct Parts {
 }
 
 impl Parts {
-    /// Tokens of the next part: of the ways to share out the rest, as many begin with it as with any other place of a boundary.
+    /// Tokens of the next part, drawn so that every way to share out the rest is as likely as any other.
     fn next(&mut self, random: &mut Pcg64) -> usize {
         let mut length = 1;
-        // A boundary stands behind a token with the probability (boundaries left) / (places left).
+        // The part ends behind a token with the probability (boundaries left) / (places for them that are left).
         while self.parts > 1 && random.random_range(0..self.left - length) >= self.parts - 1 {
             length += 1;
         }

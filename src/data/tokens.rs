@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 pub(crate) use id_file::{HEADER_BYTES, IdFile, Width};
 
 use crate::{error::Result, fail, files::sha256_hex};
+
 /// A read-only sequence of token ids; cheap to clone and to share.
 #[derive(Clone, Debug)]
 pub struct Tokens {

@@ -87,12 +87,12 @@ impl Filter for C4 {
         let (mut sentences, mut kept) = (0, String::with_capacity(document.text().len()));
         for line in lines(document.text()) {
             let line = line.trim_matches(is_space);
-            let mut words = line.split(is_space).filter(|word| !word.is_empty());
+            let words = line.split(is_space).filter(|word| !word.is_empty());
             if words.clone().any(|word| self.is_too_long(word)) {
                 *counts.entry("line-filter-too_long_word").or_default() += 1;
                 continue;
             }
-            let count = words.by_ref().count();
+            let count = words.count();
             let citations = CITATION.as_ref().filter(|_| self.remove_citations && line.contains('['));
             let line = citations.map_or(line.into(), |pattern| pattern.replace_all(line, ""));
             match self.line(&line, count) {

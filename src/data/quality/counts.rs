@@ -66,7 +66,7 @@ pub struct SourceCounts {
     pub read: Part,
     /// Dropped documents by reason.
     pub dropped: BTreeMap<String, Tally>,
-    /// Lines that were taken out of documents by reason.
+    /// Lines that were taken out of documents, dropped ones too, by reason.
     pub lines: BTreeMap<String, u64>,
     /// Paragraphs that were there before.
     pub paragraphs: u64,

@@ -9,7 +9,7 @@ use super::{
 use crate::error::Result;
 use crate::fail;
 
-/// Lines that a filter takes out of documents that stay, by reason.
+/// Lines that filters take out of documents, by reason; those of documents that are dropped in the end are counted too.
 pub type LineCounts = BTreeMap<&'static str, u64>;
 
 /// A rule for documents.

@@ -16,7 +16,7 @@ use crate::fail;
 struct Kind {
     name: &'static str,
     pattern: LazyLock<Option<Regex>>,
-    /// Whether a match is one.
+    /// Whether a match of the pattern is of this kind, by its check digits or ranges.
     is_valid: fn(&str) -> bool,
     stand_ins: &'static [&'static str],
 }

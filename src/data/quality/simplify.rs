@@ -26,11 +26,10 @@ pub fn simplify(text: &str) -> String {
         push('0');
         while chars.next_if(|c| is_digit(*c)).is_some() {}
         // A decimal separator belongs to the number if another digit follows; it becomes a space otherwise.
-        if let Some(separator) = chars.next_if(|c| matches!(c, '.' | ',' | '،' | '٫' | '⎖' | '⎗' | '⎘')) {
-            match fraction(&mut chars) {
-                true => {}
-                false => push(separator),
-            }
+        if let Some(separator) = chars.next_if(|c| matches!(c, '.' | ',' | '،' | '٫' | '⎖' | '⎗' | '⎘'))
+            && !fraction(&mut chars)
+        {
+            push(separator);
         }
     }
     let trimmed = simple.trim_matches(is_space);
