@@ -51,6 +51,16 @@ fn filters_decide_as_datatrove_does() {
     assert_eq!(reasons.len(), 23);
 }
 
+#[test]
+fn numbers_with_right_check_digits_are_replaced() {
+    // A number of each kind, and the same with one digit changed.
+    let text = "Pay DE89 3704 0044 0532 0130 00 or 4111 1111 1111 1111, not DE88 3704 0044 0532 0130 00 or 4111 1111 1111 1112.";
+    let want = "Pay XX00 0000 0000 0000 0000 00 or 0000 0000 0000 0000, not DE88 3704 0044 0532 0130 00 or 4111 1111 1111 1112.";
+    let mut counts = BTreeMap::new();
+    assert_eq!(Redact::parse("pii").unwrap().replace(text.to_string(), &mut counts), want);
+    assert_eq!(counts, BTreeMap::from([("cards".to_string(), 1), ("ibans".to_string(), 1)]));
+}
+
 /// A sentence of so many words, which depends on the seed.
 fn sentence(seed: u64, words: usize) -> String {
     let word = |n: usize| {
