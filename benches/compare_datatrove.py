@@ -114,13 +114,18 @@ def write_lines(path, texts):
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
 
 
-def prepare(wgpt, folder, data, *choices, threads=None):
-    """Runs `wgpt data prepare`; the rejected rows, and the seconds it took."""
+def timed(wgpt, out, data, *choices, threads=None):
+    """Runs `wgpt data prepare`; the seconds it took."""
     environment = dict(os.environ, **({"RAYON_NUM_THREADS": str(threads)} if threads else {}))
-    out = os.path.join(folder, "out")
     began = time.perf_counter()
     subprocess.run([wgpt, "data", "prepare", "--data", data, "--tokenizer", "bytes", "--out", out, "--overwrite", "-q", *choices], check=True, env=environment)
-    seconds = time.perf_counter() - began
+    return time.perf_counter() - began
+
+
+def prepare(wgpt, folder, data, *choices, threads=None):
+    """Runs `wgpt data prepare` with filters; the rejected rows, and the seconds it took."""
+    out = os.path.join(folder, "out")
+    seconds = timed(wgpt, out, data, *choices, threads=threads)
     with gzip.open(os.path.join(out, "rejected.jsonl.gz"), "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file], seconds
 
@@ -254,7 +259,7 @@ def speed(options):
     with tempfile.TemporaryDirectory() as folder:
         data = os.path.join(folder, "data.jsonl")
         write_lines(data, documents)
-        plain = [prepare_plain(options.wgpt, folder, data, threads) for threads in (1, None)]
+        plain = [timed(options.wgpt, os.path.join(folder, "plain"), data, threads=threads) for threads in (1, None)]
         print(f"tokenising alone, which every step of wgpt includes: {size / plain[0]:.1f} and {size / plain[1]:.1f} MB/s")
         for name in [*FILTERS, CHAIN, "minhash"]:
             rounds = []
@@ -272,13 +277,6 @@ def speed(options):
             median = [sorted(column)[len(column) // 2] for column in zip(*rounds)]
             rate = [size / seconds for seconds in median]
             print(f"| {name} | {rate[0]:.2f} | {rate[1]:.2f} | {rate[1] / rate[0]:.1f} | {rate[2]:.2f} |", flush=True)
-
-
-def prepare_plain(wgpt, folder, data, threads):
-    environment = dict(os.environ, **({"RAYON_NUM_THREADS": str(threads)} if threads else {}))
-    began = time.perf_counter()
-    subprocess.run([wgpt, "data", "prepare", "--data", data, "--tokenizer", "bytes", "--out", os.path.join(folder, "plain"), "--overwrite", "-q"], check=True, env=environment)
-    return time.perf_counter() - began
 
 
 def main():
