@@ -21,6 +21,8 @@ const DUPLICATED: [(usize, f64, &str); 6] = [
 
 /// Texts are compared by polynomials, at this number, over the field of [`PRIME`].
 const BASE: u64 = 0x1F0A_3C5B_9D27_E461;
+/// Powers of the base that are kept: an n-gram may be as long as a document.
+const MOST_POWERS: usize = 1 << 16;
 
 /// Thresholds under datatrove's names.
 pub struct GopherRepetition {
@@ -171,8 +173,12 @@ impl Prefixes {
         self.hashes.len() - 1
     }
 
-    /// A power of the base; those up to it are kept.
+    /// A power of the base. Those up to [`MOST_POWERS`] are kept, and others are made of them by squares.
     fn power(&mut self, bytes: usize) -> u64 {
+        if bytes > MOST_POWERS {
+            let (half, odd) = (self.power(bytes / 2), self.power(bytes % 2));
+            return times(times(half, half), odd);
+        }
         while self.powers.len() <= bytes {
             self.powers.push(times(self.powers[self.powers.len() - 1], BASE));
         }
