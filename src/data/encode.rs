@@ -1,8 +1,8 @@
 //! Text to token ids on all cores: pieces are encoded in parallel and handed on in their order, so that the ids do not
 //! depend on the number of threads.
 //!
-//! Documents are separated by `<|endoftext|>` where the tokenizer has it, by `[SEP]` if it is BERT's kind, and by a
-//! newline otherwise. Empty documents are left out, and nothing comes before the first document or after the last.
+//! Documents are separated by `<|endoftext|>` where the tokenizer has it, by `[SEP]` if it is BERT's kind, by `</s>` if it is
+//! T5's, and by a newline otherwise. Empty documents are left out, and nothing comes before the first document or after the last.
 
 use rayon::prelude::*;
 
