@@ -102,6 +102,8 @@ fn ranks_that_do_not_fit_together_are_refused_in_one_sentence() {
         mpirun(&place, &[(1, &format!("{RUN} --out run")), (1, &format!("{RUN} --out run --data none.txt"))]).output();
     has(&error(&output.unwrap(), 1), &["rank 1: ", "none.txt"]);
     has(&error(&run(&place, 2, &format!("{RUN} --accumulate 1 --out run")), 2), &["2 ranks", "--accumulate"]);
+    let growing = format!("{RUN} --accumulate 4 --batch-warmup 2 --sync-every 2 --out run");
+    has(&error(&run(&place, 2, &growing), 2), &["--batch-warmup", "--sync-every"]);
     has(&error(&place.wgpt(&format!("{RUN} --wire f16 --out run")), 2), &["--wire", "mpirun"]);
     assert!(!place.path("run/log.jsonl").exists());
 }
