@@ -98,6 +98,9 @@ fn ranks_that_do_not_fit_together_are_refused_in_one_sentence() {
     let other = format!("{RUN} --lr 1e-2 --out run");
     let output = mpirun(&place, &[(1, &format!("{RUN} --out run")), (1, &other)]).output().unwrap();
     has(&error(&output, 1), &["rank 1", "other settings"]);
+    let other = format!("{} --out run", RUN.replace("--layers 1", "--layers 2"));
+    let output = mpirun(&place, &[(1, &format!("{RUN} --out run")), (1, &other)]).output().unwrap();
+    has(&error(&output, 1), &["rank 1", "another model"]);
     let output =
         mpirun(&place, &[(1, &format!("{RUN} --out run")), (1, &format!("{RUN} --out run --data none.txt"))]).output();
     has(&error(&output.unwrap(), 1), &["rank 1: ", "none.txt"]);
