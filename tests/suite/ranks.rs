@@ -1,4 +1,4 @@
-//! Several ranks on MPI: the bits of one rank, a rank that ends, and ranks that do not fit together.
+//! Several ranks on MPI: the bits of one rank, checkpoints, a rank that ends, and ranks that do not fit together.
 
 use crate::cli::{Place, error, has, stderr};
 use std::process::{Command, Output, Stdio};
@@ -58,6 +58,17 @@ fn ranks_have_the_bits_of_one_rank_and_another_number_resumes() {
     succeeds(run(&place, 3, "train --out two --resume --steps 8 --device cpu -q"));
     succeeds(place.wgpt("train --out one --resume --steps 8 --device cpu -q"));
     assert!(model(&place, "one") == model(&place, "two"));
+}
+
+#[test]
+fn a_checkpoint_holds_the_memories_of_all_ranks() {
+    let place = Place::new();
+    place.write("a.txt", "the cat sat on the mat and the dog ran. ".repeat(40));
+    let train = "train --preset transfo-xl-mini --layers 1 --heads 2 --width 16 --context 8 --batch 1 --accumulate 2 --steps 2 \
+                 --eval-every 0 --eval-batches 1 --data a.txt --device cpu -q";
+    succeeds(place.wgpt(&format!("{train} --out one")));
+    succeeds(run(&place, 2, &format!("{train} --out two")));
+    assert!(model(&place, "one") == model(&place, "two"), "the memories of rank 1 are not in the checkpoint of rank 0");
 }
 
 #[test]
