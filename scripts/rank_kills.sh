@@ -6,7 +6,9 @@ set -euo pipefail
 kills=${1:-20} ranks=${2:-2}
 wgpt=$(realpath "${WGPT:-target/release/wgpt}")
 RANDOM=${SEED:-1}
-cd "$(mktemp -d)"
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
 export WGPT_CACHE="$PWD/cache"
 device="--device ${DEVICE:-cpu}"
 train="train --layers 1 --heads 2 --width 32 --context 32 --batch 2 --accumulate $ranks --eval-every 20 --eval-batches 2 --save-every 10 $device ${MORE:-}"

@@ -93,7 +93,6 @@ function tensors(path) {
   return Object.fromEntries(Object.entries(header).map(([name, { data_offsets: [start, end] }]) => [name, bytes.subarray(8 + size + start, 8 + size + end).toString("base64")]));
 }
 
-const said = { push: line => console.log(line) };
 async function check(browser) {
   await browser.page(`${origin}/page/index.html`);
   const error = await browser.evaluate(`document.getElementById("error").hidden || document.getElementById("error").textContent`);
@@ -105,7 +104,7 @@ async function check(browser) {
   await browser.evaluate(`document.getElementById("generate").click()`);
   await browser.until(`document.getElementById("generate").textContent === "Generate" && document.getElementById("text").textContent !== ""`);
   assert.equal(await browser.evaluate(`document.getElementById("text").textContent`), want.prompt + want.text);
-  said.push(`greedy text of ${want.ids.length} tokens is the binary's; ${await browser.evaluate(`document.getElementById("speed").textContent`)}`);
+  console.log(`greedy text of ${want.ids.length} tokens is the binary's; ${await browser.evaluate(`document.getElementById("speed").textContent`)}`);
   await browser.picture("sample");
 
   // Ten steps from the same random weights on the same window have the binary's losses.
@@ -126,7 +125,7 @@ async function check(browser) {
   })()`);
   const off = Math.max(...got.map((loss, n) => Math.abs(loss - losses[n])));
   assert(off < 1e-3, `${got} for ${losses}`);
-  said.push(`ten losses from ${losses[0].toFixed(3)} to ${losses[9].toFixed(3)} differ by up to ${off.toExponential(1)}`);
+  console.log(`ten losses from ${losses[0].toFixed(3)} to ${losses[9].toFixed(3)} differ by up to ${off.toExponential(1)}`);
 
   // What is inside is what \`wgpt inspect\` tells.
   const inspected = JSON.parse(text("inside.html").match(/<script type="application\/json" id="data">(.*?)<\/script>/s)[1]);
@@ -143,7 +142,7 @@ async function check(browser) {
     block.logProbs.forEach((p, i) => { farthest = Math.max(farthest, Math.abs(p - inside[n].logProbs[i])); });
   }
   assert(farthest < 1e-4, `attention or log-probabilities differ by ${farthest}`);
-  said.push(`attention and log-probabilities of ${inspected.tokens.length} tokens differ by up to ${farthest.toExponential(1)}`);
+  console.log(`attention and log-probabilities of ${inspected.tokens.length} tokens differ by up to ${farthest.toExponential(1)}`);
   await browser.picture("look");
 
   // The page's own training: it learns, can be paused, and its model can be taken away.
@@ -154,7 +153,7 @@ async function check(browser) {
   const state = await browser.evaluate(`document.getElementById("training-state").textContent`);
   // A few steps, because they take seconds each on this device; that losses fall is checked above.
   assert(Number(state.match(/loss ([0-9.]+)/)[1]) < 4.5, state);
-  said.push(state);
+  console.log(state);
   await browser.picture("train");
   const zip = await browser.evaluate(`new Promise(done => {
     URL.createObjectURL = blob => { const reader = new FileReader(); reader.onload = () => done(reader.result.split(",")[1]); reader.readAsDataURL(blob); return "#"; };

@@ -92,8 +92,10 @@ struct Link {
 #[derive(Default)]
 pub struct Ranks {
     rank: usize,
+    /// Number of the other ranks.
     others: usize,
     local: usize,
+    /// None where this process is the only rank.
     link: Option<Mutex<Link>>,
 }
 

@@ -17,7 +17,7 @@ use wgpt::objectives::pretrain::Pretrain;
 use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::ranks::Wire;
 use wgpt::train::blueprint::Blueprint;
-use wgpt::train::checkpoint::{LOG_FILE, TRAINER_FILE};
+use wgpt::train::checkpoint::LOG_FILE;
 use wgpt::train::forecast::{Bandwidth, Cluster, Forecast, Work};
 use wgpt::train::graph::{ACCUMULATE, UPDATE};
 use wgpt::train::record::Record;
@@ -70,10 +70,16 @@ impl Plan {
         if !(2..=MOST_MACHINES).contains(&self.machines) {
             fail!(Usage, "--machines {} is not possible: give 2 to {MOST_MACHINES}", self.machines);
         }
-        for (name, value) in [("latency", Some(self.latency)), ("gflops", self.gflops), ("gbytes", self.gbytes)] {
-            if value.is_some_and(|value| !(value.is_finite() && value >= 0.0 && (value > 0.0 || name == "latency"))) {
-                fail!(Usage, "--{name} is no number above 0: give one");
+        if !(self.latency.is_finite() && self.latency >= 0.0) {
+            fail!(Usage, "--latency {} is not a number from 0 up: give one", self.latency);
+        }
+        for (name, value) in [("gflops", self.gflops), ("gbytes", self.gbytes)] {
+            if let Some(value) = value.filter(|value| !(value.is_finite() && *value > 0.0)) {
+                fail!(Usage, "--{name} {value} is not a number above 0: give one");
             }
+        }
+        if self.accumulate == Some(0) {
+            fail!(Usage, "--accumulate 0 does nothing: give 1 or more");
         }
         let (title, work) = match &self.run {
             Some(run) => self.measured(run)?,
@@ -88,10 +94,7 @@ impl Plan {
     /// A run's model and its steps, as they were measured on one machine.
     fn measured(&self, run: &Path) -> Result<(String, Work)> {
         let records = log::read(&run.join(LOG_FILE))?;
-        let path = run.join(TRAINER_FILE);
-        let state = std::fs::read(&path).map_err(Error::io("read", &path))?;
-        let state: RunState = serde_json::from_slice(&state)
-            .map_err(|_| Error::Input(format!("{} is damaged: name another run", path.display())))?;
+        let state = RunState::read(run)?;
         let shown = run.display();
         if state.ranks > 1 {
             fail!(Input, "the run in {shown} was of {} ranks: name one of a single rank", state.ranks);
@@ -101,7 +104,7 @@ impl Plan {
             .ok_or_else(|| Error::Input(format!("the run in {shown} has no steps in its {LOG_FILE}: name another")))?;
         let work = Work {
             parameters: config.parameter_count(),
-            micro_batches: self.accumulate.unwrap_or(state.settings.accumulate).max(1) as u64,
+            micro_batches: self.accumulate.unwrap_or(state.settings.accumulate) as u64,
             micro_batch_seconds: seconds / state.settings.accumulate as f64,
             update_seconds: 0.0, // in that of a micro-batch
         };
@@ -117,8 +120,12 @@ impl Plan {
             Choices { batch: self.batch, accumulate: self.accumulate, precision: self.precision, ..Choices::default() };
         let settings = choices.resolve(&recipe.run.for_ranks(self.machines), |_| 1)?;
         let config = model.config(Config::preset(name)?.vocab_size, recipe.init_std)?;
-        if config.encoder.is_some() {
-            fail!(Usage, "--preset {name} is an encoder: train it on one machine for some steps, and give that --run");
+        if config.encoder.is_some() || config.encoder_decoder.is_some() || config.recurrence.is_some() {
+            fail!(
+                Usage,
+                "--preset {name} is a {}, whose steps are not estimated: train it on one machine for some steps, and give that --run",
+                config.family
+            );
         }
         let (limits, ceilings) = match (self.gflops, self.gbytes) {
             (Some(gflops), Some(gbytes)) => {

@@ -11,6 +11,9 @@ use wgpt::error::{Error, Result};
 use wgpt::executor::Executor;
 use wgpt::fail;
 use wgpt::files::sha256_hex;
+use wgpt::models::config::Config;
+use wgpt::models::lora::Lora;
+use wgpt::models::network::Network;
 use wgpt::ranks::{OnEnd, Ranks, started_by_mpirun};
 use wgpt::train::blueprint::Blueprint;
 use wgpt::train::checkpoint::{CHECKPOINTS, RunFolder};
@@ -100,25 +103,36 @@ pub fn tuned(ranks: &Ranks, executor: &mut dyn Executor, blueprint: Blueprint) -
 }
 
 /// Fails where ranks are not the same program, or do not train the same.
-pub fn check_alike(ranks: &Ranks, settings: &Settings, arguments: &Value) -> Result<()> {
+pub fn check_alike(ranks: &Ranks, networks: &[Network], settings: &Settings, arguments: &Value) -> Result<()> {
     if !ranks.are_several() {
         return Ok(());
     }
-    let digest = arguments.get("digest").or_else(|| arguments["files"].get("digest"));
-    let own = json!([program(), settings, digest]);
+    let models: Vec<String> = networks.iter().map(|network| described(network.config())).collect();
+    let own = json!([program(), settings, arguments["digest"], models]);
     let all: Vec<Value> = ranks
         .gather(own.to_string().as_bytes())
         .iter()
         .map(|s| serde_json::from_slice(s).unwrap_or_default())
         .collect();
-    let what = ["is another build of wgpt than rank 0", "has other settings than rank 0", "has other data than rank 0"];
+    let what = [
+        "is another build of wgpt than rank 0",
+        "has other settings than rank 0",
+        "has other data than rank 0",
+        "has another model than rank 0",
+    ];
     for (rank, of_rank) in all.iter().enumerate() {
-        if let Some(different) = (0..3).find(|part| of_rank[*part] != all[0][*part]) {
+        if let Some(different) = (0..what.len()).find(|part| of_rank[*part] != all[0][*part]) {
             let what = what[different];
             fail!(Input, "rank {rank} {what}: give all ranks the same program, flags and data");
         }
     }
     Ok(())
+}
+
+/// A model's configuration as text, without the path of the model that its adapters are of.
+fn described(config: &Config) -> String {
+    let lora = config.lora.clone().map(|lora| Lora { base: None, ..lora });
+    format!("{:?}", Config { lora, ..config.clone() })
 }
 
 /// Tells a build from others: its size, and the content of both ends of its file, the first of which has the linker's digest.

@@ -268,7 +268,7 @@ impl Prepared<'_> {
         global.say(&format!("{}{frozen}", self.summary));
         global.say(&advice(objective, settings, executor.limits(), &blueprint));
         global.detail(&format!("settings: {settings:?}"));
-        ranks::check_alike(&global.ranks, settings, &self.arguments)?;
+        ranks::check_alike(&global.ranks, objective.networks(), settings, &self.arguments)?;
         let blueprint = ranks::tuned(&global.ranks, executor.as_mut(), blueprint)?;
         Ok((executor, blueprint))
     }

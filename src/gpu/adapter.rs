@@ -127,12 +127,14 @@ pub fn choose(wanted: &str) -> Result<Adapter> {
     choose_nth(wanted, 0)
 }
 
-/// Of the adapters of the kind and the name of [`choose`]'s, number `nth`; they are taken in turn.
+/// Of the adapters of the kind, backend and name of [`choose`]'s, number `nth`; they are taken in turn.
 pub(super) fn choose_nth(wanted: &str, nth: usize) -> Result<Adapter> {
     let all = adapters();
     let names: Vec<&str> = all.iter().map(|a| a.name.as_str()).collect();
     let best = &all[named(&names, wanted)?];
-    let alike: Vec<&Adapter> = all.iter().filter(|a| (a.kind, &a.name) == (best.kind, &best.name)).collect();
+    // One GPU is an adapter of each backend that it has a driver for.
+    let is_alike = |a: &&Adapter| (a.kind, &a.backend, &a.name) == (best.kind, &best.backend, &best.name);
+    let alike: Vec<&Adapter> = all.iter().filter(is_alike).collect();
     Ok(alike[nth % alike.len()].clone())
 }
 

@@ -11,7 +11,7 @@ use crate::executor::Executor;
 use crate::ranks::{Piece, Ranks, Wire};
 
 /// Values that travel at a time: the transfer of one piece overlaps the read-back of the next.
-const PIECE: usize = 1 << 20;
+pub(super) const PIECE: usize = 1 << 20;
 /// Pieces on their way at most.
 const UNDER_WAY: usize = 3;
 /// Rate and momentum of the outer optimiser ("DiLoCo: Distributed Low-Communication Training of Language Models", Douillard et al.

@@ -7,12 +7,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::exchange::PIECE;
 use crate::ranks::Wire;
 
 /// Payload of a frame of 1514 bytes, with the headers of Ethernet, IP and TCP.
 const PAYLOAD: f64 = 1448.0 / 1514.0;
-/// Values that travel at a time, as in `train/exchange.rs`.
-const PIECE: u64 = 1 << 20;
 /// Bytes per second of reading values back and writing sums, of a GPU behind PCIe 3 with 8 lanes or more.
 const HOST_BYTES: f64 = 5e9;
 /// Idle share of a synchronous step up to which it is the better choice: it learns as one machine does.
@@ -102,7 +101,7 @@ impl Cluster {
         let others = (self.machines - 1) as f64;
         let sent = 2.0 * bytes * others / self.machines as f64;
         // Both halves of a piece's sum wait for the last byte.
-        let waits = 2.0 * values.div_ceil(PIECE) as f64 * self.latency;
+        let waits = 2.0 * values.div_ceil(PIECE as u64) as f64 * self.latency;
         let network = 8.0 * sent / (self.bandwidth.0 * PAYLOAD) + waits;
         network.max(8.0 * values as f64 / HOST_BYTES)
     }

@@ -94,7 +94,8 @@ pub trait Objective {
         Ok(RollOut::default())
     }
 
-    /// Names and shapes of states beside the parameters that micro-batches change and checkpoints keep. They are zero at first.
+    /// Names and shapes of states beside the parameters that micro-batches change and checkpoints keep. They are zero at first. Each
+    /// micro-batch of a step has as large a part of each, in their order, which no other micro-batch reads or writes.
     fn states(&self) -> Vec<(String, Vec<usize>)> {
         vec![]
     }

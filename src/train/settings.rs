@@ -319,6 +319,13 @@ impl Settings {
                  multiple of {count}, or start another number of ranks"
             );
         }
+        if self.sync_every > 0 && self.batch_warmup > 0 && count > 1 {
+            fail!(
+                Usage,
+                "--batch-warmup starts with steps of fewer micro-batches than ranks, and --sync-every needs some of each step on every \
+                 rank: leave one of them out, or start one rank"
+            );
+        }
         Ok(Settings { ranks: count, ..self })
     }
 

@@ -321,7 +321,7 @@ impl Trainer {
         Ok(Some(since.chunks(experts.count).map(of_layer).collect()))
     }
 
-    /// Micro-batches of an epoch, and steps that end one: the last step ends the last.
+    /// Passes over the training data that are done, where the last step has ended one; the run's last step always does.
     pub fn epoch_ended(&self) -> Option<u64> {
         let per_epoch = self.objective.epoch(self.settings.batch).max(1);
         let epochs = |steps: u64| self.settings.accumulation().before(steps) / per_epoch;

@@ -1,4 +1,4 @@
-//! Several ranks on MPI: the bits of one rank, a rank that ends, and ranks that do not fit together.
+//! Several ranks on MPI: the bits of one rank, checkpoints, a rank that ends, and ranks that do not fit together.
 
 use crate::cli::{Place, error, has, stderr};
 use std::process::{Command, Output, Stdio};
@@ -61,6 +61,17 @@ fn ranks_have_the_bits_of_one_rank_and_another_number_resumes() {
 }
 
 #[test]
+fn a_checkpoint_holds_the_memories_of_all_ranks() {
+    let place = Place::new();
+    place.write("a.txt", "the cat sat on the mat and the dog ran. ".repeat(40));
+    let train = "train --preset transfo-xl-mini --layers 1 --heads 2 --width 16 --context 8 --batch 1 --accumulate 2 --steps 2 \
+                 --eval-every 0 --eval-batches 1 --data a.txt --device cpu -q";
+    succeeds(place.wgpt(&format!("{train} --out one")));
+    succeeds(run(&place, 2, &format!("{train} --out two")));
+    assert!(model(&place, "one") == model(&place, "two"), "the memories of rank 1 are not in the checkpoint of rank 0");
+}
+
+#[test]
 fn a_rank_that_is_killed_ends_the_run_and_local_steps_resume_with_the_same_bits() {
     let place = Place::new();
     succeeds(run(&place, 2, &format!("{LOCAL} --steps 18 --out whole")));
@@ -98,10 +109,15 @@ fn ranks_that_do_not_fit_together_are_refused_in_one_sentence() {
     let other = format!("{RUN} --lr 1e-2 --out run");
     let output = mpirun(&place, &[(1, &format!("{RUN} --out run")), (1, &other)]).output().unwrap();
     has(&error(&output, 1), &["rank 1", "other settings"]);
+    let other = format!("{} --out run", RUN.replace("--layers 1", "--layers 2"));
+    let output = mpirun(&place, &[(1, &format!("{RUN} --out run")), (1, &other)]).output().unwrap();
+    has(&error(&output, 1), &["rank 1", "another model"]);
     let output =
         mpirun(&place, &[(1, &format!("{RUN} --out run")), (1, &format!("{RUN} --out run --data none.txt"))]).output();
     has(&error(&output.unwrap(), 1), &["rank 1: ", "none.txt"]);
     has(&error(&run(&place, 2, &format!("{RUN} --accumulate 1 --out run")), 2), &["2 ranks", "--accumulate"]);
+    let growing = format!("{RUN} --accumulate 4 --batch-warmup 2 --sync-every 2 --out run");
+    has(&error(&run(&place, 2, &growing), 2), &["--batch-warmup", "--sync-every"]);
     has(&error(&place.wgpt(&format!("{RUN} --wire f16 --out run")), 2), &["--wire", "mpirun"]);
     assert!(!place.path("run/log.jsonl").exists());
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use wgpt::error::{Error, Result};
 use wgpt::fail;
 use wgpt::models::choices::ModelChoices;
-use wgpt::train::checkpoint::{CHECKPOINTS, LOG_FILE, TRAINER_FILE};
+use wgpt::train::checkpoint::{CHECKPOINTS, LOG_FILE};
 use wgpt::train::comparison::{Compared, differences};
 use wgpt::train::run::RunState;
 use wgpt::train::settings::{Choices, merged};
@@ -69,7 +69,7 @@ impl Train {
         let global = &Global { ranks: Arc::new(ranks.apart()), ..all.clone() };
         for (number, run) in runs.iter().enumerate().skip(ranks.rank()).step_by(ranks.count()) {
             let Planned { name, train, .. } = run;
-            if train.options.resume && train.is_done() {
+            if train.options.resume && train.is_done()? {
                 continue;
             }
             global.say(&format!("run {} of {count}: {name}", number + 1));
@@ -121,10 +121,10 @@ impl Train {
     }
 
     /// Whether the run in this folder has taken all its steps.
-    fn is_done(&self) -> bool {
-        let state = std::fs::read(self.out.join(TRAINER_FILE)).ok();
-        let state: Option<RunState> = state.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        state.is_some_and(|state| state.step >= self.choices.steps.unwrap_or(state.settings.steps))
+    fn is_done(&self) -> Result<bool> {
+        let (_, choices) = self.given()?;
+        let state = RunState::read(&self.out);
+        Ok(state.is_ok_and(|state| state.step >= choices.steps.unwrap_or(state.settings.steps)))
     }
 
     /// Every combination of the swept values, each with every seed.

@@ -1,11 +1,13 @@
 //! What a checkpoint keeps of a run, and a run as a checkpoint left it.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::upload::upload;
-use crate::train::checkpoint::LoadedCheckpoint;
+use crate::train::checkpoint::{LoadedCheckpoint, TRAINER_FILE};
 use crate::train::settings::Settings;
 use crate::train::trainer::{ChosenVariants, Trainer};
 
@@ -36,6 +38,14 @@ fn one() -> usize {
 }
 
 impl RunState {
+    /// The newest state of the run in a folder.
+    pub fn read(run: &Path) -> Result<RunState> {
+        let path = run.join(TRAINER_FILE);
+        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|_| Error::Input(format!("{} is damaged: name another run", path.display())))
+    }
+
     /// Whether a run that goes on with `count` ranks adds up gradients in another order, or has other local steps, than before.
     pub fn differs_with(&self, count: usize) -> bool {
         // Ranks with one micro-batch each add up as one rank does with all of them.

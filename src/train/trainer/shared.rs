@@ -49,12 +49,31 @@ impl Trainer {
         Ok(())
     }
 
-    /// With local steps: gives all ranks the same weights, moments and report, so that a checkpoint of one is that of all.
+    /// Gives all ranks the same states, so that a checkpoint of one is that of all: the objective's, and with local steps weights,
+    /// moments and report.
     pub fn share_all(&mut self) -> Result<()> {
         self.synchronise()?;
         if self.settings.sync_every > 0 {
             let loaded = self.loaded.as_mut().expect("a run is on a device");
             self.exchange.share_moments(loaded.executor.as_mut())?;
+        }
+        self.share_states()
+    }
+
+    /// Gives all ranks the parts of the objective's states that the others' micro-batches have written.
+    fn share_states(&mut self) -> Result<()> {
+        if !self.ranks.are_several() {
+            return Ok(());
+        }
+        let own = self.ranks.part(self.settings.accumulate as u64);
+        let loaded = self.loaded.as_mut().expect("a run is on a device");
+        for (name, _) in self.objective.states() {
+            let mut values = loaded.executor.read_state(&name)?;
+            let part = values.len() / self.settings.accumulate;
+            // Added to -0 every value keeps its bits.
+            values[..own.start as usize * part].fill(-0.0);
+            values[own.end as usize * part..].fill(-0.0);
+            loaded.executor.write_state(&name, &self.ranks.sum(values))?;
         }
         Ok(())
     }
