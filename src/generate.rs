@@ -75,6 +75,11 @@ impl Generator {
         self.decoder.has_source()
     }
 
+    /// Tokens that a text can have at most, whatever its request says: the context of a model with an encoder.
+    pub fn most_tokens(&self) -> usize {
+        self.decoder.most_tokens()
+    }
+
     /// Draws up to `tokens` tokens in each row after `prompt`; row r draws with seed `seed + r`. `take(row, token)` gets each
     /// row's tokens in order and returns whether the row goes on. See [`Generator::generate`].
     ///

@@ -90,7 +90,12 @@ impl Serve {
             stop_tokens: stop_tokens.into_iter().filter(|id| (*id as usize) < vocabulary).collect(),
             stops: generation.stop_strings,
             context: network.config().context,
-            limits: ServiceLimits { tokens: self.max_tokens, waiting: self.queue, body_bytes: self.max_body },
+            has_source: generator.has_source(),
+            limits: ServiceLimits {
+                tokens: self.max_tokens.min(generator.most_tokens()),
+                waiting: self.queue,
+                body_bytes: self.max_body,
+            },
             api_key: self.api_key.clone().or_else(|| std::env::var("WGPT_API_KEY").ok()).filter(|key| !key.is_empty()),
         };
         if !self.host.is_loopback() && service.api_key.is_none() {

@@ -68,7 +68,7 @@ fn prepare(shared: &Shared, body: &[u8]) -> Result<(Prepared, Form), ApiError> {
         stream: asked.stream,
         counts: asked.counts,
     };
-    let prepared = Prepared { prompts, asked, tokens, best: logprobs.unwrap_or(0), continues: true };
+    let prepared = Prepared { prompts, asked, tokens, best: logprobs.unwrap_or(0), continues: !service.has_source };
     prepared.check(service.context)?;
     Ok((prepared, form))
 }
