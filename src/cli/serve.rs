@@ -2,8 +2,8 @@
 
 use super::Global;
 use super::examples::template_text;
-use super::sample::Files;
 use super::sample::settings::drawn_by;
+use super::sample::{Files, model_name};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use wgpt::error::Result;
@@ -125,8 +125,7 @@ impl Serve {
             return name.clone();
         }
         let Some(place) = self.adapter.as_deref().or(self.model.as_deref()) else { return "demo".into() };
-        let place = place.canonicalize().unwrap_or(place.into());
-        place.file_stem().map_or("model".into(), |name| name.to_string_lossy().into_owned())
+        model_name(place)
     }
 }
 
