@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 pub use crate::ops::next_token::SamplingParams;
 pub use decoder::{MOST_ROWS, positions_name, prefill_graph};
 
-/// What one token was.
+/// A token that was drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Token {
     pub id: u32,
@@ -31,7 +31,7 @@ pub struct Token {
     pub log_probability: f32,
 }
 
-/// What came in a row.
+/// A token that was drawn in a row, and the most likely ones in its place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drawn {
     pub token: Token,
@@ -73,6 +73,11 @@ impl Generator {
     /// Whether prompts are an encoder's inputs, which texts do not continue.
     pub fn has_source(&self) -> bool {
         self.decoder.has_source()
+    }
+
+    /// Tokens that a text can have at most, whatever its request says: the context of a model with an encoder.
+    pub fn most_tokens(&self) -> usize {
+        self.decoder.most_tokens()
     }
 
     /// Draws up to `tokens` tokens in each row after `prompt`; row r draws with seed `seed + r`. `take(row, token)` gets each
@@ -339,12 +344,10 @@ impl Rows {
     /// What the next step does with its logits: few different things, because each is a program.
     fn choice(&self, vocabulary: usize) -> Choice {
         let most = self.texts.iter().flatten().map(|text| text.best).max().unwrap_or(0);
-        let best = if most == 0 {
-            0
-        } else if most <= 5 {
-            5
-        } else {
-            MOST_BEST
+        let best = match most {
+            0 => 0,
+            1..=5 => 5,
+            _ => MOST_BEST,
         };
         Choice::Draw { best: best.min(vocabulary) }
     }

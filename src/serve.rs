@@ -38,6 +38,8 @@ pub struct Service {
     pub stops: Vec<String>,
     /// Positions of the model.
     pub context: usize,
+    /// Whether prompts are an encoder's inputs, which texts do not continue.
+    pub has_source: bool,
     pub limits: ServiceLimits,
     /// Requests must bring it, where there is one.
     pub api_key: Option<String>,

@@ -60,16 +60,16 @@ function samplePanel({ manifest, tokenizer, generator }) {
   const [temperature, topK, topP, minP, penalty] = manifest.params;
   [["temperature", temperature], ["top-k", topK], ["top-p", topP]].forEach(([id, value]) => { at(id).value = Number(value.toFixed(4)); });
   at("prompt").value = tokenizer.known(first).text;
-  let running = false;
+  let running = false, stopped;
   at("generate").disabled = false;
   at("generate").addEventListener("click", guarded(async () => {
-    if (running) { running = false; return; }
+    if (running) { stopped = true; return; }
     const prompt = tokenizer.prompt(at("prompt").value);
     if (prompt.length === 0) throw new Error("Write something for the model to continue.");
     const number = id => Number(at(id).value), params = [number("temperature"), number("top-k"), Math.max(number("top-p"), 1e-30), minP, penalty];
     const given = Object.assign(document.createElement("span"), { className: "given", textContent: at("prompt").value });
     at("text").replaceChildren(given);
-    running = true;
+    [running, stopped] = [true, false];
     at("generate").textContent = "Stop";
     const began = performance.now(), push = tokenizer.stream();
     let count = 0;
@@ -78,7 +78,7 @@ function samplePanel({ manifest, tokenizer, generator }) {
         at("text").append(push(id));
         count += 1;
         at("speed").textContent = `${count} tokens, ${(count / (performance.now() - began) * 1000).toFixed(0)} a second`;
-        if (!running) break;
+        if (stopped) break;
       }
     } finally {
       running = false;
@@ -95,14 +95,20 @@ function trainPanel({ manifest, tokenizer, device }) {
     return;
   }
   at("about-training").textContent = `A small GPT of random weights learns ${training.rates.length} steps of ${training.batch} windows of ${training.context} tokens, on this device.`;
-  let run, writer, losses = [], running = false, floor;
+  let run, writer, losses = [], running = false, stopped, floor;
 
   async function prepare() {
     at("training-state").textContent = "compiling kernels";
-    run = await Run.load(device, training, (done, of) => { at("training-state").textContent = `compiling kernels, ${done} of ${of}`; });
-    writer = await Generator.load(run.store, training.model ?? manifest.model);
     const own = at("corpus").value, { text, lost } = tokenizer.known(own || training.text);
-    run.learnFrom(tokenizer.encode(text));
+    const loaded = await Run.load(device, training, (done, of) => { at("training-state").textContent = `compiling kernels, ${done} of ${of}`; });
+    try {
+      loaded.learnFrom(tokenizer.encode(text));
+      writer = await Generator.load(loaded.store, training.model ?? manifest.model);
+    } catch (error) {
+      loaded.store.free();
+      throw error;
+    }
+    run = loaded;
     floor = own ? undefined : training.floor;
     losses = [];
     at("samples").textContent = lost > 0 ? `${lost} characters of the text that the model does not know were left out.\n` : "";
@@ -115,14 +121,14 @@ function trainPanel({ manifest, tokenizer, device }) {
   }
 
   at("start").addEventListener("click", guarded(async () => {
-    if (running) { running = false; return; }
-    running = true;
+    if (running) { stopped = true; return; }
+    [running, stopped] = [true, false];
     at("start").textContent = "Pause";
     at("again").disabled = at("download").disabled = true;
     try {
       if (!run) await prepare();
       const began = performance.now(), from = run.step;
-      while (running && !run.ended) {
+      while (!stopped && !run.ended) {
         losses.push(await run.take());
         const speed = (run.step - from) / (performance.now() - began) * 1000;
         at("training-state").textContent = `step ${run.step} of ${training.rates.length}, loss ${losses.at(-1).toFixed(3)}, ${speed.toFixed(1)} steps a second`;
@@ -133,7 +139,7 @@ function trainPanel({ manifest, tokenizer, device }) {
       at("curve").innerHTML = curve(losses, training.rates.length, floor);
     } finally {
       running = false;
-      at("start").textContent = run?.ended ? "Trained" : "Go on";
+      at("start").textContent = !run ? "Train" : run.ended ? "Trained" : "Go on";
       at("start").disabled = run?.ended ?? false;
       at("again").disabled = at("download").disabled = !run;
     }

@@ -40,7 +40,8 @@ export class Generator {
     program.run();
   }
 
-  // Up to `tokens` tokens after `prompt`, each with its log-probability; `params` as the op next_token takes them.
+  // Up to `tokens` tokens after `prompt`, each with its log-probability, until one of `stop`, which is left out; `params` as the op
+  // next_token takes them.
   async *generate({ prompt, tokens, params, seed, stop }) {
     const { store, model: { names, context, vocabulary, seen_words }, decode } = this;
     const before = prompt.slice(0, -1), kept = before.slice(-(context - 1)), text = [...prompt];
@@ -65,9 +66,9 @@ export class Generator {
       const report = await store.read(names.report);
       const [id] = new Uint32Array(report), [, logProbability] = new Float32Array(report);
       if (!Number.isFinite(logProbability)) throw new Error("The model's probabilities are no finite numbers: it is damaged, or has diverged.");
+      if (stop.includes(id)) return;
       text.push(id);
       yield { id, logProbability };
-      if (stop.includes(id)) return;
     }
   }
 }

@@ -12,7 +12,7 @@ export async function file(name, progress = () => {}) {
   const known = await kept?.match(name);
   const answer = known ?? await fetch(name);
   if (!answer.ok) throw new Error(`${name} could not be loaded (${answer.status}): serve the whole folder.`);
-  if (kept && !known) await kept.put(name, answer.clone()).catch(() => {});
+  if (kept && !known) kept.put(name, answer.clone()).catch(() => {});
   const of = Number(answer.headers.get("content-length") ?? 0), pieces = [];
   let bytes = 0;
   for (const reader = answer.body.getReader(); ;) {

@@ -150,6 +150,13 @@ impl Files {
     }
 }
 
+/// The name of a model: that of its folder, dots and all, or of its GGUF file without the ending.
+pub(super) fn model_name(place: &Path) -> String {
+    let place = place.canonicalize().unwrap_or(place.into());
+    let name: String = place.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+    name.strip_suffix(".gguf").unwrap_or(&name).to_string()
+}
+
 /// Ctrl-C ends the text under way; a second one before that happens ends the process.
 pub(super) fn stop_at_interrupt(global: &Global, interrupted: Arc<AtomicBool>) {
     let handler = ctrlc::set_handler(move || {

@@ -2,8 +2,8 @@
 
 use super::Global;
 use super::examples::template_text;
-use super::sample::Files;
 use super::sample::settings::drawn_by;
+use super::sample::{Files, model_name};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use wgpt::error::Result;
@@ -90,7 +90,12 @@ impl Serve {
             stop_tokens: stop_tokens.into_iter().filter(|id| (*id as usize) < vocabulary).collect(),
             stops: generation.stop_strings,
             context: network.config().context,
-            limits: ServiceLimits { tokens: self.max_tokens, waiting: self.queue, body_bytes: self.max_body },
+            has_source: generator.has_source(),
+            limits: ServiceLimits {
+                tokens: self.max_tokens.min(generator.most_tokens()),
+                waiting: self.queue,
+                body_bytes: self.max_body,
+            },
             api_key: self.api_key.clone().or_else(|| std::env::var("WGPT_API_KEY").ok()).filter(|key| !key.is_empty()),
         };
         if !self.host.is_loopback() && service.api_key.is_none() {
@@ -120,8 +125,7 @@ impl Serve {
             return name.clone();
         }
         let Some(place) = self.adapter.as_deref().or(self.model.as_deref()) else { return "demo".into() };
-        let place = place.canonicalize().unwrap_or(place.into());
-        place.file_stem().map_or("model".into(), |name| name.to_string_lossy().into_owned())
+        model_name(place)
     }
 }
 

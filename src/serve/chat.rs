@@ -4,7 +4,7 @@ use super::Shared;
 use super::engine::Event;
 use super::fields::Fields;
 use super::http::App;
-use super::reply::{ApiError, Prepared, Underway, id, now, reason, stream, whole};
+use super::reply::{ApiError, Prepared, Underway, Whole, id, now, reason, stream, whole};
 use crate::data::chat_template::{ASSISTANT, Message};
 use crate::data::tokenizer::Tokenizer;
 use crate::generate::Token;
@@ -66,7 +66,7 @@ pub async fn answer(app: App, body: Vec<u8>) -> Result<Response, ApiError> {
         return Ok(streamed(&app, underway, form, object));
     }
     let texts = whole(&mut underway).await?;
-    let choice = |(n, text): (usize, &super::reply::Whole)| {
+    let choice = |(n, text): (usize, &Whole)| {
         let told = form.logprobs.then(|| logprobs(&app.shared.service.tokenizer, &text.tokens, form.best));
         let message = json!({"role": ASSISTANT, "content": text.text, "refusal": null});
         json!({"index": n, "message": message, "logprobs": told, "finish_reason": text.finish.map(reason)})
@@ -99,7 +99,7 @@ fn prepare(shared: &Shared, body: &[u8]) -> Result<(Prepared, Form), ApiError> {
     let asked = fields.asked(shared)?;
     let rest = service.context.saturating_sub(ids.len());
     let tokens = fields.tokens(&["max_completion_tokens", "max_tokens"], &service.limits, rest)?;
-    // Also where the other one is given.
+    // Taken also where `max_completion_tokens` is given beside it, so that it is not refused as unknown.
     fields.take::<usize>("max_tokens")?;
     let logprobs = fields.take("logprobs")?.unwrap_or(false);
     let best = fields.best("top_logprobs")?.unwrap_or(0);

@@ -4,7 +4,7 @@ use super::Shared;
 use super::engine::Event;
 use super::fields::Fields;
 use super::http::App;
-use super::reply::{ApiError, Prepared, Whole, id, now, reason, stream, whole};
+use super::reply::{ApiError, Prepared, Underway, Whole, id, now, reason, stream, whole};
 use crate::data::tokenizer::Tokenizer;
 use crate::generate::Token;
 use axum::Json;
@@ -68,7 +68,7 @@ fn prepare(shared: &Shared, body: &[u8]) -> Result<(Prepared, Form), ApiError> {
         stream: asked.stream,
         counts: asked.counts,
     };
-    let prepared = Prepared { prompts, asked, tokens, best: logprobs.unwrap_or(0), continues: true };
+    let prepared = Prepared { prompts, asked, tokens, best: logprobs.unwrap_or(0), continues: !service.has_source };
     prepared.check(service.context)?;
     Ok((prepared, form))
 }
@@ -105,7 +105,7 @@ fn choice(shared: &Shared, form: &Form, n: usize, whole: &Whole) -> Value {
     json!({"index": n, "text": format!("{echo}{}", whole.text), "logprobs": logprobs, "finish_reason": finish})
 }
 
-fn streamed(app: App, underway: super::reply::Underway, form: Form, object: Value) -> Response {
+fn streamed(app: App, underway: Underway, form: Form, object: Value) -> Response {
     let chunk = move |object: &Value, n: usize, text: &str, logprobs: Value, finish: Option<&str>| {
         let choice = json!({"index": n, "text": text, "logprobs": logprobs, "finish_reason": finish});
         with(object, [("choices", json!([choice]))])
@@ -127,9 +127,8 @@ fn streamed(app: App, underway: super::reply::Underway, form: Form, object: Valu
         vec![chunk(&object, choice, &piece, told, finish.map(reason))]
     };
     let counts = form.counts;
-    let last = move |underway: &super::reply::Underway| {
-        counts.then(|| with(&ending, [("choices", json!([])), ("usage", underway.usage())]))
-    };
+    let last =
+        move |underway: &Underway| counts.then(|| with(&ending, [("choices", json!([])), ("usage", underway.usage())]));
     stream(underway, first, chunks, last)
 }
 

@@ -49,25 +49,26 @@ struct Active<'a> {
     asked: Option<Instant>,
 }
 
-/// The texts under way, and where the next come from.
-struct Desk<'a> {
+/// The texts under way, and the jobs that the next ones come from.
+struct JobTexts<'a> {
     shared: &'a Shared,
     jobs: &'a Receiver<Job>,
     /// A job that was waited for.
     first: Option<Job>,
     active: HashMap<usize, Active<'a>>,
+    /// Texts that were begun, which number them.
     begun: usize,
 }
 
 /// Draws texts for all jobs until nobody can send any more.
 pub fn run(executor: &mut dyn Executor, mut generator: Generator, shared: &Shared, jobs: Receiver<Job>) -> Result<()> {
     while let Ok(job) = jobs.recv() {
-        let mut desk = Desk { shared, jobs: &jobs, first: Some(job), active: HashMap::new(), begun: 0 };
-        let drawn = generator.generate_all(executor, &mut desk);
+        let mut texts = JobTexts { shared, jobs: &jobs, first: Some(job), active: HashMap::new(), begun: 0 };
+        let drawn = generator.generate_all(executor, &mut texts);
         shared.metrics.running.set(0);
         let Err(error) = drawn else { continue };
         shared.metrics.failed.inc();
-        desk.active.values().for_each(|active| _ = active.events.send(Err(error.to_string())));
+        texts.active.values().for_each(|active| _ = active.events.send(Err(error.to_string())));
         // A model that fails for one text may do for the next; a device does not.
         if matches!(error, Error::Device(_) | Error::DeviceLost(_) | Error::OutOfMemory(_)) {
             return Err(error);
@@ -76,7 +77,7 @@ pub fn run(executor: &mut dyn Executor, mut generator: Generator, shared: &Share
     Ok(())
 }
 
-impl Texts for Desk<'_> {
+impl Texts for JobTexts<'_> {
     fn next(&mut self) -> Option<(usize, Request)> {
         loop {
             let job = match self.first.take().map_or_else(|| self.jobs.try_recv(), Ok) {
@@ -91,8 +92,13 @@ impl Texts for Desk<'_> {
             let service = &self.shared.service;
             let text = Continuation::new(&service.tokenizer, job.request.tokens, &service.stop_tokens, &job.stops);
             let text = if job.continues { text.after(&service.tokenizer, &job.request.prompt) } else { Ok(text) };
-            // A prompt that was encoded can be decoded; if not, whoever asked sees the end.
-            let Ok(text) = text else { continue };
+            let text = match text {
+                Ok(text) => text,
+                Err(error) => {
+                    _ = job.events.send(Err(error.to_string()));
+                    continue;
+                }
+            };
             let (number, asked) = (self.begun, Some(job.asked));
             self.active.insert(number, Active { text, sent: 0, choice: job.choice, events: job.events, asked });
             self.begun += 1;

@@ -1,4 +1,5 @@
-//! The fields of a request's JSON object, taken one by one: wrong types and values are named, and so is what nothing is done with.
+//! The fields of a request's JSON object, taken one by one: wrong types and values are refused by name, and so are fields that are
+//! unknown or not implemented.
 
 use super::reply::ApiError;
 use super::{ServiceLimits, Shared};
@@ -143,7 +144,7 @@ impl Fields {
         })
     }
 
-    /// Tokens to draw after a prompt of `prompt` tokens.
+    /// Tokens to draw at most: the first of these fields that is given, or `otherwise`, within the limits.
     pub fn tokens(&mut self, names: &[&str], limits: &ServiceLimits, otherwise: usize) -> Result<usize, ApiError> {
         for name in names {
             if let Some(tokens) = self.count(name, 1, limits.tokens)? {

@@ -31,9 +31,9 @@ use tower_http::services::ServeDir;
 /// Connections at once; further ones wait.
 const MOST_CONNECTIONS: usize = 1024;
 /// A client has this long for the head of a request, and for its body.
-const PATIENCE: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests under way have this long once the server is to stop.
-const GRACE: Duration = Duration::from_secs(30);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is read of a body beyond the limit, so that its client sees the answer, in multiples of the limit.
 const BEYOND: usize = 16;
 
@@ -75,7 +75,7 @@ pub fn spawn(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
     let serve = move || {
         let served = runtime.block_on(accept(router(), listener, stop));
-        // Handlers that are still there lose their runtime, and with it their clients.
+        // Handlers that have not finished are dropped, and their connections with them.
         runtime.shutdown_timeout(Duration::from_secs(1));
         served
     };
@@ -84,7 +84,7 @@ pub fn spawn(
 
 /// Waits for the thread.
 pub fn join(server: JoinHandle<Result<()>>) -> Result<()> {
-    server.join().unwrap_or_else(|_| Err(Error::Input("the HTTP server ended by a mistake of its own".into())))
+    server.join().unwrap_or_else(|_| Err(Error::Input("the HTTP server panicked".into())))
 }
 
 async fn accept(router: Router, listener: TcpListener, stop: Stop) -> Result<()> {
@@ -109,17 +109,17 @@ async fn accept(router: Router, listener: TcpListener, stop: Stop) -> Result<()>
         // Tokens are small and must not wait for more.
         let _ = stream.set_nodelay(true);
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        builder.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT);
         let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
         let served = graceful.watch(served);
         tokio::spawn(async move {
-            // A client that breaks off is no mistake of ours.
+            // An error is a connection that the client broke off.
             let _ = served.await;
             drop(place);
         });
     }
     drop((listener, router));
-    let _ = tokio::time::timeout(GRACE, graceful.shutdown()).await;
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await;
     Ok(())
 }
 
@@ -219,8 +219,8 @@ async fn body(app: &App, request: Request) -> std::result::Result<Vec<u8>, ApiEr
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message));
     }
     let read = read(request.into_body(), app.shared.service.limits.body_bytes);
-    tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| {
-        let message = format!("the body did not arrive within {} s", PATIENCE.as_secs());
+    tokio::time::timeout(READ_TIMEOUT, read).await.unwrap_or_else(|_| {
+        let message = format!("the body did not arrive within {} s", READ_TIMEOUT.as_secs());
         Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", message))
     })
 }

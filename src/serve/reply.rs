@@ -32,16 +32,14 @@ impl ApiError {
         ApiError { status, kind, code: None, param: None, message: message.into() }
     }
 
-    /// A request that cannot be meant.
+    /// A request that is not valid.
     pub fn bad(message: impl Into<String>, param: Option<&str>) -> ApiError {
         let error = ApiError::new(StatusCode::BAD_REQUEST, "invalid_request_error", message);
         ApiError { param: param.map(str::to_string), ..error }
     }
 
     pub fn too_long(prompt: usize, context: usize) -> ApiError {
-        let message = format!(
-            "the prompt has {prompt} tokens, and the model's context holds {context} with at least one to draw"
-        );
+        let message = format!("the prompt has {prompt} tokens, and the model's context holds {context}: shorten it");
         ApiError { code: Some("context_length_exceeded"), ..ApiError::bad(message, Some("prompt")) }
     }
 
@@ -176,7 +174,7 @@ impl Underway {
 pub fn stream(
     underway: Underway,
     first: Vec<Value>,
-    mut chunks: impl FnMut(Event) -> Vec<Value> + Send + 'static,
+    chunks: impl FnMut(Event) -> Vec<Value> + Send + 'static,
     last: impl Fn(&Underway) -> Option<Value> + Send + 'static,
 ) -> Response {
     struct State<C, L> {
@@ -187,8 +185,7 @@ pub fn stream(
         ended: bool,
     }
     let ready = first.iter().map(Value::to_string).collect();
-    let mut take = move |event| chunks(event);
-    let state = State { underway, ready, chunks: move |event| take(event), last, ended: false };
+    let state = State { underway, ready, chunks, last, ended: false };
     let events = stream::unfold(state, |mut state| async move {
         loop {
             if let Some(text) = state.ready.pop_front() {

@@ -105,6 +105,7 @@ fn what_is_inside_a_model_is_what_it_computes() {
         let logits = executor.read(program, "logits").unwrap();
         (inspect(executor, &network, (tokenizer.vocabulary_size(), 3), &ids).unwrap(), logits)
     };
+    // Tolerances are for f32 sums in another order, and for the exp and log of a device, which are its own.
     let (blocks, logits) = look(&mut Cpu::default());
     let last = blocks.last().unwrap();
     let v = network.config().vocab_size;

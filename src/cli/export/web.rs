@@ -2,8 +2,8 @@
 
 use super::{Dtype, Export};
 use crate::cli::Global;
-use crate::cli::sample::Files;
 use crate::cli::sample::settings::drawn_by;
+use crate::cli::sample::{Files, model_name};
 use std::fs;
 use std::path::Path;
 use wgpt::error::{Error, Result};
@@ -28,9 +28,8 @@ impl Export {
             Dtype::Q4_0 => Some(Quantisation::Q4_0),
         };
         let files = Files::open(global, (Some(&self.model), self.adapter.as_deref()), (None, quantisation))?;
-        let place = self.model.canonicalize().unwrap_or(self.model.clone());
         let page = Page {
-            name: place.file_stem().map_or("model".into(), |name| name.to_string_lossy().into_owned()),
+            name: model_name(&self.model),
             params: drawn_by(&files.generation),
             stop_tokens: files.ends(),
             config: files.config.clone(),

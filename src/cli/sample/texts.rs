@@ -79,10 +79,10 @@ impl Writer {
     /// Texts that are drawn token by token, shown as they come.
     fn draw(&mut self, prompts: &[(&str, Vec<u32>)], draw: &SamplingParams, seed: u32) -> Result<Written> {
         let Writer { executor, generator, tokenizer, settings, interrupted, .. } = self;
-        let has_source = generator.has_source();
-        let (count, limits) =
-            (settings.count, prompts.iter().map(|(_, ids)| settings.tokens(continued(ids, has_source).len())));
-        let limits = limits.collect::<Result<Vec<usize>>>()?;
+        let (has_source, most) = (generator.has_source(), generator.most_tokens());
+        let count = settings.count;
+        let limits = prompts.iter().map(|(_, ids)| settings.tokens(continued(ids, has_source).len()));
+        let limits = limits.map(|tokens| tokens.map(|tokens| tokens.min(most))).collect::<Result<Vec<usize>>>()?;
         let text = |n: usize| {
             let (ids, tokens) = (&prompts[n / count].1, limits[n / count]);
             let text = Continuation::new(tokenizer, tokens, &settings.stop_tokens, &settings.stops);
