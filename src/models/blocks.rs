@@ -262,10 +262,11 @@ impl Model<'_> {
     }
 }
 
-/// Streams of dropout inside feed-forward parts, of the last hidden states, and of positions.
-const INNER: u32 = 1 << 16;
-const TOP: u32 = 1 << 17;
-const POSITIONS: u32 = 1 << 18;
+/// Streams of dropout inside feed-forward parts, of the last hidden states, and of positions, beyond those of adapters, which begin at
+/// 2^16.
+const INNER: u32 = 1 << 17;
+const TOP: u32 = 1 << 18;
+const POSITIONS: u32 = 1 << 19;
 
 /// The first of a layer's three streams of dropout: attention, and two residuals. Stream 0 is the embedding's.
 fn salt(layer: usize) -> u32 {
