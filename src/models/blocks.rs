@@ -28,7 +28,7 @@ pub enum CacheMode {
     /// No cache: a row is a text, or a pair of texts, of an encoder. The type of each token, (B, T) u32, where there are several texts;
     /// and the tokens of each row, (B) u32, where rows are padded at their ends.
     Encoded { types: Option<Tensor>, lengths: Option<Tensor> },
-    /// No cache: a row is a segment of a text, whose segment before was in the micro-batch so many before, and left its hidden states.
+    /// No cache of keys: a row is a segment of a text. The segment before it was `slots` micro-batches ago, and its hidden states are kept.
     Segments { slots: usize },
     /// One new position of each row, (rows) u32, is appended to a cache of this many rows, and attends to it.
     Decode { rows: usize, positions: Tensor },
