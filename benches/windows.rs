@@ -1,5 +1,5 @@
 //! What a token costs in a layer of attention whose tokens see a window, and in one where they see all before them, as the context
-//! grows: forward and backward pass of one head group, by wall clock.
+//! grows: forward and backward pass, by wall clock.
 //!
 //!     cargo bench --bench windows
 

@@ -1,4 +1,5 @@
-// report_scalars: report[FIRST + i] = sums[i] / MICRO_BATCHES * the step's growth; sums[i] = 0, a thread per number. Reference: src/ops/scalars.rs
+// report_scalars: report[FIRST + i] = sums[i] / MICRO_BATCHES * the step's growth; sums[i] = 0, a thread per number.
+// Reference: src/ops/scalars.rs
 //
 //   report (8 + N), in place    sums (N), in place
 // use: step

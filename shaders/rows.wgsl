@@ -1,4 +1,6 @@
 // rows: y = LEN elements of w from FIRST on, a thread for each. Reference: src/ops/rows.rs
+//
+//   w (W, C);  y (R, C), LEN = R C;  FIRST: a row's number times C
 // use: index
 const LEN: u32 = 256u;
 const FIRST: u32 = 0u;

@@ -1,4 +1,6 @@
 // rows_backward: dw's PART elements from FIRST on += dy, a thread for each; or all of dw, dy between zeros. Reference: src/ops/rows.rs
+//
+//   dy (R, C), PART = R C;  dw (W, C);  FIRST: a row's number times C
 // use: index
 const LEN: u32 = 256u;
 const FIRST: u32 = 0u;

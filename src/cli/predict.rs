@@ -48,7 +48,7 @@ pub struct Predict {
     /// text: beams of a search, 1 for the most likely token each time
     #[arg(long, value_name = "N", default_value_t = 1)]
     beams: usize,
-    /// text: tokens of an answer, at most [default: those of the training data]
+    /// text: tokens of an answer, at most [default: --max-length of finetune, or the model's context]
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
     /// Examples at once
@@ -63,7 +63,9 @@ impl Predict {
             fail!(Usage, "--batch is {}, but must be from 1 to 65536", self.batch);
         }
         let source = global.model(Some(&self.model))?;
-        match task_name_of(&source)?.as_str() {
+        let task = task_name_of(&source)?;
+        self.check(&task)?;
+        match task.as_str() {
             objectives::tag::NAME => return tag::run(self, global, &source),
             objectives::answer::NAME => return answer::run(self, global, &source),
             objectives::seq2seq::NAME => return text::run(self, global, &source),
@@ -90,6 +92,23 @@ impl Predict {
             }
         }
         Ok(())
+    }
+
+    /// Refuses options of other tasks than the model's.
+    fn check(&self, task: &str) -> Result<()> {
+        let (answer, text) = (objectives::answer::NAME, objectives::seq2seq::NAME);
+        let given = [
+            ("--top", self.top != 1, answer),
+            ("--no-answer", self.no_answer.is_some(), answer),
+            ("--beams", self.beams != 1, text),
+            ("--max-new-tokens", self.max_new_tokens.is_some(), text),
+        ];
+        match given.into_iter().find(|(_, is_given, of)| *is_given && *of != task) {
+            Some((option, _, of)) => {
+                fail!(Usage, "{option} is for models of --task {of}, and this one is of {task}: leave it out")
+            }
+            None => Ok(()),
+        }
     }
 
     /// The rows, and the name of their source in messages.

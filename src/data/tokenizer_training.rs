@@ -118,8 +118,11 @@ impl Recipe {
         }?;
         let size = inner.get_vocab_size(true);
         if size < self.vocabulary_size {
-            let (wanted, least) = (self.vocabulary_size, self.min_frequency);
-            notes.push(format!("the text gives {size} tokens, not {wanted}: no other pair occurs {least} times"));
+            let why = match self.kind {
+                Kind::Unigram { .. } => "it has no other pieces".to_string(),
+                Kind::Bpe | Kind::WordPiece { .. } => format!("no other pair occurs {} times", self.min_frequency),
+            };
+            notes.push(format!("the text gives {size} tokens, not {}: {why}", self.vocabulary_size));
         }
         let json = inner.to_string(true).map_err(failed)?.into_bytes();
         let tokenizer = Tokenizer::from_json(json)

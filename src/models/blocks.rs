@@ -28,7 +28,7 @@ pub enum CacheMode {
     /// No cache: a row is a text, or a pair of texts, of an encoder. The type of each token, (B, T) u32, where there are several texts;
     /// and the tokens of each row, (B) u32, where rows are padded at their ends.
     Encoded { types: Option<Tensor>, lengths: Option<Tensor> },
-    /// No cache: a row is a segment of a text, whose segment before was in the micro-batch so many before, and left its hidden states.
+    /// No cache of keys: a row is a segment of a text. The segment before it was `slots` micro-batches ago, and its hidden states are kept.
     Segments { slots: usize },
     /// One new position of each row, (rows) u32, is appended to a cache of this many rows, and attends to it.
     Decode { rows: usize, positions: Tensor },
@@ -88,16 +88,10 @@ impl Model<'_> {
         g.parameter(self.network, &format!("{}{name}", self.prefix), dims, initial)
     }
 
-    /// A matrix or a table with normal initial values.
+    /// A matrix, a table or a vector with normal initial values.
     #[track_caller]
     pub fn table(&self, g: &mut Graph, name: &str, dims: &[usize]) -> Tensor {
         self.parameter(g, name, dims, Initial::Normal { std: f64::from(self.config.initializer_range) })
-    }
-
-    /// A vector with normal initial values.
-    #[track_caller]
-    pub(super) fn vector(&self, g: &mut Graph, name: &str, len: usize) -> Tensor {
-        self.table(g, name, &[len])
     }
 
     /// The type of activations.
@@ -107,7 +101,7 @@ impl Model<'_> {
 
     /// Attention (B, T, NH * HS) of whole sequences, or of one new position to the cache; qkv (B, T, q | k | v).
     pub(super) fn attention(&self, g: &mut Graph, qkv: Tensor, layer: usize, cache: CacheMode) -> Tensor {
-        let Config { heads, kv_heads, dropout, attention_scale: scale, .. } = *self.config;
+        let Config { heads, kv_heads, attention_scale: scale, .. } = *self.config;
         let window = self.config.window.filter(|_| !self.config.full_layers.contains(&layer));
         if let CacheMode::Prefill { rows } | CacheMode::Decode { rows, .. } = cache {
             assert!(!self.compute.mixed, "caches and decoding are f32");
@@ -119,7 +113,6 @@ impl Model<'_> {
                     .apply(AttentionCached { window, scale, ..AttentionCached::default() }, &[qkv, kept, positions]);
             }
         }
-        let dropout = if self.training { dropout.attention } else { 0.0 };
         let (mask, words) = match cache {
             CacheMode::Encoded { lengths: Some(lengths), .. } => (Mask::Lengths, Some(lengths)),
             _ if self.config.encoder.is_some() => (Mask::Full, None),
@@ -127,7 +120,8 @@ impl Model<'_> {
             _ => (Mask::Causal { window }, None),
         };
         let inputs = [qkv].into_iter().chain(words).collect::<Vec<_>>();
-        g.apply(Attention { heads, kv_heads, mask, scale, dropout, salt: salt(layer), ..Attention::default() }, &inputs)
+        let (dropout, salt) = self.attention_dropout(layer);
+        g.apply(Attention { heads, kv_heads, mask, scale, dropout, salt, ..Attention::default() }, &inputs)
     }
 
     /// The keys and values that a layer keeps of `rows` texts, (rows, 2, KVH, T, HS).
@@ -135,6 +129,7 @@ impl Model<'_> {
         self.cache_named(g, &format!("h.{layer}"), rows)
     }
 
+    /// A cache of keys and values of `rows` texts under a name, as [`Model::cache`].
     pub(super) fn cache_named(&self, g: &mut Graph, name: &str, rows: usize) -> Tensor {
         let Config { context, kv_heads, head_size, .. } = *self.config;
         let name = format!("{}cache.{rows}.{name}", self.prefix);
@@ -247,9 +242,9 @@ impl Model<'_> {
         self.dropout(g, x, self.config.dropout.embedding, POSITIONS)
     }
 
-    /// The stream of dropout of a layer's attention weights.
-    pub(super) fn salt(&self, layer: usize) -> u32 {
-        salt(layer)
+    /// The probability of dropping one of a layer's attention weights, and the stream of its random numbers.
+    pub(super) fn attention_dropout(&self, layer: usize) -> (f32, u32) {
+        (if self.training { self.config.dropout.attention } else { 0.0 }, salt(layer))
     }
 
     fn dropout(&self, g: &mut Graph, x: Tensor, p: f32, salt: u32) -> Tensor {
@@ -262,10 +257,11 @@ impl Model<'_> {
     }
 }
 
-/// Streams of dropout inside feed-forward parts, of the last hidden states, and of positions.
-const INNER: u32 = 1 << 16;
-const TOP: u32 = 1 << 17;
-const POSITIONS: u32 = 1 << 18;
+/// Streams of dropout inside feed-forward parts, of the last hidden states, and of positions, beyond those of adapters, which begin at
+/// 2^16.
+const INNER: u32 = 1 << 17;
+const TOP: u32 = 1 << 18;
+const POSITIONS: u32 = 1 << 19;
 
 /// The first of a layer's three streams of dropout: attention, and two residuals. Stream 0 is the embedding's.
 fn salt(layer: usize) -> u32 {

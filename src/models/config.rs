@@ -284,7 +284,7 @@ impl Config {
             ("vocabulary (vocab_size)", self.vocab_size, MOST_VOCABULARY),
             ("window (sliding_window)", self.window.unwrap_or(1), usize::MAX),
             // A memory may be empty.
-            ("memory (mem_len) and a segment", self.recurrence.map_or(1, |r| r.memory.max(1)), MOST_CONTEXT),
+            ("memory (mem_len)", self.recurrence.map_or(1, |r| r.memory.max(1)), MOST_CONTEXT),
         ];
         if let Some((name, value, most)) = bounded.into_iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
             return Some(format!("{name} is {value}, but must be from 1 to {most}"));
@@ -319,6 +319,17 @@ impl Config {
                 Norm::RmsNorm => "rms_norm_eps",
             };
             return Some(format!("{name} is {}, but must lie between 0 and 1", self.norm_epsilon));
+        }
+        if self.recurrence.is_some() && !self.width.is_multiple_of(2) {
+            return Some(format!("positions of sinusoids take an even width (d_model), not {}", self.width));
+        }
+        if let Some(EncoderDecoder { start, .. }) = self.encoder_decoder
+            && start as usize >= self.vocab_size
+        {
+            return Some(format!(
+                "decoder_start_token_id is {start}, but the vocabulary has {} tokens",
+                self.vocab_size
+            ));
         }
         if let Position::Rope { base, scaling } = self.position {
             let numbers = match scaling {

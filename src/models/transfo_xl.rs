@@ -205,12 +205,12 @@ fn block(m: &Model, g: &mut Graph, x: Tensor, all: Tensor, positions: Tensor, la
 
 /// Attention (B, T, NH * HS) of a segment x (B, T, C) to itself and the memory before it, all (B, M + T, C).
 fn attention(m: &Model, g: &mut Graph, x: Tensor, all: Tensor, positions: Tensor, layer: usize) -> Tensor {
-    let Config { width: c, heads, head_size, dropout, .. } = *m.config;
+    let Config { width: c, heads, head_size, .. } = *m.config;
     let name = |part: &str| format!("layers.{layer}.dec_attn.{part}");
     let inner = heads * head_size;
     // One matrix in files: rows for queries, keys and values.
     let qkv = m.table(g, &name("qkv_net.weight"), &[3 * inner, c]);
-    let [u, v] = ["r_w_bias", "r_r_bias"].map(|bias| m.vector(g, &name(bias), inner));
+    let [u, v] = ["r_w_bias", "r_r_bias"].map(|bias| m.table(g, &name(bias), &[inner]));
     let rows = |g: &mut Graph, first: usize, count: usize| {
         g.apply(Rows { first: first * inner, count: count * inner }, &[qkv])
     };
@@ -226,10 +226,10 @@ fn attention(m: &Model, g: &mut Graph, x: Tensor, all: Tensor, positions: Tensor
     let factor = 1.0 / (head_size as f32).sqrt();
     let bias = g.apply(HeadProduct { heads, ta: false, tb: true, factor }, &[place, r]); // (B, T, NH * (M + T))
     let mask = Mask::Causal { window: recurrence(m.config).window() };
-    let dropout = if m.training { dropout.attention } else { 0.0 };
+    let (dropout, salt) = m.attention_dropout(layer);
     let op =
         Attention { heads, kv_heads: heads, apart: true, mask, bias: true, by_query: true, ..Attention::default() };
-    g.apply(Attention { dropout, salt: m.salt(layer), ..op }, &[content, kv, bias])
+    g.apply(Attention { dropout, salt, ..op }, &[content, kv, bias])
 }
 
 /// A Transformer-XL of these sizes, that sees `memory` positions before its segments of `context`.

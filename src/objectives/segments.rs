@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::loss_sum::{add_loss, mean_loss};
 use crate::data::corpus::Corpus;
 use crate::data::tokens::Tokens;
 use crate::error::Result;
@@ -14,13 +15,10 @@ use crate::graph::Graph;
 use crate::models::blocks::Model;
 use crate::models::config::Config;
 use crate::models::network::Network;
-use crate::ops::add::AddInPlace;
 use crate::train::graph::Loss;
 use crate::train::objective::{Batch, Evaluation, EvaluationPrograms, Objective, ShapeKey};
 use crate::train::settings::Settings;
 
-/// State: the sum of the losses of the validation batches so far.
-const LOSS_SUM: &str = "evaluation.loss_sum";
 /// Its name in checkpoints.
 pub const NAME: &str = "pretraining in segments";
 
@@ -119,8 +117,7 @@ impl Objective for Segments {
 
     fn evaluation(&self, g: &mut Graph, models: &[Model], shape: ShapeKey) {
         let loss = models[0].segment_loss(g, (shape.batch, shape.length), 1);
-        let sum = g.state(LOSS_SUM, &[1]);
-        g.apply(AddInPlace, &[sum, loss]);
+        add_loss(g, loss);
     }
 
     fn epoch(&self, batch: usize) -> u64 {
@@ -142,20 +139,11 @@ impl Objective for Segments {
 
     /// The mean over the first segments of rows that start at even distances, from an empty memory, the same every time.
     fn evaluate(&mut self, programs: &mut EvaluationPrograms) -> Result<Option<Evaluation>> {
-        let count = programs.settings.eval_batches;
         let tokens = Arc::clone(&self.corpus.validation);
-        let mut batch = Batch::new(programs.settings.batch, programs.settings.seed);
-        programs.executor.write_state(LOSS_SUM, &[0.0])?;
-        for (name, dims) in self.config().memories(batch.size, false) {
+        for (name, dims) in self.config().memories(programs.settings.batch, false) {
             programs.executor.write_state(&name, &vec![0.0; dims.iter().product()])?;
         }
-        for segment in 0..count {
-            batch.clear();
-            self.set(&tokens, segment, (0, batch.size), &mut batch)?;
-            programs.run(&batch)?;
-        }
-        let loss = f64::from(programs.executor.read_state(LOSS_SUM)?[0]) / count as f64;
-        Ok(Some(Evaluation { loss, value: Some(-loss), scalars: vec![], text: String::new() }))
+        mean_loss(programs, &mut |segment, batch| self.set(&tokens, segment, (0, batch.size), batch))
     }
 
     fn floor(&self) -> Option<(f64, &'static str)> {

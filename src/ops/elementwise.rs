@@ -1,6 +1,6 @@
 //! Helpers of several ops: elementwise dispatches, one thread per element, and the bytes of a range of rows.
 
-use crate::graph::{Dispatch, Dtype, Limits, Shader};
+use crate::graph::{Dispatch, Dtype, Limits, Shader, Shape};
 use std::ops::Range;
 
 /// Threads per workgroup of every elementwise shader.
@@ -9,6 +9,15 @@ const THREADS: usize = 256;
 /// A dispatch of `shader` over `len` elements; the shader has a constant LEN.
 pub fn elementwise(shader: Shader, len: usize, limits: &Limits) -> Dispatch {
     Dispatch::new(shader).constant("LEN", len).groups(limits.fold(len.div_ceil(THREADS)))
+}
+
+/// Dispatches of `shader` over the elements of input 0, which make output 0 of the same shape and type: pieces that each fit a binding.
+pub fn pieces(shader: Shader, shape: &Shape, limits: &Limits) -> Vec<Dispatch> {
+    let piece = |range: Range<usize>| {
+        let bytes = bytes_of(shape.dtype, &range, 1);
+        elementwise(shader, range.len(), limits).read_range(0, bytes.clone()).write_range(0, bytes)
+    };
+    limits.row_chunks(shape.len(), 4).into_iter().map(piece).collect()
 }
 
 /// Bytes of a range of rows of 4-byte words.

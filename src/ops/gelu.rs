@@ -5,11 +5,10 @@
 //! Cost: about 15 FLOPs and 8 bytes per element. As a rule it runs as the epilogue of a matmul, not by itself.
 
 use super::case::{Case, Draw};
-use super::elementwise::{bytes_of, elementwise};
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use super::elementwise;
+use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Which form of the function.
@@ -19,6 +18,11 @@ pub enum Form {
     Tanh,
     /// x Phi(x) by the error function: `gelu`.
     Erf,
+}
+
+fn pieces(shader: Shader, form: Form, shape: &Shape, limits: &Limits) -> Vec<Dispatch> {
+    let pieces = elementwise::pieces(shader, shape, limits).into_iter();
+    pieces.map(|d| d.constant("GELU_ERF", form == Form::Erf).element("X_TYPE", shape.dtype)).collect()
 }
 
 /// y = gelu(x).
@@ -38,15 +42,7 @@ impl Op for Gelu {
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let piece = |range: Range<usize>| {
-            let bytes = bytes_of(shapes.outputs[0].dtype, &range, 1);
-            elementwise(shader!("gelu"), range.len(), limits)
-                .constant("GELU_ERF", self.form == Form::Erf)
-                .element("X_TYPE", shapes.outputs[0].dtype)
-                .read_range(0, bytes.clone())
-                .write_range(0, bytes)
-        };
-        limits.row_chunks(shapes.outputs[0].len(), 4).into_iter().map(piece).collect()
+        pieces(shader!("gelu"), self.form, shapes.outputs[0], limits)
     }
 
     fn vjp(&self, g: &mut Graph, node: usize, dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {
@@ -85,15 +81,7 @@ impl Op for GeluBackward {
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let piece = |range: Range<usize>| {
-            let bytes = bytes_of(shapes.outputs[0].dtype, &range, 1);
-            elementwise(shader!("gelu_backward"), range.len(), limits)
-                .constant("GELU_ERF", self.form == Form::Erf)
-                .element("X_TYPE", shapes.outputs[0].dtype)
-                .read_range(0, bytes.clone())
-                .write_range(0, bytes)
-        };
-        limits.row_chunks(shapes.outputs[0].len(), 4).into_iter().map(piece).collect()
+        pieces(shader!("gelu_backward"), self.form, shapes.outputs[0], limits)
     }
 
     fn reference(&self, _shapes: &Shapes, inputs: &[&[f32]], outputs: &mut [Vec<f32>], _step: &Step) {

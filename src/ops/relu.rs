@@ -5,24 +5,18 @@
 //! Cost: 1 FLOP per element; every tensor moved once.
 
 use super::case::{Case, Draw};
-use super::elementwise::{bytes_of, elementwise};
+use super::elementwise;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
 use crate::shader;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// y = max(x, 0).
 #[derive(Debug)]
 pub struct Relu;
 
-/// Pieces of a tensor that each fit a binding: one tensor is read, one is written.
 fn pieces(shader: Shader, shape: &Shape, limits: &Limits) -> Vec<Dispatch> {
-    let piece = |range: Range<usize>| {
-        let bytes = bytes_of(shape.dtype, &range, 1);
-        let d = elementwise(shader, range.len(), limits).element("X_TYPE", shape.dtype);
-        d.read_range(0, bytes.clone()).write_range(0, bytes)
-    };
-    limits.row_chunks(shape.len(), 4).into_iter().map(piece).collect()
+    let pieces = elementwise::pieces(shader, shape, limits).into_iter();
+    pieces.map(|d| d.element("X_TYPE", shape.dtype)).collect()
 }
 
 impl Op for Relu {

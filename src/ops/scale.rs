@@ -3,10 +3,9 @@
 //! Backward is the same op. Cost: 1 FLOP and 8 bytes per element.
 
 use super::case::{Case, Draw};
-use super::elementwise::{bytes, elementwise};
+use super::elementwise::pieces;
 use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// y = factor * x.
@@ -27,13 +26,8 @@ impl Op for Scale {
     }
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let piece = |range: Range<usize>| {
-            elementwise(shader!("scale"), range.len(), limits)
-                .constant("FACTOR", self.factor)
-                .read_range(0, bytes(&range, 1))
-                .write_range(0, bytes(&range, 1))
-        };
-        limits.row_chunks(shapes.outputs[0].len(), 4).into_iter().map(piece).collect()
+        let pieces = pieces(shader!("scale"), shapes.outputs[0], limits).into_iter();
+        pieces.map(|d| d.constant("FACTOR", self.factor)).collect()
     }
 
     fn vjp(&self, g: &mut Graph, _node: usize, dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {

@@ -5,23 +5,14 @@
 //! Cost: about 10 FLOPs and 8 bytes per element; it runs over a row for each sequence.
 
 use super::case::{Case, Draw};
-use super::elementwise::{bytes, elementwise};
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shader, Shape, Shapes, Step, Tensor};
+use super::elementwise::pieces;
+use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::sync::Arc;
 
 /// y = tanh(x).
 #[derive(Debug)]
 pub struct Tanh;
-
-/// Pieces of a tensor that each fit a binding: one tensor is read, one is written.
-fn pieces(shader: Shader, shape: &Shape, limits: &Limits) -> Vec<Dispatch> {
-    let piece = |range: std::ops::Range<usize>| {
-        let bytes = bytes(&range, 1);
-        elementwise(shader, range.len(), limits).read_range(0, bytes.clone()).write_range(0, bytes)
-    };
-    limits.row_chunks(shape.len(), 4).into_iter().map(piece).collect()
-}
 
 impl Op for Tanh {
     fn name(&self) -> &'static str {

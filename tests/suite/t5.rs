@@ -49,8 +49,9 @@ fn states(g: &mut Graph, model: &Model) -> Tensor {
     model.hidden_after(g, outputs, encoded, Some(lengths))
 }
 
-fn write_inputs(device: &mut dyn Executor, program: wgpt::executor::Program, name: &str, inputs: &[&str]) {
-    for input in inputs {
+/// Runs a program on the inputs that transformers had.
+fn run(device: &mut dyn Executor, program: wgpt::executor::Program, name: &str) {
+    for input in ["ids", "lengths", "outputs"] {
         device.write(program, input, bytemuck::cast_slice(&words(name, input))).unwrap();
     }
     device.run(program, 0, &Step::default()).unwrap();
@@ -74,7 +75,7 @@ fn logits_of_padded_rows_are_those_of_transformers() {
             g.output("logits", logits);
             let program = device.load(&g, Plan::new(&g, device.limits()).unwrap()).unwrap();
             upload(device.as_mut(), &network, &weights).unwrap();
-            write_inputs(device.as_mut(), program, name, &["ids", "lengths", "outputs"]);
+            run(device.as_mut(), program, name);
             let got = device.read(program, "logits").unwrap();
             let want = dump::<f32>(&folder(name), "logits").0;
             check_close(&format!("{name}, {label}"), &got, &want, ATOL, 1e-5).unwrap();
@@ -100,7 +101,7 @@ fn losses_and_their_gradients_are_those_of_transformers() {
             let counted = |id: u32| if id == -100i32 as u32 { wgpt::ops::IGNORED } else { id };
             let ignored: Vec<u32> = words(name, "targets").into_iter().map(counted).collect();
             device.write(program, "targets", bytemuck::cast_slice(&ignored)).unwrap();
-            write_inputs(device.as_mut(), program, name, &["ids", "lengths", "outputs"]);
+            run(device.as_mut(), program, name);
             let got = device.read_state("step.loss_sum").unwrap();
             let loss = dump::<f32>(&folder(name), "loss").0;
             check_close(&format!("{name}, {label}: loss"), &got, &loss, 0.0, 1e-5).unwrap();

@@ -84,6 +84,12 @@ fn log_probabilities_with_and_without_memory_are_those_of_transformers() {
                 // so that those of a folder in f16 are up to 4e-4 off there.
                 let most = if name == "memory" { 1e-5 } else { 4e-4 };
                 assert!(error <= most, "{name} with {label}, segment {number}: {error} of the largest off");
+                // Those of the targets, which losses are made of.
+                let [_, targets] = segment(&folder, number);
+                let rows = want.chunks(config.vocab_size).zip(&targets);
+                let of_targets: Vec<f32> = rows.map(|(row, target)| row[*target as usize]).collect();
+                let error = worst(&device.read(program, "log_probs").unwrap(), &of_targets) / largest(&want);
+                assert!(error <= most, "{name} with {label}, targets of segment {number}: {error} of the largest off");
             }
         }
     }

@@ -22,9 +22,13 @@ pub fn run(predict: &Predict, global: &Global, source: &ModelSource) -> Result<(
         fail!(Usage, "--beams is {}, but must be from 1 to {MOST_ROWS}", predict.beams);
     }
     let mut model = open(source)?;
+    let context = model.config.context;
+    if let Some(tokens) = predict.max_new_tokens.filter(|tokens| !(1..=context).contains(tokens)) {
+        fail!(Usage, "--max-new-tokens is {tokens}, but must be from 1 to the model's context, {context}");
+    }
+    let tokens = predict.max_new_tokens.unwrap_or(model.task.longest);
     model.task.columns.extend(predict.columns.names());
     let items = items(predict, &model)?;
-    let tokens = predict.max_new_tokens.unwrap_or(model.task.longest).min(model.task.longest);
     let mut executor = global.open()?;
     let texts = model.texts(executor.as_mut(), &items, (predict.batch, predict.beams), tokens)?;
     for (item, text) in items.iter().zip(&texts) {

@@ -41,6 +41,10 @@ impl Recipe {
         sentinels: usize,
         notes: &mut Vec<String>,
     ) -> Result<tokenizers::Tokenizer> {
+        let marks: Vec<String> = (0..sentinels).map(sentinel).collect();
+        if let Some(token) = special.iter().find(|token| marks.contains(token)) {
+            fail!(Usage, "--special {token} is a sentinel, which a unigram tokenizer has anyway: leave it out");
+        }
         let (words, _) = within_32_bits(normalised(words)?, notes);
         let mut words: Vec<(String, u32)> =
             words.into_iter().map(|(word, count)| (word.into(), count as u32)).collect();
@@ -57,8 +61,8 @@ impl Recipe {
         };
         let pieces = trained(words, special, size)?;
         let fixed = special.iter().map(|token| (token.clone(), 0.0));
-        let marks = (0..sentinels).rev().map(|n| (sentinel(n), 0.0));
-        let all: Vec<(String, f64)> = fixed.chain(pieces).chain(marks).collect();
+        let last = marks.iter().rev().map(|mark| (mark.clone(), 0.0));
+        let all: Vec<(String, f64)> = fixed.chain(pieces).chain(last).collect();
         let unknown = special.iter().position(|token| token == T5_TOKENS[2].1);
         let mut tokenizer = tokenizers::Tokenizer::new(Unigram::from(all, unknown, false).map_err(failed)?);
         let spaces = || Metaspace::new(SPACE, PrependScheme::Always, true);
@@ -77,7 +81,6 @@ impl Recipe {
             .with_pre_tokenizer(Some(Sequence::new(split.into())))
             .with_post_processor(Some(frame))
             .with_decoder(Some(spaces()));
-        let marks: Vec<String> = (0..sentinels).map(sentinel).collect();
         add_special(&mut tokenizer, &[special, &marks].concat())?;
         Ok(tokenizer)
     }

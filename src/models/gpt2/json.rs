@@ -10,7 +10,8 @@ use crate::models::keys::{Found, Keys, shown};
 use crate::ops::gelu::Form;
 use crate::ops::rope::Scaling;
 
-/// `model_type` of a GPT-2 in which a part is exchanged, or whose attention has a window; `transformers` has no such model and refuses it by this name.
+/// `model_type` of a GPT-2 in which a part is exchanged, or whose attention has a window; `transformers` has no such model and
+/// refuses it by this name.
 pub(super) const ABLATION: &str = "wgpt-gpt2";
 /// Heads over the same body; only the language model's is read, and others are refused by their tensors' names.
 const ARCHITECTURE: &str = "GPT2LMHeadModel";

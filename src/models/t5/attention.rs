@@ -10,9 +10,6 @@ use crate::ops::attention_cached::AttentionCached;
 use crate::ops::cache_append::CacheAppend;
 use crate::ops::relative_bias::RelativeBias;
 
-/// Scores are not scaled: the initial values of q are, instead.
-const SCALE: Option<f32> = Some(1.0);
-
 /// The bias of a stack's scores, (NH, distances), from the table that its first block holds: of whole rows of ids (B, T), or of a row's
 /// new position to its cache.
 pub(super) fn bias_of(m: &Model, g: &mut Graph, stack: Stack, (ids, cache): (Tensor, CacheMode)) -> Tensor {
@@ -38,10 +35,11 @@ pub(super) fn self_attention(
     (stack, layer, bias): (Stack, usize, Tensor),
     cache: CacheMode,
 ) -> Tensor {
-    let Config { width: c, heads, head_size, dropout, .. } = *m.config;
+    let Config { width: c, heads, head_size, attention_scale: scale, .. } = *m.config;
     let inner = heads * head_size;
     g.scope(name);
     let n = m.norm(g, x, &format!("{name}.layer_norm"));
+    // Scores are not scaled: the initial values of q are, instead.
     let (q, kv) = (m.deviation(per_root(c * head_size)), m.deviation(per_root(c)));
     let initial = Initial::Thirds { stds: [q, kv, kv] };
     let qkv = m.linear_from(g, n, &format!("{name}.SelfAttention.qkv"), (c, 3 * inner), initial); // (B, T, 3 inner)
@@ -50,7 +48,7 @@ pub(super) fn self_attention(
     let y = if let CacheMode::Decode { rows, positions } = cache {
         let kept = m.cache(g, layer, rows);
         let kept = g.apply(CacheAppend, &[qkv, kept, positions]);
-        let op = AttentionCached { bias: true, scale: SCALE, ..AttentionCached::default() };
+        let op = AttentionCached { bias: true, scale, ..AttentionCached::default() };
         g.apply(op, &[qkv, kept, positions, bias])
     } else {
         let (mask, words) = match (stack, cache) {
@@ -59,10 +57,8 @@ pub(super) fn self_attention(
             (Stack::Decoder, _) => (Mask::Causal { window: None }, None),
         };
         let inputs = [qkv].into_iter().chain(words).chain([bias]).collect::<Vec<_>>();
-        let dropout = if m.training { dropout.attention } else { 0.0 };
-        let salt = m.salt(place);
-        let op =
-            Attention { heads, kv_heads: heads, mask, bias: true, scale: SCALE, dropout, salt, ..Attention::default() };
+        let (dropout, salt) = m.attention_dropout(place);
+        let op = Attention { heads, kv_heads: heads, mask, bias: true, scale, dropout, salt, ..Attention::default() };
         g.apply(op, &inputs)
     };
     let y = m.projection_from(g, y, &format!("{name}.SelfAttention.o"), (inner, c), m.std(per_root(inner)));
@@ -78,7 +74,7 @@ pub(super) fn cross_attention(
     layer: usize,
     (cache, source): (CacheMode, Source),
 ) -> Tensor {
-    let Config { width: c, heads, head_size, dropout, .. } = *m.config;
+    let Config { width: c, heads, head_size, attention_scale: scale, .. } = *m.config;
     let inner = heads * head_size;
     g.scope(name);
     let n = m.norm(g, x, &format!("{name}.layer_norm"));
@@ -89,17 +85,16 @@ pub(super) fn cross_attention(
     let y = match (source, cache) {
         (Source::Cached { last }, CacheMode::Decode { rows, .. }) => {
             let kept = m.source_cache(g, layer, rows);
-            let op = AttentionCached { apart: true, scale: SCALE, ..AttentionCached::default() };
+            let op = AttentionCached { apart: true, scale, ..AttentionCached::default() };
             g.apply(op, &[q, kept, last])
         }
         (Source::States { encoded, lengths }, _) => {
             let kv = keys_values(m, g, encoded, layer); // (B, S, 2 inner)
             let mask = if lengths.is_some() { Mask::Lengths } else { Mask::Full };
             let inputs = [q, kv].into_iter().chain(lengths).collect::<Vec<_>>();
-            let dropout = if m.training { dropout.attention } else { 0.0 };
-            let (apart, salt) = (true, m.salt(place));
+            let (dropout, salt) = m.attention_dropout(place);
             let op =
-                Attention { heads, kv_heads: heads, apart, mask, scale: SCALE, dropout, salt, ..Attention::default() };
+                Attention { heads, kv_heads: heads, apart: true, mask, scale, dropout, salt, ..Attention::default() };
             g.apply(op, &inputs)
         }
         (Source::Cached { .. }, _) => unreachable!("whole rows have the encoder's states"),

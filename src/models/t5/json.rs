@@ -2,7 +2,7 @@
 
 use super::{NAME, is_gated};
 use crate::models::config::*;
-use crate::models::family::one_or_list;
+use crate::models::family::{architectures, one_or_list};
 use crate::models::keys::{Found, Keys, shown};
 use crate::ops::gelu::Form;
 use serde::Serialize;
@@ -13,13 +13,7 @@ const ARCHITECTURE: &str = "T5ForConditionalGeneration";
 const CONTEXT: usize = 512;
 
 pub(super) fn read(keys: &Keys) -> Found<Config> {
-    let known = |name: &Value| ["T5ForConditionalGeneration", "T5Model", "T5WithLMHeadModel"].iter().any(|n| name == n);
-    if let Some(value @ Value::Array(names)) = keys.get("architectures")
-        && !names.is_empty()
-        && !names.iter().any(known)
-    {
-        return Err(format!("architectures is {}, but only {ARCHITECTURE} is supported here", shown(value)));
-    }
+    architectures(keys, ARCHITECTURE, &["T5Model", "T5WithLMHeadModel"])?;
     let needed = |key: &str, most: usize| {
         keys.whole(key, 1..=most)?.ok_or_else(|| format!("the key {key} is missing; a T5 configuration needs it"))
     };
