@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -133,6 +134,7 @@ pub fn router(app: App) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/models", get(models))
         .route("/v1/models/{*name}", get(model))
+        .route_layer(from_fn_with_state(app.clone(), without_body))
         .route("/v1/completions", post(completions_of))
         .route("/v1/chat/completions", post(chat_of))
         .fallback(no_route)
@@ -145,13 +147,22 @@ pub fn folder_router(folder: &Path) -> Router {
     Router::new().fallback_service(ServeDir::new(folder))
 }
 
-async fn no_route(request: Request) -> ApiError {
+/// Answers a request whose body says nothing.
+async fn without_body(State(app): State<App>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    discard(&app, body).await;
+    next.run(Request::from_parts(head, Body::empty())).await
+}
+
+async fn no_route(State(app): State<App>, request: Request) -> ApiError {
     let message = format!("there is nothing at {}", request.uri().path());
+    discard(&app, request.into_body()).await;
     ApiError::new(StatusCode::NOT_FOUND, "invalid_request_error", message)
 }
 
-async fn no_method(request: Request) -> ApiError {
+async fn no_method(State(app): State<App>, request: Request) -> ApiError {
     let message = format!("{} is not for {}", request.method(), request.uri().path());
+    discard(&app, request.into_body()).await;
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", message)
 }
 
@@ -209,14 +220,37 @@ async fn answered<F: Future<Output = std::result::Result<Response, ApiError>>>(
     response
 }
 
+/// Whether a request may be answered, by its head.
+fn check_head(app: &App, headers: &HeaderMap) -> std::result::Result<(), ApiError> {
+    check_key(app, headers)?;
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    // Pages of other places can send other types without asking.
+    if kind.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let message = "the body must be JSON, sent with `Content-Type: application/json`";
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message))
+}
+
+/// Reads a body that is not used and drops it: a client that still writes would find the connection closed
+/// instead of the answer, and so would its next request.
+async fn discard(app: &App, mut body: Body) {
+    let mut left = app.shared.service.limits.body_bytes.saturating_mul(BEYOND);
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let size = frame.data_ref().map_or(0, |data| data.len());
+            let Some(rest) = left.checked_sub(size) else { break };
+            left = rest;
+        }
+    };
+    let _ = tokio::time::timeout(READ_TIMEOUT, read).await;
+}
+
 /// The body of a request that may be answered.
 async fn body(app: &App, request: Request) -> std::result::Result<Vec<u8>, ApiError> {
-    check_key(app, request.headers())?;
-    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    // Pages of other places can send other types without asking.
-    if !kind.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("application/json") {
-        let message = "the body must be JSON, sent with `Content-Type: application/json`";
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message));
+    if let Err(error) = check_head(app, request.headers()) {
+        discard(app, request.into_body()).await;
+        return Err(error);
     }
     let read = read(request.into_body(), app.shared.service.limits.body_bytes);
     tokio::time::timeout(READ_TIMEOUT, read).await.unwrap_or_else(|_| {

@@ -84,6 +84,27 @@ impl Server {
     }
 }
 
+/// The next answer of a connection that stays open.
+fn answer_on(stream: &mut TcpStream) -> Answer {
+    let mut stream = BufReader::new(stream);
+    let (mut status, mut length) = (0, 0);
+    loop {
+        let mut line = String::new();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "the server closed the connection");
+        let line = line.to_ascii_lowercase();
+        if let Some(rest) = line.strip_prefix("http/1.1 ") {
+            status = rest[..3].parse().unwrap();
+        } else if let Some(rest) = line.strip_prefix("content-length: ") {
+            length = rest.trim().parse().unwrap();
+        } else if line == "\r\n" {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+    Answer { status, body: String::from_utf8(body).unwrap() }
+}
+
 const JSON: &str = "Content-Type: application/json\r\n";
 const COMPLETIONS: &str = "/v1/completions";
 
@@ -225,6 +246,25 @@ fn what_cannot_be_answered_is_refused_in_the_form_that_clients_read_and_a_signal
     refused(&server.ask("GET /v2", &key, b""), 404, "nothing at /v2");
     refused(&server.ask("GET /v1/models/other", &key, b""), 404, "small");
     assert_eq!(server.ask("GET /v1/models", &key, b"").json()["data"][0]["id"], "small");
+
+    // A request that its head already refuses does not end the connection, though its body comes later.
+    let mut kept = server.connect();
+    let lines = [
+        "POST /v1/completions",
+        "POST /v2",
+        "PUT /v1/completions",
+        "POST /health",
+        "GET /v1/models/other",
+        "GET /health",
+    ];
+    for (line, status) in lines.into_iter().zip([401, 404, 405, 405, 401, 200]) {
+        let body = if line == "GET /health" { vec![] } else { vec![b' '; 1500] };
+        let head = format!("{line} HTTP/1.1\r\nHost: x\r\n{JSON}Content-Length: {}\r\n\r\n", body.len());
+        kept.write_all(head.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        kept.write_all(&body).unwrap();
+        assert_eq!(answer_on(&mut kept).status, status, "{line}");
+    }
     assert!(server.ask("GET /", "", b"").body.contains("<!doctype html>"));
     let many = server.metric("wgpt_requests_total{endpoint=\"/v1/completions\",status=\"400\"}");
     assert!(many >= 15, "{many}");
