@@ -13,6 +13,7 @@ use wgpt::graph::plan::Kernel;
 use wgpt::graph::{AdapterKind, Command, Limits};
 use wgpt::models::choices::ModelChoices;
 use wgpt::models::config::Config;
+use wgpt::models::network::Network;
 use wgpt::objectives::pretrain::Pretrain;
 use wgpt::objectives::recipe::PresetRecipe;
 use wgpt::ranks::Wire;
@@ -99,16 +100,17 @@ impl Plan {
         if state.ranks > 1 {
             fail!(Input, "the run in {shown} was of {} ranks: name one of a single rank", state.ranks);
         }
-        let config = ModelSource::open(run)?.config()?;
+        let network = Network::new(ModelSource::open(run)?.config()?);
+        let trained = network.parameters().iter().filter(|parameter| !network.freezes(parameter));
         let seconds = median(&records)
             .ok_or_else(|| Error::Input(format!("the run in {shown} has no steps in its {LOG_FILE}: name another")))?;
         let work = Work {
-            parameters: config.parameter_count(),
+            parameters: trained.map(|parameter| parameter.len() as u64).sum(),
             micro_batches: self.accumulate.unwrap_or(state.settings.accumulate) as u64,
             micro_batch_seconds: seconds / state.settings.accumulate as f64,
             update_seconds: 0.0, // in that of a micro-batch
         };
-        Ok((format!("{shown}, {} parameters, {:.1} ms a step on one machine", work.parameters, 1e3 * seconds), work))
+        Ok((format!("{shown}, {} trained parameters, {:.1} ms a step on one machine", work.parameters, 1e3 * seconds), work))
     }
 
     /// A preset's steps, of kernels that reach a device's ceilings.

@@ -108,7 +108,7 @@ pub fn check_alike(ranks: &Ranks, networks: &[Network], settings: &Settings, arg
         return Ok(());
     }
     let models: Vec<String> = networks.iter().map(|network| described(network.config())).collect();
-    let own = json!([program(), settings, arguments["digest"], models]);
+    let own = json!([program(), settings, arguments["digest"], models, options(arguments)]);
     let all: Vec<Value> = ranks
         .gather(own.to_string().as_bytes())
         .iter()
@@ -119,6 +119,7 @@ pub fn check_alike(ranks: &Ranks, networks: &[Network], settings: &Settings, arg
         "has other settings than rank 0",
         "has other data than rank 0",
         "has another model than rank 0",
+        "has other options than rank 0",
     ];
     for (rank, of_rank) in all.iter().enumerate() {
         if let Some(different) = (0..what.len()).find(|part| of_rank[*part] != all[0][*part]) {
@@ -127,6 +128,16 @@ pub fn check_alike(ranks: &Ranks, networks: &[Network], settings: &Settings, arg
         }
     }
     Ok(())
+}
+
+/// A command's options without its files and folders, whose paths may differ by machine.
+fn options(arguments: &Value) -> Value {
+    match arguments {
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), options(value))).collect(),
+        Value::Array(values) => values.iter().map(options).collect(),
+        Value::String(text) if Path::new(text).exists() => Value::Null,
+        other => other.clone(),
+    }
 }
 
 /// A model's configuration as text, without the path of the model that its adapters are of.

@@ -17,6 +17,11 @@ use crate::error::{Error, Result};
 
 /// The tag of messages that say why a rank fails.
 const FAILURE: i32 = 1;
+/// The tag of values that are exchanged.
+const VALUES: i32 = 2;
+/// Bytes of a message of values: few enough that MPI sends them at once (Open MPI up to 64 KiB over TCP, with its header). Of a larger
+/// message it asks the receiver first, and on a slow network that question waits behind all values that are queued.
+const MESSAGE: usize = 60 << 10;
 /// How long a rank that fails waits until the others have taken note.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Looks without a pause, then the pause between two.
@@ -60,6 +65,32 @@ impl Mpi {
         }
     }
 
+    /// Sends `to(rank)` to each other rank, and receives the parts of `all` from them, in the order of the ranks. Own parts are copied.
+    fn exchange<'a>(&mut self, to: impl Fn(usize) -> &'a [u8], all: &mut [u8]) {
+        let (world, own, count) = (self.world(), self.rank(), self.count());
+        let size = all.len() / count;
+        scope(|scope| {
+            let (mut received, mut sent) = (vec![], vec![]);
+            for (rank, part) in all.chunks_mut(size.max(1)).enumerate() {
+                if rank == own {
+                    part.copy_from_slice(to(rank));
+                    continue;
+                }
+                let process = world.process_at_rank(rank as i32);
+                let messages = part.chunks_mut(MESSAGE);
+                received.extend(messages.map(|part| process.immediate_receive_into_with_tag(scope, part, VALUES)));
+            }
+            // Each rank begins with the one after it, so that not all send to the same one.
+            for rank in (1..count).map(|step| (own + step) % count) {
+                let process = world.process_at_rank(rank as i32);
+                let messages = to(rank).chunks(MESSAGE);
+                sent.extend(messages.map(|part| process.immediate_send_with_tag(scope, part, VALUES)));
+            }
+            received.into_iter().for_each(|request| self.wait(request));
+            sent.into_iter().for_each(|request| self.wait(request));
+        });
+    }
+
     fn look(&mut self) {
         if let Some(message) = self.world().any_process().immediate_matched_probe_with_tag(FAILURE) {
             let (text, status) = message.matched_receive_vec::<u8>();
@@ -80,13 +111,12 @@ impl Transport for Mpi {
     }
 
     fn all_to_all(&mut self, own: &[u8], all: &mut [u8]) {
-        let world = self.world();
-        scope(|scope| self.wait(world.immediate_all_to_all_into(scope, own, all)));
+        let size = own.len() / self.count();
+        self.exchange(|rank| &own[rank * size..(rank + 1) * size], all);
     }
 
     fn all_gather(&mut self, own: &[u8], all: &mut [u8]) {
-        let world = self.world();
-        scope(|scope| self.wait(world.immediate_all_gather_into(scope, own, all)));
+        self.exchange(|_| own, all);
     }
 
     fn broadcast(&mut self, from: usize, bytes: &mut [u8]) {

@@ -219,6 +219,13 @@ impl Prompts {
     /// Refuses settings whose roll-outs do not consist of whole groups; `start` is the model that the run started from.
     pub fn rollouts(self, settings: &Settings, start: &ModelSource) -> Result<RollOuts> {
         let Settings { batch, accumulate, .. } = *settings;
+        if settings.sync_every > 0 && settings.ranks > 1 {
+            fail!(
+                Usage,
+                "roll-outs are drawn for the steps of all ranks, and --sync-every gives each rank its own: leave it out, or take --method dpo \
+                 or kto"
+            );
+        }
         let Own { generations, iterations, .. } = self.own;
         let learned = self.drawing.learned;
         let round = if self.has_rounds { self.training.len().div_ceil(batch * accumulate) as u64 } else { 1 };
