@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Ranks behind limited networks, and what `wgpt plan` says of them: each rank in a network namespace of its own, pinned to a core.
-# Usage: scripts/network.sh [ranks]     (as root, with iproute2 and Open MPI; WGPT: a wgpt with the feature mpi; NETWORKS, STEPS)
+# Usage: scripts/network.sh [ranks]     (as root, with iproute2 and Open MPI; WGPT: a wgpt with the feature mpi; NETWORKS, STEPS, QUEUE)
 #
 # The time of a step without a network is that of as many single runs at the same time. Prints a line for each network: median
 # milliseconds of the sums and of a step, measured and planned, and their ratio.
@@ -18,7 +18,7 @@ cleanup() {
 }
 trap cleanup EXIT
 
-# Namespaces on a bridge; what each sends is limited where it leaves.
+# Namespaces on a bridge; what each sends is limited where it leaves, with a queue of so many milliseconds of data.
 ip link add "br$$" type bridge
 ip link set "br$$" up
 for i in $(seq "$ranks"); do
@@ -61,7 +61,7 @@ burst() {
 }
 hosts=$(seq -s, -f '10.77.0.%g:1' "$ranks")
 for network in ${NETWORKS:-10Mbit 100Mbit 1Gbit}; do
-    for i in $(seq "$ranks"); do ip netns exec "$name-$i" tc qdisc replace dev eth0 root tbf rate "${network,,}" burst "$(burst "$network")" latency 500ms; done
+    for i in $(seq "$ranks"); do ip netns exec "$name-$i" tc qdisc replace dev eth0 root tbf rate "${network,,}" burst "$(burst "$network")" latency "${QUEUE:-200ms}"; done
     ip netns exec "$name-1" mpirun --allow-run-as-root --quiet --bind-to none -np "$ranks" --host "$hosts" \
         --mca plm_rsh_agent "$folder/agent" --mca btl tcp,self --mca btl_tcp_if_include 10.77.0.0/24 \
         --mca oob_tcp_if_include 10.77.0.0/24 ${MCA:-} -x WGPT_CACHE -x XDG_RUNTIME_DIR \
