@@ -92,11 +92,18 @@ fn check(shader: Shader, text: &str, limits: &Limits) -> Result<(u64, u32), Stri
     Ok((memory, threads))
 }
 
-/// Writes texts to the folder that WGPT_WGSL names, for other compilers (`scripts/tint.sh`).
-fn hand_out(texts: &BTreeMap<String, Shader>, device: usize) {
+/// Writes texts to the folder that WGPT_WGSL names, and the SPIR-V made of them, named by the oldest Vulkan that takes it, for other
+/// compilers and validators (`scripts/tint.sh`, `scripts/spirv_val.sh`).
+fn hand_out(texts: &BTreeMap<String, Shader>, (device, limits): (usize, &Limits)) {
     let Some(folder) = std::env::var_os("WGPT_WGSL").map(PathBuf::from) else { return };
     for (n, (text, shader)) in texts.iter().enumerate() {
-        std::fs::write(folder.join(format!("{}-{device}-{n}.wgsl", shader.stem)), text).unwrap();
+        let name = format!("{}-{device}-{n}", shader.stem);
+        std::fs::write(folder.join(format!("{name}.wgsl")), text).unwrap();
+        let (module, info) = validate(text, limits.subgroup > 0).unwrap();
+        let (spirv, ..) = translate(&module, &info, limits.subgroup > 0).unwrap();
+        // The second word is the version.
+        let vulkan = if spirv[1] > 0x1_0000 { "vulkan1.1" } else { "vulkan1.0" };
+        std::fs::write(folder.join(format!("{name}.{vulkan}.spv")), bytemuck::cast_slice(&spirv)).unwrap();
     }
 }
 
@@ -105,7 +112,7 @@ fn every_specialisation_is_valid_and_translates_for_every_backend() {
     for (device, limits) in devices().into_iter().enumerate() {
         assert_eq!((limits.workgroup_bytes, limits.invocations), (16384, 256), "what every device has");
         let texts = texts(&limits);
-        hand_out(&texts, device);
+        hand_out(&texts, (device, &limits));
         assert!(texts.len() > 150, "{limits:?}: only {} texts", texts.len());
         let checked: Vec<_> = texts.par_iter().map(|(text, shader)| check(*shader, text, &limits)).collect();
         let failures: Vec<String> = checked.iter().filter_map(|c| c.clone().err()).collect();
