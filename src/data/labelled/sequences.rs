@@ -44,6 +44,9 @@ pub struct Sequences {
     pub cut: bool,
 }
 
+/// Puts two texts and the tokens around them into a sequence.
+type Pair<'a> = dyn Fn(&[u32], &[u32]) -> Vec<u32> + 'a;
+
 /// Turns texts into sequences of at most `longest` tokens.
 pub struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
@@ -106,12 +109,7 @@ impl Encoder<'_> {
     }
 
     /// A sequence for each choice, behind the context and the question; `pair` puts so many tokens around them.
-    fn choices(
-        &self,
-        example: &Example,
-        around: usize,
-        pair: &dyn Fn(&[u32], &[u32]) -> Vec<u32>,
-    ) -> Result<Sequences> {
+    fn choices(&self, example: &Example, around: usize, pair: &Pair) -> Result<Sequences> {
         let tokens = |text: &str| self.tokenizer.encode(text);
         let mut context = tokens(&example.texts[0])?;
         let question = example.texts.get(1).map_or(Ok(vec![]), |question| tokens(&format!(" {question}")))?;
