@@ -71,8 +71,9 @@ impl Predict {
             objectives::seq2seq::NAME => return text::run(self, global, &source),
             _ => {}
         }
-        let model = open(&source)?;
+        let mut model = open(&source)?;
         let (path, examples) = self.examples(&model)?;
+        model.task.target = model.task.target.settled(&examples);
         let prepared = prepare(&model.encoder(), &model.task.target, &examples, &path)?;
         if prepared.cut > 0 {
             let (cut, all, longest) = (prepared.cut, examples.len(), model.task.longest);

@@ -21,6 +21,8 @@ const BPE_VOCABULARY: usize = 40_257;
 const WORDPIECE_VOCABULARY: usize = 30_522;
 /// T5's, with its sentinels.
 const UNIGRAM_VOCABULARY: usize = 32_100;
+/// Of a pair that is merged.
+const LEAST_FREQUENCY: u64 = 2;
 /// No model has more tokens.
 const MOST_VOCABULARY: usize = 1 << 24;
 /// Bytes of the built-in corpus, as `wgpt train` has it.
@@ -64,9 +66,9 @@ pub struct Train {
     /// All tokens together: bytes or characters, merges, special tokens [default: 40257 for bpe, 30522 for wordpiece, 32100 for unigram]
     #[arg(long, value_name = "N")]
     vocab: Option<usize>,
-    /// Pairs that occur less often are not merged
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    min_frequency: u64,
+    /// Of bpe and wordpiece: pairs that occur less often are not merged [default: 2]
+    #[arg(long, value_name = "N")]
+    min_frequency: Option<u64>,
     /// A further special token, such as <|user|>; may be given several times
     #[arg(long, value_name = "TOKEN")]
     special: Vec<String>,
@@ -93,6 +95,12 @@ impl Train {
         if self.cased && self.kind != KindName::Wordpiece {
             fail!(Usage, "--cased is for --kind wordpiece: the other kinds always keep capital letters");
         }
+        if self.min_frequency.is_some() && self.kind == KindName::Unigram {
+            fail!(
+                Usage,
+                "--min-frequency is for --kind bpe and wordpiece, which merge pairs: unigram has none, leave it out"
+            );
+        }
         let (kind, default) = match self.kind {
             KindName::Bpe => (Kind::Bpe, BPE_VOCABULARY),
             KindName::Wordpiece => (Kind::WordPiece { cased: self.cased }, WORDPIECE_VOCABULARY),
@@ -102,8 +110,8 @@ impl Train {
         if vocabulary_size > MOST_VOCABULARY {
             fail!(Usage, "--vocab {vocabulary_size} is beyond any model's vocabulary: give at most {MOST_VOCABULARY}");
         }
-        let special = self.special.clone();
-        let recipe = Recipe { kind, vocabulary_size, min_frequency: self.min_frequency, special };
+        let (min_frequency, special) = (self.min_frequency.unwrap_or(LEAST_FREQUENCY), self.special.clone());
+        let recipe = Recipe { kind, vocabulary_size, min_frequency, special };
         super::check_extensions(self.ext.as_ref(), &[self.data.as_deref()])?;
         let out = Target::of(&self.out, self.overwrite)?;
         let source = match &self.data {

@@ -37,7 +37,7 @@ impl ByPosition {
 }
 
 /// Scores every token but the first in segments of the context. The text is cut into `rows` streams of whole segments, each of which
-/// starts with an empty memory; the last tokens, fewer than a segment, are left out.
+/// starts with an empty memory; the last tokens, fewer than a segment, are left out. `done` is told numbers of segments as they are read.
 pub fn by_position(
     executor: &mut dyn Executor,
     network: &Network,
@@ -75,7 +75,7 @@ pub fn by_position(
     let mut found = ByPosition { sums: vec![0.0; context], counts: vec![0; context] };
     let mut window = vec![0; context + 1];
     for number in 0..longest {
-        let (mut ids, mut targets) = (vec![], vec![]);
+        let (mut ids, mut targets, mut read) = (vec![], vec![], 0);
         for row in 0..rows {
             let segment = row * segments / rows + number;
             if segment < (row + 1) * segments / rows {
@@ -83,6 +83,7 @@ pub fn by_position(
                 ids.extend_from_slice(&window[..context]);
                 targets.extend_from_slice(&window[1..]);
                 found.counts.iter_mut().for_each(|count| *count += 1);
+                read += 1;
             } else {
                 ids.resize(ids.len() + context, 0);
                 targets.resize(targets.len() + context, IGNORED);
@@ -95,7 +96,7 @@ pub fn by_position(
             // Those of ignored targets are 0.
             found.sums[i % context] -= f64::from(*log_prob);
         }
-        done(rows);
+        done(read);
     }
     executor.unload(program);
     Ok(found)

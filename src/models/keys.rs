@@ -94,6 +94,14 @@ impl Keys {
         })
     }
 
+    /// Reads sizes that a configuration of `model` needs: of a key, a whole number from 1 to the most that it may be.
+    pub fn needed(&self, model: &str) -> impl Fn(&str, usize) -> Found<usize> {
+        move |key, most| {
+            let missing = || format!("the key {key} is missing; a {model} configuration needs it");
+            self.whole(key, 1..=most)?.ok_or_else(missing)
+        }
+    }
+
     pub fn number(&self, key: &str) -> Found<Option<f32>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         value

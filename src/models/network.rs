@@ -343,6 +343,17 @@ impl Config {
         if self.tied { sum + (self.vocab_size * self.width) as u64 } else { sum }
     }
 
+    /// The same of the two stacks of an encoder and decoder: what a token of the input is multiplied by, the keys and values of the
+    /// decoder's attention to it among that, and what a token of the output is.
+    pub fn multiplied_by_stack(&self, decoder_layers: usize) -> (u64, u64) {
+        let network = Network::new(self.clone());
+        let is_encoder = |depth: Depth| matches!(depth, Depth::Block(layer) if layer < self.layers);
+        let matrices = network.parameters().iter().filter(|p| p.dims.len() > 1 && is_encoder(p.depth));
+        let encoder: u64 = matrices.map(|p| values(&p.dims)).sum();
+        let keys_values = (2 * decoder_layers * self.width * self.heads * self.head_size) as u64;
+        (encoder + keys_values, self.multiplied_count() - encoder - keys_values)
+    }
+
     /// Name and shape of every parameter, in the order in which the model uses them. Names and layouts are those of Hugging
     /// Face checkpoints, without their prefix; see [`Config::parts`] for those that consist of several.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {

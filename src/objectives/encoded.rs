@@ -4,6 +4,7 @@ use crate::data::buckets::{Buckets, Epochs, Group, group};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::executor::programs::Programs;
+use crate::fail;
 use crate::formats::folder::Weights;
 use crate::formats::upload::upload;
 use crate::graph::{Dtype, Graph, Shape, Step, Tensor};
@@ -151,6 +152,21 @@ pub fn rows<T: Example>(items: &[T]) -> Vec<Row<'_>> {
 /// Whether programs have the input `types`.
 fn has_types(config: &Config) -> bool {
     config.encoder.is_some_and(|encoder| encoder.token_types > 1)
+}
+
+/// Refuses examples whose tokens have types that the model's table lacks; an error names the first.
+pub fn check_types<T: Example>(items: &[T], config: &Config) -> Result<()> {
+    let table = config.encoder.map_or(1, |encoder| encoder.token_types);
+    let beyond =
+        |item: &T| (0..item.count()).flat_map(|n| item.row(n).types).copied().find(|kind| *kind as usize >= table);
+    let found = items.iter().zip(1..).find_map(|(item, row)| Some((row, beyond(item)?)));
+    match found.filter(|_| has_types(config)) {
+        None => Ok(()),
+        Some((row, kind)) => fail!(
+            Input,
+            "row {row} has tokens of type {kind}, and the model's table of types has {table} rows, from 0 on: take the model's own tokenizer"
+        ),
+    }
 }
 
 /// Hidden states (B, T, C) of rows of one length, in f32, with dropout in training. Reads the inputs `ids`, `lengths` and, where the model

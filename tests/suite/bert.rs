@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
 use tempfile::tempdir;
 use wgpt::checks::check_close;
 use wgpt::data::labelled::Task;
@@ -333,6 +334,19 @@ fn folders_are_written_back_with_every_bit_and_their_own_names() {
         };
         assert_eq!(names(written.path()), names(&folder(name)), "{name}");
     }
+}
+
+#[test]
+fn a_roberta_whose_head_has_another_activation_than_its_blocks_is_refused() {
+    let read = |activation: &str, class: &str| {
+        let mut config: Value =
+            serde_json::from_slice(&fs::read(folder("roberta").join("config.json")).unwrap()).unwrap();
+        (config["hidden_act"], config["architectures"]) = (activation.into(), json!([class]));
+        Config::from_json(&config.to_string(), Path::new("config.json")).map_err(|error| error.to_string())
+    };
+    let refused = read("gelu_new", "RobertaForMaskedLM").unwrap_err();
+    assert!(refused.contains("hidden_act") && refused.contains("must be gelu"), "{refused}");
+    assert!(read("gelu", "RobertaForMaskedLM").is_ok() && read("gelu_new", "RobertaForTokenClassification").is_ok());
 }
 
 #[test]

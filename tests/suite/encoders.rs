@@ -70,6 +70,18 @@ fn an_encoder_is_pretrained_fills_in_words_is_fine_tuned_and_embeds() {
     run("export --model tuned --out exported");
     assert_eq!(lines(&run("predict --model exported --data a.csv --device cpu")), predicted);
 
+    // Choices of a folder as transformers writes it, which has no task.json.
+    place.write(
+        "c.csv",
+        "context,choice1,choice2,label\nthe cat,sat on the mat,ran,1\nthe dog,sat,ran to the park,2\n".repeat(2),
+    );
+    run(
+        "finetune --task choose --model bert --data c.csv --out chooser --epochs 1 --batch 2 --choices choice --device cpu",
+    );
+    let chosen = lines(&run("predict --model chooser --data c.csv --choices choice --device cpu"));
+    std::fs::remove_file(place.path("chooser/task.json")).unwrap();
+    assert_eq!(lines(&run("predict --model chooser --data c.csv --choices choice --device cpu")), chosen);
+
     let similar = lines(&run("embed --model bert --data a.csv --pairs first,second --device cpu"));
     let similarity = |row: usize| similar[row]["similarity"].as_f64().unwrap();
     assert!((similarity(1) - 1.0).abs() < 1e-6 && similarity(0) < 0.999, "{similar:?}");
@@ -144,6 +156,23 @@ fn words_are_tagged_and_questions_answered() {
     place.write("wrong.jsonl", question(7, "anna went to paris .", "paris").replace("[13]", "[12]"));
     let wrong = place.wgpt("finetune --task answer --model bert --data wrong.jsonl --out y --device cpu");
     has(&error(&wrong, 1), &["(id 7)", "not in its context"]);
+    // Tokens of types beyond the model's table.
+    let mut tokenizer: Value =
+        serde_json::from_slice(&std::fs::read(place.path("bert/tokenizer.json")).unwrap()).unwrap();
+    let special = |name: &str, id: u32| serde_json::json!({"id": name, "ids": [id], "tokens": [name]});
+    let token = |name: &str, kind: u32| serde_json::json!({"SpecialToken": {"id": name, "type_id": kind}});
+    let text = |name: &str, kind: u32| serde_json::json!({"Sequence": {"id": name, "type_id": kind}});
+    tokenizer["post_processor"] = serde_json::json!({"type": "TemplateProcessing",
+        "single": [token("[CLS]", 0), text("A", 0), token("[SEP]", 0)],
+        "pair": [token("[CLS]", 0), text("A", 0), token("[SEP]", 0), text("B", 5), token("[SEP]", 5)],
+        "special_tokens": {"[CLS]": special("[CLS]", 2), "[SEP]": special("[SEP]", 3)}});
+    for folder in ["bert", "answerer"] {
+        place.write(&format!("{folder}/tokenizer.json"), tokenizer.to_string());
+    }
+    for command in ["finetune --task answer --model bert --out w", "predict --model answerer"] {
+        let beyond = place.wgpt(&format!("{command} --data q.jsonl --device cpu"));
+        has(&error(&beyond, 1), &["row 1", "type 5", "2 rows"]);
+    }
     let decoder = place.wgpt("finetune --task tag --data a.conll --out z --device cpu");
     has(&error(&decoder, 2), &["--task tag needs an encoder"]);
 }

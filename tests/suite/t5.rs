@@ -20,6 +20,7 @@ use wgpt::models::config::{Config, Dropout};
 use wgpt::models::network::Network;
 use wgpt::train::graph::{Optimizer, TrainingGraph};
 
+use crate::cli::{Place, error, has};
 use crate::hugging_face::{dump, fixture, open, write};
 use crate::llama::devices;
 
@@ -185,6 +186,22 @@ fn the_presets_have_the_papers_sizes() {
 }
 
 /// The packages' own figures; tests/fixtures/texts.py makes them.
+#[test]
+fn a_tokenizer_without_an_end_of_texts_is_refused() {
+    let place = Place::new();
+    let source = folder("plain");
+    for file in ["config.json", "model.safetensors"] {
+        place.write(&format!("t5/{file}"), std::fs::read(source.join(file)).unwrap());
+    }
+    let words = serde_json::json!({"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"});
+    let none: [u8; 0] = [];
+    let tokenizer = serde_json::json!({"version": "1.0", "added_tokens": none, "model": words});
+    place.write("t5/tokenizer.json", tokenizer.to_string());
+    place.write("rows.jsonl", "{\"input\": \"a\", \"target\": \"b\"}\n");
+    let output = place.wgpt("finetune --task text --model t5 --data rows.jsonl --out x --device cpu");
+    has(&error(&output, 2), &["</s>", "--task text"]);
+}
+
 #[test]
 fn figures_of_texts_are_those_of_sacrebleu_and_rouge_score() {
     let groups: serde_json::Value = serde_json::from_slice(&std::fs::read(fixture("texts.json")).unwrap()).unwrap();

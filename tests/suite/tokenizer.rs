@@ -211,6 +211,7 @@ fn bad_recipes_and_data_are_refused() {
         ("--data text.txt --vocab 20 --kind wordpiece --out a.json", 2, &["--vocab 20", "too small"]),
         ("--data text.txt --special x --out a.json", 2, &["--special", "single"]),
         ("--data text.txt --cased --out a.json", 2, &["--cased", "wordpiece"]),
+        ("--data text.txt --kind unigram --min-frequency 3 --out a.json", 2, &["--min-frequency", "unigram"]),
         ("--data text.txt --out there.json", 2, &["there.json", "--overwrite"]),
         ("--data text.txt --out nowhere/a.json", 2, &["nowhere"]),
         ("--data text.txt --out text.txt", 2, &["text.txt", "file"]),

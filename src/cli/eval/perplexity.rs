@@ -90,9 +90,9 @@ fn segments(
     tokens: &Tokens,
     executor: &mut dyn Executor,
 ) -> Result<()> {
-    let bar = progress(global, (tokens.len() / config.context as u64).max(1));
+    let bar = progress(global, (tokens.len().saturating_sub(1) / config.context as u64).max(1));
     let network = Network::new(config.clone());
-    let mut done = |rows: usize| bar.inc(rows as u64);
+    let mut done = |segments: usize| bar.inc(segments as u64);
     let found = by_position(executor, &network, weights, tokens, eval.batch, &mut done)?;
     bar.finish_and_clear();
     let mut result = result(tokens, found.total(), config)?;

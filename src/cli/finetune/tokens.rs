@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use wgpt::data::masking::EncoderTokens;
-use wgpt::data::tokenizer::Tokenizer;
+use wgpt::data::tokenizer::{END_OF_SEQUENCE, Tokenizer};
 use wgpt::data::{answers, tagged};
 use wgpt::error::Result;
 use wgpt::fail;
 use wgpt::models::config::{Config, Heads};
 use wgpt::objectives::answer::folder::AnswerFile;
-use wgpt::objectives::encoded::{Example, epoch_len};
+use wgpt::objectives::encoded::{Example, check_types, epoch_len};
 use wgpt::objectives::labelled::RECIPE;
 use wgpt::objectives::seq2seq::folder::TextFile;
 use wgpt::objectives::tag::folder::TagFile;
@@ -164,7 +164,15 @@ impl TokenTask for Texts {
         Ok(own)
     }
 
-    fn check(_tokenizer: &Tokenizer) -> Result<()> {
+    /// Without an end of texts, a model would never learn to end one.
+    fn check(tokenizer: &Tokenizer) -> Result<()> {
+        if tokenizer.token_id(END_OF_SEQUENCE).is_none() {
+            fail!(
+                Usage,
+                "--task text needs a tokenizer with {END_OF_SEQUENCE}, which ends texts, and that of the model lacks it: give --model a T5 \
+                 with its own tokenizer"
+            );
+        }
         Ok(())
     }
 
@@ -276,6 +284,7 @@ pub(super) fn start<T: TokenTask>(finetune: &Finetune, global: &Global) -> Resul
     let files = ExampleFiles::new(finetune.data.as_slice(), finetune.val.as_deref())?;
     let read = |path: &Path| T::items(&file, &tokenizer, path);
     let both = (read(data)?, finetune.val.as_deref().map_or(Ok(vec![]), read)?);
+    check_types(&both.0, &pretrained).map_err(|error| error.in_place(&data.display().to_string()))?;
     T::warning(&both.0).iter().chain(&T::warning(&both.1)).for_each(|warning| global.say(warning));
     let recipe = T::RECIPE.for_adapters(&config);
     let settings = finetune

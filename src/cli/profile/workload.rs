@@ -10,7 +10,7 @@ use wgpt::formats::upload::upload;
 use wgpt::generate::{MOST_ROWS, decode_graph, positions_name};
 use wgpt::graph::{Graph, Limits, Plan, Shape, Step};
 use wgpt::models::choices::ModelChoices;
-use wgpt::models::config::{Config, Heads};
+use wgpt::models::config::{Config, EncoderDecoder, Heads};
 use wgpt::models::initial::initial_values;
 use wgpt::models::network::Network;
 use wgpt::objectives::masked::masked_positions;
@@ -154,7 +154,7 @@ fn training_step(wanted: &Wanted, limits: &Limits) -> Result<(Made, Settings)> {
         graph: training.graph,
         network,
         tokens,
-        model_flops: training_flops_per_token(&config, context) * tokens as f64,
+        model_flops: batch as f64 * training_flops(&config, context)?,
     };
     Ok((made, settings))
 }
@@ -256,11 +256,20 @@ impl Wanted {
     }
 }
 
-/// FLOPs per token of forward and backward: 6 for every weight that is multiplied by, and 12 NH HS T per layer for attention's
-/// scores and sums ("PaLM: Scaling Language Modeling with Pathways", Chowdhery et al. 2022, appendix B).
-pub fn training_flops_per_token(config: &Config, context: usize) -> f64 {
-    let attention = 12 * config.layers * config.heads * config.head_size * context;
-    (6 * config.multiplied_count() + attention as u64) as f64
+/// FLOPs of forward and backward of a row: for each of its tokens 6 for every weight that is multiplied by, and for attention's scores and
+/// sums 12 NH HS per layer and pair of a query and a key ("PaLM: Scaling Language Modeling with Pathways", Chowdhery et al. 2022,
+/// appendix B). An encoder and decoder has S tokens of input, T of output, and pairs S S, T T and T S.
+pub fn training_flops(config: &Config, context: usize) -> Result<f64> {
+    let per_pair = (12 * config.heads * config.head_size) as f64;
+    let Some(EncoderDecoder { decoder_layers, .. }) = config.encoder_decoder else {
+        let pairs = (config.layers * context * context) as f64;
+        return Ok((6 * config.multiplied_count()) as f64 * context as f64 + per_pair * pairs);
+    };
+    let lengths = Lengths::fit(context)?;
+    let (s, t) = (lengths.inputs(), lengths.targets());
+    let (by_inputs, by_outputs) = config.multiplied_by_stack(decoder_layers);
+    let pairs = config.layers * s * s + decoder_layers * (t * t + t * s);
+    Ok(6.0 * (by_inputs as f64 * s as f64 + by_outputs as f64 * t as f64) + per_pair * pairs as f64)
 }
 
 fn load(executor: &mut dyn Executor, graph: &Graph, plan: Plan, available_bytes: Option<u64>) -> Result<Program> {

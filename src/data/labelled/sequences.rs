@@ -44,6 +44,9 @@ pub struct Sequences {
     pub cut: bool,
 }
 
+/// Puts two texts and the tokens around them into a sequence.
+type Pair<'a> = dyn Fn(&[u32], &[u32]) -> Vec<u32> + 'a;
+
 /// Turns texts into sequences of at most `longest` tokens.
 pub struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
@@ -62,6 +65,10 @@ impl Encoder<'_> {
     pub fn encode(&self, example: &Example) -> Result<Sequences> {
         let tokens = |text: &str| self.tokenizer.encode(text);
         let Some(special) = self.special else {
+            if self.task == Task::Choose {
+                let frame = self.tokenizer.frame(true)?;
+                return self.choices(example, frame.len(), &|context, choice| frame.fill(&[context, choice]).ids);
+            }
             let (mut text, cut) = if example.rendered {
                 let mut ids = tokens(&example.texts[0])?;
                 let cut = keep_beginning(&mut ids, self.longest);
@@ -76,9 +83,12 @@ impl Encoder<'_> {
             }
             return Ok(Sequences { ids: vec![text], cut });
         };
-        let mut texts = example.texts.iter().map(|text| tokens(text)).collect::<Result<Vec<_>>>()?;
         let (start, delimiter, extract) = (&[special.start][..], &[special.delimiter][..], &[special.extract][..]);
         let pair = |a: &[u32], b: &[u32]| [start, a, delimiter, b, extract].concat();
+        if self.task == Task::Choose {
+            return self.choices(example, Special::COUNT, &pair);
+        }
+        let mut texts = example.texts.iter().map(|text| tokens(text)).collect::<Result<Vec<_>>>()?;
         let (ids, cut) = match (self.task, &mut texts[..]) {
             (Task::Classify, [text]) => {
                 let cut = keep_beginning(text, self.room(2)?);
@@ -93,25 +103,29 @@ impl Encoder<'_> {
                 let orders = if self.is_encoder { 1 } else { 2 };
                 ([pair(first, second), pair(second, first)].into_iter().take(orders).collect(), cut)
             }
-            (Task::Choose, [context, ..]) => {
-                let question = example.texts.get(1).map_or(Ok(vec![]), |question| tokens(&format!(" {question}")))?;
-                let choices = example.choices.iter().map(|choice| tokens(choice)).collect::<Result<Vec<_>>>()?;
-                let asked = question.len() + choices.iter().map(Vec::len).max().unwrap_or(0);
-                let room = self.room(3)?;
-                if asked > room {
-                    fail!(
-                        Input,
-                        "the question and the longest choice have {asked} tokens, and there is room for {room}: shorten \
-                         them, or use a model with a longer context"
-                    );
-                }
-                let cut = keep_end(context, room - asked);
-                let asked = [&context[..], &question].concat();
-                (choices.iter().map(|choice| pair(&asked, choice)).collect(), cut)
-            }
             (task, texts) => panic!("{} has other texts than these {}", task.name(), texts.len()),
         };
         Ok(Sequences { ids, cut })
+    }
+
+    /// A sequence for each choice, behind the context and the question; `pair` puts so many tokens around them.
+    fn choices(&self, example: &Example, around: usize, pair: &Pair) -> Result<Sequences> {
+        let tokens = |text: &str| self.tokenizer.encode(text);
+        let mut context = tokens(&example.texts[0])?;
+        let question = example.texts.get(1).map_or(Ok(vec![]), |question| tokens(&format!(" {question}")))?;
+        let choices = example.choices.iter().map(|choice| tokens(choice)).collect::<Result<Vec<_>>>()?;
+        let asked = question.len() + choices.iter().map(Vec::len).max().unwrap_or(0);
+        let room = self.room(around)?;
+        if asked > room {
+            fail!(
+                Input,
+                "the question and the longest choice have {asked} tokens, and there is room for {room}: shorten \
+                 them, or use a model with a longer context"
+            );
+        }
+        let cut = keep_end(&mut context, room - asked);
+        let asked = [&context[..], &question].concat();
+        Ok(Sequences { ids: choices.iter().map(|choice| pair(&asked, choice)).collect(), cut })
     }
 
     /// Tokens that are left beside so many special ones.

@@ -17,6 +17,9 @@ const MOST_LABELS: usize = 1000;
 /// Labels that a message lists.
 const SHOWN: usize = 8;
 
+/// The number of choices of a head that is for any, as those of `transformers`.
+pub const ANY: usize = 0;
+
 /// The target of a head.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -25,7 +28,7 @@ pub enum Target {
     Labels(Vec<String>),
     /// A number.
     Grade,
-    /// One of so many choices, by index.
+    /// One of so many choices, by index; of [`ANY`] until there are examples.
     Choices(usize),
 }
 
@@ -92,6 +95,14 @@ impl Target {
                     _ => Ok(Target::Labels(labels.into_iter().map(str::to_string).collect())),
                 }
             }
+        }
+    }
+
+    /// The same for examples: a head for any number of choices decides between as many as the first one has.
+    pub fn settled(self, examples: &[Example]) -> Target {
+        match self {
+            Target::Choices(ANY) => Target::Choices(examples.first().map_or(ANY, |example| example.choices.len())),
+            other => other,
         }
     }
 

@@ -72,15 +72,13 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
         () => Dialect::Bert,
     };
     let names = if dialect == Dialect::DistilBert { DISTILBERT } else { BERT };
-    let needed = |key: &str, range| {
-        keys.whole(key, range)?.ok_or_else(|| format!("the key {key} is missing; a BERT configuration needs it"))
-    };
-    let vocab_size = needed("vocab_size", 1..=MOST_VOCABULARY)?;
-    let positions = needed("max_position_embeddings", 1..=MOST_CONTEXT)?;
+    let needed = keys.needed(NAME);
+    let vocab_size = needed("vocab_size", MOST_VOCABULARY)?;
+    let positions = needed("max_position_embeddings", MOST_CONTEXT)?;
     let context = positions.saturating_sub(dialect.first_position());
-    let layers = needed(names.layers, 1..=MOST_LAYERS)?;
-    let heads = needed(names.heads, 1..=MOST_WIDTH)?;
-    let width = needed(names.width, 1..=MOST_WIDTH)?;
+    let layers = needed(names.layers, MOST_LAYERS)?;
+    let heads = needed(names.heads, MOST_WIDTH)?;
+    let width = needed(names.width, MOST_WIDTH)?;
     keys.only("is_decoder", &Value::from(false))?;
     keys.only("add_cross_attention", &Value::from(false))?;
     keys.only("is_encoder_decoder", &Value::from(false))?;
@@ -88,6 +86,14 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
     keys.only("position_embedding_type", &Value::from("absolute"))?;
     keys.only("tie_word_embeddings", &Value::from(true))?;
     keys.only("sinusoidal_pos_embds", &Value::from(false))?;
+    let (heads_there, form) = (heads_of(keys, dialect)?, activation(keys, names.activation)?);
+    // RoBERTa's prediction of masked tokens has gelu, whatever the blocks have.
+    if matches!(dialect, Dialect::Roberta { .. }) && heads_there.predicts() && form != Form::Erf {
+        return Err(format!(
+            "{} of a RoBERTa that predicts masked tokens must be gelu, as its head has that",
+            names.activation
+        ));
+    }
     let hidden = keys.number(names.dropout)?.unwrap_or(0.1);
     let attention = keys.number(names.attention_dropout)?.unwrap_or(0.1);
     let token_types = match dialect {
@@ -96,15 +102,15 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
     };
     Ok(Config {
         family: NAME,
-        inner: needed(names.inner, 1..=MOST_INNER)?,
-        feed_forward: FeedForward::Gelu(activation(keys, names.activation)?),
+        inner: needed(names.inner, MOST_INNER)?,
+        feed_forward: FeedForward::Gelu(form),
         norm_epsilon: keys.number("layer_norm_eps")?.unwrap_or(1e-12),
         scaled_residual: false,
         dropout: Dropout { embedding: hidden, attention, residual: hidden },
         initializer_range: keys.number("initializer_range")?.unwrap_or(0.02),
         bos_token_id: keys.tokens("bos_token_id").first().copied(),
         eos_token_id: keys.tokens("eos_token_id"),
-        encoder: Some(Encoder { token_types, heads: heads_of(keys, dialect)?, dialect }),
+        encoder: Some(Encoder { token_types, heads: heads_there, dialect }),
         ..Config::new(vocab_size, context, layers, heads, width)
     })
 }

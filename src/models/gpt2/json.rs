@@ -40,11 +40,11 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
 /// The keys that GPT's and GPT-2's files share; `model` is the model's name in errors. `n_ctx` is the old name of
 /// `n_positions` and means nothing beside it.
 pub(in crate::models) fn body(keys: &Keys, model: &str) -> Found<Config> {
+    let needed = keys.needed(model);
+    // By its own name or by the one that all models of `transformers` share.
     let size = |key: &str, shared: &str, most: usize| {
-        // By its own name or by the one that all models of `transformers` share.
-        let found = keys.whole(key, 1..=most)?;
-        let found = if found.is_none() { keys.whole(shared, 1..=most)? } else { found };
-        found.ok_or_else(|| format!("the key {key} is missing; a {model} configuration needs it"))
+        let is_shared = keys.get(key).is_none() && keys.get(shared).is_some();
+        needed(if is_shared { shared } else { key }, most)
     };
     let width = size("n_embd", "hidden_size", MOST_WIDTH)?;
     let heads = size("n_head", "num_attention_heads", MOST_WIDTH)?;

@@ -15,9 +15,7 @@ const WINDOW: usize = 256;
 
 pub(super) fn read(keys: &Keys) -> Found<Config> {
     architectures(keys, ARCHITECTURE, &["GPTNeoModel"])?;
-    let needed = |key: &str, most: usize| {
-        keys.whole(key, 1..=most)?.ok_or_else(|| format!("the key {key} is missing; a GPT-Neo configuration needs it"))
-    };
+    let needed = keys.needed(NAME);
     let vocab_size = needed("vocab_size", MOST_VOCABULARY)?;
     let context = needed("max_position_embeddings", MOST_CONTEXT)?;
     let layers = needed("num_layers", MOST_LAYERS)?;

@@ -94,10 +94,7 @@ pub(super) fn read(keys: &Keys) -> Found<Config> {
     };
     let kind = KINDS.iter().find(named).unwrap_or(&LLAMA);
     architectures(keys, kind.architecture, &[kind.body])?;
-    let size = |key: &str, most: usize| {
-        let missing = || format!("the key {key} is missing; a {} configuration needs it", kind.model_type);
-        keys.whole(key, 1..=most)?.ok_or_else(missing)
-    };
+    let size = keys.needed(kind.model_type);
     let (width, heads) = (size("hidden_size", MOST_WIDTH)?, size("num_attention_heads", MOST_WIDTH)?);
     let (layers, context) = (size("num_hidden_layers", MOST_LAYERS)?, size("max_position_embeddings", MOST_CONTEXT)?);
     let sizes = Config::new(size("vocab_size", MOST_VOCABULARY)?, context, layers, heads, width);

@@ -14,9 +14,7 @@ const CONTEXT: usize = 512;
 
 pub(super) fn read(keys: &Keys) -> Found<Config> {
     architectures(keys, ARCHITECTURE, &["T5Model", "T5WithLMHeadModel"])?;
-    let needed = |key: &str, most: usize| {
-        keys.whole(key, 1..=most)?.ok_or_else(|| format!("the key {key} is missing; a T5 configuration needs it"))
-    };
+    let needed = keys.needed(NAME);
     let (layers, heads) = (needed("num_layers", MOST_LAYERS)?, needed("num_heads", MOST_WIDTH)?);
     let width = needed("d_model", MOST_WIDTH)?;
     let context = keys.whole("n_positions", 1..=MOST_CONTEXT)?.unwrap_or(CONTEXT);

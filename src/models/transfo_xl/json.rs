@@ -13,10 +13,7 @@ const SEGMENT: usize = 128;
 
 pub(super) fn read(keys: &Keys) -> Found<Config> {
     architectures(keys, ARCHITECTURE, &["TransfoXLModel"])?;
-    let needed = |key: &str, most: usize| {
-        keys.whole(key, 1..=most)?
-            .ok_or_else(|| format!("the key {key} is missing; a Transformer-XL configuration needs it"))
-    };
+    let needed = keys.needed(NAME);
     let (vocab_size, layers) = (needed("vocab_size", MOST_VOCABULARY)?, needed("n_layer", MOST_LAYERS)?);
     let (heads, width) = (needed("n_head", MOST_WIDTH)?, needed("d_model", MOST_WIDTH)?);
     // What is left out means something else than what is implemented.

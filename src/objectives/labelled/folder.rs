@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::head::{Head, OfEncoder};
 use crate::data::labelled::Task;
 use crate::data::labelled::sequences::Special;
-use crate::data::labelled::target::Target;
+use crate::data::labelled::target::{ANY, Target};
 use crate::data::masking::EncoderTokens;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -25,6 +25,9 @@ use crate::models::config::Config;
 
 /// `task.json`: the task of the head, its labels and its input form.
 pub const TASK_FILE: &str = "task.json";
+
+/// How the classes of `transformers` end whose heads give each choice a score.
+const CHOOSER: &str = "ForMultipleChoice";
 
 /// `task.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +147,7 @@ pub fn task_name_of(source: &ModelSource) -> Result<String> {
         () if class.ends_with("ForTokenClassification") => "tag".into(),
         () if class.ends_with("ForQuestionAnswering") => "answer".into(),
         () if class.ends_with("ForConditionalGeneration") => "text".into(),
+        () if class.ends_with(CHOOSER) => Task::Choose.name().into(),
         () => Task::Classify.name().into(),
     })
 }
@@ -198,13 +202,14 @@ pub fn open(source: &ModelSource) -> Result<Finetuned> {
 fn foreign(source: &ModelSource, config: &Config, tokenizer: &Tokenizer, outputs: usize) -> Result<TaskFile> {
     let text = source.text(CONFIG_FILE)?.unwrap_or_default();
     let object: Value = serde_json::from_str(&text).unwrap_or_default();
+    let is_chooser = object["architectures"][0].as_str().is_some_and(|class| class.ends_with(CHOOSER));
     let name = |id: usize| object["id2label"][id.to_string()].as_str().map_or(format!("LABEL_{id}"), str::to_string);
     let named = object["id2label"].as_object().map_or(outputs, |names| names.len());
     let grades = outputs == 1 && object["problem_type"] != "single_label_classification";
     if object["problem_type"] == "multi_label_classification" {
         fail!(Input, "{}: several labels at once are not supported", source.path(CONFIG_FILE).display());
     }
-    if named != outputs && !grades {
+    if named != outputs && !grades && !is_chooser {
         let path = source.path(CONFIG_FILE);
         fail!(
             Input,
@@ -213,8 +218,14 @@ fn foreign(source: &ModelSource, config: &Config, tokenizer: &Tokenizer, outputs
         );
     }
     Ok(TaskFile {
-        task: Task::Classify,
-        target: if grades { Target::Grade } else { Target::Labels((0..outputs).map(name).collect()) },
+        task: if is_chooser { Task::Choose } else { Task::Classify },
+        target: if is_chooser {
+            Target::Choices(ANY)
+        } else if grades {
+            Target::Grade
+        } else {
+            Target::Labels((0..outputs).map(name).collect())
+        },
         special: None,
         longest: config.context,
         separator: config.encoder.and(EncoderTokens::of(tokenizer)).map(|tokens| tokens.separator),

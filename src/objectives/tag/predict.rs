@@ -8,12 +8,13 @@ use crate::data::tagged::sequences::{Words, tags};
 use crate::data::tagged::tags::{Entity, entities};
 use crate::error::Result;
 use crate::executor::Executor;
-use crate::objectives::encoded::{Gathered, Headed, rows};
+use crate::objectives::encoded::{Gathered, Headed, check_types, rows};
 use crate::objectives::labelled::scorer::{best, probabilities};
 
 impl Tagger {
     /// The scores of all labels at each word's first piece, sentence by sentence.
     pub fn scores(&self, executor: &mut dyn Executor, items: &[Item], batch: usize) -> Result<Vec<Vec<Vec<f32>>>> {
+        check_types(items, &self.config)?;
         let labels = self.task.labels.names().len();
         let mut gathered = Gathered::new(items);
         let Tagger { config, weights, head, task, .. } = self;
