@@ -4,7 +4,7 @@
 export XDG_RUNTIME_DIR ?= $(or $(TMPDIR),/tmp)
 OUT ?= runs/demo
 
-.PHONY: web-demo demo finetune-demo chat-demo align-demo zero-shot test bench soak check setup
+.PHONY: web-demo demo finetune-demo encoder-demo chat-demo align-demo zero-shot test bench soak check setup
 
 ## Trains the demo model on the built-in stories and samples three texts.
 demo: setup
@@ -16,6 +16,11 @@ demo: setup
 ## What pre-training is worth: the demo model and random weights, fine-tuned on the four built-in tasks. Prints a table.
 finetune-demo: setup
 	cargo bench --locked --bench finetune
+
+## The families side by side: BERT, GPT, T5 and Transformer-XL are pretrained, then fine-tuned against random weights on tasks with known
+## answers. Prints tables.
+encoder-demo: setup
+	cargo bench --locked --bench encoders
 
 ## What fine-tuning on dialogues is worth: true answers before and after, of all parameters and of adapters. Prints a table and a
 ## conversation.
