@@ -110,7 +110,10 @@ impl Plan {
             micro_batch_seconds: seconds / state.settings.accumulate as f64,
             update_seconds: 0.0, // in that of a micro-batch
         };
-        Ok((format!("{shown}, {} trained parameters, {:.1} ms a step on one machine", work.parameters, 1e3 * seconds), work))
+        Ok((
+            format!("{shown}, {} trained parameters, {:.1} ms a step on one machine", work.parameters, 1e3 * seconds),
+            work,
+        ))
     }
 
     /// A preset's steps, of kernels that reach a device's ceilings.
