@@ -95,7 +95,7 @@ const FAMILIES: [Family; 4] = [
     },
 ];
 
-/// A task: training examples, and flags of `wgpt finetune` for BERT and for GPT, chosen on validation examples.
+/// A task: training examples, and flags of `wgpt finetune` for BERT and for GPT, tried on validation examples.
 struct Budget {
     task: &'static str,
     /// What is measured, and its value without any learning, in percent.
