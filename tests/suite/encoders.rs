@@ -73,7 +73,8 @@ fn an_encoder_is_pretrained_fills_in_words_is_fine_tuned_and_embeds() {
     // Choices of a folder as transformers writes it, which has no task.json.
     place.write(
         "c.csv",
-        "context,choice1,choice2,label\nthe cat,sat on the mat,ran,1\nthe dog,sat,ran to the park,2\n".repeat(2),
+        "context,choice1,choice2,label\n".to_string()
+            + &"the cat,sat on the mat,ran,1\nthe dog,sat,ran to the park,2\n".repeat(2),
     );
     run(
         "finetune --task choose --model bert --data c.csv --out chooser --epochs 1 --batch 2 --choices choice --device cpu",

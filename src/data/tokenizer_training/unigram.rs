@@ -49,6 +49,7 @@ impl Recipe {
         let mut words: Vec<(String, u32)> =
             words.into_iter().map(|(word, count)| (word.into(), count as u32)).collect();
         words.sort_unstable();
+        words = with_candidates(words);
         let characters = words.iter().flat_map(|(word, _)| word.chars()).collect::<BTreeSet<_>>().len();
         let least = special.len() + sentinels + characters;
         let Some(size) = self.vocabulary_size.checked_sub(sentinels).filter(|_| self.vocabulary_size > least) else {
@@ -100,6 +101,14 @@ fn normalised(words: Table) -> Result<Table> {
         }
     }
     Ok(all)
+}
+
+/// Makes each word a candidate for a piece. The crate takes for candidates what occurs with two different characters after it, and here a word
+/// occurs once, however often it is in the text: whole words came out in pieces unless they began other words. So each occurs again
+/// with a space after it, zero times, which changes no count.
+fn with_candidates(words: Vec<(String, u32)>) -> Vec<(String, u32)> {
+    let again = words.iter().map(|(word, _)| (format!("{word}{SPACE}"), 0)).collect::<Vec<_>>();
+    words.into_iter().chain(again).collect()
 }
 
 /// The pieces with their log-probabilities, from the most likely on, so that they and the special tokens are `size`.
