@@ -114,7 +114,7 @@ const BUDGETS: [Budget; 6] = [
 ];
 
 /// Of T5, which learns all tasks at once: examples of each task, and flags.
-const TEXT: (usize, &str) = (140, "--batch 8 --epochs 2 --lr 3e-3");
+const TEXT: (usize, &str) = (280, "--batch 8 --epochs 2 --lr 3e-3");
 /// Segments of Transformer-XL's memory.
 const MEMORIES: [usize; 3] = [0, 1, 3];
 /// Bytes of training text, as `wgpt train` has them, and of the stories that losses are of.

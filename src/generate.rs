@@ -66,7 +66,7 @@ impl Generator {
         rows: usize,
     ) -> Result<Generator> {
         network.config().must_write("continue a text")?;
-        network.config().must_not_recur("continue a text")?;
+        network.config().must_remember("continue a text")?;
         Ok(Generator { decoder: Decoder::new(executor, network, vocabulary, rows)? })
     }
 

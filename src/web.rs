@@ -75,6 +75,7 @@ pub fn limits() -> Limits {
 /// All files of a page.
 pub fn files(page: &Page) -> Result<Vec<File>> {
     page.config.must_decode("run in a page")?;
+    page.config.must_not_recur("run in a page")?;
     let (mut plans, vocabulary) = (Plans::default(), page.tokenizer.vocabulary_size());
     let network = Network::new(page.config.clone());
     let model = model(&mut plans, &network, vocabulary)?;

@@ -176,7 +176,7 @@ impl Train {
             fail!(Usage, "--sample-every has texts continued, which an encoder cannot do: leave it out");
         }
         if settings.sample_every > 0 {
-            config.must_not_recur("draw samples on the way (--sample-every)")?;
+            config.must_remember("draw samples on the way (--sample-every)")?;
         }
         // Heads that the model in the folder has not start from initial values.
         let with_heads =

@@ -55,6 +55,9 @@ pub(super) struct Start<'a> {
     pub params: SamplingParams,
 }
 
+/// Positions of a text that no context ends: more than are ever generated.
+const MOST_POSITIONS: usize = 1 << 30;
+
 /// Tokens that the shortest prefill window holds.
 const SHORTEST_WINDOW: usize = 16;
 
@@ -88,9 +91,14 @@ impl Decoder {
         if self.has_source() { self.network.config().context } else { usize::MAX }
     }
 
-    /// Whether a row's cache has no room for the token that is fed next.
+    /// Whether texts pass in segments, of which a memory is kept.
+    fn recurs(&self) -> bool {
+        self.network.config().recurrence.is_some()
+    }
+
+    /// Whether a row's cache has no room for the token that is fed next. A memory always has.
     pub fn is_full(&self, row: usize) -> bool {
-        self.positions[row] == self.network.config().context
+        self.positions[row] == self.network.config().context && !self.recurs()
     }
 
     /// Makes rows the last tokens of their prompts that fit the context, the last of them not fed yet; the other rows stay.
@@ -105,7 +113,7 @@ impl Decoder {
         let mut parents: Vec<u32> = (0..self.rows as u32).collect();
         for (n, Start { row, prompt, .. }) in starts.iter().enumerate() {
             let (_, before) = prompt.split_last().expect("a prompt of at least one token");
-            let kept = before.len().min(self.network.config().context - 1);
+            let kept = if self.recurs() { before.len() } else { before.len().min(self.network.config().context - 1) };
             self.positions[*row] = kept;
             match starts[..n].iter().find(|earlier| earlier.prompt == *prompt) {
                 Some(earlier) => parents[*row] = earlier.row as u32,
@@ -230,8 +238,30 @@ impl Decoder {
             .for_each(|states| executor.free_states(states));
     }
 
+    /// Makes a row's memory that of a text, which is read in segments whose lengths are powers of two, so that few programs are made.
+    fn remember(&mut self, executor: &mut dyn Executor, row: usize, mut ids: &[u32]) -> Result<()> {
+        let (network, rows) = (&self.network, self.rows);
+        for (name, dims) in network.config().memories_of_texts(rows) {
+            let zeros = vec![0.0; dims[1] * dims[2]];
+            executor.write_state_at(&format!("{}{name}", network.prefix()), row * zeros.len(), &zeros)?;
+        }
+        while !ids.is_empty() {
+            let length = 1 << ids.len().min(network.config().context).ilog2();
+            let (segment, rest) = ids.split_at(length);
+            let program =
+                self.programs.get(executor, Kind::Prefill(length), || prefill_graph(network, rows, length))?;
+            executor.write(program, "ids", bytemuck::cast_slice(segment))?;
+            executor.run(program, 0, &Step { micro_batch: row as u32, ..Step::default() })?;
+            ids = rest;
+        }
+        Ok(())
+    }
+
     /// Fills a row of the cache from position 0 on.
     fn prefill(&mut self, executor: &mut dyn Executor, row: usize, ids: &[u32]) -> Result<()> {
+        if self.recurs() {
+            return self.remember(executor, row, ids);
+        }
         if ids.is_empty() {
             return Ok(());
         }
@@ -318,8 +348,10 @@ fn reorder_sources_graph(network: &Network, rows: usize) -> Graph {
 pub(super) fn reorder_graph(network: &Network, vocabulary: usize, rows: usize) -> Graph {
     let mut g = Graph::new();
     let parents = g.input("parents", Shape::u32(&[rows]));
+    // All of a memory is filled.
+    let filled = network.config().recurrence.is_none();
     for cache in network.inference().caches(&mut g, rows) {
-        g.apply(CacheReorder { filled: true }, &[cache, parents]);
+        g.apply(CacheReorder { filled }, &[cache, parents]);
     }
     let seen = g.state_u32(&state_name(network, rows, "seen"), &[rows, seen_words(vocabulary)]);
     g.apply(CacheReorder { filled: false }, &[seen, parents]);
@@ -362,7 +394,9 @@ pub(super) fn decode_graph(network: &Network, vocabulary: usize, rows: usize, ch
     match *choice {
         Choice::Draw { best: count } => {
             let seen = if count > 0 { best(&mut g, count, 1.0) } else { seen };
-            let op = NextToken { vocabulary, context: network.config().context };
+            // A memory has no last position.
+            let context = if network.config().recurrence.is_some() { MOST_POSITIONS } else { network.config().context };
+            let op = NextToken { vocabulary, context };
             g.apply(op, &[logits, seen, ids, report, positions, seeds, params]);
         }
         Choice::Best { count, repetition_penalty } => _ = best(&mut g, count, repetition_penalty),

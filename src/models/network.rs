@@ -262,7 +262,8 @@ impl Model<'_> {
         cast(g, x, Dtype::F32)
     }
 
-    /// Stores the keys and values of token ids (1, T), positions from 0 on, in row `Step::row` of a cache of `rows` rows.
+    /// Stores the keys and values of token ids (1, T), positions from 0 on, in row `Step::row` of a cache of `rows` rows. A model that passes
+    /// texts in segments adds a segment to the memory of row `Step::micro_batch`.
     pub fn prefill(&self, g: &mut Graph, ids: Tensor, rows: usize) {
         self.config.family().hidden(self, g, ids, CacheMode::Prefill { rows });
     }
@@ -282,8 +283,12 @@ impl Model<'_> {
         self.head(g, x)
     }
 
-    /// The caches of all layers, each (rows, 2, KVH, T, HS): keys, then values.
+    /// The caches of all layers, each (rows, 2, KVH, T, HS): keys, then values. Of a model that passes texts in segments its memories,
+    /// (rows, M, C).
     pub fn caches(&self, g: &mut Graph, rows: usize) -> Vec<Tensor> {
+        if self.config.recurrence.is_some() {
+            return self.memories(g, rows);
+        }
         (0..self.decoder_layers()).map(|layer| self.cache(g, layer, rows)).collect()
     }
 

@@ -5,6 +5,8 @@
 //!
 //!   ((q + u) k + (q + v) W_r R_d) / sqrt(HS)
 //!
+//! A text is generated in segments of one token: each sees as many before it as the memory has.
+//!
 //! A norm follows each sum, the feed-forward part has a rectifier, the token embedding is scaled by sqrt(C) and is the output projection
 //! as well, which has a bias. As in transformers a memory starts with zeros, which are attended to.
 //!
@@ -68,6 +70,23 @@ impl Config {
         Ok(())
     }
 
+    /// Refuses a model that passes texts in segments and remembers nothing of those before: a token would follow from the last one alone.
+    pub fn must_remember(&self, what: &str) -> Result<()> {
+        if self.recurrence.is_some_and(|recurrence| recurrence.memory == 0) {
+            fail!(
+                Usage,
+                "the model has no memory (mem_len 0), so that it cannot {what}: set mem_len in its config.json"
+            );
+        }
+        Ok(())
+    }
+
+    /// Names and shapes of the memories of its layers, for `rows` texts that are generated.
+    pub fn memories_of_texts(&self, rows: usize) -> Vec<(String, Vec<usize>)> {
+        let Some(Recurrence { memory, .. }) = self.recurrence else { return vec![] };
+        (0..self.layers).map(|layer| (text_memory_name(layer, rows), vec![rows, memory, self.width])).collect()
+    }
+
     /// Names and shapes of the memories of its layers, for `rows` texts: of training, or of evaluation.
     pub fn memories(&self, rows: usize, is_training: bool) -> Vec<(String, Vec<usize>)> {
         let Some(Recurrence { memory, .. }) = self.recurrence.filter(|recurrence| recurrence.memory > 0) else {
@@ -81,7 +100,17 @@ fn memory_name(layer: usize, is_training: bool) -> String {
     format!("{}memory.h.{layer}", if is_training { "" } else { "evaluation." })
 }
 
+fn text_memory_name(layer: usize, rows: usize) -> String {
+    format!("cache.{rows}.memory.h.{layer}")
+}
+
 impl Model<'_> {
+    /// The memories of all layers, each (rows, M, C), of `rows` texts that are generated.
+    pub(super) fn memories(&self, g: &mut Graph, rows: usize) -> Vec<Tensor> {
+        let memories = self.config.memories_of_texts(rows).into_iter();
+        memories.map(|(name, dims)| g.state_of(self.network, &format!("{}{name}", self.prefix), &dims)).collect()
+    }
+
     /// Hidden states (B, T, C) of segments, ids (B, T), that follow those of the micro-batch `slots` before, whose memory they see and
     /// make their own.
     pub fn segment(&self, g: &mut Graph, ids: Tensor, slots: usize) -> Tensor {
@@ -94,7 +123,12 @@ impl Family for TransfoXl {
     fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, cache: CacheMode) -> Tensor {
         let Config { vocab_size: v, width: c, layers, .. } = *m.config;
         let Recurrence { memory, clamp, .. } = recurrence(m.config);
-        assert!(matches!(cache, CacheMode::Off | CacheMode::Segments { .. }), "a Transformer-XL has no cache of keys");
+        let keeps = !matches!(cache, CacheMode::Off);
+        let texts = match cache {
+            CacheMode::Off | CacheMode::Segments { .. } => vec![],
+            CacheMode::Prefill { rows } | CacheMode::Decode { rows, .. } => m.memories(g, rows),
+            _ => panic!("a Transformer-XL passes texts in segments, one in a row"),
+        };
         let Shape { dims, .. } = g.shape(ids).clone();
         g.scope("word_emb");
         g.depth(Depth::Embedding);
@@ -105,8 +139,8 @@ impl Family for TransfoXl {
         let positions = g.apply(Sinusoids { distances: memory + dims[1], width: c, clamp }, &[]); // (M + T, C)
         let positions = m.drop_positions(g, positions);
         // Without segments before, as transformers has it.
-        let nothing = matches!(cache, CacheMode::Off).then(|| Shape::f32(&[dims[0], memory, c]));
-        let nothing = nothing.filter(|_| memory > 0).map(|shape| g.apply(Zeros { shape }, &[]));
+        let nothing = (!keeps && memory > 0).then(|| Shape::f32(&[dims[0], memory, c]));
+        let nothing = nothing.map(|shape| g.apply(Zeros { shape }, &[]));
         for layer in 0..layers {
             g.depth(Depth::Block(layer));
             g.scope(format!("memory of layer {layer}"));
@@ -115,13 +149,13 @@ impl Family for TransfoXl {
                     let name = format!("{}{}", m.prefix, memory_name(layer, m.training));
                     Some(g.state_of(m.network, &name, &[slots * dims[0], memory, c]))
                 }
-                _ => nothing,
+                _ => texts.get(layer).copied().or(nothing),
             };
             // Outside of what is computed again in the backward pass, when the memory is another already.
             let all = kept.map_or(x, |kept| g.apply(Recall, &[kept, x])); // (B, M + T, C)
             let before = x;
             x = g.region(|g| block(m, g, before, all, positions, layer));
-            if let (CacheMode::Segments { .. }, Some(kept)) = (cache, kept) {
+            if let Some(kept) = kept.filter(|_| keeps) {
                 g.apply(Remember, &[kept, all]);
             }
         }

@@ -185,7 +185,6 @@ fn the_presets_have_the_papers_sizes() {
     }
 }
 
-/// The packages' own figures; tests/fixtures/texts.py makes them.
 #[test]
 fn a_tokenizer_without_an_end_of_texts_is_refused() {
     let place = Place::new();
@@ -202,6 +201,7 @@ fn a_tokenizer_without_an_end_of_texts_is_refused() {
     has(&error(&output, 2), &["</s>", "--task text"]);
 }
 
+/// The packages' own figures; tests/fixtures/texts.py makes them.
 #[test]
 fn figures_of_texts_are_those_of_sacrebleu_and_rouge_score() {
     let groups: serde_json::Value = serde_json::from_slice(&std::fs::read(fixture("texts.json")).unwrap()).unwrap();
@@ -234,6 +234,8 @@ fn a_unigram_tokenizer_has_t5s_tokens_and_is_the_same_however_often_it_is_made()
     assert!(size <= 60, "{size}");
     assert_eq!(["<pad>", "</s>", "<unk>"].map(id), [Some(0), Some(1), Some(2)]);
     assert_eq!([id("<extra_id_0>"), id("<extra_id_7>")], [Some(size - 1), Some(size - 8)]);
+    // Words that begin no other word are whole pieces.
+    assert!(["\u{2581}dog", "\u{2581}sees", "\u{2581}box."].map(id).iter().all(Option::is_some), "{size}");
     let ids = tokenizer.encode_prompt("the fox <extra_id_0> the cat").unwrap();
     assert_eq!(ids.last(), Some(&1));
     assert!(ids.contains(&(size - 1)), "{ids:?}");

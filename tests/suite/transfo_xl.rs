@@ -9,6 +9,7 @@ use tempfile::tempdir;
 use wgpt::executor::{Executor, Program};
 use wgpt::formats::folder::{TensorFile, WeightType};
 use wgpt::formats::upload::upload;
+use wgpt::generate::{Generator, Request, SamplingParams, Token};
 use wgpt::graph::{Graph, Plan, Shape, Step};
 use wgpt::models::blocks::Compute;
 use wgpt::models::config::Config;
@@ -91,6 +92,39 @@ fn log_probabilities_with_and_without_memory_are_those_of_transformers() {
                 let error = worst(&device.read(program, "log_probs").unwrap(), &of_targets) / largest(&want);
                 assert!(error <= most, "{name} with {label}, targets of segment {number}: {error} of the largest off");
             }
+        }
+    }
+}
+
+#[test]
+fn greedy_texts_of_two_rows_are_those_of_transformers() {
+    for (name, folder) in folders() {
+        let (config, weights) = open(&folder);
+        let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let ids = |name: &str| bytemuck::pod_collect_to_vec::<u8, u32>(tensors.tensor(name).unwrap().data());
+        let (text, want) = (ids("text"), ids("greedy"));
+        let (length, count) = (text.len() / 2, want.len() / 2);
+        for (label, mut device) in devices() {
+            let network = Network::new(config.clone());
+            let mut generator = Generator::new(device.as_mut(), &network, &weights, config.vocab_size, 2).unwrap();
+            // A row that had another text before.
+            let request = |row: usize, tokens, until| Request {
+                prompt: text[row * length..][..until].to_vec(),
+                tokens,
+                seed: 0,
+                params: SamplingParams::GREEDY,
+                best: 0,
+            };
+            let requests = [request(1, 3, 9), request(0, count, 20), request(1, count, 5)];
+            let mut got = vec![vec![]; 3];
+            let mut take = |n: usize, token: Token| {
+                got[n].push(token.id);
+                Ok(true)
+            };
+            generator.generate(device.as_mut(), &mut requests.into_iter(), &mut take).unwrap();
+            assert_eq!([&got[1][..], &got[2][..]], [&want[..count], &want[count..]], "{name} on {label}");
+            generator.free(device.as_mut());
         }
     }
 }
@@ -186,7 +220,7 @@ fn a_run_in_segments_is_evaluated_with_memories_of_any_length() {
     let place = Place::new();
     place.write("a.txt", "the cat sat on the mat and the dog ran. ".repeat(40));
     let train = "train --preset transfo-xl-mini --layers 1 --heads 2 --width 16 --context 8 --batch 2 --accumulate 2 --steps 4 \
-                 --eval-every 2 --eval-batches 3 --data a.txt --out run --device cpu";
+                 --sample-every 3 --eval-every 2 --eval-batches 3 --data a.txt --out run --device cpu";
     let output = place.wgpt(train);
     assert!(output.status.success(), "{}", stderr(&output));
     let eval = |more: &str| -> Value {
@@ -199,13 +233,18 @@ fn a_run_in_segments_is_evaluated_with_memories_of_any_length() {
     assert_eq!((&none["tokens"], &many["context"]), (&json!(1592), &json!(5)));
     assert_ne!(none["loss"], some["loss"], "a memory makes a difference");
     assert_eq!(many["loss_by_position"].as_array().unwrap().len(), 5);
+    // Texts go on beyond the length of a segment; beams have memories, too.
+    for (how, count) in [("--count 2 --seed 5", 2), ("--strategy beam --beams 3", 1)] {
+        let output = place.wgpt(&format!("sample --model run --prompt cat --tokens 30 --device cpu --json {how}"));
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), count, "{how}");
+    }
     for (arguments, words) in [
-        ("sample --model run --prompt a", "memory of hidden states"),
+        ("export --model run --web page", "run in a page"),
         ("eval --model run --data a.txt --stride 4", "--stride"),
         ("eval --data a.txt --memory 4", "--memory"),
         ("finetune --task classify --model run --data a.csv --out tuned", "memory of hidden states"),
         ("train --preset transfo-xl-mini --data a.txt --out other --batch-warmup 3 --accumulate 2", "--batch-warmup"),
-        ("train --preset transfo-xl-mini --data a.txt --out other --sample-every 3", "--sample-every"),
     ] {
         place.write("a.csv", "text,label\na,x\nd,y\na,x\nd,y\n");
         has(&error(&place.wgpt(&format!("{arguments} --device cpu -q")), 2), &[words]);

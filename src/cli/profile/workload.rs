@@ -205,7 +205,7 @@ fn decode_step(wanted: &Wanted) -> Result<(Made, usize)> {
         None => Config::preset(wanted.preset.as_deref().unwrap_or("demo"))?,
     };
     config.must_decode("decode")?;
-    config.must_not_recur("decode")?;
+    config.must_not_recur("be profiled while it decodes")?;
     let (rows, context) = (wanted.batch.unwrap_or(1), wanted.context.unwrap_or(config.context));
     if !(1..=MOST_ROWS).contains(&rows) {
         fail!(Usage, "--batch {rows} cannot be decoded at once: give 1 to {MOST_ROWS}");
