@@ -107,8 +107,15 @@ impl Ranks {
         };
         #[cfg(feature = "mpi")]
         {
-            let _ = started;
-            Ranks::with(move || mpi::Mpi::start(on_end))
+            let ranks = Ranks::with(move || mpi::Mpi::start(on_end))?;
+            if ranks.count() != started.count {
+                let (wanted, found) = (started.count, ranks.count());
+                ranks.finish();
+                return Err(Error::Usage(format!(
+                    "mpirun has started {wanted} ranks, and MPI finds {found}: start wgpt with the mpirun of the MPI that it was built with"
+                )));
+            }
+            Ok(ranks)
         }
         #[cfg(not(feature = "mpi"))]
         {

@@ -119,5 +119,9 @@ fn ranks_that_do_not_fit_together_are_refused_in_one_sentence() {
     let growing = format!("{RUN} --accumulate 4 --batch-warmup 2 --sync-every 2 --out run");
     has(&error(&run(&place, 2, &growing), 2), &["--batch-warmup", "--sync-every"]);
     has(&error(&place.wgpt(&format!("{RUN} --wire f16 --out run")), 2), &["--wire", "mpirun"]);
+    // As the mpirun of another MPI leaves them, each by itself.
+    let mut apart = place.command(&format!("{RUN} --out run"));
+    let output = apart.env("OMPI_COMM_WORLD_RANK", "0").env("OMPI_COMM_WORLD_SIZE", "2").output().unwrap();
+    has(&error(&output, 2), &["2 ranks", "MPI finds 1"]);
     assert!(!place.path("run/log.jsonl").exists());
 }
