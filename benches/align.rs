@@ -7,21 +7,23 @@
 //! Runs `wgpt data task`, `sft`, `reward` and `align` in a folder of its own, prints tables in Markdown, and draws reward against KL
 //! divergence; progress goes to standard error.
 
+#[path = "shared/runs.rs"]
+mod runs;
 #[path = "shared/spread.rs"]
 mod spread;
 
 use clap::Parser;
 use plotters::prelude::*;
+use runs::Runs;
 use spread::mean_and_spread;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Instant;
 use wgpt::data::chat_template::{Message, USER};
 use wgpt::data::corpora::preferences::{Grade, Question as Asked, questions};
 use wgpt::data::corpora::tasks::Split;
 use wgpt::data::dialogues::Part;
 use wgpt::data::prompts::Prompt;
-use wgpt::error::{Error, Result};
+use wgpt::error::Result;
 use wgpt::files::write_bytes;
 use wgpt::formats::source::ModelSource;
 use wgpt::generate::{Generator, MOST_ROWS, SamplingParams};
@@ -101,18 +103,16 @@ struct Measured {
 /// Where the runs are, and the questions.
 struct Bench<'a> {
     arguments: &'a Arguments,
-    folder: PathBuf,
+    runs: Runs,
     asked: Vec<Asked>,
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
-    let temporary = tempfile::tempdir().map_err(|why| Error::Input(format!("no temporary folder: {why}")))?;
-    let folder = arguments.runs.clone().unwrap_or_else(|| temporary.path().to_path_buf());
-    std::fs::create_dir_all(&folder).map_err(|why| Error::Input(format!("{}: {why}", folder.display())))?;
+    let runs = Runs::new(arguments.runs.as_deref(), &arguments.device)?;
     let split = Split::named(&arguments.split)?;
     let asked = questions(split, 1, arguments.tests).into_iter().map(|(question, _)| question).collect();
-    let bench = Bench { arguments, folder, asked };
+    let bench = Bench { arguments, runs, asked };
     for (name, split, seed, count) in [
         ("common", "train", 1, 1600),
         ("train", "train", 2, 400),
@@ -123,15 +123,15 @@ fn run(arguments: &Arguments) -> Result<()> {
         bench
             .wgpt(&format!("data task preference --split {split} --seed {seed} --count {count} --out {name}.jsonl"))?;
     }
-    if !bench.folder.join("sft/config.json").exists() {
+    if !bench.runs.path("sft/config.json").exists() {
         bench.wgpt(&format!("sft --data common.jsonl --template lines --out sft --overwrite {SFT}"))?;
     }
-    if !bench.folder.join("reward/config.json").exists() {
+    if !bench.runs.path("reward/config.json").exists() {
         bench.wgpt(&format!(
             "reward --model sft --data train.jsonl --val held-out.jsonl --out reward --overwrite {REWARD}"
         ))?;
     }
-    let log = std::fs::read_to_string(bench.folder.join("reward.log")).unwrap_or_default();
+    let log = std::fs::read_to_string(bench.runs.path("reward.log")).unwrap_or_default();
     if let Some(line) = log.lines().rev().find(|line| line.contains("accuracy")) {
         println!("Reward model, 200 held-out pairs: {}\n", line.trim());
     }
@@ -175,23 +175,13 @@ impl Bench<'_> {
     /// Runs the program in the folder of the runs; what it says goes to a log by the command's name.
     fn wgpt(&self, arguments: &str) -> Result<()> {
         let name = arguments.split(' ').next().unwrap_or_default();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wgpt"));
-        command.current_dir(&self.folder).args(arguments.split_whitespace());
-        if name != "data" {
-            command.args(["--device", &self.arguments.device]);
-        }
-        let output = command.output().map_err(|why| Error::Input(format!("wgpt: {why}")))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        write_bytes(&self.folder.join(format!("{name}.log")), said.as_bytes())?;
-        if !output.status.success() {
-            return Err(Error::Input(format!("wgpt {arguments}: {said}")));
-        }
-        Ok(())
+        let (_, said) = self.runs.wgpt(arguments)?;
+        write_bytes(&self.runs.path(&format!("{name}.log")), said.as_bytes())
     }
 
     /// What draws answers to all questions, with the reward model's scores and the SFT model as the reference.
     fn rollouts(&self, generations: usize) -> Result<RollOuts> {
-        let sft = ModelSource::open(&self.folder.join("sft"))?;
+        let sft = ModelSource::open(&self.runs.path("sft"))?;
         let (config, tokenizer) = (sft.config()?, sft.tokenizer()?);
         let question = |asked: &Asked| {
             let message = Message { role: USER.into(), content: asked.text.clone() };
@@ -204,7 +194,7 @@ impl Bench<'_> {
         let params = SamplingParams { temperature: 1.0, ..SamplingParams::GREEDY };
         let drawing = Drawing { params, tokens: LONGEST_ANSWER, generations, learned: generations, ends };
         let schedule = Schedule { steps_per_rollout: 1, iterations: 1, batch: MOST_ROWS, accumulate: 1, seed: 0 };
-        let rewards = ByModel::new(open(&ModelSource::open(&self.folder.join("reward"))?)?)?;
+        let rewards = ByModel::new(open(&ModelSource::open(&self.runs.path("reward"))?)?)?;
         let start = (config.clone(), sft.weights(&config)?);
         Ok(RollOuts::new((vec![], questions), (drawing, schedule), Box::new(rewards), tokenizer, start))
     }
@@ -213,7 +203,7 @@ impl Bench<'_> {
     fn loaded(&self, model: Option<&str>) -> Result<(Gpu, Network)> {
         let mut device = Gpu::open(&self.arguments.device)?;
         let source = match model {
-            Some(folder) => ModelSource::open(&self.folder.join(folder))?,
+            Some(folder) => ModelSource::open(&self.runs.path(folder))?,
             None => wgpt::formats::demo::model(),
         };
         let config = source.config()?;

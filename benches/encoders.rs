@@ -6,16 +6,18 @@
 //! Runs `wgpt train`, `finetune`, `predict` and `eval` in a folder of its own and prints tables in Markdown; progress goes to standard
 //! error.
 
+#[path = "shared/runs.rs"]
+mod runs;
 #[path = "shared/spread.rs"]
 mod spread;
 #[path = "shared/text_tasks.rs"]
 mod text_tasks;
 
 use clap::Parser;
+use runs::Runs;
 use serde_json::Value;
 use spread::mean_and_spread;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Instant;
 use wgpt::data::corpora::story;
 use wgpt::data::corpora::tasks::Split;
@@ -131,14 +133,12 @@ fn main() {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let start = Instant::now();
-    let temporary = tempfile::tempdir().map_err(|why| Error::Input(format!("no temporary folder: {why}")))?;
-    let folder = arguments.runs.clone().unwrap_or_else(|| temporary.path().to_path_buf());
-    std::fs::create_dir_all(&folder).map_err(|why| Error::Input(format!("{}: {why}", folder.display())))?;
+    let runs = Runs::new(arguments.runs.as_deref(), &arguments.device)?;
     let split = Split::named(&arguments.split)?;
     if arguments.seeds == 0 || arguments.tests == 0 {
         fail!(Usage, "--seeds 0 and --tests 0 do nothing: give 1 or more");
     }
-    let bench = Bench { arguments, folder, split, start };
+    let bench = Bench { arguments, runs, split, start };
     bench.write_texts()?;
     bench.pretrain()?;
     bench.fine_tune()?;
@@ -149,28 +149,12 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 struct Bench<'a> {
     arguments: &'a Arguments,
-    folder: PathBuf,
+    runs: Runs,
     split: Split,
     start: Instant,
 }
 
-/// What a command wrote to standard output, and to standard error.
-struct Said(String, String);
-
 impl Bench<'_> {
-    /// Runs the program in the folder of the runs.
-    fn wgpt(&self, arguments: &str) -> Result<Said> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wgpt"));
-        command.current_dir(&self.folder).args(arguments.split_whitespace());
-        command.args(["--device", &self.arguments.device]);
-        let output = command.output().map_err(|why| Error::Input(format!("wgpt: {why}")))?;
-        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        if !output.status.success() {
-            return Err(Error::Input(format!("wgpt {arguments}: {err}")));
-        }
-        Ok(Said(out, err))
-    }
-
     fn has(&self, family: &str) -> bool {
         self.arguments.families.iter().any(|wanted| wanted == family)
     }
@@ -180,7 +164,7 @@ impl Bench<'_> {
     }
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
-        write_bytes(&self.folder.join(name), text.as_bytes())
+        write_bytes(&self.runs.path(name), text.as_bytes())
     }
 
     fn progress(&self, what: &str) {
@@ -195,9 +179,9 @@ impl Bench<'_> {
         self.write(&format!("{}.txt", self.split.name()), &story::validation_text(held_out, STORY_BYTES.1))?;
         for Budget { task, examples, .. } in &BUDGETS {
             for (split, count) in [(Split::Train, *examples), (self.split, self.arguments.tests)] {
-                let (split, file) = (split.name(), self.folder.join(format!("{task}-{}.jsonl", split.name())));
+                let (split, file) = (split.name(), self.runs.path(&format!("{task}-{}.jsonl", split.name())));
                 let _ = std::fs::remove_file(&file); // the command replaces nothing
-                self.wgpt(&format!(
+                self.runs.wgpt(&format!(
                     "data task {task} --split {split} --seed 1 --count {count} --out {task}-{split}.jsonl"
                 ))?;
             }
@@ -211,8 +195,8 @@ impl Bench<'_> {
         let words = text_tasks::words(&names, TEXT.0)?;
         self.write("words.txt", &format!("{}{words}", &stories[..STORY_BYTES.0 / 8]))?;
         for (kind, data, out) in [("wordpiece", "train.txt", "words.json"), ("unigram", "words.txt", "pieces.json")] {
-            if !self.folder.join(out).exists() {
-                self.wgpt(&format!("tokenizer train --kind {kind} --data {data} --vocab 512 --out {out}"))?;
+            if !self.runs.path(out).exists() {
+                self.runs.wgpt(&format!("tokenizer train --kind {kind} --data {data} --vocab 512 --out {out}"))?;
             }
         }
         Ok(())
@@ -225,10 +209,10 @@ impl Bench<'_> {
         let split = self.split.name();
         for family in FAMILIES.iter().filter(|family| self.has(family.folder)) {
             let Family { folder, name, stages, loss } = family;
-            if !self.folder.join(folder).join("config.json").exists() {
+            if !self.runs.path(folder).join("config.json").exists() {
                 self.train(family)?;
             }
-            let said = std::fs::read_to_string(self.folder.join(format!("{folder}.said"))).unwrap_or_default();
+            let said = std::fs::read_to_string(self.runs.path(&format!("{folder}.said"))).unwrap_or_default();
             let parameters = said.split_once("model: ").and_then(|(_, rest)| rest.split(' ').next()).unwrap_or("-");
             let log = self.log(&format!("{folder}/log.jsonl"))?;
             let value = |record: &Value, key: &str| record[key].as_f64().unwrap_or(f64::NAN);
@@ -237,7 +221,7 @@ impl Bench<'_> {
             let last = &log[log.len() - 1];
             let bits = match *folder {
                 "gpt" | "xl" => {
-                    let Said(out, _) = self.wgpt(&format!("eval --model {folder} --data {split}.txt --batch 32"))?;
+                    let (out, _) = self.runs.wgpt(&format!("eval --model {folder} --data {split}.txt --batch 32"))?;
                     format!("{:.3}", value(&parsed(&out)?, "bits_per_byte"))
                 }
                 _ => "-".into(),
@@ -262,7 +246,7 @@ impl Bench<'_> {
             |stage: usize| if stage + 1 == stages.len() { (*folder).to_string() } else { format!("{folder}-{stage}") };
         for (stage, flags) in stages.iter().enumerate() {
             let from = if stage > 0 { format!("--init {}", name(stage - 1)) } else { String::new() };
-            let Said(_, said) = self.wgpt(&format!(
+            let (_, said) = self.runs.wgpt(&format!(
                 "train {from} {flags} --data train.txt --val {split}.txt --eval-every 0 --save-every 0 --out {} --overwrite",
                 name(stage)
             ))?;
@@ -273,7 +257,7 @@ impl Bench<'_> {
 
     /// The records of a run's log.
     fn log(&self, name: &str) -> Result<Vec<Value>> {
-        let path = self.folder.join(name);
+        let path = self.runs.path(name);
         let text = std::fs::read_to_string(&path).map_err(|why| Error::Input(format!("{}: {why}", path.display())))?;
         let records = text.lines().map(parsed).collect::<Result<Vec<Value>>>()?;
         if records.is_empty() {
@@ -313,7 +297,7 @@ impl Bench<'_> {
         let Budget { task, flags, .. } = budget;
         let (split, from) = (self.split.name(), if is_random { "--from-scratch" } else { "" });
         let stride = if *task == "answer" { "--stride 10" } else { "" };
-        self.wgpt(&format!(
+        self.runs.wgpt(&format!(
             "finetune --model {family} --task {task} --data {task}-train.jsonl --val {task}-{split}.jsonl {flags} {stride} {from} \
              --dropout 0 --eval-every 0 --save-every 0 --seed {seed} --out tuned --overwrite"
         ))?;
@@ -334,14 +318,15 @@ impl Bench<'_> {
     fn texts(&self, is_random: bool) -> Result<Vec<text_tasks::Shares>> {
         let (split, from) = (self.split.name(), if is_random { "--from-scratch" } else { "" });
         let one = |seed: u64| {
-            self.wgpt(&format!(
+            self.runs.wgpt(&format!(
                 "finetune --model t5 --task text --data text-train.jsonl --val text-{split}.jsonl {} {from} --dropout 0 \
                  --eval-every 0 --save-every 0 --seed {seed} --out tuned --overwrite",
                 TEXT.1
             ))?;
-            let Said(out, _) =
-                self.wgpt(&format!("predict --model tuned --data text-{split}.jsonl --batch 60 --max-new-tokens 24"))?;
-            let written = std::fs::read_to_string(self.folder.join(format!("text-{split}.jsonl"))).unwrap_or_default();
+            let (out, _) = self
+                .runs
+                .wgpt(&format!("predict --model tuned --data text-{split}.jsonl --batch 60 --max-new-tokens 24"))?;
+            let written = std::fs::read_to_string(self.runs.path(&format!("text-{split}.jsonl"))).unwrap_or_default();
             let shares = text_tasks::shares(&written, &out)?;
             self.progress(&format!("text, t5{}, seed {seed}: {shares:.1?}", if is_random { ", random" } else { "" }));
             Ok(shares)
@@ -359,7 +344,7 @@ impl Bench<'_> {
         );
         let context = 32;
         for segments in MEMORIES {
-            let Said(out, _) = self.wgpt(&format!(
+            let (out, _) = self.runs.wgpt(&format!(
                 "eval --model xl --data {}.txt --batch 8 --memory {}",
                 self.split.name(),
                 segments * context

@@ -8,6 +8,7 @@
 pub mod beam;
 mod decoder;
 pub mod fill;
+mod graphs;
 pub mod stop;
 
 use crate::error::Result;
@@ -17,11 +18,13 @@ use crate::formats::upload::upload;
 use crate::graph::Graph;
 use crate::models::network::Network;
 use beam::{BeamOptions, BeamSearch, Hypothesis, Next};
-use decoder::{Choice, Decoder, Start};
+use decoder::{Decoder, Start};
+use graphs::Choice;
 use std::collections::{BTreeMap, VecDeque};
 
 pub use crate::ops::next_token::SamplingParams;
-pub use decoder::{MOST_ROWS, positions_name, prefill_graph};
+pub use decoder::MOST_ROWS;
+pub use graphs::{positions_name, prefill_graph};
 
 /// A token that was drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -212,17 +215,17 @@ impl Generator {
 /// The graph that decodes one greedy token in each of `rows` rows, as [`Generator::generate`] replays it; its output `logits`
 /// is (rows, 1, V). The state that [`positions_name`] names says where each row stands.
 pub fn decode_graph(network: &Network, rows: usize) -> Graph {
-    decoder::decode_graph(network, network.config().vocab_size, rows, &PLAIN)
+    graphs::decode_graph(network, network.config().vocab_size, rows, &PLAIN)
 }
 
 /// As [`decode_graph`], drawing from ids below `vocabulary` as the state of parameters says.
 pub fn decode_graph_of(network: &Network, vocabulary: usize, rows: usize) -> Graph {
-    decoder::decode_graph(network, vocabulary, rows, &PLAIN)
+    graphs::decode_graph(network, vocabulary, rows, &PLAIN)
 }
 
 /// The lengths of windows that prompts are read in.
 pub fn windows(context: usize) -> Vec<usize> {
-    let mut windows: Vec<usize> = (1..context).map(|tokens| decoder::window(tokens, context)).collect();
+    let mut windows: Vec<usize> = (1..context).map(|tokens| graphs::window(tokens, context)).collect();
     windows.dedup();
     windows
 }
@@ -230,15 +233,15 @@ pub fn windows(context: usize) -> Vec<usize> {
 /// The states of decoding by what they are: ids, seen, positions, seeds, params and report.
 pub fn state_names(network: &Network, rows: usize) -> BTreeMap<&'static str, String> {
     let all = ["ids", "seen", "positions", "seeds", "params", "report"];
-    all.into_iter().map(|what| (what, decoder::state_name(network, rows, what))).collect()
+    all.into_iter().map(|what| (what, graphs::state_name(network, rows, what))).collect()
 }
 
 /// The graphs with which a generator of `rows` rows draws from ids below `vocabulary` after prompts of up to `longest` tokens.
 pub fn generation_graphs(network: &Network, (vocabulary, rows): (usize, usize), longest: usize) -> Vec<Graph> {
-    let decode = decoder::decode_graph(network, vocabulary, rows, &PLAIN);
-    let window = decoder::window(longest, network.config().context);
-    let prefill = decoder::prefill_graph(network, rows, window);
-    vec![decode, prefill, decoder::reorder_graph(network, vocabulary, rows)]
+    let decode = graphs::decode_graph(network, vocabulary, rows, &PLAIN);
+    let window = graphs::window(longest, network.config().context);
+    let prefill = graphs::prefill_graph(network, rows, window);
+    vec![decode, prefill, graphs::reorder_graph(network, vocabulary, rows)]
 }
 
 /// A text to generate.

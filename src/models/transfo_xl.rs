@@ -83,32 +83,33 @@ impl Config {
 
     /// Names and shapes of the memories of its layers, for `rows` texts that are generated.
     pub fn memories_of_texts(&self, rows: usize) -> Vec<(String, Vec<usize>)> {
-        let Some(Recurrence { memory, .. }) = self.recurrence else { return vec![] };
-        (0..self.layers).map(|layer| (text_memory_name(layer, rows), vec![rows, memory, self.width])).collect()
+        self.memories_named(&format!("cache.{rows}."), rows)
     }
 
     /// Names and shapes of the memories of its layers, for `rows` texts: of training, or of evaluation.
     pub fn memories(&self, rows: usize, is_training: bool) -> Vec<(String, Vec<usize>)> {
+        self.memories_named(if is_training { "" } else { "evaluation." }, rows)
+    }
+
+    fn memories_named(&self, prefix: &str, rows: usize) -> Vec<(String, Vec<usize>)> {
         let Some(Recurrence { memory, .. }) = self.recurrence.filter(|recurrence| recurrence.memory > 0) else {
             return vec![];
         };
-        (0..self.layers).map(|layer| (memory_name(layer, is_training), vec![rows, memory, self.width])).collect()
+        let name = |layer: usize| format!("{prefix}memory.h.{layer}");
+        (0..self.layers).map(|layer| (name(layer), vec![rows, memory, self.width])).collect()
     }
-}
-
-fn memory_name(layer: usize, is_training: bool) -> String {
-    format!("{}memory.h.{layer}", if is_training { "" } else { "evaluation." })
-}
-
-fn text_memory_name(layer: usize, rows: usize) -> String {
-    format!("cache.{rows}.memory.h.{layer}")
 }
 
 impl Model<'_> {
     /// The memories of all layers, each (rows, M, C), of `rows` texts that are generated.
     pub(super) fn memories(&self, g: &mut Graph, rows: usize) -> Vec<Tensor> {
-        let memories = self.config.memories_of_texts(rows).into_iter();
-        memories.map(|(name, dims)| g.state_of(self.network, &format!("{}{name}", self.prefix), &dims)).collect()
+        self.states(g, self.config.memories_of_texts(rows))
+    }
+
+    fn states(&self, g: &mut Graph, named: Vec<(String, Vec<usize>)>) -> Vec<Tensor> {
+        let state =
+            |(name, dims): (String, Vec<usize>)| g.state_of(self.network, &format!("{}{name}", self.prefix), &dims);
+        named.into_iter().map(state).collect()
     }
 
     /// Hidden states (B, T, C) of segments, ids (B, T), that follow those of the micro-batch `slots` before, whose memory they see and
@@ -123,13 +124,13 @@ impl Family for TransfoXl {
     fn hidden(&self, m: &Model, g: &mut Graph, ids: Tensor, cache: CacheMode) -> Tensor {
         let Config { vocab_size: v, width: c, layers, .. } = *m.config;
         let Recurrence { memory, clamp, .. } = recurrence(m.config);
-        let keeps = !matches!(cache, CacheMode::Off);
-        let texts = match cache {
-            CacheMode::Off | CacheMode::Segments { .. } => vec![],
+        let Shape { dims, .. } = g.shape(ids).clone();
+        let kept = match cache {
+            CacheMode::Off => vec![],
+            CacheMode::Segments { slots } => m.states(g, m.config.memories(slots * dims[0], m.training)),
             CacheMode::Prefill { rows } | CacheMode::Decode { rows, .. } => m.memories(g, rows),
             _ => panic!("a Transformer-XL passes texts in segments, one in a row"),
         };
-        let Shape { dims, .. } = g.shape(ids).clone();
         g.scope("word_emb");
         g.depth(Depth::Embedding);
         let table = m.table(g, self.embedding(), &[v, c]);
@@ -139,24 +140,18 @@ impl Family for TransfoXl {
         let positions = g.apply(Sinusoids { distances: memory + dims[1], width: c, clamp }, &[]); // (M + T, C)
         let positions = m.drop_positions(g, positions);
         // Without segments before, as transformers has it.
-        let nothing = (!keeps && memory > 0).then(|| Shape::f32(&[dims[0], memory, c]));
+        let nothing = (matches!(cache, CacheMode::Off) && memory > 0).then(|| Shape::f32(&[dims[0], memory, c]));
         let nothing = nothing.map(|shape| g.apply(Zeros { shape }, &[]));
         for layer in 0..layers {
             g.depth(Depth::Block(layer));
             g.scope(format!("memory of layer {layer}"));
-            let kept = match cache {
-                CacheMode::Segments { slots } if memory > 0 => {
-                    let name = format!("{}{}", m.prefix, memory_name(layer, m.training));
-                    Some(g.state_of(m.network, &name, &[slots * dims[0], memory, c]))
-                }
-                _ => texts.get(layer).copied().or(nothing),
-            };
             // Outside of what is computed again in the backward pass, when the memory is another already.
-            let all = kept.map_or(x, |kept| g.apply(Recall, &[kept, x])); // (B, M + T, C)
+            let memory = kept.get(layer).copied();
+            let all = memory.or(nothing).map_or(x, |memory| g.apply(Recall, &[memory, x])); // (B, M + T, C)
             let before = x;
             x = g.region(|g| block(m, g, before, all, positions, layer));
-            if let Some(kept) = kept.filter(|_| keeps) {
-                g.apply(Remember, &[kept, all]);
+            if let Some(memory) = memory {
+                g.apply(Remember, &[memory, all]);
             }
         }
         g.depth(Depth::Top);
