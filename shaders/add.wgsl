@@ -1,10 +1,10 @@
 // add: y = a + b, elementwise. Reference: src/ops/add.rs
 //
-//   a, b, y (LEN)
-// use: index
+//   a, b, y (LEN), numbers or quads
+// use: index values
 const LEN: u32 = 256u;
 
-// Element types of the operands.
+// Types of the operands.
 alias A_TYPE = f32;
 alias B_TYPE = f32;
 alias Y_TYPE = f32;
@@ -21,6 +21,6 @@ fn main(
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
     if i < LEN {
-        y[i] = Y_TYPE(f32(a[i]) + f32(b[i]));
+        y[i] = Y_TYPE(VALUES(a[i]) + VALUES(b[i]));
     }
 }

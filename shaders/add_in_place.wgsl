@@ -1,10 +1,10 @@
 // add_in_place: a += b, elementwise. Reference: src/ops/add.rs
 //
-//   a, b (LEN)
-// use: index
+//   a, b (LEN), numbers or quads
+// use: index values
 const LEN: u32 = 256u;
 
-// Element types of the operands.
+// Types of the operands.
 alias A_TYPE = f32;
 alias B_TYPE = f32;
 
@@ -19,6 +19,6 @@ fn main(
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
     if i < LEN {
-        a[i] = A_TYPE(f32(a[i]) + f32(b[i]));
+        a[i] = A_TYPE(VALUES(a[i]) + VALUES(b[i]));
     }
 }

@@ -4,13 +4,16 @@
 //   q (B, TQ, C);  k, v (B, TK, KVC): with q or with each other side by side;  dy (B, TQ, C);  lse, delta (B, NH, TQ)
 //   dkv as k and v; where q, k and v are side by side, their parts of them all
 //
-// A lane owns ROWS keys: k, v, dk and dv are in registers, queries pass four at a time at addresses that all lanes share, from
-// the first one that sees a key of this workgroup to the last, one head of queries after the other. Writes the k and v parts of
-// dqkv. Reference: src/ops/attention_backward.rs
+// A workgroup is one subgroup. A lane owns ROWS keys: k, v, dk and dv are in registers. Queries pass LANES at a time, one in
+// each lane, which reads it once; the others get its values by shuffles. They pass from the first one that sees a key of this
+// workgroup to the last, one head of queries after the other. Writes the k and v parts of dqkv. Reference:
+// src/ops/attention_backward.rs
 // use: index attention
 const ROWS: u32 = 2u;
 
+// Size of a subgroup: a power of two, at least 4.
 const LANES: u32 = 8u;
+const GROUPS: u32 = LANES / 4u;
 const BK: u32 = LANES * ROWS;
 const BLOCKS: u32 = (TK + BK - 1u) / BK;
 
@@ -20,22 +23,13 @@ const BLOCKS: u32 = (TK + BK - 1u) / BK;
 @group(0) @binding(4) var<storage, read_write> dkv_rows: array<vec4<X_TYPE>>;
 @group(0) @binding(5) var<uniform> step: Step;
 
-// Element x of q at four consecutive positions from i. Past the end the last one repeats; the mask covers those.
-fn four_q(at: u32, i: u32, x: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        vec4<f32>(q_quad(at + min(i, TQ - 1u) * Q_ROW + x)),
-        vec4<f32>(q_quad(at + min(i + 1u, TQ - 1u) * Q_ROW + x)),
-        vec4<f32>(q_quad(at + min(i + 2u, TQ - 1u) * Q_ROW + x)),
-        vec4<f32>(q_quad(at + min(i + 3u, TQ - 1u) * Q_ROW + x)),
-    );
-}
-
-fn four_dy(at: u32, i: u32, x: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        vec4<f32>(dy[at + min(i, TQ - 1u) * CV + x]),
-        vec4<f32>(dy[at + min(i + 1u, TQ - 1u) * CV + x]),
-        vec4<f32>(dy[at + min(i + 2u, TQ - 1u) * CV + x]),
-        vec4<f32>(dy[at + min(i + 3u, TQ - 1u) * CV + x]),
+// One value of each of four lanes.
+fn gather(value: f32, first: u32) -> vec4<f32> {
+    return vec4<f32>(
+        subgroupShuffle(value, first),
+        subgroupShuffle(value, first + 1u),
+        subgroupShuffle(value, first + 2u),
+        subgroupShuffle(value, first + 3u),
     );
 }
 
@@ -43,7 +37,7 @@ fn four_dy(at: u32, i: u32, x: u32) -> mat4x4<f32> {
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let tile = workgroup_index(id, count);
     if tile >= ENTRIES * KVH * BLOCKS {
@@ -75,39 +69,53 @@ fn main(
         let at = batch * TQ * Q_ROW + head * HV;
         let dy_at = batch * TQ * CV + head * HV;
         let first_row = (entry * NH + head) * TQ;
-        for (var i0 = begin; i0 < end; i0 += 4u) {
-            var p: array<vec4<f32>, ROWS>;
-            var ds: array<vec4<f32>, ROWS>;
+        for (var i0 = begin; i0 < end; i0 += LANES) {
+            // This lane's query. Past the end the last one repeats, and is masked.
+            let own = min(i0 + lane, TQ - 1u);
+            let own_lse = lse[first_row + own];
+            let own_delta = delta[first_row + own];
+            var q_quads: array<vec4<f32>, HV>;
+            var d_quads: array<vec4<f32>, HV>;
+            var p: array<array<vec4<f32>, GROUPS>, ROWS>;
+            var ds: array<array<vec4<f32>, GROUPS>, ROWS>;
             for (var x = 0u; x < HV; x++) {
-                let q = four_q(at, i0, x);
-                let d = four_dy(dy_at, i0, x);
-                for (var r = 0u; r < ROWS; r++) {
-                    p[r] += k[r][x] * q;
-                    ds[r] += v[r][x] * d;
+                q_quads[x] = vec4<f32>(q_quad(at + own * Q_ROW + x));
+                d_quads[x] = vec4<f32>(dy[dy_at + own * CV + x]);
+                for (var n = 0u; n < LANES; n++) {
+                    let q = subgroupShuffle(q_quads[x], n);
+                    let d = subgroupShuffle(d_quads[x], n);
+                    for (var r = 0u; r < ROWS; r++) {
+                        p[r][n / 4u][n % 4u] += dot(k[r][x], q);
+                        ds[r][n / 4u][n % 4u] += dot(v[r][x], d);
+                    }
                 }
             }
-            let i = i0 + vec4<u32>(0u, 1u, 2u, 3u);
-            let row = first_row + min(i, vec4<u32>(TQ - 1u));
-            let word = mask_words(entry, i);
-            let row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
-            let row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
-            for (var r = 0u; r < ROWS; r++) {
-                let seen = sees(word, i, vec4<u32>(j[r])) & (i < vec4<u32>(TQ));
-                let score = biased(p[r], entry * NH + head, i, vec4<u32>(j[r]));
-                let weight = exp(select(vec4<f32>(MASKED), score - row_lse, seen));
-                var kept = vec4<f32>(1.0);
-                if DROPOUT {
-                    kept = keep(row * TK + j[r], KEEP_SCALE);
+            for (var g = 0u; g < GROUPS; g++) {
+                let i = i0 + 4u * g + vec4<u32>(0u, 1u, 2u, 3u);
+                let row = first_row + min(i, vec4<u32>(TQ - 1u));
+                let word = mask_words(entry, i);
+                let row_lse = gather(own_lse, 4u * g);
+                let row_delta = gather(own_delta, 4u * g);
+                for (var r = 0u; r < ROWS; r++) {
+                    let seen = sees(word, i, vec4<u32>(j[r])) & (i < vec4<u32>(TQ));
+                    let score = biased(p[r][g], entry * NH + head, i, vec4<u32>(j[r]));
+                    let weight = exp(select(vec4<f32>(MASKED), score - row_lse, seen));
+                    var kept = vec4<f32>(1.0);
+                    if DROPOUT {
+                        kept = keep(row * TK + j[r], KEEP_SCALE);
+                    }
+                    p[r][g] = kept * weight;
+                    ds[r][g] = weight * (kept * ds[r][g] - row_delta);
                 }
-                p[r] = kept * weight;
-                ds[r] = weight * (kept * ds[r] - row_delta);
             }
             for (var x = 0u; x < HV; x++) {
-                let q = four_q(at, i0, x);
-                let d = four_dy(dy_at, i0, x);
-                for (var r = 0u; r < ROWS; r++) {
-                    dk[r][x] += q * ds[r];
-                    dv[r][x] += d * p[r];
+                for (var n = 0u; n < LANES; n++) {
+                    let q = subgroupShuffle(q_quads[x], n);
+                    let d = subgroupShuffle(d_quads[x], n);
+                    for (var r = 0u; r < ROWS; r++) {
+                        dk[r][x] += q * ds[r][n / 4u][n % 4u];
+                        dv[r][x] += d * p[r][n / 4u][n % 4u];
+                    }
                 }
             }
         }

@@ -4,12 +4,15 @@
 //   q (B, TQ, C);  k, v (B, TK, KVC): with q or with each other side by side;  y, dy (B, TQ, C);  lse, delta (B, NH, TQ)
 //   dq as q; where q, k and v are side by side, the q part of them all
 //
-// A lane owns ROWS queries: q, dy and dq are in registers, keys pass four at a time at addresses that all lanes share. Writes
-// the q part of dqkv; the other two come from attention_backward_key. Reference: src/ops/attention_backward.rs
+// A workgroup is one subgroup. A lane owns ROWS queries: q, dy and dq are in registers. Keys pass LANES at a time, one in each
+// lane, which reads it once; the others get its values by shuffles. Writes the q part of dqkv; the other two come from
+// attention_backward_key. Reference: src/ops/attention_backward.rs
 // use: index attention
 const ROWS: u32 = 2u;
 
+// Size of a subgroup: a power of two, at least 4.
 const LANES: u32 = 8u;
+const GROUPS: u32 = LANES / 4u;
 const BQ: u32 = LANES * ROWS;
 const BLOCKS: u32 = (TQ + BQ - 1u) / BQ;
 
@@ -20,21 +23,11 @@ const BLOCKS: u32 = (TQ + BQ - 1u) / BQ;
 @group(0) @binding(5) var<storage, read_write> delta: array<f32>;
 @group(0) @binding(6) var<uniform> step: Step;
 
-// Element x of four consecutive positions from j. Past the end the last one repeats; the mask covers those.
-fn four(at: u32, j: u32, x: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        vec4<f32>(kv_quad(at + min(j, TK - 1u) * KV_ROW + x)),
-        vec4<f32>(kv_quad(at + min(j + 1u, TK - 1u) * KV_ROW + x)),
-        vec4<f32>(kv_quad(at + min(j + 2u, TK - 1u) * KV_ROW + x)),
-        vec4<f32>(kv_quad(at + min(j + 3u, TK - 1u) * KV_ROW + x)),
-    );
-}
-
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let tile = workgroup_index(id, count);
     if tile >= ENTRIES * NH * BLOCKS {
@@ -66,30 +59,41 @@ fn main(
         }
     }
     let end = keys_end(entry, i0 + BQ);
-    for (var j0 = first_key(entry, i0) / 4u * 4u; j0 < end; j0 += 4u) {
-        let j = j0 + vec4<u32>(0u, 1u, 2u, 3u);
-        var s: array<vec4<f32>, ROWS>;
-        var ds: array<vec4<f32>, ROWS>;
+    for (var j0 = first_key(entry, i0) / LANES * LANES; j0 < end; j0 += LANES) {
+        // This lane's key. Past the end the last one repeats; the mask covers those.
+        let own = kv_at + min(j0 + lane, TK - 1u) * KV_ROW;
+        var k_quads: array<vec4<f32>, HV>;
+        var s: array<array<vec4<f32>, GROUPS>, ROWS>;
+        var ds: array<array<vec4<f32>, GROUPS>, ROWS>;
         for (var x = 0u; x < HV; x++) {
-            let k = four(kv_at, j0, x);
-            let v = four(kv_at + KV, j0, x);
-            for (var r = 0u; r < ROWS; r++) {
-                s[r] += q[r][x] * k;
-                ds[r] += d[r][x] * v;
+            k_quads[x] = vec4<f32>(kv_quad(own + x));
+            let v_quad = vec4<f32>(kv_quad(own + KV + x));
+            for (var n = 0u; n < LANES; n++) {
+                let k = subgroupShuffle(k_quads[x], n);
+                let v = subgroupShuffle(v_quad, n);
+                for (var r = 0u; r < ROWS; r++) {
+                    s[r][n / 4u][n % 4u] += dot(q[r][x], k);
+                    ds[r][n / 4u][n % 4u] += dot(d[r][x], v);
+                }
             }
         }
         for (var r = 0u; r < ROWS; r++) {
-            if DROPOUT {
-                ds[r] *= keep((first_row + i[r]) * TK + j, KEEP_SCALE);
+            for (var g = 0u; g < GROUPS; g++) {
+                let j = j0 + 4u * g + vec4<u32>(0u, 1u, 2u, 3u);
+                if DROPOUT {
+                    ds[r][g] *= keep((first_row + i[r]) * TK + j, KEEP_SCALE);
+                }
+                let seen = sees(vec4<u32>(word[r]), vec4<u32>(i[r]), j);
+                let score = biased(s[r][g], entry * NH + head % NH, vec4<u32>(i[r]), j);
+                ds[r][g] = exp(select(vec4<f32>(MASKED), score - row_lse[r], seen)) * (ds[r][g] - row_delta[r]);
             }
-            let seen = sees(vec4<u32>(word[r]), vec4<u32>(i[r]), j);
-            let score = biased(s[r], entry * NH + head % NH, vec4<u32>(i[r]), j);
-            ds[r] = exp(select(vec4<f32>(MASKED), score - row_lse[r], seen)) * (ds[r] - row_delta[r]);
         }
         for (var x = 0u; x < HV; x++) {
-            let k = four(kv_at, j0, x);
-            for (var r = 0u; r < ROWS; r++) {
-                dq[r][x] += k * ds[r];
+            for (var n = 0u; n < LANES; n++) {
+                let k = subgroupShuffle(k_quads[x], n);
+                for (var r = 0u; r < ROWS; r++) {
+                    dq[r][x] += k * ds[r][n / 4u][n % 4u];
+                }
             }
         }
     }

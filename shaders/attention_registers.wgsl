@@ -1,16 +1,18 @@
 // attention_registers: y = softmax(mask(SCALE q k^T + bias)) v per head, without workgroup memory. For CPUs behind a graphics
-// API, where a barrier is a coroutine switch and the lanes of a workgroup are SIMD.
+// API, where a barrier is a coroutine switch, the lanes of a subgroup are SIMD, and a load in a loop takes the lanes one by one.
 //
 //   q (B, TQ, C);  k, v (B, TK, KVC): with q or with each other side by side;  y (B, TQ, C)
 //   lse (B, NH, TQ): log-sum-exp, for backward, MASKED for a query that sees no key, whose y is 0
 //
-// A lane owns ROWS queries: q, and the output so far, are in registers. Keys pass four at a time, at addresses that all lanes
-// share, with an online softmax; keys that no query sees are never visited. Dao et al. 2022, algorithm 1, a block being four
-// keys. Reference: src/ops/attention.rs
+// A workgroup is one subgroup. A lane owns ROWS queries: q, and the output so far, are in registers. Keys pass LANES at a time,
+// one in each lane, which reads it once; the others get its values by shuffles. The softmax is online; keys that no query sees
+// are never visited. Dao et al. 2022, algorithm 1, a block being LANES keys. Reference: src/ops/attention.rs
 // use: index attention
 const ROWS: u32 = 2u;
 
+// Size of a subgroup: a power of two, at least 4.
 const LANES: u32 = 8u;
+const GROUPS: u32 = LANES / 4u;
 const BQ: u32 = LANES * ROWS;
 const BLOCKS: u32 = (TQ + BQ - 1u) / BQ;
 
@@ -18,21 +20,11 @@ const BLOCKS: u32 = (TQ + BQ - 1u) / BQ;
 @group(0) @binding(2) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(3) var<uniform> step: Step;
 
-// Element x of four consecutive positions from j. Past the end the last one repeats; the mask covers those.
-fn four(at: u32, j: u32, x: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        vec4<f32>(kv_quad(at + min(j, TK - 1u) * KV_ROW + x)),
-        vec4<f32>(kv_quad(at + min(j + 1u, TK - 1u) * KV_ROW + x)),
-        vec4<f32>(kv_quad(at + min(j + 2u, TK - 1u) * KV_ROW + x)),
-        vec4<f32>(kv_quad(at + min(j + 3u, TK - 1u) * KV_ROW + x)),
-    );
-}
-
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let tile = workgroup_index(id, count);
     if tile >= ENTRIES * NH * BLOCKS {
@@ -60,32 +52,50 @@ fn main(
         }
     }
     let end = keys_end(entry, i0 + BQ);
-    for (var j0 = first_key(entry, i0) / 4u * 4u; j0 < end; j0 += 4u) {
-        let j = j0 + vec4<u32>(0u, 1u, 2u, 3u);
-        var p: array<vec4<f32>, ROWS>;
+    for (var j0 = first_key(entry, i0) / LANES * LANES; j0 < end; j0 += LANES) {
+        // This lane's key. Past the end the last one repeats; the mask covers those.
+        let own = kv_at + min(j0 + lane, TK - 1u) * KV_ROW;
+        var p: array<array<vec4<f32>, GROUPS>, ROWS>;
         for (var x = 0u; x < HV; x++) {
-            let k = four(kv_at, j0, x);
-            for (var r = 0u; r < ROWS; r++) {
-                p[r] += q[r][x] * k;
+            let quad = vec4<f32>(kv_quad(own + x));
+            for (var n = 0u; n < LANES; n++) {
+                let k = subgroupShuffle(quad, n);
+                for (var r = 0u; r < ROWS; r++) {
+                    p[r][n / 4u][n % 4u] += dot(q[r][x], k);
+                }
             }
         }
         var rescale: array<f32, ROWS>;
         for (var r = 0u; r < ROWS; r++) {
-            let seen = sees(vec4<u32>(word[r]), vec4<u32>(i[r]), j);
-            p[r] = select(vec4<f32>(MASKED), biased(p[r], entry * NH + head % NH, vec4<u32>(i[r]), j), seen);
-            let most = max(m[r], max(max(p[r].x, p[r].y), max(p[r].z, p[r].w)));
+            var most = m[r];
+            for (var g = 0u; g < GROUPS; g++) {
+                let j = j0 + 4u * g + vec4<u32>(0u, 1u, 2u, 3u);
+                let seen = sees(vec4<u32>(word[r]), vec4<u32>(i[r]), j);
+                p[r][g] = select(vec4<f32>(MASKED), biased(p[r][g], entry * NH + head % NH, vec4<u32>(i[r]), j), seen);
+                most = max(most, max(max(p[r][g].x, p[r][g].y), max(p[r][g].z, p[r][g].w)));
+            }
             rescale[r] = exp(m[r] - most);
             m[r] = most;
-            p[r] = exp(p[r] - most);
-            l[r] = l[r] * rescale[r] + p[r].x + p[r].y + p[r].z + p[r].w;
-            if DROPOUT {
-                p[r] *= keep((first_row + i[r]) * TK + j, KEEP_SCALE);
+            l[r] *= rescale[r];
+            for (var g = 0u; g < GROUPS; g++) {
+                p[r][g] = exp(p[r][g] - most);
+                l[r] += p[r][g].x + p[r][g].y + p[r][g].z + p[r][g].w;
+                if DROPOUT {
+                    let j = j0 + 4u * g + vec4<u32>(0u, 1u, 2u, 3u);
+                    p[r][g] *= keep((first_row + i[r]) * TK + j, KEEP_SCALE);
+                }
             }
         }
         for (var x = 0u; x < HV; x++) {
-            let v = four(kv_at + KV, j0, x);
+            let quad = vec4<f32>(kv_quad(own + KV + x));
             for (var r = 0u; r < ROWS; r++) {
-                o[r][x] = o[r][x] * rescale[r] + v * p[r];
+                o[r][x] *= rescale[r];
+            }
+            for (var n = 0u; n < LANES; n++) {
+                let v = subgroupShuffle(quad, n);
+                for (var r = 0u; r < ROWS; r++) {
+                    o[r][x] += v * p[r][n / 4u][n % 4u];
+                }
             }
         }
     }

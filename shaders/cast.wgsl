@@ -1,10 +1,10 @@
 // cast: y = x in another element type, elementwise. Reference: src/ops/cast.rs
 //
-//   x, y (LEN)
+//   x, y (LEN), numbers or quads
 // use: index
 const LEN: u32 = 256u;
 
-// Element types of the operands.
+// Types of the operands.
 alias X_TYPE = f32;
 alias Y_TYPE = f32;
 

@@ -1,10 +1,10 @@
 // clear: y = 0, elementwise. Reference: src/ops/embedding.rs
 //
-//   y (LEN)
-// use: index
+//   y (LEN), numbers or quads
+// use: index values
 const LEN: u32 = 256u;
 
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read_write> y: array<VALUES>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -14,6 +14,6 @@ fn main(
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
     if i < LEN {
-        y[i] = 0.0;
+        y[i] = VALUES(0.0);
     }
 }

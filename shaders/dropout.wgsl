@@ -1,7 +1,7 @@
 // dropout: y = x * keep, keep being 0 with probability p and 1 / (1 - p) otherwise, from a counter-based generator.
 //
-//   x, y (LEN): elements FIRST.. of the tensor. Backward is the same kernel over dy. Reference: src/ops/dropout.rs
-// use: index random step
+//   x, y (LEN), numbers or quads: those from FIRST on of the tensor. Backward is the same kernel over dy. Reference: src/ops/dropout.rs
+// use: index random step keep_1
 const LEN: u32 = 256u;
 const FIRST: u32 = 0u;
 const SALT: u32 = 0u;
@@ -9,7 +9,7 @@ const SALT: u32 = 0u;
 const THRESHOLD: u32 = 429496729u;
 const SCALE: f32 = 1.1111111;
 
-// Element type of the operands.
+// Type of the operands.
 alias X_TYPE = f32;
 
 @group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
@@ -24,6 +24,6 @@ fn main(
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
     if i < LEN {
-        y[i] = X_TYPE(f32(x[i]) * keep_factor(FIRST + i, step.micro_batch, step.seed, SALT, THRESHOLD, SCALE));
+        y[i] = X_TYPE(VALUES(x[i]) * keep_values(FIRST + i));
     }
 }

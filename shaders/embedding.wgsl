@@ -1,10 +1,11 @@
-// embedding: y[row, c] = wte[ids[row], c] + wpe[position + row % T, c], a thread per element.
+// embedding: y[row, c] = wte[ids[row], c] + wpe[position + row % T, c], a thread per element,
+// which is a number, or a quad where C is a multiple of four; C and LEN count elements.
 //
 //   ids (rows) u32    wte (TOKENS, C): tokens FIRST_TOKEN.. of the table    wpe (positions, C)    y (LEN / C, C): rows FIRST_ROW..
 //
 // The shared file brings wpe; others in its place, a position for each row, or nothing.
 // A table beyond one binding takes several dispatches; each writes the rows whose token it holds. Reference: src/ops/embedding.rs
-// use: index position_learned
+// use: index values position_learned
 const LEN: u32 = 256u;
 const C: u32 = 64u;
 const T: u32 = 64u;
@@ -13,8 +14,8 @@ const FIRST_TOKEN: u32 = 0u;
 const TOKENS: u32 = 64u;
 
 @group(0) @binding(0) var<storage, read> ids: array<u32>;
-@group(0) @binding(1) var<storage, read> wte: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> wte: array<VALUES>;
+@group(0) @binding(2) var<storage, read_write> y: array<VALUES>;
 
 @compute @workgroup_size(256)
 fn main(

@@ -3,8 +3,8 @@
 //
 //   ids, next (ROWS) u32    dy (DY_ROWS, C): rows FIRST_ROW..    dwte (TOKENS, C): tokens FIRST_TOKEN..
 //
-// Tables and gradients beyond one binding take several dispatches. Reference: src/ops/embedding.rs
-// use: index
+// Columns are numbers, or quads where their number is a multiple of four; C counts them. Tables and gradients beyond one binding take several dispatches. Reference: src/ops/embedding.rs
+// use: index values
 const ROWS: u32 = 64u;
 const C: u32 = 64u;
 const FIRST_ROW: u32 = 0u;
@@ -15,8 +15,8 @@ const THREADS: u32 = 64u;
 
 @group(0) @binding(0) var<storage, read> ids: array<u32>;
 @group(0) @binding(1) var<storage, read> next: array<u32>;
-@group(0) @binding(2) var<storage, read> dy: array<f32>;
-@group(0) @binding(3) var<storage, read_write> dwte: array<f32>;
+@group(0) @binding(2) var<storage, read> dy: array<VALUES>;
+@group(0) @binding(3) var<storage, read_write> dwte: array<VALUES>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -33,7 +33,7 @@ fn main(
         return;
     }
     for (var c = thread; c < C; c += THREADS) {
-        var sum = 0.0;
+        var sum = VALUES(0.0);
         var row = first;
         while row < ROWS {
             let local = row - FIRST_ROW;

@@ -1,9 +1,10 @@
-// gather_rows: y[i, c] = x[rows[FIRST + i], c], 0 where x has no such row; a thread per element.
+// gather_rows: y[i, c] = x[rows[FIRST + i], c], 0 where x has no such row; a thread per element,
+// which is a number, or a quad where C is a multiple of four; C and LEN count elements.
 //
 //   x (ROWS, C): rows FIRST_ROW.. of ALL_ROWS    rows u32    y (LEN / C, C): rows FIRST..
 //
 // An x beyond one binding takes several dispatches; each writes the rows it holds. Reference: src/ops/gather_rows.rs
-// use: index
+// use: index values
 const LEN: u32 = 256u;
 const C: u32 = 64u;
 const FIRST: u32 = 0u;
@@ -11,9 +12,9 @@ const FIRST_ROW: u32 = 0u;
 const ROWS: u32 = 64u;
 const ALL_ROWS: u32 = 64u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<VALUES>;
 @group(0) @binding(1) var<storage, read> rows: array<u32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<VALUES>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -31,6 +32,6 @@ fn main(
     if held < ROWS {
         y[i] = x[held * C + i % C];
     } else if row >= ALL_ROWS {
-        y[i] = 0.0;
+        y[i] = VALUES(0.0);
     }
 }

@@ -1,10 +1,10 @@
 // gelu: y = gelu(x), elementwise. Reference: src/ops/gelu.rs
 //
-//   x, y (LEN)
+//   x, y (LEN), numbers or quads
 // use: index gelu
 const LEN: u32 = 256u;
 
-// Element type of the operands.
+// Type of the operands.
 alias X_TYPE = f32;
 
 @group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
@@ -18,6 +18,6 @@ fn main(
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
     if i < LEN {
-        y[i] = X_TYPE(gelu(f32(x[i])));
+        y[i] = X_TYPE(gelu(VALUES(x[i])));
     }
 }

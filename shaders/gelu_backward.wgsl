@@ -1,10 +1,10 @@
 // gelu_backward: dy *= gelu'(x), elementwise, in place. Reference: src/ops/gelu.rs
 //
-//   x, dy (LEN)
+//   x, dy (LEN), numbers or quads
 // use: index gelu
 const LEN: u32 = 256u;
 
-// Element type of the operands.
+// Type of the operands.
 alias X_TYPE = f32;
 
 @group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
@@ -18,6 +18,6 @@ fn main(
 ) {
     let i = workgroup_index(id, count) * 256u + thread;
     if i < LEN {
-        dy[i] = X_TYPE(f32(dy[i]) * gelu_derivative(f32(x[i])));
+        dy[i] = X_TYPE(VALUES(dy[i]) * gelu_derivative(VALUES(x[i])));
     }
 }

@@ -1,11 +1,11 @@
 // glu: y = f(gate) * up, elementwise; f is `gate_value`. Reference: src/ops/glu.rs
 //
-//   x (LEN / F, 2F): gate | up    y (LEN / F, F)
+//   x (LEN / F, 2F): gate | up    y (LEN / F, F), numbers or quads
 // use: index gate_silu
 const LEN: u32 = 256u;
 const F: u32 = 64u;
 
-// Element type of the operands.
+// Type of the operands.
 alias X_TYPE = f32;
 
 @group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
@@ -22,5 +22,5 @@ fn main(
         return;
     }
     let at = i / F * F + i;
-    y[i] = X_TYPE(gate_value(f32(x[at])) * f32(x[at + F]));
+    y[i] = X_TYPE(gate_value(VALUES(x[at])) * VALUES(x[at + F]));
 }

@@ -1,11 +1,13 @@
 // glu_backward: dgate = dy * up * f'(gate) and dup = dy * f(gate), elementwise; f is `gate_value`.
 //
-//   x (LEN / F, 2F): gate | up    dy (LEN / F, F)    dx (LEN / F, 2F): dgate | dup. Reference: src/ops/glu.rs
+//   x (LEN / F, 2F): gate | up    dy (LEN / F, F)    dx (LEN / F, 2F): dgate | dup; numbers or quads
+//
+// Reference: src/ops/glu.rs
 // use: index gate_silu
 const LEN: u32 = 256u;
 const F: u32 = 64u;
 
-// Element type of the operands.
+// Type of the operands.
 alias X_TYPE = f32;
 
 @group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
@@ -23,8 +25,8 @@ fn main(
         return;
     }
     let at = i / F * F + i;
-    let gate = f32(x[at]);
-    let d = f32(dy[i]);
-    dx[at] = X_TYPE(d * f32(x[at + F]) * gate_derivative(gate));
+    let gate = VALUES(x[at]);
+    let d = VALUES(dy[i]);
+    dx[at] = X_TYPE(d * VALUES(x[at + F]) * gate_derivative(gate));
     dx[at + F] = X_TYPE(d * gate_value(gate));
 }

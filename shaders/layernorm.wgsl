@@ -9,14 +9,18 @@ const C: u32 = 64u;
 const EPS: f32 = 1e-5;
 const THREADS: u32 = 64u;
 
+// Vec4s of a row.
+const CV: u32 = C / 4u;
+const_assert C % 4u == 0u;
+
 // Element types of the operands.
 alias X_TYPE = f32;
 alias Y_TYPE = f32;
 
-@group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<Y_TYPE>;
+@group(0) @binding(0) var<storage, read> x: array<vec4<X_TYPE>>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<Y_TYPE>>;
 @group(0) @binding(4) var<storage, read_write> stats: array<f32>;
 
 @compute @workgroup_size(THREADS)
@@ -29,19 +33,19 @@ fn main(
     if row >= ROWS {
         return;
     }
-    var sum = 0.0;
-    for (var c = thread; c < C; c += THREADS) {
-        sum += f32(x[row * C + c]);
+    var sums = vec4<f32>();
+    for (var c = thread; c < CV; c += THREADS) {
+        sums += vec4<f32>(x[row * CV + c]);
     }
-    let mean = workgroup_sum(sum, thread) / f32(C);
+    let mean = workgroup_sum((sums.x + sums.y) + (sums.z + sums.w), thread) / f32(C);
     var squares = 0.0;
-    for (var c = thread; c < C; c += THREADS) {
-        let d = f32(x[row * C + c]) - mean;
-        squares += d * d;
+    for (var c = thread; c < CV; c += THREADS) {
+        let d = vec4<f32>(x[row * CV + c]) - mean;
+        squares += dot(d, d);
     }
     let rstd = inverseSqrt(workgroup_sum(squares, thread) / f32(C) + EPS);
-    for (var c = thread; c < C; c += THREADS) {
-        y[row * C + c] = Y_TYPE((f32(x[row * C + c]) - mean) * rstd * weight[c] + bias[c]);
+    for (var c = thread; c < CV; c += THREADS) {
+        y[row * CV + c] = vec4<Y_TYPE>((vec4<f32>(x[row * CV + c]) - mean) * rstd * weight[c] + bias[c]);
     }
     if thread == 0u {
         stats[2u * row] = mean;

@@ -9,15 +9,19 @@ const C: u32 = 64u;
 const THREADS: u32 = 64u;
 const ACCUMULATE: bool = false;
 
+// Vec4s of a row.
+const CV: u32 = C / 4u;
+const_assert C % 4u == 0u;
+
 // Element types of the operands.
 alias X_TYPE = f32;
 alias Y_TYPE = f32;
 
-@group(0) @binding(0) var<storage, read> x: array<X_TYPE>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<vec4<X_TYPE>>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> stats: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<Y_TYPE>;
-@group(0) @binding(4) var<storage, read_write> dx: array<X_TYPE>;
+@group(0) @binding(3) var<storage, read> dy: array<vec4<Y_TYPE>>;
+@group(0) @binding(4) var<storage, read_write> dx: array<vec4<X_TYPE>>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -33,20 +37,20 @@ fn main(
     let rstd = stats[2u * row + 1u];
     var sum_g = 0.0;
     var sum_gn = 0.0;
-    for (var c = thread; c < C; c += THREADS) {
-        let g = f32(dy[row * C + c]) * weight[c];
-        sum_g += g;
-        sum_gn += g * (f32(x[row * C + c]) - mean) * rstd;
+    for (var c = thread; c < CV; c += THREADS) {
+        let g = vec4<f32>(dy[row * CV + c]) * weight[c];
+        sum_g += dot(g, vec4<f32>(1.0));
+        sum_gn += dot(g, (vec4<f32>(x[row * CV + c]) - mean) * rstd);
     }
     let mean_g = workgroup_sum(sum_g, thread) / f32(C);
     let mean_gn = workgroup_sum(sum_gn, thread) / f32(C);
-    for (var c = thread; c < C; c += THREADS) {
-        let n = (f32(x[row * C + c]) - mean) * rstd;
-        let value = rstd * (f32(dy[row * C + c]) * weight[c] - mean_g - n * mean_gn);
+    for (var c = thread; c < CV; c += THREADS) {
+        let n = (vec4<f32>(x[row * CV + c]) - mean) * rstd;
+        let value = rstd * (vec4<f32>(dy[row * CV + c]) * weight[c] - mean_g - n * mean_gn);
         if ACCUMULATE {
-            dx[row * C + c] = X_TYPE(f32(dx[row * C + c]) + value);
+            dx[row * CV + c] = vec4<X_TYPE>(vec4<f32>(dx[row * CV + c]) + value);
         } else {
-            dx[row * C + c] = X_TYPE(value);
+            dx[row * CV + c] = vec4<X_TYPE>(value);
         }
     }
 }

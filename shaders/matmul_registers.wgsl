@@ -25,12 +25,13 @@ const TM: u32 = 16u;
 // Size of a subgroup: a power of two, at least 4.
 const LANES: u32 = 8u;
 
+const BN: u32 = 4u * LANES;
 const TILES_M: u32 = (M + TM - 1u) / TM;
-const TILES_N: u32 = (N + 4u * LANES - 1u) / (4u * LANES);
+const TILES_N: u32 = (N + BN - 1u) / BN;
 // One quad in each lane holds four steps of K for LANES rows of the tile.
 const GROUPS: u32 = (TM + LANES - 1u) / LANES;
 
-@group(0) @binding(2) var<storage, read_write> c: array<C_TYPE>;
+@group(0) @binding(2) var<storage, read_write> c: array<STORED>;
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -43,7 +44,7 @@ fn main(
         return;
     }
     let m0 = tile / TILES_N * TM;
-    let n0 = tile % TILES_N * (4u * LANES) + 4u * lane;
+    let n0 = tile % TILES_N * BN + 4u * lane;
     var sums: array<vec4<f32>, TM>;
     for (var k = 0u; k < K; k += 4u) {
         var a_quads: array<vec4<f32>, GROUPS>;
@@ -63,11 +64,7 @@ fn main(
     }
     // A row at a time, always from the same place: unrolled, the stores of all rows would take longest to compile.
     for (var m = m0; m < min(m0 + TM, M); m++) {
-        for (var j = 0u; j < 4u; j++) {
-            if n0 + j < N {
-                store(m, n0 + j, sums[0][j]);
-            }
-        }
+        store_quad(m, n0, sums[0]);
         for (var i = 1u; i < TM; i++) {
             sums[i - 1u] = sums[i];
         }

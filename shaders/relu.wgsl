@@ -1,10 +1,10 @@
 // relu: y = max(x, 0), elementwise. Reference: src/ops/relu.rs
 //
-//   x, y (LEN)
+//   x, y (LEN), numbers or quads
 // use: index
 const LEN: u32 = 256u;
 
-// Element type of the operands.
+// Type of the operands.
 alias X_TYPE = f32;
 
 @group(0) @binding(0) var<storage, read> x: array<X_TYPE>;

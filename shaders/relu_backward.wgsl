@@ -1,10 +1,10 @@
 // relu_backward: dy = dy where y > 0, else 0, elementwise, in place. Reference: src/ops/relu.rs
 //
-//   y, dy (LEN)
+//   y, dy (LEN), numbers or quads
 // use: index
 const LEN: u32 = 256u;
 
-// Element type of the operands.
+// Type of the operands.
 alias X_TYPE = f32;
 
 @group(0) @binding(0) var<storage, read> y: array<X_TYPE>;

@@ -1,12 +1,12 @@
 // scale: y = FACTOR x, elementwise. Reference: src/ops/scale.rs
 //
-//   x, y (LEN)
-// use: index
+//   x, y (LEN), numbers or quads
+// use: index values
 const LEN: u32 = 256u;
 const FACTOR: f32 = 1.0;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<VALUES>;
+@group(0) @binding(1) var<storage, read_write> y: array<VALUES>;
 
 @compute @workgroup_size(256)
 fn main(

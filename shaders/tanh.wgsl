@@ -1,11 +1,11 @@
 // tanh: y = tanh(x), elementwise. Reference: src/ops/tanh.rs
 //
-//   x, y (LEN)
-// use: index
+//   x, y (LEN), numbers or quads
+// use: index values
 const LEN: u32 = 256u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<VALUES>;
+@group(0) @binding(1) var<storage, read_write> y: array<VALUES>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -16,6 +16,6 @@ fn main(
     let i = workgroup_index(id, count) * 256u + thread;
     if i < LEN {
         // Clamped: some drivers' tanh overflows to NaN, and tanh(15) is 1 in f32 anyway.
-        y[i] = tanh(clamp(x[i], -15.0, 15.0));
+        y[i] = tanh(clamp(x[i], VALUES(-15.0), VALUES(15.0)));
     }
 }

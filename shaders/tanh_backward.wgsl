@@ -1,11 +1,11 @@
 // tanh_backward: dy *= 1 - y^2, elementwise, in place. Reference: src/ops/tanh.rs
 //
-//   y, dy (LEN)
-// use: index
+//   y, dy (LEN), numbers or quads
+// use: index values
 const LEN: u32 = 256u;
 
-@group(0) @binding(0) var<storage, read> y: array<f32>;
-@group(0) @binding(1) var<storage, read_write> dy: array<f32>;
+@group(0) @binding(0) var<storage, read> y: array<VALUES>;
+@group(0) @binding(1) var<storage, read_write> dy: array<VALUES>;
 
 @compute @workgroup_size(256)
 fn main(

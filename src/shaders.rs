@@ -57,12 +57,15 @@ const SHARED: &[Shader] = &[
     shader!("shared/cooperative_heads_8"),
     shader!("shared/sums_staged"),
     shader!("shared/sums_direct"),
+    shader!("shared/values"),
+    shader!("shared/keep_1"),
+    shader!("shared/keep_4"),
+    shader!("shared/reduce_subgroups"),
     shader!("shared/width_1"),
     shader!("shared/width_4"),
     shader!("shared/store"),
     shader!("shared/store_bias"),
     shader!("shared/store_bias_gelu"),
-    shader!("shared/store_bias_gelu_4"),
     shader!("shared/store_residual"),
     shader!("shared/store_bias_residual"),
     shader!("shared/expert_rows"),
@@ -127,7 +130,7 @@ pub fn specialise_from<'a>(
     }
     for (name, value) in constants {
         let declared = match value {
-            Constant::Element(_) => text.find(&format!("alias {name} =")),
+            Constant::Element(_) | Constant::Quad(_) => text.find(&format!("alias {name} =")),
             _ => text.find(&format!("const {name}:")),
         };
         let range = declared.and_then(|start| {
@@ -137,7 +140,7 @@ pub fn specialise_from<'a>(
         let range = range.ok_or_else(|| format!("{shader:?} has no constant `{name}`"))?;
         text.replace_range(range, &format!("= {}", literal(value)));
     }
-    if constants.iter().any(|(_, value)| *value == Constant::Element(Dtype::F16)) {
+    if constants.iter().any(|(_, value)| matches!(value, Constant::Element(Dtype::F16) | Constant::Quad(Dtype::F16))) {
         text.insert_str(0, "enable f16; ");
     }
     Ok(Specialised { text, files })
@@ -150,10 +153,17 @@ fn literal(value: &Constant) -> String {
         // `{:?}` prints the shortest text that reads back as the same f32, always with a point or an exponent.
         Constant::F32(v) => format!("{v:?}f"),
         Constant::Table(v) => format!("array({})", v.iter().map(|v| format!("{v:?}f")).collect::<Vec<_>>().join(", ")),
-        Constant::Element(Dtype::F32) => "f32".into(),
-        Constant::Element(Dtype::F16) => "f16".into(),
-        Constant::Element(Dtype::U32) => "u32".into(),
+        Constant::Element(dtype) => scalar(*dtype).into(),
+        Constant::Quad(dtype) => format!("vec4<{}>", scalar(*dtype)),
         Constant::Beyond(v) => format!("{v}u"), // not planned; WGSL refuses it as well
+    }
+}
+
+fn scalar(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "f32",
+        Dtype::F16 => "f16",
+        Dtype::U32 => "u32",
     }
 }
 

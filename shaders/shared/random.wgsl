@@ -23,9 +23,15 @@ fn threefry_round(x: vec2<u32>, by: u32) -> vec2<u32> {
     return vec2<u32>(sum, ((x.y << by) | (x.y >> (32u - by))) ^ sum);
 }
 
-// The factor of dropout with probability `p`, given as a threshold on 32 random bits: 0, or 1 / (1 - p).
-// One word per element: the first of the pair for even elements, the second for odd ones.
+// The factors of dropout with probability `p`, given as a threshold on 32 random bits, of elements 2 `pair` and 2 `pair` + 1:
+// 0, or 1 / (1 - p).
+fn keep_pair(pair: u32, micro_batch: u32, seed: u32, salt: u32, threshold: u32, scale: f32) -> vec2<f32> {
+    let words = threefry(vec2<u32>(pair, micro_batch), vec2<u32>(seed, salt));
+    return select(vec2<f32>(scale), vec2<f32>(0.0), words < vec2<u32>(threshold));
+}
+
+// That of one element.
 fn keep_factor(element: u32, micro_batch: u32, seed: u32, salt: u32, threshold: u32, scale: f32) -> f32 {
-    let words = threefry(vec2<u32>(element / 2u, micro_batch), vec2<u32>(seed, salt));
-    return select(scale, 0.0, select(words.x, words.y, element % 2u == 1u) < threshold);
+    let pair = keep_pair(element / 2u, micro_batch, seed, salt, threshold, scale);
+    return select(pair.x, pair.y, element % 2u == 1u);
 }

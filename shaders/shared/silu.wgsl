@@ -1,4 +1,5 @@
 // The logistic function. Its argument is clamped: exp overflows past 88, and WGSL lets compilers assume that nothing does.
-fn sigmoid(x: f32) -> f32 {
-    return 1.0 / (1.0 + exp(min(-x, 80.0)));
+// use: values
+fn sigmoid(x: VALUES) -> VALUES {
+    return 1.0 / (1.0 + exp(min(-x, VALUES(80.0))));
 }

@@ -4,10 +4,10 @@
 // Element type of C.
 alias C_TYPE = f32;
 
-fn store(row: u32, column: u32, value: SUMS) {
+fn store(row: u32, column: u32, value: VALUES) {
     let i = (row * LDC + C_COLUMN + column) / WIDTH;
     if ACCUMULATE {
-        c[i] = STORED(SUMS(c[i]) + value);
+        c[i] = STORED(VALUES(c[i]) + value);
     } else {
         c[i] = STORED(value);
     }

@@ -4,12 +4,12 @@
 // Element type of C.
 alias C_TYPE = f32;
 
-@group(0) @binding(3) var<storage, read> bias: array<SUMS>; // (N)
+@group(0) @binding(3) var<storage, read> bias: array<VALUES>; // (N)
 
-fn store(row: u32, column: u32, value: SUMS) {
+fn store(row: u32, column: u32, value: VALUES) {
     let i = (row * LDC + C_COLUMN + column) / WIDTH;
     if ACCUMULATE {
-        c[i] = STORED(SUMS(c[i]) + value);
+        c[i] = STORED(VALUES(c[i]) + value);
     } else {
         c[i] = STORED(value + bias[(C_COLUMN + column) / WIDTH]);
     }

@@ -4,18 +4,18 @@
 // Element type of C and pre.
 alias C_TYPE = f32;
 
-@group(0) @binding(3) var<storage, read> bias: array<f32>; // (N)
-@group(0) @binding(4) var<storage, read_write> pre: array<C_TYPE>; // (M, N)
+@group(0) @binding(3) var<storage, read> bias: array<VALUES>; // (N)
+@group(0) @binding(4) var<storage, read_write> pre: array<STORED>; // (M, N)
 
-fn store(row: u32, column: u32, value: f32) {
-    let i = row * LDC + C_COLUMN + column;
+fn store(row: u32, column: u32, value: VALUES) {
+    let i = (row * LDC + C_COLUMN + column) / WIDTH;
     var sum = value;
     if ACCUMULATE {
-        sum += f32(pre[i]);
+        sum += VALUES(pre[i]);
     } else {
-        sum += bias[C_COLUMN + column];
+        sum += bias[(C_COLUMN + column) / WIDTH];
     }
-    let kept = C_TYPE(sum);
+    let kept = STORED(sum);
     pre[i] = kept;
-    c[i] = C_TYPE(gelu(f32(kept)));
+    c[i] = STORED(gelu(VALUES(kept)));
 }

@@ -1,7 +1,7 @@
 // A matmul's epilogue stores the numbers of C one by one.
+// use: values
 const WIDTH: u32 = 1u;
 
-alias SUMS = f32;
 alias STORED = C_TYPE;
 
 // Columns `column` to `column + 3` of a row of C, those that it has.

@@ -242,6 +242,8 @@ pub enum Constant {
     Table(Arc<[f32]>),
     /// The element type of an operand.
     Element(Dtype),
+    /// Four elements of this type side by side.
+    Quad(Dtype),
     /// A size that 32 bits do not hold: a kernel with one is not planned.
     Beyond(usize),
 }
@@ -312,6 +314,21 @@ impl Dispatch {
     pub fn element(mut self, name: &'static str, dtype: Dtype) -> Self {
         self.constants.push((name, Constant::Element(dtype)));
         self
+    }
+
+    /// As [`Dispatch::element`], for operands whose elements are numbers (`width` 1) or quads of them (4).
+    pub fn elements(mut self, name: &'static str, dtype: Dtype, width: usize) -> Self {
+        self.constants.push((name, if width == 4 { Constant::Quad(dtype) } else { Constant::Element(dtype) }));
+        self
+    }
+
+    /// Sets THREADS of a shader whose threads sum up together (shared file `reduce`): through subgroups, where those are all of one size.
+    pub fn reducing(self, threads: u32, limits: &Limits) -> Self {
+        let d = self.constant("THREADS", threads);
+        if limits.subgroup > 1 && (threads as usize).is_multiple_of(limits.subgroup) {
+            return d.swap("reduce", "reduce_subgroups").constant("SUBGROUP", limits.subgroup);
+        }
+        d
     }
 
     pub fn swap(mut self, named: &'static str, taken: &'static str) -> Self {

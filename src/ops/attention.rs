@@ -249,7 +249,6 @@ const FORWARD: Kernel = Kernel {
     tiled: shader!("attention_tiled"),
     held: 1,
     registers: shader!("attention_registers"),
-    most: 2,
     cooperative: shader!("attention_cooperative"),
     over_keys: false,
 };

@@ -180,7 +180,6 @@ const OVER_QUERIES: Kernel = Kernel {
     tiled: shader!("attention_backward_query_tiled"),
     held: 2,
     registers: shader!("attention_backward_query_registers"),
-    most: 1,
     cooperative: shader!("attention_backward_query_cooperative"),
     over_keys: false,
 };
@@ -189,7 +188,6 @@ const OVER_KEYS: Kernel = Kernel {
     tiled: shader!("attention_backward_key_tiled"),
     held: 2,
     registers: shader!("attention_backward_key_registers"),
-    most: 1,
     cooperative: shader!("attention_backward_key_cooperative"),
     over_keys: true,
 };

@@ -44,7 +44,7 @@ fn sum_threads(limits: &Limits) -> u32 {
 
 /// Counts `rows` targets. Bindings to add: targets, count.
 pub(super) fn count_kernel(rows: usize, limits: &Limits) -> Dispatch {
-    Dispatch::new(shader!("classifier_count")).constant("ROWS", rows).constant("THREADS", sum_threads(limits))
+    Dispatch::new(shader!("classifier_count")).constant("ROWS", rows).reducing(sum_threads(limits), limits)
 }
 
 /// Losses and gradients of `rows` rows. Bindings to add: logits, targets, count, seed, losses.
@@ -52,7 +52,7 @@ pub(super) fn rows_kernel(rows: usize, v: usize, weight: f32, limits: &Limits) -
     let d = Dispatch::new(shader!("classifier"))
         .constant("ROWS", rows)
         .constant("V", v)
-        .constant("THREADS", threads(v, limits))
+        .reducing(threads(v, limits), limits)
         .constant("WEIGHT", weight)
         .groups(limits.fold(rows));
     if v.is_multiple_of(4) { d } else { d.swap("logit_quads", "logit_quads_strided") }
@@ -62,7 +62,7 @@ pub(super) fn rows_kernel(rows: usize, v: usize, weight: f32, limits: &Limits) -
 pub(super) fn mean_kernel(rows: usize, weight: f32, limits: &Limits) -> Dispatch {
     Dispatch::new(shader!("classifier_mean"))
         .constant("ROWS", rows)
-        .constant("THREADS", sum_threads(limits))
+        .reducing(sum_threads(limits), limits)
         .constant("WEIGHT", weight)
 }
 

@@ -6,8 +6,8 @@
 //! Cost: one FLOP and 4 bytes per element of x.
 
 use super::case::{Case, Draw};
-use super::elementwise::bytes_of;
-use crate::graph::{Cost, Dispatch, Limits, Op, Shape, Shapes, Step};
+use super::elementwise::{bytes_of, width};
+use crate::graph::{Cost, Dispatch, Dtype, Limits, Op, Shape, Shapes, Step};
 use crate::shader;
 use std::sync::Arc;
 
@@ -37,6 +37,7 @@ impl Op for ColumnSum {
         let (rows, columns) = (shapes.inputs[0].rows(), shapes.inputs[0].columns());
         let strips = shapes.outputs[1].rows();
         let blocks = columns.div_ceil(64);
+        let width = width(columns);
         let mut dispatches = vec![];
         for piece in limits.row_chunks(rows, columns as u64 * 4) {
             // Pieces are cut at multiples of 64 rows, so a strip lies in one piece.
@@ -47,13 +48,14 @@ impl Op for ColumnSum {
             dispatches.push(
                 Dispatch::new(shader!("column_sum"))
                     .constant("ROWS", piece.len())
-                    .constant("C", columns)
+                    .constant("C", columns / width)
                     .constant("STRIP_ROWS", STRIP_ROWS)
                     .constant("FIRST_STRIP", strip)
-                    .element("X_TYPE", dtype)
+                    .elements("X_TYPE", dtype, width)
+                    .elements("VALUES", Dtype::F32, width)
                     .read_range(0, bytes_of(dtype, &piece, columns))
                     .write(1)
-                    .groups(limits.fold(count * blocks)),
+                    .groups(limits.fold(count * (columns / width).div_ceil(64))),
             );
         }
         dispatches.push(
@@ -120,9 +122,9 @@ pub const CASES: &[Case] = &[
         reason: SUM,
     },
     Case {
-        name: "column_sum += f16 3x65x67",
+        name: "column_sum += f16 3x65x68",
         op: || Arc::new(ColumnSum { accumulate: true }),
-        inputs: &[(&[3, 65, 67], Draw::Half(1.0)), (&[67], Draw::Uniform(1.0))],
+        inputs: &[(&[3, 65, 68], Draw::Half(1.0)), (&[68], Draw::Uniform(1.0))],
         gradient: false,
         position: 0,
         atol: 1e-5,

@@ -92,7 +92,7 @@ impl Op for CombineBackward {
             .constant("ROWS", rows)
             .constant("C", c)
             .constant("TOP", shapes.inputs[1].columns())
-            .constant("THREADS", limits.row_threads().min((c as u32 / 4).next_power_of_two()))
+            .reducing(limits.row_threads().min((c as u32 / 4).next_power_of_two()), limits)
             .read(1)
             .read(2)
             .read(3)

@@ -10,11 +10,10 @@
 //! Cost: one FLOP per element; y, and the rows that are used, moved once.
 
 use super::case::{Case, Draw};
-use super::elementwise::{bytes, elementwise};
+use super::elementwise::{VALUES, bytes, cleared, elementwise, in_quads, width};
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// y = wte[ids] + wpe, or wte[ids] of two inputs; a fourth input is a position for each row.
@@ -41,11 +40,12 @@ impl Op for Embedding {
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let (ids, wte) = (shapes.inputs[0], shapes.inputs[1]);
         let c = wte.columns();
+        let width = width(c);
         let mut dispatches = vec![];
         for rows in limits.row_chunks(ids.len(), c as u64 * 4) {
             for tokens in limits.row_chunks(wte.rows(), c as u64 * 4) {
-                let tokens = elementwise(shader!("embedding"), rows.len() * c, limits)
-                    .constant("C", c)
+                let tokens = in_quads(shader!("embedding"), rows.len() * c, width, &[VALUES], limits)
+                    .constant("C", c / width)
                     .constant("T", ids.columns())
                     .constant("FIRST_ROW", rows.start)
                     .constant("FIRST_TOKEN", tokens.start)
@@ -103,19 +103,6 @@ pub struct EmbeddingBackward {
     pub accumulate: Vec<usize>,
 }
 
-impl EmbeddingBackward {
-    /// Zeroes an output that is not added to: most of its rows are not written otherwise.
-    fn clear(&self, slot: usize, shape: &Shape, limits: &Limits) -> Vec<Dispatch> {
-        if self.accumulate.contains(&slot) {
-            return vec![];
-        }
-        let piece = |range: Range<usize>| {
-            elementwise(shader!("clear"), range.len(), limits).write_range(slot, bytes(&range, 1))
-        };
-        limits.row_chunks(shape.len(), 4).into_iter().map(piece).collect()
-    }
-}
-
 impl Op for EmbeddingBackward {
     fn name(&self) -> &'static str {
         "embedding_backward"
@@ -130,17 +117,20 @@ impl Op for EmbeddingBackward {
 
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let (ids, c) = (shapes.inputs[0], shapes.inputs[1].columns());
-        let (rows, t) = (ids.len(), ids.columns());
+        let (rows, t, width) = (ids.len(), ids.columns(), width(c));
         let next = shapes.outputs.len() - 1;
+        // Most rows of a table that is not added to are not written otherwise.
+        let fresh = (0..next).filter(|slot| !self.accumulate.contains(slot));
         let mut dispatches: Vec<Dispatch> =
-            (0..next).flat_map(|slot| self.clear(slot, shapes.outputs[slot], limits)).collect();
+            fresh.flat_map(|slot| cleared(slot, shapes.outputs[slot], limits)).collect();
         dispatches.push(elementwise(shader!("embedding_link"), rows, limits).read(0).write(next));
         for dy in limits.row_chunks(rows, c as u64 * 4) {
             for tokens in limits.row_chunks(self.vocabulary, c as u64 * 4) {
                 dispatches.push(
                     Dispatch::new(shader!("embedding_backward"))
                         .constant("ROWS", rows)
-                        .constant("C", c)
+                        .constant("C", c / width)
+                        .elements("VALUES", Dtype::F32, width)
                         .constant("FIRST_ROW", dy.start)
                         .constant("DY_ROWS", dy.len())
                         .constant("FIRST_TOKEN", tokens.start)
@@ -155,8 +145,8 @@ impl Op for EmbeddingBackward {
             }
             if self.positions.is_some() {
                 dispatches.push(
-                    elementwise(shader!("embedding_backward_position"), t * c, limits)
-                        .constant("C", c)
+                    in_quads(shader!("embedding_backward_position"), t * c, width, &[VALUES], limits)
+                        .constant("C", c / width)
                         .constant("T", t)
                         .constant("FIRST_ROW", dy.start)
                         .constant("DY_ROWS", dy.len())

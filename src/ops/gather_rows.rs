@@ -8,9 +8,9 @@
 //! Cost: y and the rows of x that are used are moved once. Backward compares entries in pairs: N is in the thousands.
 
 use super::case::{Case, Draw};
-use super::elementwise::{bytes, elementwise};
+use super::elementwise::{VALUES, bytes, cleared, elementwise, in_quads, width};
 use crate::graph::op::as_ids;
-use crate::graph::{Cost, Dispatch, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
+use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
 use crate::shader;
 use std::sync::Arc;
 
@@ -31,12 +31,13 @@ impl Op for GatherRows {
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let (x, rows) = (shapes.inputs[0], shapes.inputs[1]);
         let c = x.columns();
+        let width = width(c);
         let mut dispatches = vec![];
         for wanted in limits.row_chunks(rows.len(), c as u64 * 4) {
             for held in limits.row_chunks(x.rows(), c as u64 * 4) {
                 dispatches.push(
-                    elementwise(shader!("gather_rows"), wanted.len() * c, limits)
-                        .constant("C", c)
+                    in_quads(shader!("gather_rows"), wanted.len() * c, width, &[VALUES], limits)
+                        .constant("C", c / width)
                         .constant("FIRST", wanted.start)
                         .constant("FIRST_ROW", held.start)
                         .constant("ROWS", held.len())
@@ -92,19 +93,16 @@ impl Op for GatherRowsBackward {
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let (rows, dx) = (shapes.inputs[0].len(), shapes.outputs[0]);
         let c = dx.columns();
-        let clear = |range| elementwise(shader!("clear"), range, limits);
-        let mut dispatches: Vec<_> = limits
-            .row_chunks(dx.len(), 4)
-            .into_iter()
-            .map(|range| clear(range.len()).write_range(0, bytes(&range, 1)))
-            .collect();
+        let width = width(c);
+        let mut dispatches = cleared(0, dx, limits);
         dispatches.push(elementwise(shader!("embedding_link"), rows, limits).read(0).write(1));
         for dy in limits.row_chunks(rows, c as u64 * 4) {
             for held in limits.row_chunks(dx.rows(), c as u64 * 4) {
                 dispatches.push(
                     Dispatch::new(shader!("embedding_backward"))
                         .constant("ROWS", rows)
-                        .constant("C", c)
+                        .constant("C", c / width)
+                        .elements("VALUES", Dtype::F32, width)
                         .constant("FIRST_ROW", dy.start)
                         .constant("DY_ROWS", dy.len())
                         .constant("FIRST_TOKEN", held.start)

@@ -92,7 +92,7 @@ impl Op for SquaredSum {
             dispatches.push(
                 Dispatch::new(shader!("squared_sum"))
                     .constant("ELEMENTS", ELEMENTS)
-                    .constant("THREADS", threads(limits))
+                    .reducing(threads(limits), limits)
                     .read_range(0, (piece.start * ELEMENTS * 4) as u64..(end * 4) as u64)
                     .write_range(0, bytes(&(self.first + piece.start..self.first + piece.end), 2))
                     .groups(limits.fold(piece.len())),
@@ -148,7 +148,7 @@ impl Op for GlobalNorm {
                 .constant("PLACES", PLACES)
                 .constant("MAX_NORM", self.max_norm)
                 .constant("MICRO_BATCHES", self.micro_batches)
-                .constant("THREADS", threads(limits))
+                .reducing(threads(limits), limits)
                 .constant("GROW_AFTER", self.grow_after.unwrap_or(0))
                 .constant("INITIAL", loss_scale::INITIAL)
                 .constant("LEAST", loss_scale::LEAST)

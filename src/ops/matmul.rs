@@ -175,6 +175,9 @@ impl Matmul {
         for (named, taken) in swaps {
             d = d.swap(named, taken);
         }
+        if in_fours {
+            d = d.elements("VALUES", Dtype::F32, 4);
+        }
         if tiling.quads {
             d = d.element("QUAD_TYPE", if a == b { a } else { Dtype::F32 });
         }
@@ -190,7 +193,6 @@ impl Matmul {
         let epilogue = match (self.bias, self.residual, self.gelu.is_some()) {
             (false, false, _) => None,
             (true, false, false) => Some("store_bias"),
-            (true, false, true) if in_fours => Some("store_bias_gelu_4"),
             (true, false, true) => Some("store_bias_gelu"),
             (false, true, _) => Some("store_residual"),
             (true, true, _) => Some("store_bias_residual"),

@@ -56,7 +56,7 @@ impl Size {
     fn kernel(&self, shader: crate::graph::Shader, rows: &Range<usize>, limits: &Limits) -> Dispatch {
         let threads = limits.row_threads().min((self.c as u32 / 4).next_power_of_two());
         self.constants(Dispatch::new(shader), rows)
-            .constant("THREADS", threads)
+            .reducing(threads, limits)
             .groups(limits.fold(rows.len() * self.groups))
     }
 

@@ -33,7 +33,7 @@ impl Op for RowDot {
     fn dispatch(&self, shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
         let d = Dispatch::new(shader!("row_dot"))
             .constant("N", shapes.inputs[0].len() / self.rows)
-            .constant("THREADS", limits.row_threads())
+            .reducing(limits.row_threads(), limits)
             .read(0)
             .read(1)
             .write(0)

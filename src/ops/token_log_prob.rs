@@ -68,11 +68,13 @@ impl Rows {
             let d = Dispatch::new(of.shader)
                 .constant("ROWS", rows.len())
                 .constant("V", self.v)
-                .constant("THREADS", threads(self.v, limits))
                 .element("X_TYPE", self.dtype)
                 .bind(self.logits, Some(bytes_of(self.dtype, &rows, self.v)), of.writes)
                 .groups(limits.fold(rows.len()));
             let place = bytes(&(rows.start + self.first..rows.end + self.first), 1);
+            let threads = threads(self.v, limits);
+            // The kernel that writes gradients sums nothing up.
+            let d = if of.writes { d.constant("THREADS", threads) } else { d.reducing(threads, limits) };
             kernel(d.bind(self.targets, Some(place.clone()), false), place)
         };
         limits.row_chunks(self.count, self.v as u64 * self.dtype.size_bytes()).into_iter().map(piece).collect()
@@ -116,7 +118,7 @@ struct Kernel {
 /// hold the weights where `weighted`, and otherwise mark the rows that count.
 pub(super) fn mean_kernel(rows: usize, weighted: bool, limits: &Limits) -> Dispatch {
     let d = Dispatch::new(shader!("token_log_prob_mean"));
-    let d = d.constant("ROWS", rows).constant("THREADS", mean_threads(limits));
+    let d = d.constant("ROWS", rows).reducing(mean_threads(limits), limits);
     if weighted { d.swap("row_weight_counted", "row_weight_given") } else { d }
 }
 

@@ -39,7 +39,7 @@ impl Op for TokenScores {
             Dispatch::new(shader!("token_scores"))
                 .constant("ROWS", rows.len())
                 .constant("V", v)
-                .constant("THREADS", threads(v, limits))
+                .reducing(threads(v, limits), limits)
                 .read_range(0, bytes(&rows, v))
                 .read_range(1, bytes(&rows, 1))
                 .write_range(0, bytes(&rows, 2))

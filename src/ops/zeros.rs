@@ -3,9 +3,8 @@
 //! Cost: y is written once.
 
 use super::case::Case;
-use super::elementwise::{bytes, elementwise};
+use super::elementwise::cleared;
 use crate::graph::{Cost, Dispatch, Dtype, Graph, Limits, Op, Shape, Shapes, Step, Tensor};
-use crate::shader;
 use std::sync::Arc;
 
 /// A constant tensor of zeros.
@@ -25,10 +24,7 @@ impl Op for Zeros {
     }
 
     fn dispatch(&self, _shapes: &Shapes, limits: &Limits) -> Vec<Dispatch> {
-        let piece = |range: std::ops::Range<usize>| {
-            elementwise(shader!("clear"), range.len(), limits).write_range(0, bytes(&range, 1))
-        };
-        limits.row_chunks(self.shape.len(), 4).into_iter().map(piece).collect()
+        cleared(0, &self.shape, limits)
     }
 
     fn vjp(&self, _g: &mut Graph, _node: usize, _dy: Tensor, _needed: &[bool]) -> Vec<Option<Tensor>> {

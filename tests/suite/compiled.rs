@@ -102,8 +102,8 @@ fn assembly_modules_and_shaders_from_disk_are_told_about_and_a_spill_shows() {
     std::fs::create_dir(&folder).unwrap();
     let source = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/gelu.wgsl")).unwrap();
     let kept = source.replace(
-        "y[i] = X_TYPE(gelu(f32(x[i])));",
-        "var own: array<f32, 999>;\n        for (var n = 0u; n < 999u; n++) {\n            own[(n * i) % 999u] = f32(x[n]);\n        }\n        \
+        "y[i] = X_TYPE(gelu(VALUES(x[i])));",
+        "var own: array<VALUES, 999>;\n        for (var n = 0u; n < 999u; n++) {\n            own[(n * i) % 999u] = VALUES(x[n]);\n        }\n        \
          y[i] = X_TYPE(gelu(own[i % 999u]));",
     );
     assert_ne!(kept, source);

@@ -102,6 +102,7 @@ struct Made {
 }
 
 /// The graph of the wanted step for a device with these limits, and its title; nothing is loaded.
+#[cfg(feature = "compiled")]
 pub fn graph(wanted: &Wanted, limits: &Limits) -> Result<(String, Graph)> {
     let made = if wanted.decode { decode_step(wanted)?.0 } else { training_step(wanted, limits)?.0 };
     Ok((made.title, made.graph))

@@ -22,25 +22,23 @@ pub(in crate::ops) struct Kernel {
     /// Tiles of rows that stay in workgroup memory beside those that pass.
     pub held: usize,
     pub registers: Shader,
-    /// Rows per lane at most, where tiles are in registers.
-    pub most: usize,
     /// For f16 on devices that have cooperative matrices.
     pub cooperative: Shader,
     /// Whether a workgroup owns keys, rather than queries.
     pub over_keys: bool,
 }
 
-/// Lanes of a workgroup where lanes are SIMD.
-const LANES: usize = 8;
 /// More workgroup memory than this leaves too few workgroups at a time on a GPU's core.
 const SHARED_BYTES: u64 = 40 << 10;
 
 impl Kernel {
     /// All its tilings on this kind of adapter, the best guess first.
     pub fn tilings(&self, size: Size, limits: &Limits) -> Vec<Tiling> {
+        let lanes = limits.subgroup;
+        let shuffles = lanes >= 4 && lanes.is_power_of_two();
         let mut all = match limits.adapter {
-            AdapterKind::Software => self.in_registers(size),
-            AdapterKind::Gpu => self.through_workgroup_memory(size.hs, limits),
+            AdapterKind::Software if shuffles => self.in_registers(size, lanes),
+            _ => self.through_workgroup_memory(size.hs, limits),
         };
         // Never the guess: a device has to show that they are right first.
         all.extend(self.on_cooperative_matrices(size, limits));
@@ -59,15 +57,15 @@ impl Kernel {
         if self.over_keys { size.keys } else { size.t }
     }
 
-    /// Rows in the registers of a lane. Each saves reads of what passes; wide heads would compile for many seconds.
-    fn in_registers(&self, size: Size) -> Vec<Tiling> {
-        let most = if size.hs <= 64 { self.most } else { 1 };
-        let most = most.min(self.rows(size).div_ceil(LANES));
+    /// Rows in the registers of a lane. Two share each read of what passes; more, or two of a wide head, compile for many seconds.
+    fn in_registers(&self, size: Size, lanes: usize) -> Vec<Tiling> {
+        let most = if size.hs <= 64 { 2 } else { 1 };
+        let most = most.min(self.rows(size).div_ceil(lanes));
         let tiling = |rows| Tiling {
             name: format!("registers {rows}"),
             shader: self.registers,
-            constants: vec![("ROWS", rows)],
-            block: LANES * rows,
+            constants: vec![("ROWS", rows), ("LANES", lanes)],
+            block: lanes * rows,
             swaps: vec![],
         };
         (1..=most).rev().map(tiling).collect()

@@ -12,8 +12,10 @@ pub(super) struct Tiling {
     pub tile: (usize, usize),
     /// The shared files through which it loads quads: where rows start at multiples of four, and anywhere.
     pub loads: (&'static str, &'static str),
-    /// Whether quads wait in its registers, in a type of their own, and leave for C in fours.
+    /// Whether quads wait in its registers, in a type of their own.
     pub quads: bool,
+    /// Whether sums leave for C in fours.
+    fours: bool,
     threads: usize,
     workgroup_bytes: usize,
     /// Side of its cooperative matrices; 0 where it has none.
@@ -56,6 +58,7 @@ impl Tiling {
             threads: bm / tm * (bn / tn),
             workgroup_bytes: 4 * bk * (bm + bn + 8),
             quads: true,
+            fours: true,
             ..Tiling::of(shader!("matmul_tiled"), format!("tiled {bm}x{bn}x{bk} {tm}x{tn}"))
         }
     }
@@ -66,6 +69,7 @@ impl Tiling {
             constants: vec![("TM", tm), ("LANES", lanes)],
             tile: (tm, 4 * lanes),
             threads: lanes,
+            fours: true,
             ..Tiling::of(shader!("matmul_registers"), format!("registers {tm}"))
         }
     }
@@ -105,6 +109,7 @@ impl Tiling {
             tile: (1, 1),
             loads: ("quads", "quads_unaligned"),
             quads: false,
+            fours: false,
             threads: 1,
             workgroup_bytes: 0,
             side: 0,
@@ -123,7 +128,7 @@ impl Tiling {
         if self.side > 0 && plain && whole && aligned {
             swaps.push(("sums_staged", "sums_direct"));
         }
-        if self.quads && aligned && n.is_multiple_of(4) {
+        if self.fours && aligned && n.is_multiple_of(4) {
             swaps.push(("width_1", "width_4"));
         }
         swaps
