@@ -3,8 +3,8 @@
 //
 //   A (M, K), row-major;  B is stored (K, N), or (N, K) if TB;  C (M, N); row lengths LD*
 //
-// A thread owns four columns of all rows and every SLICES-th quad of K; the slices are added in workgroup memory, as a tree of
-// fixed shape. Neighbouring threads read neighbouring words of B: along N, or along K if TB. Reference: src/ops/matmul.rs
+// A thread owns four columns of all rows and every SLICES-th quad of K; the slices are added in workgroup memory, TOGETHER rows at
+// once, as a tree of fixed shape. Neighbouring threads read neighbouring words of B: along N, or along K if TB. Reference: src/ops/matmul.rs
 // use: index store edges
 const M: u32 = 1u;
 const N: u32 = 64u;
@@ -23,13 +23,17 @@ const ACCUMULATE: bool = false;
 const ACROSS: u32 = 8u;
 const SLICES: u32 = 8u;
 
+// Rows whose slices are added between the same barriers: at most four, 16 KiB of 256 threads.
+const TOGETHER: u32 = min(M, 4u);
 const THREADS: u32 = ACROSS * SLICES;
-const TILES: u32 = (N + 4u * ACROSS - 1u) / (4u * ACROSS);
+// Columns of a workgroup.
+const BN: u32 = 4u * ACROSS;
+const TILES: u32 = (N + BN - 1u) / BN;
 const_assert !TA && (SLICES & (SLICES - 1u)) == 0u;
 
-@group(0) @binding(2) var<storage, read_write> c: array<C_TYPE>;
+@group(0) @binding(2) var<storage, read_write> c: array<STORED>;
 
-var<workgroup> parts: array<vec4<f32>, THREADS>; // (SLICES, ACROSS)
+var<workgroup> parts: array<vec4<f32>, TOGETHER * THREADS>; // (TOGETHER, SLICES, ACROSS)
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -51,22 +55,24 @@ fn main(
             sums[m] += quads * within_k(a_quad(m * LDA + A_COLUMN + k), k);
         }
     }
-    for (var m = 0u; m < M; m++) {
-        let part = slice * ACROSS + column;
+    let part = slice * ACROSS + column;
+    for (var first = 0u; first < M; first += TOGETHER) {
         workgroupBarrier();
-        parts[part] = sums[m];
+        for (var m = 0u; m < TOGETHER; m++) {
+            parts[m * THREADS + part] = sums[min(first + m, M - 1u)];
+        }
         for (var stride = SLICES / 2u; stride > 0u; stride /= 2u) {
             workgroupBarrier();
             if slice < stride {
-                parts[part] += parts[part + stride * ACROSS];
+                for (var m = 0u; m < TOGETHER; m++) {
+                    parts[m * THREADS + part] += parts[m * THREADS + part + stride * ACROSS];
+                }
             }
         }
         if slice == 0u {
-            let sum = parts[part];
-            for (var j = 0u; j < 4u; j++) {
-                if n + j < N {
-                    store(m, n + j, sum[j]);
-                }
+            // Rows past the end repeat the last one and are not stored.
+            for (var m = 0u; m < TOGETHER && first + m < M; m++) {
+                store_quad(first + m, n, parts[m * THREADS + part]);
             }
         }
     }

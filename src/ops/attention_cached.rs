@@ -37,6 +37,13 @@ pub struct AttentionCached {
 /// Keys of one split: enough that combining is cheap, few enough that a thousand keys make work for many cores.
 const SPLIT: usize = 64;
 
+/// Heads of queries that a workgroup works on, of `sharing` that share their keys and values: as many as let its sums of values fit
+/// 9 KiB of workgroup memory, `columns` vec4 in each of its threads.
+fn heads_together(sharing: usize, threads: usize, columns: usize) -> usize {
+    let most = (576 / (threads * columns)).clamp(1, 8).min(threads);
+    (1..=most).rev().find(|heads| sharing.is_multiple_of(*heads)).unwrap_or(1)
+}
+
 impl AttentionCached {
     /// Sizes of the cache, whose heads and the columns of qkv say how many heads of queries there are.
     fn size(&self, inputs: &[&Shape]) -> Size {
@@ -76,6 +83,7 @@ impl Op for AttentionCached {
         };
         // Threads side by side along a head's columns; those beyond share out the keys.
         let across = threads.min(hs / 4);
+        let together = heads_together(heads / kv_heads, threads, (hs / 4).div_ceil(across));
         let partial = |rows: std::ops::Range<usize>| {
             let d = Dispatch::new(shader!("attention_cached"))
                 .constant("B", rows.len())
@@ -83,6 +91,7 @@ impl Op for AttentionCached {
                 .constant("T", time)
                 .constant("NH", heads)
                 .constant("KVH", kv_heads)
+                .constant("HEADS", together)
                 .constant("HS", hs)
                 .constant("WINDOW", size.window)
                 .constant("SPLIT", SPLIT)
@@ -93,7 +102,7 @@ impl Op for AttentionCached {
                 .read_range(1, bytes(&rows, row))
                 .write(1)
                 .read(2)
-                .groups(limits.fold(rows.len() * heads * splits));
+                .groups(limits.fold(rows.len() * (heads / together) * splits));
             let d = if let Some(scale) = self.scale { d.constant("SCALE", scale) } else { d };
             if self.bias { d.swap("bias_none", "bias_distance").read(3) } else { d }
         };

@@ -80,7 +80,8 @@ impl Tiling {
             constants: vec![("ACROSS", across), ("SLICES", slices)],
             tile: (m, 4 * across),
             threads: across * slices,
-            workgroup_bytes: 16 * across * slices,
+            workgroup_bytes: 16 * across * slices * m.min(4),
+            fours: true,
             ..Tiling::of(shader!("matmul_vector"), format!("vector {across}x{slices}"))
         }
     }
