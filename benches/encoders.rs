@@ -44,6 +44,9 @@ struct Arguments {
     /// Only these families
     #[arg(long, value_delimiter = ',', default_value = "bert,gpt,t5,xl")]
     families: Vec<String>,
+    /// Steps of further pretraining of BERT, of 32 sequences of 32 tokens, half of which are masked
+    #[arg(long, default_value_t = 0)]
+    more_steps: usize,
     /// Folder of the runs, whose pretrained models are used again [default: a temporary one]
     #[arg(long)]
     runs: Option<PathBuf>,
@@ -96,6 +99,9 @@ const FAMILIES: [Family; 4] = [
         loss: "a token",
     },
 ];
+
+/// Flags of BERT's further pretraining.
+const MORE: &str = "--context 32 --batch 32 --mask-share 0.5 --lr 3e-3 --schedule wsd";
 
 /// A task: training examples, and flags of `wgpt finetune` for BERT and for GPT, tried on validation examples.
 struct Budget {
@@ -209,8 +215,9 @@ impl Bench<'_> {
         let split = self.split.name();
         for family in FAMILIES.iter().filter(|family| self.has(family.folder)) {
             let Family { folder, name, stages, loss } = family;
+            let stages = &self.stages(stages, folder);
             if !self.runs.path(folder).join("config.json").exists() {
-                self.train(family)?;
+                self.train(folder, stages)?;
             }
             let said = std::fs::read_to_string(self.runs.path(&format!("{folder}.said"))).unwrap_or_default();
             let parameters = said.split_once("model: ").and_then(|(_, rest)| rest.split(' ').next()).unwrap_or("-");
@@ -239,11 +246,18 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The stages of a family, each from the model of the one before. The last one's model gets the family's name.
-    fn train(&self, Family { folder, stages, .. }: &Family) -> Result<()> {
+    /// The stages of a family's pretraining, with what BERT is trained further.
+    fn stages(&self, stages: &[&str], folder: &str) -> Vec<String> {
+        let more = format!("{MORE} --steps {}", self.arguments.more_steps);
+        let more = (folder == "bert" && self.arguments.more_steps > 0).then_some(more);
+        stages.iter().map(|stage| stage.to_string()).chain(more).collect()
+    }
+
+    /// Stages, each from the model of the one before. The last one's model gets the family's name.
+    fn train(&self, folder: &str, stages: &[String]) -> Result<()> {
         let split = self.split.name();
         let name =
-            |stage: usize| if stage + 1 == stages.len() { (*folder).to_string() } else { format!("{folder}-{stage}") };
+            |stage: usize| if stage + 1 == stages.len() { folder.to_string() } else { format!("{folder}-{stage}") };
         for (stage, flags) in stages.iter().enumerate() {
             let from = if stage > 0 { format!("--init {}", name(stage - 1)) } else { String::new() };
             let (_, said) = self.runs.wgpt(&format!(
@@ -269,14 +283,14 @@ impl Bench<'_> {
     /// Fine-tunes all models from their weights and from random ones, and prints the table of the tasks.
     fn fine_tune(&self) -> Result<()> {
         println!(
-            "| task | examples | measure, % | nothing learned | BERT | random weights | GPT-2 | T5, as text | random weights |\n\
-             |---|---|---|---|---|---|---|---|---|"
+            "| task | examples | measure, % | nothing learned | BERT | random weights | GPT-2 | random weights | T5, as text | random weights |\n\
+             |---|---|---|---|---|---|---|---|---|---|"
         );
         let texts = if self.has("t5") { Some((self.texts(false)?, self.texts(true)?)) } else { None };
         for budget in self.tasks() {
             let Budget { task, measure: (measure, chance), examples, flags } = budget;
             let mut cells = vec![];
-            for (family, is_random) in [("bert", false), ("bert", true), ("gpt", false)] {
+            for (family, is_random) in [("bert", false), ("bert", true), ("gpt", false), ("gpt", true)] {
                 let is_there = self.has(family) && (family == "bert" || !["tag", "answer"].contains(task));
                 let one = |seed| self.head(family, budget, seed, is_random);
                 let values = if is_there { (0..self.arguments.seeds).map(one).collect::<Result<_>>()? } else { vec![] };

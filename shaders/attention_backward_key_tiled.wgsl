@@ -18,6 +18,8 @@ const BK: u32 = TY * ROWS;
 const BQ: u32 = TX * 4u;
 const BLOCKS: u32 = (TK + BK - 1u) / BK;
 const COLUMNS: u32 = (HV + TX - 1u) / TX;
+// Quads of a tile that a thread fetches.
+const LOADS: u32 = (BQ * HV + THREADS - 1u) / THREADS;
 // Odd, so that rows start in different banks.
 const PITCH: u32 = HV | 1u;
 const P_PITCH: u32 = TX | 1u;
@@ -28,57 +30,60 @@ const P_PITCH: u32 = TX | 1u;
 @group(0) @binding(4) var<storage, read_write> dkv_rows: array<vec4<X_TYPE>>;
 @group(0) @binding(5) var<uniform> step: Step;
 
-var<workgroup> held: array<vec4<f32>, 2u * BK * PITCH>; // (2, BK, HV): k, scaled; v
-var<workgroup> tile: array<vec4<f32>, BQ * PITCH>; // (BQ, HV): q or dy
+var<workgroup> held: array<vec4<X_TYPE>, 2u * BK * PITCH>; // (2, BK, HV): k; v
+var<workgroup> tile: array<vec4<X_TYPE>, BQ * PITCH>; // (BQ, HV): q or dy
 var<workgroup> p_tile: array<vec4<f32>, BK * P_PITCH>; // (BK, TX): element x holds queries x, x + TX, x + 2 TX, x + 3 TX
 
 const K: u32 = 0u;
 const V: u32 = BK * PITCH;
+alias Ahead = array<vec4<X_TYPE>, LOADS>;
 alias Sums = array<array<vec4<f32>, COLUMNS>, ROWS>;
 
+// Keys past the end repeat the last one and are not stored.
 fn load_held(at: u32, j0: u32, thread: u32) {
     for (var e = thread; e < BK * HV; e += THREADS) {
-        let j = j0 + e / HV;
-        var k = vec4<f32>(0.0);
-        var v = vec4<f32>(0.0);
-        if j < TK {
-            k = vec4<f32>(kv_quad(at + j * KV_ROW + e % HV)) * SCALE;
-            v = vec4<f32>(kv_quad(at + j * KV_ROW + KV + e % HV));
-        }
-        held[K + e / HV * PITCH + e % HV] = k;
-        held[V + e / HV * PITCH + e % HV] = v;
+        let row_at = at + min(j0 + e / HV, TK - 1u) * KV_ROW + e % HV;
+        held[K + e / HV * PITCH + e % HV] = kv_quad(row_at);
+        held[V + e / HV * PITCH + e % HV] = kv_quad(row_at + KV);
     }
 }
 
-fn load_q(at: u32, i0: u32, thread: u32) {
-    for (var e = thread; e < BQ * HV; e += THREADS) {
-        let i = i0 + e / HV;
-        var value = vec4<f32>(0.0);
-        if i < TQ {
-            value = vec4<f32>(q_quad(at + i * Q_ROW + e % HV));
-        }
-        tile[e / HV * PITCH + e % HV] = value;
+// This thread's quads of q from i0 on. Past the end the last one repeats, which is masked.
+fn fetch_q(at: u32, i0: u32, thread: u32) -> Ahead {
+    var ahead: Ahead;
+    for (var n = 0u; n < LOADS; n++) {
+        let e = min(thread + n * THREADS, BQ * HV - 1u);
+        ahead[n] = q_quad(at + min(i0 + e / HV, TQ - 1u) * Q_ROW + e % HV);
     }
+    return ahead;
 }
 
-fn load_dy(at: u32, i0: u32, thread: u32) {
-    for (var e = thread; e < BQ * HV; e += THREADS) {
-        let i = i0 + e / HV;
-        var value = vec4<f32>(0.0);
-        if i < TQ {
-            value = vec4<f32>(dy[at + i * CV + e % HV]);
+// The same of dy.
+fn fetch_dy(at: u32, i0: u32, thread: u32) -> Ahead {
+    var ahead: Ahead;
+    for (var n = 0u; n < LOADS; n++) {
+        let e = min(thread + n * THREADS, BQ * HV - 1u);
+        ahead[n] = dy[at + min(i0 + e / HV, TQ - 1u) * CV + e % HV];
+    }
+    return ahead;
+}
+
+fn stage(ahead: Ahead, thread: u32) {
+    for (var n = 0u; n < LOADS; n++) {
+        let e = thread + n * THREADS;
+        if BQ * HV % THREADS == 0u || e < BQ * HV {
+            tile[e / HV * PITCH + e % HV] = ahead[n];
         }
-        tile[e / HV * PITCH + e % HV] = value;
     }
 }
 
 // Element x of the four rows of `tile` at `row` and at distance TX.
 fn four(row: u32, x: u32) -> mat4x4<f32> {
     return mat4x4<f32>(
-        tile[row * PITCH + x],
-        tile[(row + TX) * PITCH + x],
-        tile[(row + 2u * TX) * PITCH + x],
-        tile[(row + 3u * TX) * PITCH + x],
+        vec4<f32>(tile[row * PITCH + x]),
+        vec4<f32>(tile[(row + TX) * PITCH + x]),
+        vec4<f32>(tile[(row + 2u * TX) * PITCH + x]),
+        vec4<f32>(tile[(row + 3u * TX) * PITCH + x]),
     );
 }
 
@@ -88,7 +93,7 @@ fn products(part: u32, tx: u32, ty: u32) -> array<vec4<f32>, ROWS> {
     for (var x = 0u; x < HV; x++) {
         let rows = four(tx, x);
         for (var r = 0u; r < ROWS; r++) {
-            s[r] += held[part + (ty + TY * r) * PITCH + x] * rows;
+            s[r] += vec4<f32>(held[part + (ty + TY * r) * PITCH + x]) * rows;
         }
     }
     return s;
@@ -130,27 +135,35 @@ fn main(
     let entry = B_FIRST + batch;
     let begin = first_query(entry, j0);
     let end = queries_end(entry, j0, j0 + BK - 1u);
+    // Always 1, but compilers do not know: a load under a condition is not moved behind the products that hide it.
+    let one = count.z;
     // The heads of queries that share these keys, one after the other.
     for (var n = 0u; n < NH / KVH; n++) {
         let head = kv_head % KVH * (NH / KVH) + n;
         let at = batch * TQ * Q_ROW + head * HV;
         let dy_at = batch * TQ * CV + head * HV;
         let rows = (entry * NH + head) * TQ;
+        var ahead = fetch_q(at, begin, thread);
         for (var i0 = begin; i0 < end; i0 += BQ) {
             let i = i0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX);
             let row = rows + min(i, vec4<u32>(TQ - 1u));
             let word = mask_words(entry, i);
-            let row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
-            let row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
+            var row_lse: vec4<f32>;
+            var row_delta: vec4<f32>;
             workgroupBarrier();
-            load_q(at, i0, thread);
+            stage(ahead, thread);
+            if i0 < end * one {
+                ahead = fetch_dy(dy_at, i0, thread);
+                row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
+                row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
+            }
             workgroupBarrier();
             var p = products(K, tx, ty);
             var kept: array<vec4<f32>, ROWS>;
             for (var r = 0u; r < ROWS; r++) {
                 let j = j0 + ty + TY * r;
                 let seen = sees(word, i, vec4<u32>(j)) & (i < vec4<u32>(TQ));
-                let score = biased(p[r], entry * NH + head, i, vec4<u32>(j));
+                let score = biased(p[r] * SCALE, entry * NH + head, i, vec4<u32>(j));
                 p[r] = exp(select(vec4<f32>(MASKED), score - row_lse, seen));
                 kept[r] = vec4<f32>(1.0);
                 if DROPOUT {
@@ -159,12 +172,18 @@ fn main(
                 p_tile[(ty + TY * r) * P_PITCH + tx] = kept[r] * p[r];
             }
             workgroupBarrier();
-            load_dy(dy_at, i0, thread);
+            stage(ahead, thread);
+            if i0 < end * one {
+                ahead = fetch_q(at, i0, thread);
+            }
             workgroupBarrier();
             let dp = products(V, tx, ty);
             accumulate(&dv, tx, ty);
             workgroupBarrier();
-            load_q(at, i0, thread);
+            stage(ahead, thread);
+            if i0 + BQ < end {
+                ahead = fetch_q(at, i0 + BQ, thread);
+            }
             for (var r = 0u; r < ROWS; r++) {
                 p_tile[(ty + TY * r) * P_PITCH + tx] = p[r] * (kept[r] * dp[r] - row_delta);
             }

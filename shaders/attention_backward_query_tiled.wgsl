@@ -17,6 +17,8 @@ const BQ: u32 = TY * ROWS;
 const BK: u32 = TX * 4u;
 const BLOCKS: u32 = (TQ + BQ - 1u) / BQ;
 const COLUMNS: u32 = (HV + TX - 1u) / TX;
+// Quads of a tile that a thread fetches.
+const LOADS: u32 = (BK * HV + THREADS - 1u) / THREADS;
 // Odd, so that rows start in different banks.
 const PITCH: u32 = HV | 1u;
 const P_PITCH: u32 = TX | 1u;
@@ -28,36 +30,39 @@ const P_PITCH: u32 = TX | 1u;
 @group(0) @binding(5) var<storage, read_write> delta: array<f32>;
 @group(0) @binding(6) var<uniform> step: Step;
 
-var<workgroup> held: array<vec4<f32>, 2u * BQ * PITCH>; // (2, BQ, HV): q, scaled; dy
-var<workgroup> kv_tile: array<vec4<f32>, BK * PITCH>; // (BK, HV)
+var<workgroup> held: array<vec4<X_TYPE>, 2u * BQ * PITCH>; // (2, BQ, HV): q; dy
+var<workgroup> kv_tile: array<vec4<X_TYPE>, BK * PITCH>; // (BK, HV)
 var<workgroup> ds_tile: array<vec4<f32>, BQ * P_PITCH>; // (BQ, TX): element x holds keys x, x + TX, x + 2 TX, x + 3 TX
 
 const Q: u32 = 0u;
 const DY: u32 = BQ * PITCH;
+alias Ahead = array<vec4<X_TYPE>, LOADS>;
 
+// Queries past the end repeat the last one and are not stored.
 fn load_held(at: u32, y_at: u32, i0: u32, thread: u32) {
     for (var e = thread; e < BQ * HV; e += THREADS) {
-        let i = i0 + e / HV;
-        let x = e % HV;
-        var q = vec4<f32>(0.0);
-        var d = vec4<f32>(0.0);
-        if i < TQ {
-            q = vec4<f32>(q_quad(at + i * Q_ROW + x)) * SCALE;
-            d = vec4<f32>(dy[y_at + i * CV + x]);
-        }
-        held[Q + e / HV * PITCH + x] = q;
-        held[DY + e / HV * PITCH + x] = d;
+        let i = min(i0 + e / HV, TQ - 1u);
+        held[Q + e / HV * PITCH + e % HV] = q_quad(at + i * Q_ROW + e % HV);
+        held[DY + e / HV * PITCH + e % HV] = dy[y_at + i * CV + e % HV];
     }
 }
 
-fn load_kv(at: u32, j0: u32, thread: u32) {
-    for (var e = thread; e < BK * HV; e += THREADS) {
-        let j = j0 + e / HV;
-        var value = vec4<f32>(0.0);
-        if j < TK {
-            value = vec4<f32>(kv_quad(at + j * KV_ROW + e % HV));
+// This thread's quads of the keys, or values, from j0 on. Past the end the last one repeats, which is masked.
+fn fetch(at: u32, j0: u32, thread: u32) -> Ahead {
+    var ahead: Ahead;
+    for (var n = 0u; n < LOADS; n++) {
+        let e = min(thread + n * THREADS, BK * HV - 1u);
+        ahead[n] = kv_quad(at + min(j0 + e / HV, TK - 1u) * KV_ROW + e % HV);
+    }
+    return ahead;
+}
+
+fn stage(ahead: Ahead, thread: u32) {
+    for (var n = 0u; n < LOADS; n++) {
+        let e = thread + n * THREADS;
+        if BK * HV % THREADS == 0u || e < BK * HV {
+            kv_tile[e / HV * PITCH + e % HV] = ahead[n];
         }
-        kv_tile[e / HV * PITCH + e % HV] = value;
     }
 }
 
@@ -66,7 +71,7 @@ fn delta_share(y_at: u32, i0: u32, tx: u32, row: u32) -> f32 {
     var sum = 0.0;
     if i0 + row < TQ {
         for (var x = tx; x < HV; x += TX) {
-            sum += dot(held[DY + row * PITCH + x], vec4<f32>(y[y_at + (i0 + row) * CV + x]));
+            sum += dot(vec4<f32>(held[DY + row * PITCH + x]), vec4<f32>(y[y_at + (i0 + row) * CV + x]));
         }
     }
     return sum;
@@ -75,10 +80,10 @@ fn delta_share(y_at: u32, i0: u32, tx: u32, row: u32) -> f32 {
 // Element x of the four rows of kv_tile at `row` and at distance TX.
 fn four(row: u32, x: u32) -> mat4x4<f32> {
     return mat4x4<f32>(
-        kv_tile[row * PITCH + x],
-        kv_tile[(row + TX) * PITCH + x],
-        kv_tile[(row + 2u * TX) * PITCH + x],
-        kv_tile[(row + 3u * TX) * PITCH + x],
+        vec4<f32>(kv_tile[row * PITCH + x]),
+        vec4<f32>(kv_tile[(row + TX) * PITCH + x]),
+        vec4<f32>(kv_tile[(row + 2u * TX) * PITCH + x]),
+        vec4<f32>(kv_tile[(row + 3u * TX) * PITCH + x]),
     );
 }
 
@@ -88,7 +93,7 @@ fn products(part: u32, tx: u32, ty: u32) -> array<vec4<f32>, ROWS> {
     for (var x = 0u; x < HV; x++) {
         let rows = four(tx, x);
         for (var r = 0u; r < ROWS; r++) {
-            s[r] += held[part + (ty + TY * r) * PITCH + x] * rows;
+            s[r] += vec4<f32>(held[part + (ty + TY * r) * PITCH + x]) * rows;
         }
     }
     return s;
@@ -134,13 +139,23 @@ fn main(
     }
     var dq: array<array<vec4<f32>, COLUMNS>, ROWS>;
     let end = keys_end(entry, i0 + BQ);
-    for (var j0 = first_key(entry, i0) / BK * BK; j0 < end; j0 += BK) {
+    let begin = first_key(entry, i0) / BK * BK;
+    // Always 1, but compilers do not know: a load under a condition is not moved behind the products that hide it.
+    let one = count.z;
+    var ahead = fetch(kv_at + KV, begin, thread);
+    for (var j0 = begin; j0 < end; j0 += BK) {
         workgroupBarrier();
-        load_kv(kv_at + KV, j0, thread);
+        stage(ahead, thread);
+        if j0 < end * one {
+            ahead = fetch(kv_at, j0, thread);
+        }
         workgroupBarrier();
         let dp = products(DY, tx, ty);
         workgroupBarrier();
-        load_kv(kv_at, j0, thread);
+        stage(ahead, thread);
+        if j0 + BK < end {
+            ahead = fetch(kv_at + KV, j0 + BK, thread);
+        }
         workgroupBarrier();
         let s = products(Q, tx, ty);
         let j = j0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX);
@@ -151,7 +166,7 @@ fn main(
                 kept = keep((rows + i) * TK + j, KEEP_SCALE);
             }
             let seen = sees(vec4<u32>(mask_word(entry, i)), vec4<u32>(i), j) & vec4<bool>(i < TQ);
-            let score = biased(s[r], entry * NH + head % NH, vec4<u32>(i), j);
+            let score = biased(s[r] * SCALE, entry * NH + head % NH, vec4<u32>(i), j);
             let p = exp(select(vec4<f32>(MASKED), score - row_lse[r], seen));
             ds_tile[(ty + TY * r) * P_PITCH + tx] = p * (kept * dp[r] - row_delta[r]);
         }

@@ -156,15 +156,13 @@ fn attention_of_random_shapes_agrees_with_the_reference() {
 }
 
 fn norm(rng: &mut Pcg64) -> Problem {
-    let (rows, c) = (size(rng, 150), size(rng, 250));
+    let (rows, c) = (size(rng, 150), size(rng, 250).next_multiple_of(4));
     let output = dtype(rng);
-    let x = |c: usize| (vec![rows, c], Draw::Uniform(2.0));
-    let weight = |c: usize| (vec![c], Draw::Between(0.5, 1.5));
+    let (x, weight) = ((vec![rows, c], Draw::Uniform(2.0)), (vec![c], Draw::Between(0.5, 1.5)));
     if rng.random_bool(0.5) {
-        problem(LayerNorm { eps: 1e-5, output }, vec![x(c), weight(c), uniform(&[c], Dtype::F32)], true)
+        problem(LayerNorm { eps: 1e-5, output }, vec![x, weight, uniform(&[c], Dtype::F32)], true)
     } else {
-        let c = c.next_multiple_of(4);
-        problem(RmsNorm { eps: 1e-5, groups: None, output }, vec![x(c), weight(c)], true)
+        problem(RmsNorm { eps: 1e-5, groups: None, output }, vec![x, weight], true)
     }
 }
 

@@ -21,6 +21,8 @@ pub(in crate::ops) struct Kernel {
     pub tiled: Shader,
     /// Tiles of rows that stay in workgroup memory beside those that pass.
     pub held: usize,
+    /// Whether what passes does so in two slabs, one of them on its way, and not in a tile of whole rows.
+    pub slabs: bool,
     pub registers: Shader,
     /// For f16 on devices that have cooperative matrices.
     pub cooperative: Shader,
@@ -28,6 +30,8 @@ pub(in crate::ops) struct Kernel {
     pub over_keys: bool,
 }
 
+/// A guess with more workgroup memory than this leaves the cores of a GPU with less than four subgroups for each SIMD unit.
+const GUESS_BYTES: u64 = 32 << 10;
 /// More workgroup memory than this leaves too few workgroups at a time on a GPU's core.
 const SHARED_BYTES: u64 = 40 << 10;
 
@@ -38,7 +42,7 @@ impl Kernel {
         let shuffles = lanes >= 4 && lanes.is_power_of_two();
         let mut all = match limits.adapter {
             AdapterKind::Software if shuffles => self.in_registers(size, lanes),
-            _ => self.through_workgroup_memory(size.hs, limits),
+            _ => self.through_workgroup_memory(size.hs, size.dtype, limits),
         };
         // Never the guess: a device has to show that they are right first.
         all.extend(self.on_cooperative_matrices(size, limits));
@@ -71,18 +75,28 @@ impl Kernel {
         (1..=most).rev().map(tiling).collect()
     }
 
+    /// Bytes of workgroup memory for a head of `columns` vec4: tiles of rows that stay, what passes, and f32 scores with what rows reduce.
+    fn workgroup_bytes(&self, [tx, ty, rows]: [usize; 3], columns: usize, dtype: Dtype) -> u64 {
+        let (block, pitch, passing) = (ty * rows, columns | 1, 4 * tx);
+        let passing = if self.slabs {
+            let across = (tx / columns.div_ceil(tx)).max(1);
+            2 * (passing * (tx | 1)).max(4 * across * pitch)
+        } else {
+            passing * pitch
+        };
+        let vectors = self.held * block * pitch + passing;
+        4 * dtype.size_bytes() * vectors as u64 + (16 * block * (tx | 1) + 4 * block * tx) as u64
+    }
+
     /// Tilings whose workgroup memory fits.
-    fn through_workgroup_memory(&self, hs: usize, limits: &Limits) -> Vec<Tiling> {
+    fn through_workgroup_memory(&self, hs: usize, dtype: Dtype, limits: &Limits) -> Vec<Tiling> {
         let columns = hs / 4;
         // Threads that share a row divide its columns evenly where they can.
         let tx = (4..=10).rev().find(|tx| columns.is_multiple_of(*tx)).unwrap_or(8);
         let most = limits.workgroup_bytes.min(SHARED_BYTES);
-        let fits = |&(tx, ty, rows): &(usize, usize, usize)| {
-            let (block, pitch) = (ty * rows, columns | 1);
-            let vectors = (self.held * block + 4 * tx) * pitch + block * (tx | 1);
-            let size_bytes = 16 * vectors + 4 * block * tx;
-            size_bytes as u64 <= most && tx * ty <= limits.invocations as usize
-        };
+        let bytes = |&(tx, ty, rows): &(usize, usize, usize)| self.workgroup_bytes([tx, ty, rows], columns, dtype);
+        let fits =
+            |shape: &(usize, usize, usize)| bytes(shape) <= most && shape.0 * shape.1 <= limits.invocations as usize;
         // More rows per thread save reads of workgroup memory; more threads hide latency; fewer keys at a time save memory.
         let shapes = [(16, 4), (12, 4), (16, 2), (8, 2), (8, 1)];
         let mut across = vec![tx, tx.div_ceil(2), tx.div_ceil(4)];
@@ -95,7 +109,10 @@ impl Kernel {
             block: ty * rows,
             swaps: vec![],
         };
-        let all: Vec<Tiling> = list.filter(fits).take(MOST_TILINGS).map(tiling).collect();
+        let mut all: Vec<(usize, usize, usize)> = list.filter(fits).take(MOST_TILINGS).collect();
+        // The guess leaves room for enough others to hide latency.
+        all.sort_by_key(|shape| bytes(shape) > GUESS_BYTES);
+        let all: Vec<Tiling> = all.into_iter().map(tiling).collect();
         assert!(!all.is_empty(), "a tiling for 16 KiB, which every device offers");
         all
     }
@@ -180,7 +197,8 @@ mod tests {
     fn every_head_size_has_a_tiling_on_the_smallest_device() {
         let limits = Limits::portable(AdapterKind::Gpu);
         for (hs, held) in (4..=128).step_by(4).flat_map(|hs| [(hs, 1), (hs, 2)]) {
-            let tilings = Kernel { held, ..FORWARD }.through_workgroup_memory(hs, &limits);
+            let tilings =
+                Kernel { held, slabs: held == 1, ..FORWARD }.through_workgroup_memory(hs, Dtype::F32, &limits);
             assert!(tilings.iter().all(|t| t.block >= 8));
         }
     }
