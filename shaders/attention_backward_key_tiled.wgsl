@@ -8,21 +8,16 @@
 // key to the last, one head of queries after the other: q, then dy, then q again in the same tile, and p and then ds in
 // another. Threads are laid out as in attention_tiled, with keys for rows. Writes the k and v parts of dqkv.
 // Dao 2023 (FlashAttention-2), algorithm 2, without its atomics. Reference: src/ops/attention_backward.rs
-// use: index attention
+// use: index attention attention_slabs
 const TX: u32 = 8u;
 const TY: u32 = 8u;
 const ROWS: u32 = 1u;
+// Whether compilers may unroll the loops of products: faster on some GPUs, on others more than their registers hold.
+const UNROLL: u32 = 0u;
 
 const THREADS: u32 = TX * TY;
 const BK: u32 = TY * ROWS;
-const BQ: u32 = TX * 4u;
 const BLOCKS: u32 = (TK + BK - 1u) / BK;
-const COLUMNS: u32 = (HV + TX - 1u) / TX;
-// Quads of a tile that a thread fetches.
-const LOADS: u32 = (BQ * HV + THREADS - 1u) / THREADS;
-// Odd, so that rows start in different banks.
-const PITCH: u32 = HV | 1u;
-const P_PITCH: u32 = TX | 1u;
 
 @group(0) @binding(1) var<storage, read> lse: array<f32>;
 @group(0) @binding(2) var<storage, read> dy: array<vec4<X_TYPE>>;
@@ -31,13 +26,27 @@ const P_PITCH: u32 = TX | 1u;
 @group(0) @binding(5) var<uniform> step: Step;
 
 var<workgroup> held: array<vec4<X_TYPE>, 2u * BK * PITCH>; // (2, BK, HV): k; v
-var<workgroup> tile: array<vec4<X_TYPE>, BQ * PITCH>; // (BQ, HV): q or dy
-var<workgroup> p_tile: array<vec4<f32>, BK * P_PITCH>; // (BK, TX): element x holds queries x, x + TX, x + 2 TX, x + 3 TX
+var<workgroup> p_tile: array<vec4<f32>, BK * SLAB_PITCH>; // (BK, TX): element x holds queries x, x + TX, x + 2 TX, x + 3 TX
 
 const K: u32 = 0u;
 const V: u32 = BK * PITCH;
-alias Ahead = array<vec4<X_TYPE>, LOADS>;
+alias Scores = array<vec4<f32>, ROWS>;
 alias Sums = array<array<vec4<f32>, COLUMNS>, ROWS>;
+
+const Q: u32 = 0u;
+const DY: u32 = 1u;
+
+// Where q and dy of the head begin.
+var<private> q_at: u32;
+var<private> dy_at: u32;
+
+fn passing(part: u32, row: u32, x: u32) -> vec4<X_TYPE> {
+    let i = min(row, TQ - 1u);
+    if part == Q {
+        return q_quad(q_at + i * Q_ROW + x);
+    }
+    return dy[dy_at + i * CV + x];
+}
 
 // Keys past the end repeat the last one and are not stored.
 fn load_held(at: u32, j0: u32, thread: u32) {
@@ -48,65 +57,28 @@ fn load_held(at: u32, j0: u32, thread: u32) {
     }
 }
 
-// This thread's quads of q from i0 on. Past the end the last one repeats, which is masked.
-fn fetch_q(at: u32, i0: u32, thread: u32) -> Ahead {
-    var ahead: Ahead;
-    for (var n = 0u; n < LOADS; n++) {
-        let e = min(thread + n * THREADS, BQ * HV - 1u);
-        ahead[n] = q_quad(at + min(i0 + e / HV, TQ - 1u) * Q_ROW + e % HV);
-    }
-    return ahead;
-}
-
-// The same of dy.
-fn fetch_dy(at: u32, i0: u32, thread: u32) -> Ahead {
-    var ahead: Ahead;
-    for (var n = 0u; n < LOADS; n++) {
-        let e = min(thread + n * THREADS, BQ * HV - 1u);
-        ahead[n] = dy[at + min(i0 + e / HV, TQ - 1u) * CV + e % HV];
-    }
-    return ahead;
-}
-
-fn stage(ahead: Ahead, thread: u32) {
-    for (var n = 0u; n < LOADS; n++) {
-        let e = thread + n * THREADS;
-        if BQ * HV % THREADS == 0u || e < BQ * HV {
-            tile[e / HV * PITCH + e % HV] = ahead[n];
+// Adds the products of the thread's rows of what is held from `part` on with its four rows of a slab of columns.
+fn multiply(sums: ptr<function, Scores>, part: u32, slab: u32, first: u32, tx: u32, ty: u32, turns: u32) {
+    for (var x = 0u; x < TX * turns; x++) {
+        if HV % TX == 0u || slab * TX + x < HV {
+            let rows = four_of_columns(first, tx, x);
+            for (var r = 0u; r < ROWS; r++) {
+                (*sums)[r] += vec4<f32>(held[part + (ty + TY * r) * PITCH + slab * TX + x]) * rows;
+            }
         }
     }
 }
 
-// Element x of the four rows of `tile` at `row` and at distance TX.
-fn four(row: u32, x: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        vec4<f32>(tile[row * PITCH + x]),
-        vec4<f32>(tile[(row + TX) * PITCH + x]),
-        vec4<f32>(tile[(row + 2u * TX) * PITCH + x]),
-        vec4<f32>(tile[(row + 3u * TX) * PITCH + x]),
-    );
-}
-
-// Products of the thread's rows of k or v with its four rows of `tile`.
-fn products(part: u32, tx: u32, ty: u32) -> array<vec4<f32>, ROWS> {
-    var s: array<vec4<f32>, ROWS>;
-    for (var x = 0u; x < HV; x++) {
-        let rows = four(tx, x);
-        for (var r = 0u; r < ROWS; r++) {
-            s[r] += vec4<f32>(held[part + (ty + TY * r) * PITCH + x]) * rows;
-        }
-    }
-    return s;
-}
-
-// sums += p_tile * tile, for the thread's rows and columns.
-fn accumulate(sums: ptr<function, Sums>, tx: u32, ty: u32) {
-    for (var x = 0u; x < TX; x++) {
-        for (var c = 0u; c < COLUMNS; c++) {
-            if tx + TX * c < HV {
-                let rows = four(x, tx + TX * c);
-                for (var r = 0u; r < ROWS; r++) {
-                    (*sums)[r][c] += rows * p_tile[(ty + TY * r) * P_PITCH + x];
+// Adds what the rows of a slab of rows give with their weights in p_tile.
+fn accumulate(sums: ptr<function, Sums>, slab: u32, first: u32, tx: u32, ty: u32, turns: u32) {
+    for (var x = 0u; x < ACROSS * turns; x++) {
+        if TX % ACROSS == 0u || slab * ACROSS + x < TX {
+            for (var c = 0u; c < COLUMNS; c++) {
+                if HV % TX == 0u || tx + TX * c < HV {
+                    let rows = four_of_rows(first, x, tx + TX * c);
+                    for (var r = 0u; r < ROWS; r++) {
+                        (*sums)[r][c] += rows * p_tile[(ty + TY * r) * SLAB_PITCH + slab * ACROSS + x];
+                    }
                 }
             }
         }
@@ -137,28 +109,40 @@ fn main(
     let end = queries_end(entry, j0, j0 + BK - 1u);
     // Always 1, but compilers do not know: a load under a condition is not moved behind the products that hide it.
     let one = count.z;
+    let turns = select(one, 1u, UNROLL == 1u);
     // The heads of queries that share these keys, one after the other.
     for (var n = 0u; n < NH / KVH; n++) {
         let head = kv_head % KVH * (NH / KVH) + n;
-        let at = batch * TQ * Q_ROW + head * HV;
-        let dy_at = batch * TQ * CV + head * HV;
+        q_at = batch * TQ * Q_ROW + head * HV;
+        dy_at = batch * TQ * CV + head * HV;
         let rows = (entry * NH + head) * TQ;
-        var ahead = fetch_q(at, begin, thread);
-        for (var i0 = begin; i0 < end; i0 += BQ) {
+        // Where the next slab is staged.
+        var first = 0u;
+        var ahead = fetch_columns(Q, begin, 0u, thread);
+        // The slab of the head before is read to its end.
+        workgroupBarrier();
+        for (var i0 = begin; i0 < end; i0 += BLOCK) {
             let i = i0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX);
             let row = rows + min(i, vec4<u32>(TQ - 1u));
             let word = mask_words(entry, i);
             var row_lse: vec4<f32>;
             var row_delta: vec4<f32>;
-            workgroupBarrier();
-            stage(ahead, thread);
             if i0 < end * one {
-                ahead = fetch_dy(dy_at, i0, thread);
                 row_lse = vec4<f32>(lse[row.x], lse[row.y], lse[row.z], lse[row.w]);
                 row_delta = vec4<f32>(delta[row.x], delta[row.y], delta[row.z], delta[row.w]);
             }
-            workgroupBarrier();
-            var p = products(K, tx, ty);
+            var p: Scores;
+            for (var slab = 0u; slab < COLUMN_SLABS * one; slab++) {
+                stage_columns(ahead, first, thread);
+                if slab + 1u < COLUMN_SLABS * one {
+                    ahead = fetch_columns(Q, i0, slab + 1u, thread);
+                } else {
+                    ahead = fetch_columns(DY, i0, 0u, thread);
+                }
+                workgroupBarrier();
+                multiply(&p, K, slab, first, tx, ty, turns);
+                first = SLAB - first;
+            }
             var kept: array<vec4<f32>, ROWS>;
             for (var r = 0u; r < ROWS; r++) {
                 let j = j0 + ty + TY * r;
@@ -169,26 +153,47 @@ fn main(
                 if DROPOUT {
                     kept[r] = keep(row * TK + j, KEEP_SCALE);
                 }
-                p_tile[(ty + TY * r) * P_PITCH + tx] = kept[r] * p[r];
+                p_tile[(ty + TY * r) * SLAB_PITCH + tx] = kept[r] * p[r];
             }
-            workgroupBarrier();
-            stage(ahead, thread);
-            if i0 < end * one {
-                ahead = fetch_q(at, i0, thread);
+            var dp: Scores;
+            for (var slab = 0u; slab < COLUMN_SLABS * one; slab++) {
+                stage_columns(ahead, first, thread);
+                if slab + 1u < COLUMN_SLABS * one {
+                    ahead = fetch_columns(DY, i0, slab + 1u, thread);
+                } else {
+                    ahead = fetch_rows(DY, i0, 0u, thread);
+                }
+                workgroupBarrier();
+                multiply(&dp, V, slab, first, tx, ty, turns);
+                first = SLAB - first;
             }
-            workgroupBarrier();
-            let dp = products(V, tx, ty);
-            accumulate(&dv, tx, ty);
-            workgroupBarrier();
-            stage(ahead, thread);
-            if i0 + BQ < end {
-                ahead = fetch_q(at, i0 + BQ, thread);
+            for (var slab = 0u; slab < ROW_SLABS * one; slab++) {
+                stage_rows(ahead, first, thread);
+                if slab + 1u < ROW_SLABS * one {
+                    ahead = fetch_rows(DY, i0, slab + 1u, thread);
+                } else {
+                    ahead = fetch_rows(Q, i0, 0u, thread);
+                }
+                workgroupBarrier();
+                accumulate(&dv, slab, first, tx, ty, turns);
+                first = SLAB - first;
             }
+            // All weights of dv have been read.
+            workgroupBarrier();
             for (var r = 0u; r < ROWS; r++) {
-                p_tile[(ty + TY * r) * P_PITCH + tx] = p[r] * (kept[r] * dp[r] - row_delta);
+                p_tile[(ty + TY * r) * SLAB_PITCH + tx] = p[r] * (kept[r] * dp[r] - row_delta);
             }
-            workgroupBarrier();
-            accumulate(&dk, tx, ty);
+            for (var slab = 0u; slab < ROW_SLABS * one; slab++) {
+                stage_rows(ahead, first, thread);
+                if slab + 1u < ROW_SLABS * one {
+                    ahead = fetch_rows(Q, i0, slab + 1u, thread);
+                } else if i0 + BLOCK < end {
+                    ahead = fetch_columns(Q, i0 + BLOCK, 0u, thread);
+                }
+                workgroupBarrier();
+                accumulate(&dk, slab, first, tx, ty, turns);
+                first = SLAB - first;
+            }
         }
     }
     for (var r = 0u; r < ROWS; r++) {

@@ -49,7 +49,8 @@ const TILE: u32 = max(select(1u, SPLIT * PITCH, STAGED), SLICES * HEADS * HV);
 // Threads that make the weights of a head.
 const WEIGHERS: u32 = min(8u, THREADS / HEADS);
 const MASKED: f32 = -1e30;
-const_assert HS % 4u == 0u && NH % KVH == 0u && NH / KVH % HEADS == 0u && ACROSS <= THREADS && ACROSS <= HV && HEADS <= THREADS;
+const_assert HS % 4u == 0u && NH % KVH == 0u && NH / KVH % HEADS == 0u && ACROSS <= THREADS && ACROSS <= HV;
+const_assert HEADS <= THREADS && THREADS % WEIGHERS == 0u;
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> cache: array<vec4<f32>>;
@@ -117,7 +118,7 @@ fn main(
                 q[h][x] = qkv[q_at + h * HV + x];
             }
         }
-        for (var key = thread; key < SPLIT; key += THREADS) {
+        for (var key = thread; key - thread < keys; key += THREADS) {
             let is_seen = key >= start && key < keys;
             var products: array<vec4<f32>, HEADS>;
             if is_seen {
@@ -135,13 +136,13 @@ fn main(
     }
     workgroupBarrier();
 
-    // WEIGHERS threads for each head: the largest score, then the weights and their sum.
+    // WEIGHERS threads for each head: the largest score, then the weights and their sum. Past the last key scores are MASKED.
     let own = thread / WEIGHERS * SPLIT + thread % WEIGHERS;
     let others = thread / WEIGHERS * WEIGHERS;
     let weighs = thread < HEADS * WEIGHERS;
     if weighs {
         var most = MASKED;
-        for (var i = 0u; i < SPLIT; i += WEIGHERS) {
+        for (var i = 0u; i < keys; i += WEIGHERS) {
             most = max(most, weights[own + i]);
         }
         shares[thread] = most;
@@ -156,7 +157,7 @@ fn main(
     workgroupBarrier();
     if weighs {
         var sum = 0.0;
-        for (var i = 0u; i < SPLIT; i += WEIGHERS) {
+        for (var i = 0u; i < keys; i += WEIGHERS) {
             let weight = exp(weights[own + i] - most);
             weights[own + i] = weight;
             sum += weight;

@@ -310,8 +310,8 @@ impl Config {
                 self.heads, self.kv_heads
             ));
         }
-        if self.norm == Norm::RmsNorm && !self.width.is_multiple_of(4) {
-            return Some(format!("rmsnorm takes a width that is a multiple of 4, not {}", self.width));
+        if !self.width.is_multiple_of(4) {
+            return Some(format!("width (n_embd, hidden_size) is {}, but must be a multiple of 4", self.width));
         }
         if !(self.norm_epsilon > 0.0 && self.norm_epsilon < 1.0) {
             let name = match self.norm {

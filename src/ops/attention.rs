@@ -248,7 +248,6 @@ pub(super) fn variants(
 const FORWARD: Kernel = Kernel {
     tiled: shader!("attention_tiled"),
     held: 1,
-    slabs: true,
     registers: shader!("attention_registers"),
     cooperative: shader!("attention_cooperative"),
     over_keys: false,

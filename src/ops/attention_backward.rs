@@ -179,7 +179,6 @@ impl AttentionBackward {
 const OVER_QUERIES: Kernel = Kernel {
     tiled: shader!("attention_backward_query_tiled"),
     held: 2,
-    slabs: false,
     registers: shader!("attention_backward_query_registers"),
     cooperative: shader!("attention_backward_query_cooperative"),
     over_keys: false,
@@ -188,7 +187,6 @@ const OVER_QUERIES: Kernel = Kernel {
 const OVER_KEYS: Kernel = Kernel {
     tiled: shader!("attention_backward_key_tiled"),
     held: 2,
-    slabs: false,
     registers: shader!("attention_backward_key_registers"),
     cooperative: shader!("attention_backward_key_cooperative"),
     over_keys: true,

@@ -21,8 +21,6 @@ pub(in crate::ops) struct Kernel {
     pub tiled: Shader,
     /// Tiles of rows that stay in workgroup memory beside those that pass.
     pub held: usize,
-    /// Whether what passes does so in two slabs, one of them on its way, and not in a tile of whole rows.
-    pub slabs: bool,
     pub registers: Shader,
     /// For f16 on devices that have cooperative matrices.
     pub cooperative: Shader,
@@ -75,16 +73,13 @@ impl Kernel {
         (1..=most).rev().map(tiling).collect()
     }
 
-    /// Bytes of workgroup memory for a head of `columns` vec4: tiles of rows that stay, what passes, and f32 scores with what rows reduce.
+    /// Bytes of workgroup memory for a head of `columns` vec4: tiles of rows that stay, two slabs of those that pass, f32
+    /// scores, and what rows reduce.
     fn workgroup_bytes(&self, [tx, ty, rows]: [usize; 3], columns: usize, dtype: Dtype) -> u64 {
-        let (block, pitch, passing) = (ty * rows, columns | 1, 4 * tx);
-        let passing = if self.slabs {
-            let across = (tx / columns.div_ceil(tx)).max(1);
-            2 * (passing * (tx | 1)).max(4 * across * pitch)
-        } else {
-            passing * pitch
-        };
-        let vectors = self.held * block * pitch + passing;
+        let (block, pitch) = (ty * rows, columns | 1);
+        let across = (tx / columns.div_ceil(tx)).max(1);
+        let slab = (4 * tx * (tx | 1)).max(4 * across * pitch);
+        let vectors = self.held * block * pitch + 2 * slab;
         4 * dtype.size_bytes() * vectors as u64 + (16 * block * (tx | 1) + 4 * block * tx) as u64
     }
 
@@ -98,21 +93,32 @@ impl Kernel {
         let fits =
             |shape: &(usize, usize, usize)| bytes(shape) <= most && shape.0 * shape.1 <= limits.invocations as usize;
         // More rows per thread save reads of workgroup memory; more threads hide latency; fewer keys at a time save memory.
-        let shapes = [(16, 4), (12, 4), (16, 2), (8, 2), (8, 1)];
+        // Backward has two sums for each of its rows in registers, which wide heads fill.
+        let rows_at_most = if self.held == 1 {
+            4
+        } else if hs <= 64 {
+            2
+        } else {
+            1
+        };
+        let shapes = [(16, 4), (16, 3), (16, 2), (8, 2), (16, 1), (8, 1)];
+        let shapes = shapes.into_iter().filter(|(_, rows)| *rows <= rows_at_most);
         let mut across = vec![tx, tx.div_ceil(2), tx.div_ceil(4)];
         across.dedup();
-        let list = across.into_iter().flat_map(|tx| shapes.map(|(ty, rows)| (tx, ty, rows)));
-        let tiling = |(tx, ty, rows)| Tiling {
-            name: format!("tiled {tx}x{ty} {rows}"),
+        let list = across.into_iter().flat_map(|tx| shapes.clone().map(move |(ty, rows)| (tx, ty, rows)));
+        let tiling = |(tx, ty, rows), unroll: bool| Tiling {
+            name: format!("tiled {tx}x{ty} {rows}{}", if unroll { " unrolled" } else { "" }),
             shader: self.tiled,
-            constants: vec![("TX", tx), ("TY", ty), ("ROWS", rows)],
+            constants: vec![("TX", tx), ("TY", ty), ("ROWS", rows), ("UNROLL", usize::from(unroll))],
             block: ty * rows,
             swaps: vec![],
         };
         let mut all: Vec<(usize, usize, usize)> = list.filter(fits).take(MOST_TILINGS).collect();
         // The guess leaves room for enough others to hide latency.
         all.sort_by_key(|shape| bytes(shape) > GUESS_BYTES);
-        let all: Vec<Tiling> = all.into_iter().map(tiling).collect();
+        // Unrolled ones are never the guess: on some GPUs they spill.
+        let unrolled = all.iter().take(2).map(|shape| tiling(*shape, true)).collect::<Vec<_>>();
+        let all: Vec<Tiling> = all.iter().map(|shape| tiling(*shape, false)).chain(unrolled).collect();
         assert!(!all.is_empty(), "a tiling for 16 KiB, which every device offers");
         all
     }
@@ -197,8 +203,7 @@ mod tests {
     fn every_head_size_has_a_tiling_on_the_smallest_device() {
         let limits = Limits::portable(AdapterKind::Gpu);
         for (hs, held) in (4..=128).step_by(4).flat_map(|hs| [(hs, 1), (hs, 2)]) {
-            let tilings =
-                Kernel { held, slabs: held == 1, ..FORWARD }.through_workgroup_memory(hs, Dtype::F32, &limits);
+            let tilings = Kernel { held, ..FORWARD }.through_workgroup_memory(hs, Dtype::F32, &limits);
             assert!(tilings.iter().all(|t| t.block >= 8));
         }
     }
