@@ -232,8 +232,8 @@ fn a_shader_on_disk_is_checked_and_timed_in_each_of_its_cases() {
     edit(
         place.path(),
         "gelu.wgsl",
-        "y[i] = X_TYPE(gelu(f32(x[i])));",
-        "let value = x[i];\n        y[i] = X_TYPE(gelu(f32(value)));",
+        "y[i] = X_TYPE(gelu(VALUES(x[i])));",
+        "let value = x[i];\n        y[i] = X_TYPE(gelu(VALUES(value)));",
     );
     let text = run(place.path(), "profile --kernel gelu --shaders shaders --repeat 2");
     let cases = wgpt::ops::gelu::CASES;
@@ -255,13 +255,13 @@ fn a_broken_shader_on_disk_is_named_with_the_place() {
         error(&wgpt(place.path(), &format!("profile --kernel {kernel} --shaders shaders --repeat 1")), code)
     };
     // The wrong number, found by the checker: the tensor, the index and both values.
-    edit(place.path(), "gelu.wgsl", "gelu(f32(x[i])));", "gelu(f32(x[i])) + 0.01);");
+    edit(place.path(), "gelu.wgsl", "gelu(VALUES(x[i])));", "gelu(VALUES(x[i])) + 0.01);");
     has(&refused("gelu", 1), &["gelu.wgsl is wrong", "gelu tanh", "y0[", "should be", "budget"]);
     // Not WGSL: `y[i] = X_TYPE(gelo(` stands in line 21, and the name in column 23.
-    edit(place.path(), "gelu.wgsl", "gelu(f32(x[i])) + 0.01);", "gelo(f32(x[i])));");
+    edit(place.path(), "gelu.wgsl", "gelu(VALUES(x[i])) + 0.01);", "gelo(VALUES(x[i])));");
     has(&refused("gelu", 1), &["shaders/gelu.wgsl, line 21, column 23", "gelo"]);
     // The wrong type in a shared file, which is named with its own line.
-    edit(place.path(), "gelu.wgsl", "gelo(f32(x[i])));", "gelu(f32(x[i])));");
+    edit(place.path(), "gelu.wgsl", "gelo(VALUES(x[i])));", "gelu(VALUES(x[i])));");
     edit(place.path(), "shared/index.wgsl", "return id.x +", "let wrong = id.x + vec2f(1.0);\n    return id.x +");
     has(&refused("gelu", 1), &["shaders/shared/index.wgsl, line 3, column", "Add"]);
     // A constant that the op sets and the file has no more.

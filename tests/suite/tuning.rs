@@ -30,7 +30,7 @@ const CASES: [&str; 12] = [
     "attention 2x37, 3 heads of 16",
     "attention 1x33, 2 heads of 80",
     "attention 1x131 in a window of 33, 2 heads of 32",
-    "attention 1x65, 9 heads of 64 over 3 of keys",
+    "attention 2x37, 6 heads of 16 over 2 of keys",
 ];
 
 /// Runs a case with every variant of each of its nodes; how many were run.

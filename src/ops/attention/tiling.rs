@@ -116,11 +116,10 @@ impl Kernel {
         let mut all: Vec<(usize, usize, usize)> = list.filter(fits).take(MOST_TILINGS).collect();
         // The guess leaves room for enough others to hide latency.
         all.sort_by_key(|shape| bytes(shape) > GUESS_BYTES);
-        // Unrolled ones are never the guess: on some GPUs they spill.
-        let unrolled = all.iter().take(2).map(|shape| tiling(*shape, true)).collect::<Vec<_>>();
-        let all: Vec<Tiling> = all.iter().map(|shape| tiling(*shape, false)).chain(unrolled).collect();
         assert!(!all.is_empty(), "a tiling for 16 KiB, which every device offers");
-        all
+        // Never the guess: on some GPUs it spills.
+        let unrolled = tiling(all[0], true);
+        all.into_iter().map(|shape| tiling(shape, false)).chain([unrolled]).collect()
     }
 
     /// Tilings on cooperative matrices, f16 summed in f32, where the device has them and a head is a whole number of them wide.
