@@ -3,44 +3,81 @@
 //   q (B, TQ, C);  k, v (B, TK, KVC): with q or with each other side by side;  y (B, TQ, C)
 //   lse (B, NH, TQ): log-sum-exp, for backward, MASKED for a query that sees no key, whose y is 0
 //
-// A workgroup owns BQ queries of one head, whose q is staged once. Blocks of keys pass, first slabs of columns of k, then slabs of
-// rows of v. A thread owns ROWS queries at distance TY, and with each block four keys at distance TX, then COLUMNS vec4 of the
-// output, also at distance TX: neighbours read neighbouring banks. Blocks that no query sees are never visited.
+// A workgroup owns BQ queries of one head: their q is staged once, blocks of BK keys pass, k and then v in the same tile. A thread
+// owns ROWS queries at distance TY, and with each block four keys at distance TX, then COLUMNS vec4 of the output, also at
+// distance TX: neighbours read neighbouring banks. Blocks that no query sees are never visited.
 // Dao et al. 2022, algorithm 1. Reference: src/ops/attention.rs
-// use: index attention attention_slabs
+// use: index attention
 const TX: u32 = 8u;
 const TY: u32 = 8u;
 const ROWS: u32 = 2u;
-// Whether compilers may unroll the loops of products: faster on some GPUs, on others more than their registers hold.
-const UNROLL: u32 = 0u;
 
 const THREADS: u32 = TX * TY;
 const BQ: u32 = TY * ROWS;
+const BK: u32 = TX * 4u;
 const BLOCKS: u32 = (TQ + BQ - 1u) / BQ;
+const COLUMNS: u32 = (HV + TX - 1u) / TX;
+// Odd, so that rows start in different banks.
+const PITCH: u32 = HV | 1u;
+const P_PITCH: u32 = TX | 1u;
 
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<X_TYPE>>;
 @group(0) @binding(2) var<storage, read_write> lse: array<f32>;
 @group(0) @binding(3) var<uniform> step: Step;
 
-var<workgroup> q_tile: array<vec4<X_TYPE>, BQ * PITCH>; // (BQ, HV)
-var<workgroup> p_tile: array<vec4<f32>, BQ * SLAB_PITCH>; // (BQ, TX): element x holds keys x, x + TX, x + 2 TX, x + 3 TX
+var<workgroup> q_tile: array<vec4<f32>, BQ * PITCH>; // (BQ, HV), scaled
+var<workgroup> kv_tile: array<vec4<f32>, BK * PITCH>; // (BK, HV)
+var<workgroup> p_tile: array<vec4<f32>, BQ * P_PITCH>; // (BQ, TX): element x holds keys x, x + TX, x + 2 TX, x + 3 TX
 var<workgroup> shares: array<f32, BQ * TX>; // each thread's share of what a row reduces: its maximum, then its sum
-
-const K: u32 = 0u;
-const V: u32 = 1u;
-
-// Where the keys of the head begin.
-var<private> kv_at: u32;
-
-fn passing(part: u32, row: u32, x: u32) -> vec4<X_TYPE> {
-    return kv_quad(kv_at + min(row, TK - 1u) * KV_ROW + part * KV + x);
-}
 
 fn load_q(at: u32, i0: u32, thread: u32) {
     for (var e = thread; e < BQ * HV; e += THREADS) {
-        // Queries past the end repeat the last one and are not stored.
-        q_tile[e / HV * PITCH + e % HV] = q_quad(at + min(i0 + e / HV, TQ - 1u) * Q_ROW + e % HV);
+        let i = i0 + e / HV;
+        var value = vec4<f32>(0.0);
+        if i < TQ {
+            value = vec4<f32>(q_quad(at + i * Q_ROW + e % HV)) * SCALE;
+        }
+        q_tile[e / HV * PITCH + e % HV] = value;
     }
+}
+
+fn load_kv(at: u32, j0: u32, thread: u32) {
+    for (var e = thread; e < BK * HV; e += THREADS) {
+        let j = j0 + e / HV;
+        var value = vec4<f32>(0.0);
+        if j < TK {
+            value = vec4<f32>(kv_quad(at + j * KV_ROW + e % HV));
+        }
+        kv_tile[e / HV * PITCH + e % HV] = value;
+    }
+}
+
+// Element x of the four rows of kv_tile at `row` and at distance TX.
+fn four(row: u32, x: u32) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        kv_tile[row * PITCH + x],
+        kv_tile[(row + TX) * PITCH + x],
+        kv_tile[(row + 2u * TX) * PITCH + x],
+        kv_tile[(row + 3u * TX) * PITCH + x],
+    );
+}
+
+// The thread's scores, those of keys that a query does not see masked.
+fn scores(entry: u32, head: u32, i0: u32, j0: u32, tx: u32, ty: u32) -> array<vec4<f32>, ROWS> {
+    var s: array<vec4<f32>, ROWS>;
+    for (var x = 0u; x < HV; x++) {
+        let k = four(tx, x);
+        for (var r = 0u; r < ROWS; r++) {
+            s[r] += q_tile[(ty + TY * r) * PITCH + x] * k;
+        }
+    }
+    let j = j0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX);
+    for (var r = 0u; r < ROWS; r++) {
+        let i = i0 + ty + TY * r;
+        let seen = sees(vec4<u32>(mask_word(entry, i)), vec4<u32>(i), j);
+        s[r] = select(vec4<f32>(MASKED), biased(s[r], entry * NH + head, vec4<u32>(i), j), seen);
+    }
+    return s;
 }
 
 @compute @workgroup_size(THREADS)
@@ -57,7 +94,7 @@ fn main(
     // The last queries see the most keys: they start first.
     let i0 = (BLOCKS - 1u - tile % BLOCKS) * BQ;
     let at = head / NH * TQ * Q_ROW + head % NH * HV;
-    kv_at = head / NH * TK * KV_ROW + K_COLUMN + head % NH / (NH / KVH) * HV;
+    let kv_at = head / NH * TK * KV_ROW + K_COLUMN + head % NH / (NH / KVH) * HV;
     let entry = B_FIRST + head / NH;
     let first_row = (B_FIRST * NH + head) * TQ + i0;
     let tx = thread % TX;
@@ -70,41 +107,16 @@ fn main(
     }
     load_q(at, i0, thread);
     let end = keys_end(entry, i0 + BQ);
-    let begin = first_key(entry, i0) / BLOCK * BLOCK;
-    // Where the next slab is staged.
-    var first = 0u;
-    // Always 1, but compilers do not know: a load under a condition is not moved behind the products that hide it.
-    let one = count.z;
-    let turns = select(one, 1u, UNROLL == 1u);
-    var ahead = fetch_columns(K, begin, 0u, thread);
-    for (var j0 = begin; j0 < end; j0 += BLOCK) {
-        var p: array<vec4<f32>, ROWS>;
-        for (var slab = 0u; slab < COLUMN_SLABS * one; slab++) {
-            stage_columns(ahead, first, thread);
-            if slab + 1u < COLUMN_SLABS * one {
-                ahead = fetch_columns(K, j0, slab + 1u, thread);
-            } else {
-                ahead = fetch_rows(V, j0, 0u, thread);
-            }
-            workgroupBarrier();
-            for (var x = 0u; x < TX * turns; x++) {
-                if HV % TX == 0u || slab * TX + x < HV {
-                    let k = four_of_columns(first, tx, x);
-                    for (var r = 0u; r < ROWS; r++) {
-                        p[r] += vec4<f32>(q_tile[(ty + TY * r) * PITCH + slab * TX + x]) * k;
-                    }
-                }
-            }
-            first = SLAB - first;
-        }
-        let j = j0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX);
+    for (var j0 = first_key(entry, i0) / BK * BK; j0 < end; j0 += BK) {
+        workgroupBarrier();
+        load_kv(kv_at, j0, thread);
+        workgroupBarrier();
+        var p = scores(entry, head % NH, i0, j0, tx, ty);
         for (var r = 0u; r < ROWS; r++) {
-            let i = i0 + ty + TY * r;
-            let seen = sees(vec4<u32>(mask_word(entry, i)), vec4<u32>(i), j);
-            p[r] = select(vec4<f32>(MASKED), biased(p[r] * SCALE, entry * NH + head % NH, vec4<u32>(i), j), seen);
             shares[(ty + TY * r) * TX + tx] = max(max(p[r].x, p[r].y), max(p[r].z, p[r].w));
         }
         workgroupBarrier();
+        load_kv(kv_at + KV, j0, thread);
         for (var r = 0u; r < ROWS; r++) {
             let before = m[r];
             for (var x = 0u; x < TX; x++) {
@@ -117,31 +129,20 @@ fn main(
                 o[r][c] *= rescale;
             }
             if DROPOUT {
-                p[r] *= keep((first_row + ty + TY * r) * TK + j, KEEP_SCALE);
+                p[r] *= keep((first_row + ty + TY * r) * TK + j0 + tx + vec4<u32>(0u, TX, 2u * TX, 3u * TX), KEEP_SCALE);
             }
-            p_tile[(ty + TY * r) * SLAB_PITCH + tx] = p[r];
+            p_tile[(ty + TY * r) * P_PITCH + tx] = p[r];
         }
-        for (var slab = 0u; slab < ROW_SLABS * one; slab++) {
-            stage_rows(ahead, first, thread);
-            if slab + 1u < ROW_SLABS * one {
-                ahead = fetch_rows(V, j0, slab + 1u, thread);
-            } else if j0 + BLOCK < end {
-                ahead = fetch_columns(K, j0 + BLOCK, 0u, thread);
-            }
-            workgroupBarrier();
-            for (var x = 0u; x < ACROSS * turns; x++) {
-                if TX % ACROSS == 0u || slab * ACROSS + x < TX {
-                    for (var c = 0u; c < COLUMNS; c++) {
-                        if HV % TX == 0u || tx + TX * c < HV {
-                            let v = four_of_rows(first, x, tx + TX * c);
-                            for (var r = 0u; r < ROWS; r++) {
-                                o[r][c] += v * p_tile[(ty + TY * r) * SLAB_PITCH + slab * ACROSS + x];
-                            }
-                        }
+        workgroupBarrier();
+        for (var x = 0u; x < TX; x++) {
+            for (var c = 0u; c < COLUMNS; c++) {
+                if tx + TX * c < HV {
+                    let v = four(x, tx + TX * c);
+                    for (var r = 0u; r < ROWS; r++) {
+                        o[r][c] += v * p_tile[(ty + TY * r) * P_PITCH + x];
                     }
                 }
             }
-            first = SLAB - first;
         }
     }
     for (var r = 0u; r < ROWS; r++) {
@@ -157,7 +158,7 @@ fn main(
                 sum += shares[(ty + TY * r) * TX + x];
             }
             for (var c = 0u; c < COLUMNS; c++) {
-                if HV % TX == 0u || tx + TX * c < HV {
+                if tx + TX * c < HV {
                     let value = select(vec4<f32>(0.0), o[r][c] / sum, has_keys);
                     y[(head / NH * TQ + i) * CV + head % NH * HV + tx + TX * c] = vec4<X_TYPE>(value);
                 }

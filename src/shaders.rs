@@ -20,7 +20,6 @@ const SHARED: &[Shader] = &[
     shader!("shared/window"),
     shader!("shared/attention"),
     shader!("shared/attention_packed"),
-    shader!("shared/attention_slabs"),
     shader!("shared/attention_apart"),
     shader!("shared/causal"),
     shader!("shared/mask_causal"),

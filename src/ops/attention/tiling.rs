@@ -28,8 +28,6 @@ pub(in crate::ops) struct Kernel {
     pub over_keys: bool,
 }
 
-/// A guess with more workgroup memory than this leaves the cores of a GPU with less than four subgroups for each SIMD unit.
-const GUESS_BYTES: u64 = 32 << 10;
 /// More workgroup memory than this leaves too few workgroups at a time on a GPU's core.
 const SHARED_BYTES: u64 = 40 << 10;
 
@@ -40,7 +38,7 @@ impl Kernel {
         let shuffles = lanes >= 4 && lanes.is_power_of_two();
         let mut all = match limits.adapter {
             AdapterKind::Software if shuffles => self.in_registers(size, lanes),
-            _ => self.through_workgroup_memory(size.hs, size.dtype, limits),
+            _ => self.through_workgroup_memory(size.hs, limits),
         };
         // Never the guess: a device has to show that they are right first.
         all.extend(self.on_cooperative_matrices(size, limits));
@@ -73,53 +71,33 @@ impl Kernel {
         (1..=most).rev().map(tiling).collect()
     }
 
-    /// Bytes of workgroup memory for a head of `columns` vec4: tiles of rows that stay, two slabs of those that pass, f32
-    /// scores, and what rows reduce.
-    fn workgroup_bytes(&self, [tx, ty, rows]: [usize; 3], columns: usize, dtype: Dtype) -> u64 {
-        let (block, pitch) = (ty * rows, columns | 1);
-        let across = (tx / columns.div_ceil(tx)).max(1);
-        let slab = (4 * tx * (tx | 1)).max(4 * across * pitch);
-        let vectors = self.held * block * pitch + 2 * slab;
-        4 * dtype.size_bytes() * vectors as u64 + (16 * block * (tx | 1) + 4 * block * tx) as u64
-    }
-
     /// Tilings whose workgroup memory fits.
-    fn through_workgroup_memory(&self, hs: usize, dtype: Dtype, limits: &Limits) -> Vec<Tiling> {
+    fn through_workgroup_memory(&self, hs: usize, limits: &Limits) -> Vec<Tiling> {
         let columns = hs / 4;
         // Threads that share a row divide its columns evenly where they can.
         let tx = (4..=10).rev().find(|tx| columns.is_multiple_of(*tx)).unwrap_or(8);
         let most = limits.workgroup_bytes.min(SHARED_BYTES);
-        let bytes = |&(tx, ty, rows): &(usize, usize, usize)| self.workgroup_bytes([tx, ty, rows], columns, dtype);
-        let fits =
-            |shape: &(usize, usize, usize)| bytes(shape) <= most && shape.0 * shape.1 <= limits.invocations as usize;
-        // More rows per thread save reads of workgroup memory; more threads hide latency; fewer keys at a time save memory.
-        // Backward has two sums for each of its rows in registers, which wide heads fill.
-        let rows_at_most = if self.held == 1 {
-            4
-        } else if hs <= 64 {
-            2
-        } else {
-            1
+        let fits = |&(tx, ty, rows): &(usize, usize, usize)| {
+            let (block, pitch) = (ty * rows, columns | 1);
+            let vectors = (self.held * block + 4 * tx) * pitch + block * (tx | 1);
+            let size_bytes = 16 * vectors + 4 * block * tx;
+            size_bytes as u64 <= most && tx * ty <= limits.invocations as usize
         };
-        let shapes = [(16, 4), (16, 3), (16, 2), (8, 2), (16, 1), (8, 1)];
-        let shapes = shapes.into_iter().filter(|(_, rows)| *rows <= rows_at_most);
+        // More rows per thread save reads of workgroup memory; more threads hide latency; fewer keys at a time save memory.
+        let shapes = [(16, 4), (12, 4), (16, 2), (8, 2), (8, 1)];
         let mut across = vec![tx, tx.div_ceil(2), tx.div_ceil(4)];
         across.dedup();
-        let list = across.into_iter().flat_map(|tx| shapes.clone().map(move |(ty, rows)| (tx, ty, rows)));
-        let tiling = |(tx, ty, rows), unroll: bool| Tiling {
-            name: format!("tiled {tx}x{ty} {rows}{}", if unroll { " unrolled" } else { "" }),
+        let list = across.into_iter().flat_map(|tx| shapes.map(|(ty, rows)| (tx, ty, rows)));
+        let tiling = |(tx, ty, rows)| Tiling {
+            name: format!("tiled {tx}x{ty} {rows}"),
             shader: self.tiled,
-            constants: vec![("TX", tx), ("TY", ty), ("ROWS", rows), ("UNROLL", usize::from(unroll))],
+            constants: vec![("TX", tx), ("TY", ty), ("ROWS", rows)],
             block: ty * rows,
             swaps: vec![],
         };
-        let mut all: Vec<(usize, usize, usize)> = list.filter(fits).take(MOST_TILINGS).collect();
-        // The guess leaves room for enough others to hide latency.
-        all.sort_by_key(|shape| bytes(shape) > GUESS_BYTES);
+        let all: Vec<Tiling> = list.filter(fits).take(MOST_TILINGS).map(tiling).collect();
         assert!(!all.is_empty(), "a tiling for 16 KiB, which every device offers");
-        // Never the guess: on some GPUs it spills.
-        let unrolled = tiling(all[0], true);
-        all.into_iter().map(|shape| tiling(shape, false)).chain([unrolled]).collect()
+        all
     }
 
     /// Tilings on cooperative matrices, f16 summed in f32, where the device has them and a head is a whole number of them wide.
@@ -202,7 +180,7 @@ mod tests {
     fn every_head_size_has_a_tiling_on_the_smallest_device() {
         let limits = Limits::portable(AdapterKind::Gpu);
         for (hs, held) in (4..=128).step_by(4).flat_map(|hs| [(hs, 1), (hs, 2)]) {
-            let tilings = Kernel { held, ..FORWARD }.through_workgroup_memory(hs, Dtype::F32, &limits);
+            let tilings = Kernel { held, ..FORWARD }.through_workgroup_memory(hs, &limits);
             assert!(tilings.iter().all(|t| t.block >= 8));
         }
     }
