@@ -3,6 +3,7 @@
 //! Nodes are only ever appended, so an index is a topological order. Nothing here knows of a device.
 
 pub mod gradient;
+pub mod limits;
 pub mod memory;
 pub mod op;
 pub mod parameter;
@@ -11,7 +12,8 @@ pub mod quantisation;
 pub mod shape;
 pub mod variants;
 
-pub use op::{AdapterKind, Binding, Constant, Cost, Dispatch, Limits, Op, Shader, Shapes, Step};
+pub use limits::{AdapterKind, Limits};
+pub use op::{Binding, Constant, Cost, Dispatch, Op, Shader, Shapes, Step};
 pub use parameter::{Depth, Initial, NetworkId, Parameter};
 pub use plan::{Command, Plan, Segment};
 pub use quantisation::{Quantisation, QuantisedAs};

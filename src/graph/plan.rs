@@ -1,7 +1,8 @@
 //! The plan: buffers and dispatches as plain data, made once from a graph. No closures, no device types.
 
+use super::limits::Limits;
 use super::memory::{Class, Life, Storage, pack};
-use super::op::{Constant, Cost, Dispatch, Limits, Operand, Shader};
+use super::op::{Constant, Cost, Dispatch, Operand, Shader};
 use super::{Graph, Leaf, NetworkId, Shape, Tensor};
 use crate::error::Result;
 use std::fmt;

@@ -66,10 +66,9 @@ struct Tiling {
 
 impl Tiling {
     fn choose(size: &Size, rows: usize, n: usize, limits: &Limits) -> Tiling {
-        let lanes = limits.subgroup;
         // An expert's share of the rows, rounded up: a larger tile would mostly be empty.
         let share = rows.div_ceil(size.experts);
-        if limits.adapter == AdapterKind::Software && lanes >= 4 && lanes.is_power_of_two() {
+        if let Some(lanes) = limits.register_lanes() {
             let tm = share.next_power_of_two().min(16);
             let constants = vec![("TM", tm), ("LANES", lanes)];
             return Tiling { shader: shader!("grouped_matmul_registers"), constants, tile: (tm, 4 * lanes) };

@@ -10,7 +10,7 @@ use super::case::{Case, Draw};
 use super::expert_groups::{example_ids, sort};
 use super::grouped_matmul::{matrices, matrix_bytes, tiles};
 use crate::graph::op::as_ids;
-use crate::graph::{AdapterKind, Cost, Dispatch, Limits, Op, Shader, Shape, Shapes, Step};
+use crate::graph::{Cost, Dispatch, Limits, Op, Shader, Shape, Shapes, Step};
 use crate::shader;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -38,8 +38,7 @@ impl GroupedWeights {
 
 /// Shader, its constants, and rows and columns of dw per workgroup.
 fn tiling(n: usize, k: usize, experts: usize, limits: &Limits) -> (Shader, Vec<(&'static str, usize)>, (usize, usize)) {
-    let lanes = limits.subgroup;
-    if limits.adapter == AdapterKind::Software && lanes >= 4 && lanes.is_power_of_two() {
+    if let Some(lanes) = limits.register_lanes() {
         let tm = n.min(16);
         return (shader!("grouped_weights_registers"), vec![("TM", tm), ("LANES", lanes)], (tm, 4 * lanes));
     }

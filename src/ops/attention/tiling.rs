@@ -2,7 +2,7 @@
 //! on cooperative matrices; with which blocks of rows, and which of them a device can run.
 
 use super::Size;
-use crate::graph::{AdapterKind, Dtype, Limits, Shader};
+use crate::graph::{Dtype, Limits, Shader};
 
 /// A tiling of one of the shaders: a variant.
 pub(in crate::ops) struct Tiling {
@@ -34,11 +34,9 @@ const SHARED_BYTES: u64 = 40 << 10;
 impl Kernel {
     /// All its tilings on this kind of adapter, the best guess first.
     pub fn tilings(&self, size: Size, limits: &Limits) -> Vec<Tiling> {
-        let lanes = limits.subgroup;
-        let shuffles = lanes >= 4 && lanes.is_power_of_two();
-        let mut all = match limits.adapter {
-            AdapterKind::Software if shuffles => self.in_registers(size, lanes),
-            _ => self.through_workgroup_memory(size.hs, limits),
+        let mut all = match limits.register_lanes() {
+            Some(lanes) => self.in_registers(size, lanes),
+            None => self.through_workgroup_memory(size.hs, limits),
         };
         // Never the guess: a device has to show that they are right first.
         all.extend(self.on_cooperative_matrices(size, limits));
@@ -175,6 +173,7 @@ impl Cooperative {
 mod tests {
     use super::super::FORWARD;
     use super::*;
+    use crate::graph::AdapterKind;
 
     #[test]
     fn every_head_size_has_a_tiling_on_the_smallest_device() {

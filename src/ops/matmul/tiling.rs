@@ -137,26 +137,24 @@ impl Tiling {
 
     /// All tilings for an M x N product on this kind of adapter, the best guess first; `half` where A and B are f16.
     pub fn candidates((m, n): (usize, usize), ta: bool, half: bool, limits: &Limits) -> Vec<Tiling> {
-        let lanes = limits.subgroup;
-        let shuffles = lanes >= 4 && lanes.is_power_of_two();
         let few_rows = m <= FEW_ROWS && !ta;
         let mut all = vec![];
-        match limits.adapter {
+        match (limits.adapter, limits.register_lanes()) {
             // On lavapipe 8 rows reach three quarters of the speed of 16; 32 gain a fifth on one version and lose one on
             // another, and compile for twice as long.
-            AdapterKind::Software if shuffles => {
+            (_, Some(lanes)) => {
                 let rows = if m <= 16 { vec![m] } else { vec![16, 8, 32] };
                 all.extend(rows.into_iter().map(|tm| Tiling::registers(tm, lanes)));
             }
-            AdapterKind::Software if few_rows => all.push(Tiling::vector(m, 8, 1)),
-            AdapterKind::Gpu if few_rows => {
+            (AdapterKind::Software, None) if few_rows => all.push(Tiling::vector(m, 8, 1)),
+            (AdapterKind::Gpu, None) if few_rows => {
                 // Wide enough that a row of B is read in whole cache lines, narrow enough that a large GPU has work
                 // everywhere.
                 let guess = [16, 8].into_iter().find(|across| n.div_ceil(4 * across) >= 128).unwrap_or(4);
                 let others = [4, 8, 16, 32].into_iter().filter(|across| *across != guess);
                 all.extend(std::iter::once(guess).chain(others).map(|across| Tiling::vector(m, across, 256 / across)));
             }
-            kind => all.extend(Tiling::through_workgroup_memory(m, n, kind)),
+            (kind, None) => all.extend(Tiling::through_workgroup_memory(m, n, kind)),
         }
         // Never the guess: a device has to show that they are right first.
         if half && !few_rows {
